@@ -1,0 +1,1 @@
+"""Declarative batch reproducer for structured pruning of large language models."""

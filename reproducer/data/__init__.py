@@ -1,0 +1,1 @@
+"""Text, task and instruction sources, and the calibration pool."""

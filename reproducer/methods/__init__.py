@@ -1,0 +1,1 @@
+"""One small file a pruning method; `prune` picks one by name."""

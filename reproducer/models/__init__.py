@@ -1,0 +1,1 @@
+"""The model catalogue, loading, and which structures an architecture couples."""

@@ -1,0 +1,1 @@
+"""The shared pruning core: coupled structures, statistics, allocation, the plan, surgery."""

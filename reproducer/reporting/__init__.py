@@ -1,0 +1,1 @@
+"""The paper's numbers, comparison, templates and figures."""

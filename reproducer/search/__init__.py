@@ -1,0 +1,1 @@
+"""AdaPruner's solution space, objective and Optuna study."""

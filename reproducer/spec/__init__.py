@@ -1,0 +1,1 @@
+"""The shape of a spec, its YAML with line numbers, and profiles."""

@@ -1,0 +1,1 @@
+"""What each stage does, and the expansion of a spec into stages."""
