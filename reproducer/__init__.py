@@ -1,1 +1,24 @@
 """Declarative batch reproducer for structured pruning of large language models."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reproducer.methods.prune import prune
+    from reproducer.pruning.plan import Plan
+    from reproducer.spec import load_spec
+
+__all__ = ["Plan", "load_spec", "prune"]
+
+_HOMES = {
+    "prune": "reproducer.methods.prune",
+    "Plan": "reproducer.pruning.plan",
+    "load_spec": "reproducer.spec",
+}
+
+
+def __getattr__(name: str) -> Any:  # looked up when asked for, so that a dry run never imports torch
+    import importlib
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'reproducer' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Literal
+from typing import Any, Literal, cast
 
 from torch import nn
 
@@ -85,7 +85,7 @@ class LayerShape:
     channels: int
 
     def units(self, kind: Kind) -> int:
-        """How many prunable units: key-value groups with their query heads (plain heads if each has its own), channels."""
+        """How many prunable units: key-value groups with their query heads (heads if each has its own), channels."""
         return self.groups if kind == "heads" else self.channels
 
     def vectors_per_unit(self, member: Member) -> int:
@@ -125,10 +125,10 @@ def _check(model: nn.Module, family: Architecture, model_type: str) -> None:
                 raise UserError(f"layer {index} of this {model_type} model has no {member.module}") from None
             if type(module) is not nn.Linear:
                 raise UserError(
-                    f"layer {index}'s {member.module} is a {type(module).__name__}; only plain linear layers are pruned",
+                    f"layer {index}'s {member.module} is a {type(module).__name__}; only linear layers are pruned",
                     "load the model unquantised, and merge adapters before pruning",
                 )
-        attention = layer.get_submodule("self_attn")
+        attention: Any = layer.get_submodule("self_attn")
         for name in ("q_norm", "k_norm"):
             norm = getattr(attention, name, None)
             if norm is not None and norm.weight.shape != (attention.head_dim,):
@@ -137,16 +137,21 @@ def _check(model: nn.Module, family: Architecture, model_type: str) -> None:
 
 def layer_shape(layer: nn.Module) -> LayerShape:
     """The widths of a decoder layer of a declared family, from its weights (a meta device will do)."""
-    attention, mlp = layer.get_submodule("self_attn"), layer.get_submodule("mlp")
-    head_dim = attention.head_dim
-    groups = attention.k_proj.out_features // head_dim
+    queries, keys = linear_at(layer, "self_attn.q_proj"), linear_at(layer, "self_attn.k_proj")
+    attention: Any = layer.get_submodule("self_attn")
+    groups = keys.out_features // attention.head_dim
     return LayerShape(
-        hidden=attention.q_proj.in_features,
-        head_dim=head_dim,
+        hidden=queries.in_features,
+        head_dim=attention.head_dim,
         groups=groups,
-        queries_per_group=attention.q_proj.out_features // head_dim // groups,
-        channels=mlp.gate_proj.out_features,
+        queries_per_group=queries.out_features // attention.head_dim // groups,
+        channels=linear_at(layer, "mlp.gate_proj").out_features,
     )
+
+
+def linear_at(layer: nn.Module, path: str) -> nn.Linear:
+    """The linear module at a dotted path of `layer`."""
+    return cast(nn.Linear, layer.get_submodule(path))
 
 
 def unit_parameters(layer: nn.Module, architecture: Architecture, kind: Kind) -> int:
@@ -154,7 +159,7 @@ def unit_parameters(layer: nn.Module, architecture: Architecture, kind: Kind) ->
     shape = layer_shape(layer)
     total = 0
     for member in architecture.members(kind):
-        linear = layer.get_submodule(member.module)
+        linear = linear_at(layer, member.module)
         length = linear.weight.shape[1 - member.axis]
         biased = member.axis == 0 and linear.bias is not None
         total += shape.vectors_per_unit(member) * (length + int(biased))

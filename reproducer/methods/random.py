@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+from reproducer.methods.registry import Rule, register
+
+
+@register("random", label="Random", source="baseline without a criterion", calibrated=False)
+def random() -> Rule:
+    """Uniform noise from the seed."""
+    import torch
+
+    from reproducer.pruning.statistics import Power
+
+    power = Power(2)  # only for its shape
+    return Rule((power,), lambda vectors, generator: torch.rand(len(vectors[power]), generator=generator))

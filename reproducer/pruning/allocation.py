@@ -1,0 +1,201 @@
+"""How many units each layer keeps, and which.
+
+`structure_ratio` is LLM-Pruner's: every pruned layer loses floor(ratio · units) heads and channels. `ratio` is the
+fraction of *all* parameters: the structure ratio whose cut comes nearest to it is searched for.
+
+Scope `local` removes the same number from every layer; `global` ranks the units of all layers together by score.
+
+With grouped-query attention a layer has few groups (SmolLM2: 3), and a local cut would round to none or to a third of
+the attention. So groups are *pooled* there by default: the layers together lose floor(ratio · all groups), the ones
+with the smallest share of their own layer's importance, at least one staying in each layer. A share makes layers
+comparable whose scores differ in scale. `heads` = local, pooled or auto (pooled for grouped-query models) decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from reproducer.errors import UserError
+from reproducer.models.architecture import (
+    KINDS,
+    Architecture,
+    Kind,
+    layer_shape,
+    parameter_count,
+    unit_parameters,
+)
+
+Scores = Mapping[int, Mapping[Kind, Tensor]]  # layer -> kind -> [units]
+Kept = dict[Kind, dict[int, list[int]]]
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """The settings of a cut.
+
+    Attributes:
+        structure_ratio: fraction of the pruned layers' units to remove, or
+        ratio: fraction of all parameters of the model to remove; exactly one of the two is given.
+        scope: `local` or `global`.
+        heads: `auto`, `local` or `pooled` (see the module's text); plays no part in a global scope.
+        round_to: kept channels a layer are multiples of this.
+    """
+
+    structure_ratio: float | None = None
+    ratio: float | None = None
+    scope: Literal["local", "global"] = "local"
+    heads: Literal["auto", "local", "pooled"] = "auto"
+    round_to: int = 1
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.ratio, self.structure_ratio) if value is not None]
+        if len(given) != 1:
+            raise UserError("give exactly one of ratio (of all parameters) and structure_ratio (of each layer's units)")
+        if not 0 < given[0] < 1:  # NaN fails this too
+            raise UserError(f"a pruning ratio of {given[0]} is not between 0 and 1", "for example 0.2")
+        for name, value, allowed in (
+            ("scope", self.scope, ("local", "global")),
+            ("heads", self.heads, ("auto", "local", "pooled")),
+        ):
+            if value not in allowed:
+                raise UserError(f"{name} '{value}' is unknown", f"choose one of: {', '.join(allowed)}")
+        if self.round_to < 1:
+            raise UserError(f"round_to is {self.round_to}; it counts channels and is at least 1")
+
+
+def default_layers(count: int) -> range:
+    """Layers that LLM-Pruner's protocol prunes, 4 to 29 of 32, in proportion for a model of `count` layers."""
+    return range(count // 8, count - count // 16)
+
+
+def allocate(model: nn.Module, architecture: Architecture, scores: Scores, settings: Allocation) -> Kept:
+    """The units to keep of every layer in `scores`: {kind: {layer: sorted unit indices}}.
+
+    Raises:
+        UserError: the ratio cannot be reached with these layers; says how much can.
+    """
+    cut = _Cut(model, architecture, scores, settings)
+    if settings.structure_ratio is not None:
+        return cut.kept(settings.structure_ratio)
+    assert settings.ratio is not None
+    return cut.kept_for_parameters(settings.ratio)
+
+
+class _Cut:
+    def __init__(self, model: nn.Module, architecture: Architecture, scores: Scores, settings: Allocation) -> None:
+        self.settings = settings
+        layers = architecture.decoder_layers(model)
+        shapes = {index: layer_shape(layers[index]) for index in scores}
+        grouped = any(shape.queries_per_group > 1 for shape in shapes.values())
+        self.pooled = settings.heads == "pooled" or (settings.heads == "auto" and grouped)
+        self.units = {kind: {index: shapes[index].units(kind) for index in scores} for kind in KINDS}
+        self.cost = {
+            kind: {index: unit_parameters(layers[index], architecture, kind) for index in scores} for kind in KINDS
+        }
+        self.scores = {kind: {index: scores[index][kind].double() for index in scores} for kind in KINDS}
+        self.total = parameter_count(model)
+        # Ascending order of each layer's units; a stable sort, so that ties fall the same way everywhere.
+        self.order = {
+            kind: {index: torch.argsort(values, stable=True).tolist() for index, values in of_kind.items()}
+            for kind, of_kind in self.scores.items()
+        }
+        self.ranking = {
+            "heads": self._ranking("heads", shares=settings.scope == "local"),
+            "channels": self._ranking("channels", shares=False) if settings.scope == "global" else [],
+        }
+
+    def _ranking(self, kind: Kind, shares: bool) -> list[int]:
+        """Layers in the order in which they lose units of `kind`, all ranked together; one unit a layer stays."""
+        entries = []
+        for index, values in self.scores[kind].items():
+            scale = float(values.sum()) if shares else 1.0
+            for place, unit in enumerate(self.order[kind][index][:-1]):
+                entries.append((float(values[unit]) / (scale or 1.0), place, index))
+        return [index for _, _, index in sorted(entries)]
+
+    def removed(self, kind: Kind, ratio: float) -> dict[int, int]:
+        """How many units of `kind` each layer loses."""
+        units = self.units[kind]
+        together = self.settings.scope == "global" or (kind == "heads" and self.pooled)
+        if not together:
+            return {index: min(_floor(ratio * count), count - 1) for index, count in units.items()}
+        counts = dict.fromkeys(units, 0)
+        for index in self.ranking[kind][: _floor(ratio * sum(units.values()))]:
+            counts[index] += 1
+        return counts
+
+    def counts(self, ratio: float) -> dict[Kind, dict[int, int]]:
+        counts = {kind: self.removed(kind, ratio) for kind in KINDS}
+        if self.settings.round_to > 1:
+            counts["channels"] = self._rounded(counts["channels"])
+        return counts
+
+    def _rounded(self, removed: dict[int, int]) -> dict[int, int]:
+        """Kept channels as multiples of `round_to`, their sum over the layers as near to the unrounded one as can be.
+
+        Every layer is rounded down; the blocks left over go to the layers whose next block holds the largest share of
+        the layer's importance.
+        """
+        step, units = self.settings.round_to, self.units["channels"]
+        kept = {index: units[index] - count for index, count in removed.items()}
+        down = {index: max(step, count // step * step) for index, count in kept.items()}
+        if any(count > units[index] for index, count in down.items()):
+            raise UserError(f"round_to is {step}, more than the {min(units.values())} channels of a layer")
+        spare = round((sum(kept.values()) - sum(down.values())) / step)
+
+        def share(index: int) -> float:
+            values, descending = self.scores["channels"][index], self.order["channels"][index][::-1]
+            block = descending[down[index] : down[index] + step]
+            return float(values[block].sum()) / (float(values.sum()) or 1.0)
+
+        candidates = [index for index in down if down[index] + step <= units[index]]
+        for index in sorted(candidates, key=lambda index: (-share(index), index))[: max(spare, 0)]:
+            down[index] += step
+        return {index: units[index] - count for index, count in down.items()}
+
+    def kept(self, ratio: float) -> Kept:
+        counts = self.counts(ratio)
+        return {
+            kind: {index: sorted(self.order[kind][index][counts[kind][index] :]) for index in self.units[kind]}
+            for kind in KINDS
+        }
+
+    def parameters_removed(self, ratio: float) -> int:
+        counts = self.counts(ratio)
+        return sum(count * self.cost[kind][index] for kind in KINDS for index, count in counts[kind].items())
+
+    def kept_for_parameters(self, ratio: float, tolerance: float = 0.005) -> Kept:
+        """Bisect for the structure ratio whose cut comes nearest to `ratio` of all parameters."""
+        target, low, high = ratio * self.total, 0.0, 1.0
+        most = self.parameters_removed(1.0)
+        if most < target - tolerance * self.total:
+            layers = sorted(self.units["heads"])
+            raise UserError(
+                f"a ratio of {ratio} cannot be reached: layers {layers[0]} to {layers[-1]} "
+                f"hold {most / self.total:.1%} of all parameters at the most",
+                "prune more layers (prune.layers) or choose a smaller ratio",
+            )
+        while high - low > 1e-7:
+            middle = (low + high) / 2
+            if self.parameters_removed(middle) < target:
+                low = middle
+            else:
+                high = middle
+        best = min((low, high), key=lambda r: abs(self.parameters_removed(r) - target))
+        reached = self.parameters_removed(best) / self.total
+        if abs(reached - ratio) > tolerance:
+            raise UserError(
+                f"a ratio of {ratio} cannot be reached within {tolerance:.1%}: the nearest cut removes {reached:.2%}",
+                "the units are too coarse: set heads: pooled, scope: global, or a smaller round_to",
+            )
+        return self.kept(best)
+
+
+def _floor(value: float) -> int:
+    return math.floor(value + 1e-9)  # 0.3 · 10 is 3, not 2.9999…
