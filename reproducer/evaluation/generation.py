@@ -1,0 +1,50 @@
+"""What a model writes after a prompt (Table 10)."""
+
+from __future__ import annotations
+
+import torch
+
+from reproducer.errors import UserError
+from reproducer.models.walk import frozen
+
+
+def generate(model, tokenizer, prompt: str, max_new_tokens: int = 64) -> str:
+    """The greedy continuation of `prompt`, without the prompt itself.
+
+    The likeliest token at every step and nothing else: a sampling temperature or repetition penalty that a
+    model's `generation_config.json` may carry plays no part, so dense and pruned models are comparable.
+
+    Args:
+        model: a transformers causal language model, pruned or not; left in the mode it was in.
+        tokenizer: the model's tokenizer; special tokens go in as it puts them, and its end token stops early.
+        prompt: at least one token long.
+        max_new_tokens: tokens written at most.
+
+    Raises:
+        UserError: an empty prompt, prompt and continuation longer than the model's context, non-finite logits.
+    """
+    step = tokenizer(prompt, return_tensors="pt").input_ids.to(model.device)
+    length, limit = step.shape[1], getattr(model.config, "max_position_embeddings", None)
+    if length == 0:
+        raise UserError("the prompt to generate from is empty", "give at least one word")
+    if limit is not None and length + max_new_tokens > limit:
+        raise UserError(
+            f"a prompt of {length} tokens and {max_new_tokens} new ones exceed the model's context of {limit}",
+            "shorten the prompt",
+        )
+    written: list[int] = []
+    cache = None
+    with frozen(model), torch.no_grad():
+        while len(written) < max_new_tokens:
+            output = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache, logits = output.past_key_values, output.logits[0, -1]
+            if not torch.isfinite(logits).all():
+                raise UserError(
+                    f"the model's logits are not finite after {len(written)} new tokens",
+                    f"its weights hold non-finite values or overflow in {logits.dtype}; try dtype: float32",
+                )
+            step = logits.argmax().view(1, 1)
+            if step.item() == tokenizer.eos_token_id:
+                break
+            written.append(int(step.item()))
+    return tokenizer.decode(written, skip_special_tokens=True)

@@ -1,0 +1,79 @@
+"""Perplexity on windows of tokens, as LLM-Pruner measures it: the exponential of the mean next-token loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from reproducer.errors import UserError
+from reproducer.models.loss import token_losses
+from reproducer.models.walk import frozen
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """What `perplexity` measured.
+
+    Attributes:
+        value: exp of the mean loss over all predicted tokens.
+        nll_per_window: mean loss of each window in nats a token; all windows predict the same number of
+            tokens, so `value` is exp of their mean.
+        tokens: tokens predicted: windows x (length - 1).
+    """
+
+    value: float
+    nll_per_window: list[float]
+    tokens: int
+
+
+def perplexity(
+    model,
+    windows: Tensor,
+    batch_tokens: int = 2048,
+    progress: Callable[[int, int], None] | None = None,
+) -> Perplexity:
+    """Perplexity of a causal language model; each window is scored on its own, its first token only as context.
+
+    Args:
+        model: a transformers causal language model, pruned or not; left in the mode it was in.
+        windows: LongTensor [windows, length], length at least 2.
+        batch_tokens: tokens a forward pass, rounded down to whole windows (at least one). Logits exist for a
+            few hundred tokens at a time, however large the batch (`reproducer.models.loss`).
+        progress: called with (windows done, windows in all) after every batch.
+
+    Raises:
+        UserError: no windows, a window longer than the model's context, or a loss that is not finite.
+    """
+    count, length = windows.shape
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if count == 0:
+        raise UserError("no window of text to measure perplexity on", "use a longer text or a smaller seq_len")
+    if length < 2:
+        raise UserError(f"seq_len is {length}, which leaves no token to predict", "use at least 2")
+    if limit is not None and length > limit:
+        raise UserError(
+            f"seq_len is {length} tokens, longer than the model's context of {limit} (max_position_embeddings)",
+            f"use at most {limit}",
+        )
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    step = max(1, batch_tokens // length)
+    nll: list[float] = []
+    with frozen(model), torch.no_grad():
+        for start in range(0, count, step):
+            ids = windows[start : start + step].to(head.weight.device)
+            hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
+            nll += token_losses(hidden, head, ids).double().mean(dim=1).tolist()
+            for window in range(start, len(nll)):
+                if not math.isfinite(nll[window]):
+                    raise UserError(
+                        f"the loss of window {window} (of {count}, counted from 0) is {nll[window]}",
+                        f"the weights hold non-finite values or overflow in {head.weight.dtype}; try dtype: float32",
+                    )
+            if progress is not None:
+                progress(len(nll), count)
+    mean = torch.tensor(math.fsum(nll) / count, dtype=torch.float64)  # its exp is inf, not an error, beyond 709
+    return Perplexity(mean.exp().item(), nll, count * (length - 1))

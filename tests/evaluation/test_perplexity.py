@@ -1,0 +1,111 @@
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reproducer.errors import UserError
+from reproducer.evaluation.perplexity import perplexity
+from reproducer.models import loss
+
+
+def by_full_logits(model, windows):
+    """Every logit of every window at once, the loss by torch's cross-entropy: nats of every predicted token."""
+    with torch.no_grad():
+        logits = model(windows).logits[:, :-1].double()
+    return F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten(), reduction="none").view(len(windows), -1)
+
+
+def random_windows(count, length, seed=0):
+    return torch.randint(257, (count, length), generator=torch.Generator().manual_seed(seed))
+
+
+@settings(deadline=None, max_examples=20)
+@given(count=st.integers(1, 9), length=st.integers(2, 33), batch=st.integers(1, 150), seed=st.integers(0, 99))
+def test_equals_full_logits(model, count, length, batch, seed):
+    windows = random_windows(count, length, seed)
+    result = perplexity(model, windows, batch_tokens=batch)
+    nats = by_full_logits(model, windows)
+    assert result.value == pytest.approx(nats.mean().exp().item(), rel=1e-5)
+    assert result.nll_per_window == pytest.approx(nats.mean(dim=1).tolist(), rel=1e-5)
+    assert result.tokens == nats.numel()
+
+
+def test_batches_do_not_change_the_value_and_report_progress(model):
+    windows = random_windows(7, 16)
+    seen = []
+    result = perplexity(model, windows, batch_tokens=3 * 16 + 5, progress=lambda *step: seen.append(step))
+    assert seen == [(3, 7), (6, 7), (7, 7)]
+    assert result.value == pytest.approx(perplexity(model, windows, batch_tokens=10**6).value, rel=1e-6)
+
+
+def test_uneven_layers(uneven_pair):
+    cut, masked = uneven_pair
+    windows = random_windows(3, 20)
+    assert perplexity(cut, windows).value == pytest.approx(perplexity(masked, windows).value, rel=1e-5)
+
+
+def test_never_more_logits_than_a_chunk(model, monkeypatch):
+    chunk = 5
+    monkeypatch.setattr(loss, "LOGITS_AT_ONCE", chunk * 257)
+    rows = []
+    linear = F.linear
+
+    def spy(x, weight, bias=None):
+        if weight.shape[0] == 257:
+            rows.append(x.numel() // x.shape[-1])
+        return linear(x, weight, bias)
+
+    monkeypatch.setattr(F, "linear", spy)
+    windows = random_windows(4, 11)
+    perplexity(model, windows)
+    assert max(rows) == chunk and sum(rows) == 4 * 10
+
+
+def test_bfloat16_stays_near_float32_and_mode_is_kept(model):
+    half = copy.deepcopy(model).to(torch.bfloat16).train()
+    half.model.norm.eval()
+    before = [module.training for module in half.modules()]
+    windows = random_windows(4, 24)
+    assert perplexity(half, windows).value == pytest.approx(perplexity(model, windows).value, rel=0.05)
+    assert [module.training for module in half.modules()] == before
+
+
+def test_dropout_plays_no_part(model):
+    noisy = copy.deepcopy(model)
+    for layer in noisy.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    windows = random_windows(2, 24)
+    assert perplexity(noisy.train(), windows).value == perplexity(model, windows).value
+
+
+def test_hopeless_but_finite_is_infinite(model):
+    loud = copy.deepcopy(model)
+    with torch.no_grad():
+        loud.model.norm.weight *= 1e5
+    assert perplexity(loud, random_windows(2, 8)).value == math.inf
+
+
+def test_refusals(model, make_model):
+    short = make_model(max_position_embeddings=16)
+    assert perplexity(short, random_windows(1, 16)).tokens == 15
+    with pytest.raises(UserError, match=r"17 tokens.*context of 16"):
+        perplexity(short, random_windows(1, 17))
+    with pytest.raises(UserError, match="no window"):
+        perplexity(model, random_windows(0, 16))
+    with pytest.raises(UserError, match="seq_len is 1"):
+        perplexity(model, random_windows(3, 1))
+
+
+def test_non_finite_loss_names_its_window(model):
+    broken = copy.deepcopy(model)
+    broken.model.embed_tokens.weight = torch.nn.Parameter(broken.model.embed_tokens.weight.clone())
+    with torch.no_grad():
+        broken.model.embed_tokens.weight[9] = math.nan
+    windows = torch.full((5, 6), 3)
+    windows[3, 2] = 9
+    with pytest.raises(UserError, match="window 3 .of 5.* is nan"):
+        perplexity(broken, windows, batch_tokens=12)
