@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from reproducer.errors import UserError
 
 if TYPE_CHECKING:
-    from optuna import Trial
+    from optuna.trial import BaseTrial
 
 # The baselines whose metric is a point of the space, provided that the space offers these values.
 EMBEDDED: dict[str, dict[str, Any]] = {
@@ -52,7 +52,7 @@ class Space:
     coarse_scale: Sequence[float] = (1e-2, 1e-3)
     fine_scale: Sequence[float] = (1e-4,)
 
-    def suggest(self, trial: Trial) -> Candidate:
+    def suggest(self, trial: BaseTrial) -> Candidate:
         """Let the trial's sampler choose a point."""
         samples = self.fixed
         if self.data == "search":

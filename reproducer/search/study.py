@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,9 @@ from typing import Any, Literal
 
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from reproducer.errors import UserError, nearest
+from reproducer.errors import UserError
 from reproducer.methods.registry import get
 from reproducer.search.objective import Objective
 from reproducer.search.space import Space
@@ -79,20 +80,18 @@ def search(
 ) -> Found:
     """Search, or go on with the search that `directory` holds.
 
-    Writes `study.db` (Optuna's own storage), `candidates.json` (baselines beside the study), `trials.json` (the history),
+    Writes `study.db` (Optuna's own storage), `candidates.json` (baselines beside the study), `trials.json`,
     `best.json` and `plan.safetensors` (what was found).
 
     Raises:
-        UserError: `study.db` is damaged, or belongs to another space.
+        UserError: `study.db` is damaged.
     """
     study = _open_study(directory / "study.db")
     embedded = {name: point for name in settings.baselines if (point := space.embed(name)) is not None}
     _prefetch(objective, space, settings)
-    candidates = _candidates(
-        objective, space, settings, [n for n in settings.baselines if n not in embedded], directory
-    )
+    beside = [name for name in settings.baselines if name not in embedded]
+    candidates = _candidates(objective, space, settings, beside, directory)
     points = list(embedded.items())
-    started = {state: 0 for state in TrialState}
     while (done := len(_finished(study))) < max(settings.trials, len(points)):
         progress(done, settings.trials, _standing(study, candidates))
         study.sampler = make_sampler(settings, done)
@@ -101,7 +100,6 @@ def search(
             baseline, point = points[done]
             study.enqueue_trial(point)
         trial = study.ask()
-        started[TrialState.RUNNING] += 1
         trial.set_user_attr("ordinal", done)
         if baseline is not None:
             trial.set_user_attr("baseline", baseline)
@@ -194,26 +192,24 @@ def _standing(study: optuna.Study, candidates: dict[str, float]) -> str:
 
 
 def _conclude(study: optuna.Study, candidates: dict[str, float], space: Space, directory: Path) -> Found:
-    complete = [trial for trial in _finished(study) if trial.value is not None]
-    best = min(complete, key=lambda trial: (trial.value, trial.number))
+    complete = [(trial.value, trial.number, trial) for trial in _finished(study) if trial.value is not None]
+    value, _, best = min(complete, key=lambda entry: entry[:2])
     winner = min(candidates, key=lambda name: candidates[name], default=None)
-    if winner is not None and candidates[winner] < best.value:
+    if winner is not None and candidates[winner] < value:
         found = Found(winner, {}, list(space.fixed), candidates[winner], None, winner)
         plan = f"plan-{winner}.safetensors"
     else:
-        candidate = space.suggest(optuna.trial.FixedTrial(best.params))
+        candidate = space.suggest(FixedTrial(best.params))
         found = Found(
             "adapruner",
             candidate.parameters,
             list(candidate.samples),
-            best.value,
+            value,
             best.user_attrs["ordinal"],
             best.user_attrs.get("baseline"),
         )
         plan = f"plan-{best.user_attrs['ordinal']}.safetensors"
-    (directory / plan).rename(directory / "plan.safetensors")
-    for stale in directory.glob("plan-*.safetensors"):
-        stale.unlink()
+    shutil.copyfile(directory / plan, directory / "plan.safetensors")
     _write(directory / "trials.json", [_history(trial) for trial in study.get_trials(deepcopy=False)])
     _write(directory / "best.json", vars(found))
     return found
