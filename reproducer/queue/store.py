@@ -1,0 +1,281 @@
+"""The artifact store: one folder a finished stage, found by the key of its recipe.
+
+    root/<kind>/<key>/      the files of an artifact and record.json
+    root/work/<key>/        a stage while it runs; work/<key>.json: what a resumable one has spent and recorded
+    root/corrupt/<key>-N/   artifacts that could not be trusted any more, for a person to look at
+    root/failed/<key>.json  why a stage failed; gone once it succeeds
+    root/locks/, verified/  locks, and hashes of large files
+
+An artifact appears by one rename, so it is there whole or not at all. Reading needs no lock; everything that
+changes what belongs to a stage is done by the process that holds the stage's lock.
+"""
+
+import re
+import shutil
+import statistics
+import tempfile
+from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from reproducer.errors import UserError
+from reproducer.queue.artifact import Artifact, Failure, Work, difference, files_digest, is_record
+from reproducer.queue.files import Hashes, read_json, tree, tree_bytes, write_json
+from reproducer.queue.locks import StageLock
+from reproducer.queue.stage import KEY_LENGTH, RESERVED, Stage, topological
+
+RECORD = "record.json"
+_KEY = re.compile(rf"\.?([0-9a-f]{{{KEY_LENGTH}}})(?![0-9a-f])")  # a leading dot: a partly written file
+
+
+class Store:
+    """The store in the folder `root`. Nothing is written before `prepare` or a run.
+
+    Raises:
+        UserError: `root` is a file.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        if self.root.exists() and not self.root.is_dir():
+            raise UserError(f"the store {self.root} is a file", hint="name a folder, or one to be made")
+
+    def prepare(self) -> None:
+        """Make the folders. UserError where they cannot be made or written."""
+        try:
+            for name in sorted(RESERVED):
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root / "work"):
+                pass
+        except OSError as error:
+            hint = "choose another folder for the store, or make this one writable"
+            raise UserError(f"the store {self.root} cannot be written ({error.strerror})", hint=hint) from error
+
+    def lock(self, stage: Stage) -> StageLock:
+        """The stage's lock, not yet taken."""
+        return StageLock(self.root / "locks", stage.key)
+
+    # reading
+
+    def artifact(self, stage: Stage) -> Artifact | None:
+        """The verified artifact of `stage`; None if it, or one it was made from, is missing or cannot be trusted.
+
+        Fingerprints of outside sources are not compared here: only a handler knows today's.
+        """
+        found: dict[str, Artifact] = {}
+        for one in topological([stage]):
+            state = self.inspect(one, {name: found[needed.key] for name, needed in one.inputs.items()})
+            if not isinstance(state, Artifact):
+                return None
+            found[one.key] = state
+        return found[stage.key]
+
+    def inspect(
+        self, stage: Stage, inputs: Mapping[str, Artifact], fingerprints: Mapping[str, str] | None = None
+    ) -> Artifact | str | None:
+        """The stage's artifact, verified; or why the one that is there cannot be used; or None: there is none.
+
+        Args:
+            inputs: the artifacts of the stage's inputs; the record must name the same digests.
+            fingerprints: today's digests of the outside sources; None: not compared.
+        """
+        folder = self._folder(stage)
+        if not folder.exists():
+            return None
+        record = read_json(folder / RECORD)
+        if record is None or not is_record(record, stage):
+            return f"{RECORD} is missing or damaged"
+        for name, artifact in inputs.items():
+            if record["inputs"].get(name) != {"key": artifact.key, "digest": artifact.digest}:
+                return f"its input '{name}' ({artifact.record['label']}) has changed"
+        if fingerprints is not None and record["fingerprints"] != fingerprints:
+            return difference(record["fingerprints"], fingerprints)
+        hashes = self._hashes(stage)
+        for name, digest in record["files"].items():
+            try:
+                if hashes.digest(folder / name, name) != digest:
+                    return f"{name} was changed or damaged: it no longer has the recorded SHA-256"
+            except OSError as error:
+                return f"{name} cannot be read ({error.strerror})"
+        hashes.save()
+        return Artifact(folder, record)
+
+    def failure(self, stage: Stage) -> Failure | None:
+        """Why the stage failed the last time it was tried, unless it has succeeded since."""
+        try:
+            return Failure(**(read_json(self.failure_path(stage)) or {}))
+        except TypeError:
+            return None
+
+    def typical_seconds(self, kinds: Iterable[str], newest: int = 50) -> dict[str, float]:
+        """Per kind the median of what its newest artifacts took; a kind without any is left out."""
+        typical = {}
+        for kind in set(kinds):
+            paths = sorted(self.root.glob(f"{kind}/*/{RECORD}"), key=_mtime, reverse=True)[:newest]
+            seconds = [(read_json(path) or {}).get("seconds") for path in paths]
+            if known := [one for one in seconds if isinstance(one, int | float)]:
+                typical[kind] = statistics.median(known)
+        return typical
+
+    # writing, under the stage's lock
+
+    def begin(
+        self, stage: Stage, inputs: Mapping[str, Artifact], fingerprints: Mapping[str, str], resume: bool
+    ) -> Work:
+        """The folder for the stage to work in: empty, or with `resume` as an attempt on the same inputs left it."""
+        directory, notes = self._work(stage)
+        basis = {
+            "inputs": {name: artifact.digest for name, artifact in inputs.items()},
+            "fingerprints": dict(fingerprints),
+        }
+        known = read_json(notes)
+        if resume and directory.is_dir() and known and known.get("basis") == basis:
+            return Work(directory, notes, basis, dict(known.get("spent", {})), dict(known.get("facts", {})))
+        self.abandon(stage)
+        work = Work(directory, notes if resume else None, basis)
+        work.save({})
+        directory.mkdir()
+        return work
+
+    def abandon(self, stage: Stage) -> None:
+        """Throw away what an attempt left."""
+        directory, notes = self._work(stage)
+        if directory.exists():
+            shutil.rmtree(directory)
+        notes.unlink(missing_ok=True)
+
+    def leave(self, stage: Stage) -> None:
+        """Throw away what a failed attempt left, unless only the last step of its commit is missing."""
+        directory, _ = self._work(stage)
+        if not (directory / RECORD).exists():
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def commit(
+        self, stage: Stage, inputs: Mapping[str, Artifact], fingerprints: Mapping[str, str], details: Mapping[str, Any]
+    ) -> Artifact:
+        """Make the stage's work folder its artifact. `details` are the further fields of the record.
+
+        Raises:
+            ValueError: the stage left a link or a file called record.json.
+            OSError: and there is no artifact.
+        """
+        directory, _ = self._work(stage)
+        if (directory / RECORD).exists():
+            raise ValueError(f"the stage wrote {RECORD}, which is the store's own name")
+        hashes = self._hashes(stage)
+        names = [(path, path.relative_to(directory).as_posix()) for path in tree(directory)]
+        files = {name: hashes.digest(path, name) for path, name in names}
+        record = {
+            "key": stage.key,
+            "kind": stage.kind,
+            "version": stage.version,
+            "label": stage.label,
+            "params": stage.params,
+            "inputs": {name: {"key": one.key, "digest": one.digest} for name, one in inputs.items()},
+            "files": files,
+            "digest": files_digest(files),
+            "fingerprints": dict(fingerprints),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            **details,
+        }
+        # Written beside the folder: a kill while writing must not leave a partial file among a resumable stage's own.
+        outside = directory.with_name(f"{stage.key}.record")
+        write_json(outside, record, durable=True)
+        outside.replace(directory / RECORD)
+        hashes.save()
+        return Artifact(self._publish(stage), record)
+
+    def recover(self, stage: Stage) -> None:
+        """Finish a commit that a kill interrupted between the record and the rename."""
+        if (self._work(stage)[0] / RECORD).is_file():
+            self._publish(stage)
+
+    def discard(self, stage: Stage) -> Path:
+        """Move the stage's artifact out of the way, into corrupt/. Returns where it is now."""
+        return self._set_aside(self._folder(stage))
+
+    def fail(self, stage: Stage, failure: Failure) -> None:
+        """Write down why the stage failed."""
+        write_json(self.failure_path(stage), vars(failure))
+
+    def clean(self, needed: Collection[str]) -> dict[str, int]:
+        """Remove what no stage in `needed` (keys) made, all of corrupt/ included.
+
+        A stage that is locked, by a run that is under way, is left alone, and so are the artifacts it reads.
+
+        Returns:
+            What was removed: path relative to the store -> bytes.
+        """
+        removed: dict[str, int] = {}
+        keep = set(needed)
+        locks = self.root / "locks"
+        if not locks.is_dir():
+            return removed  # not a store (yet): nothing in it is ours to remove
+        for path in locks.glob("*.lock"):
+            lock = StageLock(locks, path.stem)
+            if lock.acquire():
+                lock.release()
+            elif holder := lock.holder():
+                keep.update(holder.inputs)
+        found: dict[str, list[Path]] = {}
+        for path in sorted(self.root.glob("*/*")):
+            if match := _KEY.match(path.name):
+                found.setdefault(match[1], []).append(path)
+        for key, paths in found.items():
+            with StageLock(locks, key) as lock:
+                if not lock.acquire():
+                    continue
+                for path in paths:
+                    if path.parent != locks and (key not in keep or path.parent.name == "corrupt"):
+                        removed[path.relative_to(self.root).as_posix()] = self._remove(path)
+                if key not in keep:
+                    lock.remove()
+        return removed
+
+    # paths
+
+    def _folder(self, stage: Stage) -> Path:
+        return self.root / stage.kind / stage.key
+
+    def _work(self, stage: Stage) -> tuple[Path, Path]:
+        return self.root / "work" / stage.key, self.root / "work" / f"{stage.key}.json"
+
+    def failure_path(self, stage: Stage) -> Path:
+        """Where the stage's failure is written down."""
+        return self.root / "failed" / f"{stage.key}.json"
+
+    def _hashes(self, stage: Stage) -> Hashes:
+        return Hashes(self.root / "verified" / f"{stage.key}.json")
+
+    def _publish(self, stage: Stage) -> Path:
+        folder = self._folder(stage)
+        folder.parent.mkdir(exist_ok=True)
+        directory, notes = self._work(stage)
+        directory.rename(folder)
+        notes.unlink(missing_ok=True)
+        self.failure_path(stage).unlink(missing_ok=True)
+        return folder
+
+    def _remove(self, path: Path) -> int:
+        size = tree_bytes(path)
+        # Out of the way first: what is left if this is interrupted must not look like a damaged artifact.
+        aside = path if path.parent.name in RESERVED else self._set_aside(path)
+        if aside.is_dir():
+            shutil.rmtree(aside)
+        else:
+            aside.unlink()
+        return size
+
+    def _set_aside(self, path: Path) -> Path:
+        number = 1
+        while (target := self.root / "corrupt" / f"{path.name}-{number}").exists():
+            number += 1
+        return path.rename(target)
+
+
+def _mtime(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

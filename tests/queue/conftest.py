@@ -1,0 +1,67 @@
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from reproducer.queue import Store
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+class Bench:
+    """Starts runs in processes of their own and reads what their stages logged."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "store"
+        self.go = folder / "go"
+        self._log = folder / "log"
+        self._processes: list[subprocess.Popen[str]] = []
+
+    def start(self, plan: str, jobs: int = 1) -> "subprocess.Popen[str]":
+        environment = dict(os.environ, QUEUE_LOG=str(self._log), QUEUE_GO=str(self.go), PYTHONPATH=str(HERE))
+        process = subprocess.Popen(
+            [sys.executable, str(HERE / "queue_handlers.py"), str(self.root), plan, str(jobs)],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self._processes.append(process)
+        return process
+
+    def finish(self, process: "subprocess.Popen[str]") -> str:
+        """Its standard output, after a good end."""
+        output, errors = process.communicate(timeout=30)
+        assert process.returncode == 0, errors
+        return output
+
+    def log(self) -> list[str]:
+        return self._log.read_text().splitlines() if self._log.exists() else []
+
+    def until(self, condition: Callable[[], object]) -> None:
+        end = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < end, self.log()
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.close()
