@@ -1,0 +1,79 @@
+"""A spec from a YAML file, under profiles and `--set`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from reproducer.spec.explain import explain
+from reproducer.spec.models import Spec
+from reproducer.spec.origins import Mistake, Node, Origin, SpecError, wrap
+from reproducer.spec.overlay import put
+from reproducer.spec.parse import parse, read_file
+from reproducer.spec.profiles import apply_profile, find_profile
+
+__all__ = ["SpecError", "load_spec"]
+
+_SET = Origin("--set")
+
+
+def load_spec(path: str | Path, profiles: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> Spec:
+    """Read and validate a spec.
+
+    Args:
+        path: the YAML file.
+        profiles: names (`profiles/NAME.yaml` beside the spec, else `specs/profiles/NAME.yaml` below the working
+            directory) or paths of overlays, applied in order, each its `map` and then its `set`.
+        overrides: `dotted.key=value` with a YAML value, applied last and in order; `methods.0.label=x` for entries
+            of a list. Mappings are merged, other values replaced.
+
+    Returns:
+        the validated spec, which remembers where each value was written (`spec.where`).
+
+    Raises:
+        SpecError: every mistake that was found, a line each with its file and line.
+    """
+    path = Path(path)
+    mistakes: list[Mistake] = []
+    root = read_file(path, mistakes)
+    files: list[Path] = []
+    for profile in profiles:
+        try:
+            files.append(find_profile(profile, path))
+            root = apply_profile(root, files[-1], mistakes)
+        except SpecError as error:
+            mistakes += error.mistakes
+    for override in overrides:
+        try:
+            root = _set(root, override)
+        except SpecError as error:
+            mistakes += error.mistakes
+    try:
+        spec = Spec.model_validate(root.plain())
+    except ValidationError as error:
+        told = {(mistake.origin, mistake.place) for mistake in mistakes}
+        mistakes += [found for found in explain(error, Spec, root) if (found.origin, found.place) not in told]
+    if mistakes:
+        raise SpecError(mistakes, [str(path), *map(str, files), str(_SET)])
+    spec._source, spec._path, spec._profile = root, str(path), tuple(file.stem for file in files)
+    return spec
+
+
+def _set(root: Node, override: str) -> Node:
+    """One `dotted.key=value` applied; SpecError where it cannot be."""
+    key, equals, text = override.partition("=")
+    if not equals or not re.fullmatch(r"[^\s.]+(\.[^\s.]+)*", key.strip()):
+        message = f"'{override}' is not dotted.key=value, such as prune.ratio=0.3 or methods.0.label=mine"
+        raise SpecError([Mistake(_SET, "", message)])
+    problems: list[Mistake] = []
+    try:
+        value = wrap(parse(text, str(_SET), problems).plain(), _SET)
+    except SpecError as error:
+        problems += error.mistakes
+    if problems:
+        # a line within an option means nothing to its reader
+        raise SpecError([Mistake(_SET, key.strip(), mistake.message) for mistake in problems])
+    return put(root, key.strip().split("."), value)

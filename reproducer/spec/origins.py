@@ -1,0 +1,134 @@
+"""Where each value of a spec was written: values with their file and line, and the error that names them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from reproducer.errors import UserError
+
+Loc = Sequence[str | int]
+"""A place in a spec, such as `("methods", 2, "name")`."""
+
+
+class Origin(NamedTuple):
+    """A file (or an option, such as `--set`, which has no lines) and a line counted from 1."""
+
+    file: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.file if self.line is None else f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A YAML value that knows where it was written.
+
+    Attributes:
+        value: a scalar, a list of nodes, or a dict whose values are nodes.
+        origin: the line of the key for a value in a mapping, the line of the item for one in a list.
+    """
+
+    value: Any
+    origin: Origin
+
+    def plain(self) -> Any:
+        """The value alone, as `yaml.safe_load` would give it."""
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        if isinstance(self.value, list):
+            return [node.plain() for node in self.value]
+        return self.value
+
+    def get(self, *path: str | int) -> Node | None:
+        """The node at `path`, or None where it is not written out."""
+        node = self
+        for part in path:
+            if not isinstance(node.value, dict | list):
+                return None
+            try:
+                node = node.value[part]  # type: ignore[index]
+            except (LookupError, TypeError):
+                return None
+        return node
+
+    def items(self) -> list[Node]:
+        """The entries of a list; a value that stands alone is a list of one."""
+        return self.value if isinstance(self.value, list) else [self]
+
+    def locate(self, loc: Loc) -> tuple[Origin, list[str | int]]:
+        """The origin of the nearest written node that encloses `loc`, and `loc` as the author would write it.
+
+        The two differ from `loc` where an entry stands alone instead of in a list (`ratio: 0.2` is `ratio[0]`)
+        and where a bare name stands for a mapping (`- magnitude` is `methods[0].name`).
+        """
+        node, written = self, []
+        for place, part in enumerate(loc):
+            inside = node.value
+            if isinstance(inside, dict):
+                # pydantic names numeric keys by their text
+                key = next((key for key in inside if key == part or str(key) == str(part)), None)
+                if key is not None:
+                    node = inside[key]
+                    written.append(part)
+                elif part != 0:
+                    return node.origin, [*written, *loc[place:]]
+            elif isinstance(inside, list):
+                if not (isinstance(part, int) and part < len(inside)):
+                    return node.origin, [*written, *loc[place:]]
+                node = inside[part]
+                written.append(part)
+        return node.origin, written
+
+
+def wrap(value: Any, origin: Origin) -> Node:
+    """Plain data as nodes that all have one origin."""
+    if isinstance(value, dict):
+        return Node({key: wrap(item, origin) for key, item in value.items()}, origin)
+    if isinstance(value, list):
+        return Node([wrap(item, origin) for item in value], origin)
+    return Node(value, origin)
+
+
+def dotted(loc: Iterable[str | int]) -> str:
+    """`("methods", 2, "name")` as a reader writes it: `methods[2].name`."""
+    text = ""
+    for part in loc:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+class Mistake(NamedTuple):
+    """One thing that is wrong in a spec; `place` is a dotted path, empty for the whole file."""
+
+    origin: Origin
+    place: str
+    message: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (str(self.origin), self.place, self.message) if part)
+
+
+class SpecError(UserError):
+    """Everything that is wrong in a spec, a line each: `file:line: path.to.key: what is wrong; what is right`.
+
+    Attributes:
+        file: file (or option) of the first mistake.
+        line: its line, counted from 1; None where there is none (an option, a missing file).
+        mistakes: all of them, in the order in which the files were read and then by line.
+    """
+
+    def __init__(self, mistakes: Sequence[Mistake], files: Sequence[str] = ()) -> None:
+        order = {file: rank for rank, file in enumerate(files)}
+
+        def position(mistake: Mistake) -> tuple[int, int]:
+            return order.get(mistake.origin.file, len(order)), mistake.origin.line or 0
+
+        self.mistakes = sorted(dict.fromkeys(mistakes), key=position)
+        self.file, self.line = self.mistakes[0].origin
+        super().__init__("\n".join(map(str, self.mistakes)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.mistakes,)

@@ -1,0 +1,145 @@
+"""Profiles: overlays that run a spec with other models, data and sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from reproducer.errors import nearest
+from reproducer.spec.explain import explain
+from reproducer.spec.models import CalibrationSpec, EvaluateSpec, RecoverySpec, SearchSpec, Section
+from reproducer.spec.origins import Mistake, Node, Origin, SpecError, dotted, wrap
+from reproducer.spec.overlay import merge, put
+from reproducer.spec.parse import read_file
+from reproducer.spec.values import Ratio, Text
+
+
+class MapSpec(Section):
+    """Names (and structure ratios) of a spec, and what takes their place."""
+
+    models: dict[Text, Text] = Field(default_factory=dict)
+    datasets: dict[Text, Text] = Field(default_factory=dict)
+    tasks: dict[Text, Text] = Field(default_factory=dict)
+    structure_ratio: dict[Ratio, Ratio] = Field(default_factory=dict)
+
+
+class ProfileSpec(Section):
+    """A profile file: `map` is applied first, then `set` is merged over the spec."""
+
+    description: str = ""
+    map: MapSpec = Field(default_factory=MapSpec)
+    set: dict[str, Any] = Field(default_factory=dict)
+
+
+def find_profile(profile: str | Path, spec_path: Path) -> Path:
+    """The file of a profile: a path, or a name in `profiles/` beside the spec or in `specs/profiles/` here.
+
+    Raises:
+        SpecError: nothing is there; the nearest name is proposed.
+    """
+    if isinstance(profile, Path) or "/" in profile or profile.endswith((".yaml", ".yml")):
+        return Path(profile)
+    folders = [spec_path.parent / "profiles", Path("specs/profiles")]
+    for folder in folders:
+        if (folder / f"{profile}.yaml").is_file():
+            return folder / f"{profile}.yaml"
+    names = {path.stem for folder in folders for path in folder.glob("*.yaml")}
+    hint = nearest(profile, names) or f"no profiles in {' or '.join(map(str, folders))}; give the path of one"
+    raise SpecError([Mistake(Origin("--profile"), "", f"unknown profile '{profile}'; {hint}")])
+
+
+def apply_profile(root: Node, path: Path, mistakes: list[Mistake]) -> Node:
+    """The spec `root` under the profile in file `path`: mapped, then overlaid. Adds the profile's own mistakes."""
+    profile = read_file(path, mistakes)
+    try:
+        ProfileSpec.model_validate(profile.plain())
+    except ValidationError as error:
+        mistakes += explain(error, ProfileSpec, profile)
+        return root
+    tables = {kind: node.value for kind, node in (profile.get("map") or wrap({}, profile.origin)).value.items()}
+    root = _map_names(root, tables, profile.origin)
+    root = _map_ratios(root, tables.get("structure_ratio", {}), path.stem, mistakes)
+    return merge(root, profile.get("set") or wrap({}, profile.origin))
+
+
+def _swap(node: Node, table: dict[Any, Node]) -> Node:
+    """`node` (a name, an entry with a name, or a list of either) with the table's values in place of its keys.
+
+    Entries of a list that the table makes equal become one, so that seven tasks may map to one small one.
+    """
+    if isinstance(node.value, dict):
+        name = node.get("name")
+        return Node({**node.value, "name": _swap(name, table)}, node.origin) if name else node
+    if not isinstance(node.value, list):
+        return table.get(node.value, node)
+    kept: list[Node] = []
+    changed: list[Any] = []
+    for item in node.value:
+        new = _swap(item, table)
+        value = new.plain()
+        if value != item.plain():
+            changed.append(value)
+        if value not in changed or value not in [other.plain() for other in kept]:
+            kept.append(new)
+    return Node(kept, node.origin)
+
+
+def _map_names(root: Node, tables: dict[str, dict[Any, Node]], origin: Origin) -> Node:
+    """Models, data sets and tasks by name, those that the spec leaves to the defaults included."""
+    models = root.get("models")
+    if models:
+        root = put(root, ["models"], _swap(models, tables.get("models", {})))
+    for place, kind, default in _slots(root):
+        node = root.get(*place) or wrap(default, origin)
+        new = _swap(node, tables.get(kind, {}))
+        if new.plain() != node.plain():
+            root = put(root, place, new)
+    return root
+
+
+def _slots(root: Node) -> Iterator[tuple[list[str | int], str, Any]]:
+    """Every place of data sets or tasks, with what stands there when nothing is written (None: nothing)."""
+
+    def usable(section: str) -> bool:
+        return section not in root.value or isinstance(root.value[section].value, dict)
+
+    if usable("calibration"):
+        yield ["calibration", "dataset"], "datasets", CalibrationSpec().dataset
+    if usable("search"):
+        yield ["search", "texts"], "datasets", SearchSpec().texts
+    if usable("evaluate"):
+        yield ["evaluate", "perplexity"], "datasets", EvaluateSpec().perplexity
+        yield ["evaluate", "tasks"], "tasks", EvaluateSpec().tasks
+    for place, method in _entries(root, "methods"):
+        for section, key in (("calibration", "dataset"), ("search", "texts")):
+            if method.get(section, key):
+                yield [*place, section, key], "datasets", None
+    for place, recovery in _entries(root, "recovery"):
+        if (recovery.get("name") or recovery).value == "lora":
+            yield [*place, "dataset"], "datasets", RecoverySpec(name="lora").dataset
+
+
+def _entries(root: Node, section: str) -> Iterator[tuple[list[str | int], Node]]:
+    node = root.get(section)
+    for index, entry in enumerate(node.items() if node else []):
+        yield [section, index], entry
+
+
+def _map_ratios(root: Node, table: dict[Any, Node], profile: str, mistakes: list[Mistake]) -> Node:
+    """`structure_ratio` of the spec and of its methods as the `ratio` that the table gives; all of a list, or none."""
+    places: list[list[str | int]] = [["prune"], *([*place, "prune"] for place, _ in _entries(root, "methods"))]
+    for place in places:
+        old = root.get(*place, "structure_ratio")
+        if old is None or old.value is None or root.get(*place, "ratio"):
+            continue
+        unknown = [str(item.plain()) for item in old.items() if _swap(item, table) is item]
+        if old.items() and not unknown:
+            root = put(root, [*place, "ratio"], _swap(old, table))
+        elif len(unknown) < len(old.items()):
+            message = f"profile '{profile}' has a ratio for others but not for {', '.join(unknown)}"
+            hint = "; add it to the profile's map.structure_ratio"
+            mistakes.append(Mistake(old.origin, dotted([*place, "structure_ratio"]), message + hint))
+    return root

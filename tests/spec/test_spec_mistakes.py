@@ -1,0 +1,280 @@
+"""Every mistake in a spec names its file, line and place, and says what would be right, in plain words."""
+
+import re
+
+import pytest
+
+from reproducer.errors import UserError
+from reproducer.spec import SpecError, load_spec
+
+BASE = "name: x\nmodels: [tiny]\nmethods: [magnitude]\n"
+JARGON = re.compile(r"Input should|Extra inputs|Field required|\[type=|pydantic|ValidationError|Value error|<class|!!")
+
+# what follows BASE, whose lines are 1 to 3 -> the start of the only message, and what it has to say
+AFTER_BASE = {
+    "unknown key": ("modles: [tiny]", "x.yaml:4: unknown key 'modles'", "did you mean 'models'?"),
+    "unknown key in a section": ("prune:\n  scope: local\n  rato: 1", "x.yaml:6: prune: unknown key 'rato'", "'ratio'"),
+    "unknown key, deep": ("search:\n  space:\n    alpha_mx: 1", "x.yaml:6: search.space: unknown key", "'alpha_max'"),
+    "a key of another section": ("ratio: 0.2", "x.yaml:4: unknown key 'ratio'", "it belongs in 'prune'"),
+    "unknown key, none near": ("prune: {zzz: 1}", "x.yaml:4: prune: unknown key 'zzz'", "choose one of: heads, layers"),
+    "a number as key": ("7: 1", "x.yaml:4: the key 7 is not text", "quotes"),
+    "a truth value as key": ("on: 1", "x.yaml:4: the key true is not text", "quotes"),
+    "ratio 0": ("prune:\n  ratio: 0", "x.yaml:5: prune.ratio: should be a fraction", "dense model is always reported"),
+    "ratio 1": ("prune:\n  ratio: 1", "x.yaml:5: prune.ratio: should be a fraction above 0 and below 1", "not 1"),
+    "ratio 1.0": ("prune:\n  ratio: 1.0", "x.yaml:5: prune.ratio: should be a fraction", "not 1.0"),
+    "ratio 0.0": ("prune:\n  ratio: 0.0", "x.yaml:5: prune.ratio: should be a fraction", "not 0.0"),
+    "ratio NaN": ("prune:\n  ratio: .nan", "x.yaml:5: prune.ratio: should be a fraction", "not nan"),
+    "ratio inf": ("prune:\n  ratio: .inf", "x.yaml:5: prune.ratio: should be a fraction", "not inf"),
+    "ratio -inf": ("prune:\n  ratio: -.inf", "x.yaml:5: prune.ratio: should be a fraction", "not -inf"),
+    "ratio too large for a float": ("prune:\n  ratio: 1e999", "x.yaml:5: prune.ratio: should be a fraction", "not inf"),
+    "ratio below 0": ("prune:\n  ratio: -0.2", "x.yaml:5: prune.ratio: should be a fraction", "not -0.2"),
+    "ratio as percent": ("prune:\n  ratio: 20%", "x.yaml:5: prune.ratio: should be a fraction", "write 0.2"),
+    "ratio as quoted percent": ('prune:\n  ratio: "20%"', "x.yaml:5: prune.ratio: should be a fraction", "write 0.2"),
+    "ratio of 20": ("prune:\n  ratio: 20", "x.yaml:5: prune.ratio: should be", "20 % is written 0.2"),
+    "ratio as text": ("prune:\n  ratio: '0.2'", "x.yaml:5: prune.ratio: should be", "the text '0.2'"),
+    "ratio true": ("prune:\n  ratio: yes", "x.yaml:5: prune.ratio: should be a fraction", "not true"),
+    "ratio of nothing": ("prune:\n  ratio:", "x.yaml:5: prune.ratio: is empty", "0.20"),
+    "one ratio of a list": ("prune:\n  ratio:\n  - 0.2\n  - 2.5", "x.yaml:7: prune.ratio[1]: should be", "0.025"),
+    "ratios repeated": ("prune:\n  ratio:\n  - 0.2\n  - 0.20", "x.yaml:7: prune.ratio[1]: 0.2 is listed twice", "one"),
+    "no ratios": ("prune:\n  ratio: []", "x.yaml:5: prune.ratio: is empty", "at least one"),
+    "both ratios": (
+        "prune:\n  structure_ratio: 0.2\n  ratio: 0.2",
+        "x.yaml:5: prune.structure_ratio: cannot stand beside 'ratio'",
+        "keep 'ratio' (of all parameters) or 'structure_ratio'",
+    ),
+    "layers reversed": ("prune:\n  layers: [30, 4]", "x.yaml:5: prune.layers: [30, 4] holds no layer", "[4, 30]"),
+    "layers empty": ("prune:\n  layers: [4, 4]", "x.yaml:5: prune.layers: [4, 4] holds no layer", "[4, 5]"),
+    "layers negative": ("prune:\n  layers: [-4, 4]", "x.yaml:5: prune.layers: should be [first, end]", "from 0"),
+    "layers, one": ("prune:\n  layers: 4", "x.yaml:5: prune.layers: should be [first, end]", "[4, 30]"),
+    "layers, three": ("prune:\n  layers: [1, 2, 3]", "x.yaml:5: prune.layers: should be [first, end]", "two"),
+    "layers true": ("prune:\n  layers: [no, yes]", "x.yaml:5: prune.layers: should be [first, end]", "two"),
+    "unknown choice": ("prune:\n  scope: globl", "x.yaml:5: prune.scope: should be one of", "did you mean 'global'?"),
+    "trials negative": ("search:\n  trials: -3", "x.yaml:5: search.trials: should be above 0, not -3", ""),
+    "trials 0": ("search:\n  trials: 0", "x.yaml:5: search.trials: should be above 0, not 0", ""),
+    "trials as float": ("search:\n  trials: 1.5", "x.yaml:5: search.trials: should be a whole number, not 1.5", ""),
+    "trials as text": ("search:\n  trials: many", "x.yaml:5: search.trials: should be a whole number", "text 'many'"),
+    "trials true": ("search:\n  trials: on", "x.yaml:5: search.trials: should be a whole number, not true", ""),
+    "a factor": (
+        "search:\n  space:\n    fine_second: [0, onl]",
+        "x.yaml:6: search.space.fine_second[1]: should be a number of 0 or more, or 'only'",
+        "'onl'",
+    ),
+    "an infinite range": (
+        "search: {space: {alpha_max: .inf}}",
+        "x.yaml:4: search.space.alpha_max: should be",
+        "finite",
+    ),
+    "no texts": ("search:\n  texts: []", "x.yaml:5: search.texts: is empty", "at least one"),
+    "an empty name": ("evaluate:\n  tasks: ['']", "x.yaml:5: evaluate.tasks[0]: is empty", "name"),
+    "a repeated task": ("evaluate: {tasks: [piqa, piqa]}", "x.yaml:4: evaluate.tasks[1]: 'piqa' is listed twice", ""),
+    "a null list": ("evaluate:\n  tasks:", "x.yaml:5: evaluate.tasks: should be a list, not nothing", ""),
+    "one token": ("evaluate: {seq_len: 1}", "x.yaml:4: evaluate.seq_len: should be 2 or more, not 1", ""),
+    "an empty section": ("search:", "x.yaml:4: search: should be a mapping with keys of trials, sampler", "nothing"),
+    "a list as section": ("search: [1]", "x.yaml:4: search: should be a mapping", "not a list"),
+    "a pool too small": (
+        "calibration:\n  pool: 9",
+        "x.yaml:5: calibration.pool: a pool of 9 passages cannot give 10 samples",
+        "10 or more",
+    ),
+    "no seeds": ("seeds: []", "x.yaml:4: seeds: is empty", "at least one"),
+    "duplicate seeds": ("seeds:\n- 0\n- 1\n- 0", "x.yaml:7: seeds[2]: 0 is listed twice", "keep one"),
+    "negative seed": ("seeds: -1", "x.yaml:4: seeds: should be 0 or more, not -1", ""),
+    "huge seed": ("seeds: 4294967296", "x.yaml:4: seeds: should be below 4294967296", ""),
+    "unknown recovery": ("recovery:\n- none\n- lor", "x.yaml:6: recovery[1]: should be one of", "did you mean 'lora'?"),
+    "repeated recovery": ("recovery:\n- lora\n- name: lora\n  rank: 9", "x.yaml:6: recovery[1]: 'lora' is listed", ""),
+    "a batch in pieces": ("recovery:\n- name: lora\n  batch: 6", "x.yaml:5: recovery[0]: micro_batch 4 does not", "6"),
+    "dropout 1": ("recovery: {name: lora, dropout: 1}", "x.yaml:4: recovery.dropout: should be below 1", ""),
+    "reproduces what": (
+        "reproduces:\n  tabel: 1",
+        "x.yaml:5: reproduces: unknown key 'tabel'",
+        "did you mean 'table'?",
+    ),
+    "reproduces nothing": ("reproduces: {}", "x.yaml:4: reproduces: is empty", ""),
+    "a number as text": ("title: 5", "x.yaml:4: title: should be text, not 5", "quotes"),
+    "duplicate key": (
+        "search:\n  trials: 3\n  trials: 3",
+        "x.yaml:6: search: the key 'trials' is written twice",
+        "line 5",
+    ),
+    "duplicate top-level key": ("name: y", "x.yaml:4: the key 'name' is written twice, first on line 1", "keep one"),
+    "an alias of itself": ("seeds: &a [0, *a]", "x.yaml:4: seeds[1]: an alias that contains itself", ""),
+    "a merge of nothing": ("search: {<<: 5}", "x.yaml:4: search: '<<' takes the alias of a mapping", ""),
+    "a list as key": ("? [a]\n: 5", "x.yaml:4: a key must be plain text", ""),
+    "a value that is no number": ("seeds: !!int abc", "x.yaml:4: seeds: 'abc' cannot be read as int", ""),
+}
+
+METHODS = {
+    "none": ("methods: []", "x.yaml:3: methods: is empty", "at least one"),
+    "null": ("methods:", "x.yaml:3: methods: should be a list, not nothing", ""),
+    "a number": (
+        "methods:\n- 5",
+        "x.yaml:4: methods[0]: should be a name, or a mapping with keys of name, label",
+        "not 5",
+    ),
+    "without a name": ("methods:\n- label: a", "x.yaml:4: methods[0].name: is missing", ""),
+    "twice": ("methods:\n- vector\n- vector", "x.yaml:5: methods[1]: 'vector' is listed twice", "a label of its own"),
+    "unknown key": ("methods:\n- a\n- name: b\n  lable: c", "x.yaml:6: methods[1]: unknown key 'lable'", "'label'"),
+    "unknown key in an override": (
+        "methods:\n- name: adapruner\n  search:\n    space:\n      alpha_mx: 1",
+        "x.yaml:7: methods[0].search.space: unknown key 'alpha_mx'",
+        "did you mean 'alpha_max'?",
+    ),
+    "wrong type in an override": (
+        "methods:\n- name: a\n  calibration:\n    samples: ten",
+        "x.yaml:6: methods[0].calibration.samples: should be a whole number",
+        "'ten'",
+    ),
+    "a ratio in an override": (
+        "methods:\n- name: a\n  prune:\n    ratio: [0.2, 30%]",
+        "x.yaml:6: methods[0].prune.ratio[1]: should be a fraction",
+        "write 0.3",
+    ),
+    "both ratios in an override": (
+        "methods:\n- name: a\n  prune:\n    ratio: 0.2\n    structure_ratio: 0.2",
+        "x.yaml:7: methods[0].prune.structure_ratio: cannot stand beside 'ratio'",
+        "",
+    ),
+    "an override of no mapping": (
+        "methods:\n- {name: a, search: 5}",
+        "x.yaml:4: methods[0].search: should be a mapping",
+        "not 5",
+    ),
+    "a section that cannot be overridden": (
+        "methods:\n- {name: a, recovery: lora}",
+        "x.yaml:4: methods[0]: unknown key 'recovery'",
+        "choose one of: calibration, label",
+    ),
+    "a parameter": (
+        "methods:\n- name: a\n  parameters: {p: [1]}",
+        "x.yaml:5: methods[0].parameters.p: should be a number, text, true or false",
+        "not a list",
+    ),
+    "a parameter NaN": (
+        "methods:\n- name: a\n  parameters: {p: .nan}",
+        "x.yaml:5: methods[0].parameters.p: should be a finite number",
+        "nan",
+    ),
+    "an override that does not fit the spec": (
+        "methods:\n- name: a\n  calibration:\n    samples: 50\ncalibration: {pool: 20}",
+        "x.yaml:5: methods[0].calibration.pool: a pool of 20 passages cannot give 50 samples",
+        "50 or more",
+    ),
+}
+
+SYNTAX = {
+    "not closed": ("name: x\nprune: {ratio: 0.1\nseeds: 0\n", "x.yaml:3: not valid YAML: a comma", "begins on line 2"),
+    "quotation mark": ("name: x\ntitle: 'abc\n", "x.yaml:2: not valid YAML: a quotation mark is not closed", ""),
+    "tab": ("name: x\nprune:\n\tratio: 1\n", "x.yaml:3: not valid YAML: a tab indents the line", "spaces"),
+    "indented key": ("name: x\n  title: y\n", "x.yaml:2: not valid YAML: no key can stand here", "indentation"),
+    "colon in text": ("name: x\ntitle: a: b\n", "x.yaml:2: not valid YAML: no key can stand here", "quote"),
+    "less indented item": ("methods:\n  - a\n - b\n", "x.yaml:3: not valid YAML: the indentation does not fit", ""),
+    "no anchor": ("name: x\ntitle: *a\n", "x.yaml:2: not valid YAML: an alias", "anchor"),
+    "odd start": ("name: x\ntitle: @a\n", "x.yaml:2: not valid YAML: a value cannot begin", "quotes"),
+    "two documents": ("name: x\n---\nname: y\n", "x.yaml:2: not valid YAML: a second document", ""),
+    "empty": ("", "x.yaml:1: the file is empty", "key: value"),
+    "comments only": ("# nothing\n", "x.yaml:1: the file is empty", "key: value"),
+    "a list": ("- a\n- b\n", "x.yaml:1: the file does not hold a mapping", "key: value"),
+    "a text": ("\nabc\n", "x.yaml:2: the file does not hold a mapping", "key: value"),
+    "control character": ("name: x\ntitle: \x01\n", "x.yaml:2: holds a control character", "remove"),
+    "too deep": ("a: " + "[" * 400, "x.yaml:1: is nested too deeply", ""),
+}
+
+
+def check(lines, start, words):
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(start)
+    assert words in lines[0]
+    assert not JARGON.search(lines[0])
+
+
+@pytest.mark.parametrize("case", AFTER_BASE)
+def test_a_mistake_after_the_first_lines(mistakes, case):
+    text, start, words = AFTER_BASE[case]
+    check(mistakes(BASE + text + "\n"), start, words)
+
+
+@pytest.mark.parametrize("case", METHODS)
+def test_a_mistake_in_methods(mistakes, case):
+    text, start, words = METHODS[case]
+    check(mistakes("name: x\nmodels: tiny\n" + text + "\n"), start, words)
+
+
+@pytest.mark.parametrize("case", SYNTAX)
+def test_what_is_not_a_spec_at_all(mistakes, case):
+    check(mistakes(SYNTAX[case][0]), *SYNTAX[case][1:])
+
+
+@pytest.mark.parametrize("name", ["../up", "a b", "", ".hidden", "a/b", "-x"])
+def test_a_name_that_is_no_folder(mistakes, name):
+    check(mistakes(f"models: tiny\nname: {name!r}\nmethods: vector\n"), "x.yaml:2: name: ", "letter")
+
+
+def test_a_tag_is_refused_and_never_executed(mistakes):
+    lines = mistakes(BASE + "title: !!python/object/apply:os.getcwd []\n")
+    assert lines[0].startswith("x.yaml:4: title: the tag '!!python/object/apply:os.getcwd' has no meaning here")
+
+
+def test_required_keys(mistakes):
+    assert mistakes("title: y\n") == [
+        f"x.yaml:1: {key}: is missing; needed here: name, models, methods" for key in ("name", "models", "methods")
+    ]
+
+
+def test_all_mistakes_in_file_order(mistakes):
+    lines = mistakes("""\
+        name: x
+        search: {trials: -1, texts: []}
+        prune:
+          rato: 0.2
+          layers: [3, 1]
+        models: [tiny, tiny]
+        search: {}
+        methods:
+        - name: vector
+          prune: {ratio: 0, scpe: local}
+        seeds: [a, 0, 0]
+        """)
+    starts = [
+        "x.yaml:2: search.trials:",
+        "x.yaml:2: search.texts:",
+        "x.yaml:4: prune: unknown key 'rato'",
+        "x.yaml:5: prune.layers:",
+        "x.yaml:6: models[1]:",
+        "x.yaml:7: the key 'search' is written twice",
+        "x.yaml:10: methods[0].prune.ratio:",
+        "x.yaml:10: methods[0].prune: unknown key 'scpe'",
+        "x.yaml:11: seeds[0]:",
+        "x.yaml:11: seeds[2]:",
+    ]
+    assert len(lines) == len(starts)
+    for line, start in zip(lines, starts, strict=True):
+        assert line.startswith(start)
+
+
+def test_the_error_says_where_the_first_mistake_is(load):
+    with pytest.raises(SpecError) as caught:
+        load(BASE + "seeds: -1\nmodles: 5\n")
+    assert isinstance(caught.value, UserError)
+    assert (caught.value.file, caught.value.line) == ("x.yaml", 4)
+    assert [mistake.origin.line for mistake in caught.value.mistakes] == [4, 5]
+
+
+def test_a_missing_file_names_its_nearest_neighbour(write):
+    write(BASE, "specs/table1.yaml")
+    write(BASE, "specs/quickstart.yaml")
+    with pytest.raises(SpecError) as caught:
+        load_spec("specs/tabel1.yaml")
+    assert str(caught.value) == "specs/tabel1.yaml: there is no such file; did you mean 'specs/table1.yaml'?"
+    assert (caught.value.file, caught.value.line) == ("specs/tabel1.yaml", None)
+
+
+def test_a_folder_is_no_spec(tmp_path):
+    with pytest.raises(SpecError, match="is a folder"):
+        load_spec(tmp_path)
+
+
+def test_bytes_that_are_no_text(write):
+    path = write("")
+    path.write_bytes(b"name: x\ntitle: \xff\n")
+    with pytest.raises(SpecError, match=r"^x.yaml:2: is not UTF-8 text"):
+        load_spec(path)

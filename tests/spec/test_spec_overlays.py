@@ -1,0 +1,271 @@
+"""Profiles and `--set`: what wins, what is mapped, and where a value says it comes from."""
+
+import pytest
+
+from reproducer.spec import RecoverySpec, SpecError, load_spec
+
+BASE = "name: x\nmodels: [tiny]\nmethods: [magnitude]\n"
+
+SPEC = """\
+name: table1
+models: [llama-7b, {name: vicuna-7b, label: Vicuna}]
+methods:
+- vector
+- {name: adapruner, prune: {structure_ratio: 0.25}, calibration: {dataset: bookcorpus}, search: {texts: ptb}}
+prune: {structure_ratio: [0.25, 0.5], layers: [4, 30]}
+search: {texts: [wikitext2, c4], trials: 150, space: {alpha_max: 2}}
+recovery: [none, lora]
+evaluate:
+  tasks: [boolq, piqa, arc]
+"""
+
+SMALL = """\
+description: a small real model on real data
+map:
+  models: {llama-7b: smollm2-135m, vicuna-7b: smollm2-135m}
+  datasets:
+    bookcorpus: gutenberg
+    alpaca: short-alpaca
+    wikitext2: wiki-small
+  tasks: {boolq: quiz, piqa: quiz}
+  structure_ratio:
+    0.25: 0.20
+    0.5: 0.40
+set:
+  prune:
+    layers: [2, 8]
+  search:
+    trials: 45
+    space: {coarse_scale: [0.5]}
+  seeds: [0, 1]
+"""
+
+TINY = """\
+map: {models: {smollm2-135m: tiny}, datasets: {gutenberg: python-topics}}
+set: {search: {trials: 3}, seeds: 7}
+"""
+
+
+@pytest.fixture
+def profiles(write):
+    write(SMALL, "profiles/small.yaml")
+    write(TINY, "profiles/tiny.yaml")
+    write("description: as the paper\n", "specs/profiles/paper.yaml")
+
+
+class TestProfiles:
+    def test_names_are_mapped_wherever_they_stand(self, load, profiles):
+        spec = load(SPEC, ["small"])
+        assert [(model.name, model.label) for model in spec.models] == [
+            ("smollm2-135m", None),
+            ("smollm2-135m", "Vicuna"),
+        ]
+        assert spec.search.texts == ["wiki-small", "c4"]
+        assert spec.methods[1].calibration_for(spec).dataset == "gutenberg"
+        assert spec.methods[1].search_for(spec).texts == ["ptb"]
+        assert spec.profile == ("small",)
+
+    def test_names_left_to_the_defaults_are_mapped_too(self, load, profiles):
+        spec = load(SPEC, ["small"])
+        assert spec.calibration.dataset == "gutenberg"
+        assert spec.evaluate.perplexity == ["wiki-small", "ptb"]
+        assert spec.recovery == [RecoverySpec(name="none"), RecoverySpec(name="lora", dataset="short-alpaca")]
+
+    def test_what_becomes_equal_becomes_one(self, load, profiles):
+        assert load(SPEC, ["small"]).evaluate.tasks == ["quiz", "arc"]
+        both = load(BASE.replace("[tiny]", "[llama-7b, vicuna-7b]"), ["small"])
+        assert [model.name for model in both.models] == ["smollm2-135m"]
+
+    def test_what_the_author_wrote_twice_stays_a_mistake(self, mistakes, profiles):
+        (line,) = mistakes(SPEC.replace("arc]", "arc, arc]"), ["small"])
+        assert line.startswith("x.yaml:10: evaluate.tasks[2]: 'arc' is listed twice")
+
+    def test_structure_ratios_become_ratios(self, load, profiles):
+        spec = load(SPEC, ["small"])
+        assert (spec.prune.ratio, spec.prune.structure_ratio) == ([0.20, 0.40], None)
+        own = spec.methods[1].prune_for(spec)
+        assert (own.ratio, own.structure_ratio) == ([0.20], None)
+
+    def test_structure_ratios_that_the_profile_does_not_know_stay(self, load, profiles):
+        assert load(BASE + "prune: {structure_ratio: 0.3}", ["small"]).prune.structure_ratio == [0.3]
+
+    def test_half_a_list_of_structure_ratios_is_refused(self, mistakes, profiles):
+        (line,) = mistakes(BASE + "prune:\n  structure_ratio: [0.25, 0.3]", ["small"])
+        assert line.startswith(
+            "x.yaml:5: prune.structure_ratio: profile 'small' has a ratio for others but not for 0.3"
+        )
+
+    def test_set_is_merged_and_lists_are_replaced(self, load, profiles):
+        spec = load(SPEC, ["small"])
+        assert spec.prune.layers == (2, 8)
+        assert (spec.search.trials, spec.search.space.alpha_max, spec.search.space.coarse_scale) == (45, 2.0, [0.5])
+        assert spec.seeds == [0, 1]
+
+    def test_profiles_apply_in_order(self, load, profiles):
+        spec = load(SPEC, ["small", "tiny"])
+        assert spec.models[0].name == "tiny"
+        assert spec.calibration.dataset == "python-topics"
+        assert (spec.search.trials, spec.seeds) == (3, [7])
+        assert spec.search.space.coarse_scale == [0.5]
+        assert spec.profile == ("small", "tiny")
+        assert load(SPEC, ["tiny", "small"]).models[0].name == "smollm2-135m"
+
+    def test_set_of_a_ratio_takes_the_place_of_a_structure_ratio(self, load, write):
+        write("set: {prune: {ratio: 0.3}}", "profiles/p.yaml")
+        spec = load(BASE + "prune: {structure_ratio: 0.25}", ["p"])
+        assert (spec.prune.ratio, spec.prune.structure_ratio) == ([0.3], None)
+
+    def test_each_value_knows_its_file(self, load, profiles):
+        spec = load(SPEC, ["small"], ["seeds=3"])
+        assert spec.where(("prune", "layers")) == "profiles/small.yaml:14"
+        assert spec.where(("search", "trials")) == "profiles/small.yaml:16"
+        assert spec.where(("search", "space", "alpha_max")) == "x.yaml:7"
+        assert spec.where(("models", 0, "name")) == "profiles/small.yaml:3"
+        assert spec.where(("calibration", "dataset")) == "profiles/small.yaml:5"
+        assert spec.where(("models", 1, "label")) == "x.yaml:2"
+        assert spec.where(("search", "texts", 1)) == "x.yaml:7"
+        assert spec.where(("prune", "ratio", 1)) == "profiles/small.yaml:11"
+        assert spec.where(("seeds", 0)) == "--set"
+
+    def test_a_mistake_in_set_is_named_in_the_profile(self, mistakes, write):
+        write("description: d\nset:\n  prune:\n    rato: 1\n    layers: [3, 2]\n", "profiles/bad.yaml")
+        lines = mistakes(BASE + "seeds: -1\n", ["bad"])
+        assert [line.split(": ")[0] for line in lines] == ["x.yaml:4", "profiles/bad.yaml:4", "profiles/bad.yaml:5"]
+        assert "prune: unknown key 'rato'; did you mean 'ratio'?" in lines[1]
+
+    @pytest.mark.parametrize(
+        ("text", "start", "words"),
+        [
+            ("maps: {}", "profiles/p.yaml:1: unknown key 'maps'", "did you mean 'map'?"),
+            ("map:\n  model: {}", "profiles/p.yaml:2: map: unknown key 'model'", "did you mean 'models'?"),
+            ("map:\n  models:\n    a: 5", "profiles/p.yaml:3: map.models.a: should be text, not 5", "quotes"),
+            ("map:\n  structure_ratio:\n    0.25: 20%", "profiles/p.yaml:3: map.structure_ratio.0.25: ", "write 0.2"),
+            ("map:\n  structure_ratio:\n    25: 0.2", "profiles/p.yaml:3: map.structure_ratio[25]: ", "0.25"),
+            ("set: [1]", "profiles/p.yaml:1: set: should be a mapping of keys to values, not a list", ""),
+            ("set: {a: 1, a: 2}", "profiles/p.yaml:1: set: the key 'a' is written twice", ""),
+            ("a: [", "profiles/p.yaml:1: not valid YAML", ""),
+            ("", "profiles/p.yaml:1: the file is empty", ""),
+        ],
+    )
+    def test_mistakes_in_the_profile_itself(self, mistakes, write, text, start, words):
+        write(text, "profiles/p.yaml")
+        line = mistakes(BASE, ["p"])[0]
+        assert line.startswith(start)
+        assert words in line
+
+    def test_an_empty_value_in_the_spec_is_not_hidden_by_a_map(self, mistakes, profiles):
+        (line,) = mistakes(BASE + "calibration: {dataset: }\n", ["small"])
+        assert line.startswith("x.yaml:4: calibration.dataset: should be text, not nothing")
+
+    @pytest.mark.parametrize("section", ["calibration", "evaluate", "search", "recovery", "prune", "models", "methods"])
+    @pytest.mark.parametrize("value", ["5", "null", "[[1]]", "{name: [a]}", "[{name: {}}]"])
+    def test_a_map_over_a_malformed_section_leaves_the_mistake_to_be_told(self, mistakes, write, section, value):
+        write(SMALL.partition("set:")[0], "profiles/map.yaml")
+        text = "".join(line for line in BASE.splitlines(True) if not line.startswith(section))
+        lines = mistakes(f"{section}: {value}\n{text}", ["map"])
+        assert lines
+        assert all(line.startswith("x.yaml:1: " + section) for line in lines)
+
+
+class TestFindingProfiles:
+    def test_beside_the_spec_before_the_working_directory(self, write, profiles):
+        write("set: {seeds: 1}", "mine/profiles/small.yaml")
+        write("set: {seeds: 2}", "specs/profiles/small.yaml")
+        assert load_spec(write(BASE, "mine/x.yaml"), ["small"]).seeds == [1]
+        assert load_spec(write(BASE, "elsewhere/x.yaml"), ["small"]).seeds == [2]
+
+    def test_by_path(self, load, write):
+        path = write("set: {seeds: 4}", "somewhere/mine.yaml")
+        spec = load(BASE, [str(path)])
+        assert spec == load(BASE, [path])
+        assert (spec.seeds, spec.profile) == ([4], ("mine",))
+
+    def test_unknown_names_are_answered_with_the_nearest(self, mistakes, profiles):
+        assert mistakes(BASE, ["smal"]) == ["--profile: unknown profile 'smal'; did you mean 'small'?"]
+        assert mistakes(BASE, ["papr"]) == ["--profile: unknown profile 'papr'; did you mean 'paper'?"]
+        assert mistakes(BASE, ["zzz"]) == ["--profile: unknown profile 'zzz'; choose one of: paper, small, tiny"]
+
+    def test_where_there_are_none(self, mistakes):
+        (line,) = mistakes(BASE, ["small"])
+        assert line.startswith("--profile: unknown profile 'small'; no profiles in profiles or specs/profiles")
+
+    def test_a_path_that_is_not_there(self, mistakes, profiles):
+        (line,) = mistakes(BASE, ["profiles/smal.yaml"])
+        assert line == "profiles/smal.yaml: there is no such file; did you mean 'profiles/small.yaml'?"
+
+
+class TestSet:
+    def test_the_last_word(self, load, profiles):
+        spec = load(SPEC, ["small"], ["search.trials=9", "search.trials=10"])
+        assert spec.search.trials == 10
+        assert spec.where(("search", "trials")) == "--set"
+
+    @pytest.mark.parametrize(
+        ("override", "written"),
+        [
+            ("prune.ratio=[0.3, 0.4]", "prune: {ratio: [0.3, 0.4]}"),
+            ("prune.ratio=0.3", "prune: {ratio: 0.3}"),
+            ("prune={ratio: 0.3}", "prune: {ratio: 0.3}"),
+            ("search.space.alpha_max=2", "search: {space: {alpha_max: 2}}"),
+            ("recovery=lora", "recovery: lora"),
+            ("evaluate.limit=null", "evaluate: {limit: null}"),
+            ("title=a=b", "title: a=b"),
+            ("recovery={name: lora, learning_rate: 3e-4}", "recovery: {name: lora, learning_rate: 0.0003}"),
+        ],
+    )
+    def test_as_if_it_stood_in_the_file(self, load, override, written):
+        assert load(BASE, overrides=[override]) == load(BASE + written)
+
+    def test_entries_of_lists(self, load):
+        spec = load(SPEC, overrides=["methods.0.label=mine", "methods.1.prune.ratio=0.3", "models.0=tiny"])
+        assert (spec.methods[0].name, spec.methods[0].label) == ("vector", "mine")
+        assert spec.methods[1].prune_for(spec).ratio == [0.3]
+        assert spec.methods[1].prune_for(spec).structure_ratio is None
+        assert [model.name for model in spec.models] == ["tiny", "vicuna-7b"]
+        assert spec.where(("methods", 0, "label")) == "--set"
+        assert spec.where(("methods", 0, "name")) == "x.yaml:4"
+
+    def test_entries_of_what_stands_alone(self, load):
+        spec = load(
+            "name: x\nmodels: tiny\nmethods: {name: a}\n", overrides=["models.0.dtype=float32", "methods.0.label=b"]
+        )
+        assert (spec.models[0].name, spec.models[0].dtype) == ("tiny", "float32")
+        assert (spec.methods[0].name, spec.methods[0].label) == ("a", "b")
+
+    def test_one_kind_of_ratio_takes_the_place_of_the_other(self, load):
+        spec = load(BASE + "prune: {ratio: 0.2, layers: [1, 2]}", overrides=["prune.structure_ratio=0.25"])
+        assert (spec.prune.ratio, spec.prune.structure_ratio, spec.prune.layers) == (None, [0.25], (1, 2))
+
+    def test_is_not_mapped_by_a_profile(self, load, profiles):
+        assert load(BASE, ["small"], ["models=llama-7b"]).models[0].name == "llama-7b"
+
+    @pytest.mark.parametrize(
+        ("override", "start", "words"),
+        [
+            ("seeds", "--set: 'seeds' is not dotted.key=value", "prune.ratio=0.3"),
+            ("=5", "--set: '=5' is not dotted.key=value", ""),
+            ("a..b=5", "--set: 'a..b=5' is not dotted.key=value", ""),
+            ("a b=5", "--set: 'a b=5' is not dotted.key=value", ""),
+            ("seeds=[0", "--set: seeds: not valid YAML", "bracket"),
+            ("search={trials: 1, trials: 2}", "--set: search: the key 'trials' is written twice", ""),
+            ("prune.ratio=2", "--set: prune.ratio: should be a fraction", ""),
+            ("prune.ratio=", "--set: prune.ratio: is empty", "0.20"),
+            ("prune.rato=0.2", "--set: prune: unknown key 'rato'", "did you mean 'ratio'?"),
+            ("prun.ratio=0.2", "--set: unknown key 'prun'", "did you mean 'prune'?"),
+            ("methods.1.label=a", "--set: methods: has no entry 1", "the last is 0"),
+            ("methods.label=a", "--set: methods: is a list", "methods.0.label"),
+            ("seeds.0=1", "--set: seeds: is not written in the spec", "the whole list"),
+            ("name.a=1", "--set: name: holds a value, not keys", "'a'"),
+        ],
+    )
+    def test_mistakes(self, mistakes, override, start, words):
+        (line,) = mistakes(BASE, overrides=[override])
+        assert line.startswith(start)
+        assert words in line
+
+    def test_mistakes_of_file_profile_and_option_come_in_that_order(self, load, write):
+        write("set: {search: {trials: 0}}", "profiles/p.yaml")
+        with pytest.raises(SpecError) as caught:
+            load(BASE + "seeds: -1\n", ["p"], ["bad", "evaluate.limit=0"])
+        lines = str(caught.value).splitlines()
+        assert [line.split(": ")[0] for line in lines] == ["x.yaml:4", "profiles/p.yaml:1", "--set", "--set"]
