@@ -59,7 +59,7 @@ class Meter:
         before: dict[str, Any],
         save: Callable[[dict[str, Any]], None] | None = None,
         interval: float = 0.05,
-        save_every: float = 5.0,
+        save_every: float = 2.0,
     ) -> None:
         self._seconds_before = float(before.get("seconds", 0.0))
         self.peak_host_bytes = int(before.get("peak_host_bytes", 0))

@@ -26,12 +26,13 @@ class Bench:
         self._log = folder / "log"
         self._processes: list[subprocess.Popen[str]] = []
 
-    def start(self, plan: str, jobs: int = 1) -> "subprocess.Popen[str]":
+    def start(self, plan: str, jobs: int = 1, held: bool = False) -> "subprocess.Popen[str]":
         environment = dict(os.environ, QUEUE_LOG=str(self._log), QUEUE_GO=str(self.go), PYTHONPATH=str(HERE))
         process = subprocess.Popen(
             [sys.executable, str(HERE / "queue_handlers.py"), str(self.root), plan, str(jobs)],
             env=environment,
             text=True,
+            stdin=subprocess.PIPE if held else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
@@ -43,6 +44,16 @@ class Bench:
         output, errors = process.communicate(timeout=30)
         assert process.returncode == 0, errors
         return output
+
+    def start_together(self, plan: str, count: int) -> "list[subprocess.Popen[str]]":
+        processes = [self.start(plan, held=True) for _ in range(count)]
+        for process in processes:
+            assert process.stdout and process.stdout.readline() == "ready\n"
+        for process in processes:
+            assert process.stdin
+            process.stdin.write("\n")
+            process.stdin.flush()
+        return processes
 
     def log(self) -> list[str]:
         return self._log.read_text().splitlines() if self._log.exists() else []

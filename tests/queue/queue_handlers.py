@@ -19,7 +19,8 @@ def write(context: Context) -> None:
     """Write the text given, after what the inputs hold."""
     log(f"write {context.stage.label}")
     time.sleep(context.params.get("seconds", 0))
-    texts = [(context.inputs[name] / "out.txt").read_text() for name in sorted(context.inputs)]
+    folders = [context.inputs[name] for name in sorted(context.inputs)]
+    texts = [path.read_text() for folder in folders for path in sorted(folder.glob("*.txt"))]
     (context.directory / "out.txt").write_text("".join(texts) + str(context.params.get("text", "")))
 
 
@@ -87,6 +88,7 @@ def graph() -> list[Stage]:
 
 
 PLANS = {
+    "waits": lambda: [Stage("wait", 1, {"n": n}, {}, f"wait {n}") for n in range(2)],
     "graph": graph,
     "wait": lambda: [text("after", before=Stage("wait", 1, {}, {"first": text("first")}, "the long one"))],
     "count": lambda: [text("end", label="end", counted=Stage("count", 1, {"steps": 5, "hold": 3}, {}, "counter"))],
@@ -97,6 +99,8 @@ if __name__ == "__main__":  # STORE PLAN [JOBS]: a run in a process of its own, 
 
     from reproducer.queue import PlainProgress, Store, run
 
+    print("ready", flush=True)
+    sys.stdin.readline()  # a test that wants several to begin together holds them here
     outcome = run(
         PLANS[sys.argv[2]](),
         "queue_handlers:HANDLERS",

@@ -1,12 +1,11 @@
 import errno
+import hashlib
 import json
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import queue_handlers
 from queue_handlers import HANDLERS, text
 
 from reproducer.errors import UserError
@@ -96,3 +95,441 @@ def test_the_record(store):
     assert artifact.facts == {"loss": [1.5, {"last": 2}]}
     assert record["environment"]["packages"] == {"torch": "2"}
     assert {"python", "platform", "cpu", "cpu_count"} <= record["environment"].keys()
+
+
+def fails(kind):
+    return Stage(kind, 1, {}, {"a": text("a")}, kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("mistake", "the pool is too small\nask for fewer samples"),
+        ("crash", "ZeroDivisionError: a bug (traceback in failed/{key}.json)"),
+    ],
+)
+def test_a_failure_blocks_what_needs_it_and_nothing_else(store, log, kind, message):
+    bad = fails(kind)
+    after = text("after", bad=bad)
+    last = text("last", after=after, a=text("a"))
+    display = Lines()
+    outcome = run([last, text("b")], HANDLERS, store, progress=display)
+    message = message.format(key=bad.key)
+    assert statuses(outcome) == {"a": "done", kind: "failed", "after": "blocked", "last": "blocked", "b": "done"}
+    assert not outcome.ok and outcome.counts == {"done": 2, "failed": 1, "blocked": 2}
+    assert outcome[bad].message == message and outcome[bad].artifact is None and outcome[bad].seconds is None
+    assert outcome[after].message == outcome[last].message == f"needs '{kind}', which failed"
+    assert any(line.endswith(f"{kind}: failed: " + message.replace("\n", "\n    ")) for line in display.lines)
+    assert not any("Traceback" in line or "second line" in line for line in display.lines)
+
+    failure = store.failure(bad)
+    assert failure.message == message
+    assert (failure.traceback is None) == (kind == "mistake")
+    assert kind == "mistake" or "ZeroDivisionError: a bug\nwith a second line" in failure.traceback
+    assert list((store.root / "work").iterdir()) == []
+    assert statuses(survey([last, text("b")], store)) == {
+        "a": "cached",
+        kind: "failed",
+        "after": "blocked",
+        "last": "blocked",
+        "b": "cached",
+    }
+
+
+def test_success_takes_the_failure_back(store, log):
+    bad = fails("crash")
+    run([bad], HANDLERS, store)
+    mended = {**HANDLERS, "crash": Handler(1, lambda context: None)}
+    assert run([bad], mended, store)[bad].status == "done"
+    assert store.failure(bad) is None and list((store.root / "failed").iterdir()) == []
+
+
+def test_sys_exit_in_a_stage_is_its_failure(store):
+    def leave(context):
+        raise SystemExit(3)
+
+    stage = Stage("leave", 1)
+    assert run([stage], {"leave": Handler(1, leave)}, store)[stage].message.startswith("SystemExit: 3 (traceback")
+
+
+def test_survey_changes_nothing(store):
+    assert statuses(survey(chain(), store)) == dict.fromkeys(["a", "b", "c", "other"], "missing")
+    assert not store.root.exists()
+
+
+def test_programming_mistakes_come_before_any_work(store, log):
+    with pytest.raises(ValueError, match="no handler for nothing version 1"):
+        run([text("a"), Stage("nothing", 1)], HANDLERS, store)
+    with pytest.raises(ValueError, match="no handler for write version 2"):
+        run([text("a"), Stage("write", 2)], HANDLERS, store)
+    with pytest.raises(ValueError, match="module:attribute"):
+        run([text("a")], HANDLERS, store, jobs=2)
+    with pytest.raises(TypeError, match=r"environment\.torch"):
+        run([text("a")], HANDLERS, store, environment={"torch": object()})
+    assert log() == []
+
+
+# an artifact that cannot be trusted any more
+
+
+def damage(how, folder):
+    if how == "truncated record":
+        record = folder / "record.json"
+        record.write_text(record.read_text()[:100])
+    elif how == "garbled record":
+        (folder / "record.json").write_text('{"key": 3, "files": []}')
+    elif how == "another file list":
+        record = json.loads((folder / "record.json").read_text())
+        (folder / "record.json").write_text(json.dumps({**record, "files": {}}))
+    elif how == "no record":
+        (folder / "record.json").unlink()
+    elif how == "missing file":
+        (folder / "out.txt").unlink()
+    elif how == "folder for a file":
+        (folder / "out.txt").unlink()
+        (folder / "out.txt").mkdir()
+    elif how == "changed byte":
+        (folder / "out.txt").write_text("X")
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("truncated record", "record.json is missing or damaged"),
+        ("garbled record", "record.json is missing or damaged"),
+        ("another file list", "record.json is missing or damaged"),
+        ("no record", "record.json is missing or damaged"),
+        ("missing file", "out.txt cannot be read (No such file or directory)"),
+        ("folder for a file", "out.txt cannot be read (Is a directory)"),
+        ("changed byte", "out.txt was changed or damaged"),
+    ],
+)
+def test_a_damaged_artifact_is_set_aside_and_made_again(store, log, how, said):
+    run(chain(), HANDLERS, store)
+    log()
+    a = text("a")
+    for number in (1, 2):
+        damage(how, store.root / "write" / a.key)
+        assert store.artifact(a) is None and store.artifact(chain()[0]) is None
+        assert store.artifact(text("other")) is not None
+        display = Lines()
+        outcome = run(chain(), HANDLERS, Store(store.root), progress=display)
+        # What is downstream is kept: the new content is the old one.
+        assert statuses(outcome) == {"a": "done", "b": "cached", "c": "cached", "other": "cached"}
+        assert log() == ["write a"]
+        kept = f"corrupt/{a.key}-{number}"
+        [line] = [line for line in display.lines if "corrupt" in line]
+        assert line.startswith(f"a runs again: {said}") and line.endswith(f"(what was there is kept in {kept})")
+        assert (store.root / kept).is_dir()
+
+
+def test_a_changed_byte_in_a_large_file_is_seen_by_its_mtime(store, log):
+    handlers = {"big": Handler(1, lambda context: (context.directory / "x").write_bytes(b"0" * LARGE) and None)}
+    stage = Stage("big", 1)
+    path = run([stage], handlers, store)[stage].artifact.directory / "x"
+    status = path.stat()
+    path.write_bytes(b"0" * (LARGE - 1) + b"1")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert run([stage], handlers, store)[stage].status == "done"
+    path.write_bytes(b"0" * (LARGE + 1))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert run([stage], handlers, store)[stage].status == "done"
+
+
+def test_a_result_that_differs_makes_what_depends_on_it_stale(store, log):
+    values = {"first": "1"}
+    draws = Handler(1, lambda context: (context.directory / "out.txt").write_text(values["first"]) and None)
+    handlers = {**HANDLERS, "draw": draws}
+    draw = Stage("draw", 1, label="the draw")
+    stages = [text("end", middle=text("middle", draw=draw)), text("other")]
+    run(stages, handlers, store)
+    values["first"] = "2"
+    damage("missing file", store.root / "draw" / draw.key)
+    (store.root / "draw" / draw.key / "record.json").unlink()
+    display = Lines()
+    outcome = run(stages, handlers, store, progress=display)
+    assert statuses(outcome) == {"the draw": "done", "middle": "done", "end": "done", "other": "cached"}
+    assert any(line.startswith("middle runs again: its input 'draw' (the draw) has changed") for line in display.lines)
+    assert (outcome[stages[0]].artifact.directory / "out.txt").read_text() == "2middleend"
+
+
+# sources outside the store
+
+
+@pytest.fixture
+def reader(tmp_path):
+    """(handlers, stages, files): a stage that reads the first words of two files, and what depends on it."""
+    files = {name: tmp_path / name for name in ("one", "two")}
+    for name, path in files.items():
+        path.write_text(f"{name} rest")
+
+    def read(context):
+        words = [path.read_text().split()[0] for path in files.values()]
+        (context.directory / "out.txt").write_text(" ".join(words))
+
+    def fingerprints(params):
+        try:
+            return {f"the file {name}": path.read_text() for name, path in files.items()}
+        except FileNotFoundError as error:
+            raise UserError(f"{error.filename} is gone") from error
+
+    stage = Stage("read", 1, {}, {}, "read")
+    return {**HANDLERS, "read": Handler(1, read, fingerprints=fingerprints)}, [text("end", read=stage)], files
+
+
+def test_a_changed_source_makes_a_stage_stale(reader, store, log):
+    handlers, stages, files = reader
+    assert statuses(run(stages, handlers, store)) == {"read": "done", "end": "done"}
+    assert statuses(run(stages, handlers, store)) == {"read": "cached", "end": "cached"}
+
+    files["two"].write_text("zwei rest")
+    assert statuses(survey(stages, store, handlers)) == {"read": "missing", "end": "missing"}
+    display = Lines()
+    outcome = run(stages, handlers, store, progress=display)
+    assert statuses(outcome) == {"read": "done", "end": "done"}
+    [line] = [line for line in display.lines if line.startswith("read runs again")]
+    assert "what it read has changed since: the file two (" in line and "\n" not in line
+    assert (outcome[stages[0]].artifact.directory / "out.txt").read_text() == "one zweiend"
+
+    files["two"].write_text("zwei other rest")  # what the stage makes of it stays the same
+    assert statuses(run(stages, handlers, store)) == {"read": "done", "end": "cached"}
+
+
+def test_a_source_that_is_gone_fails_the_stage(reader, store, log):
+    handlers, stages, files = reader
+    run(stages, handlers, store)
+    files["one"].unlink()
+    outcome = run(stages, handlers, store)
+    assert statuses(outcome) == {"read": "failed", "end": "blocked"}
+    assert outcome.results[stages[0].inputs["read"].key].message == f"{files['one']} is gone"
+    files["one"].write_text("one rest")
+    assert statuses(run(stages, handlers, store)) == {"read": "cached", "end": "cached"}
+
+
+# a disk that is full, a store that cannot be used
+
+
+def full(*_args, **_kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def wrapped(*_args, **_kwargs):
+    raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize(
+    ("where", "resumable"),
+    [(where, resumable) for where in ("stage", "library", "handled", "record", "rename") for resumable in (False, True)]
+    + [("notes", True)],
+)
+def test_a_full_disk_ends_the_run_with_one_message(store, log, monkeypatch, where, resumable):
+    def work(context):
+        (context.directory / "out.txt").write_text("half")
+        if where in ("stage", "library", "handled") and broken:
+            try:
+                wrapped() if where == "library" else full()
+            except OSError:
+                if where == "handled":
+                    raise ValueError("could not save")  # noqa: B904 (as libraries do)
+                raise
+
+    broken = True
+    handlers = {**HANDLERS, "fill": Handler(1, work, resumable=resumable)}
+    fill = Stage("fill", 1, label="fill")
+    stages = [text("before"), text("end", fill=fill), text("later")]
+    with monkeypatch.context() as patch:
+        write_json = store_module.write_json
+        if where == "record":
+            patch.setattr(
+                store_module,
+                "write_json",
+                lambda path, value, **more: full() if value.get("kind") == "fill" else write_json(path, value, **more),
+            )
+        elif where == "notes":
+            patch.setattr(artifact_module, "write_json", full)
+        elif where == "rename":
+            rename = Path.rename
+            patch.setattr(Path, "rename", lambda path, to: full() if path.name == fill.key else rename(path, to))
+        with pytest.raises(
+            UserError, match=r"the disk is full: 'fill' could not write .*\n.*what was finished is kept"
+        ):
+            run(stages, handlers, store)
+    assert [path.parent.name for path in store.root.glob("*/*/record.json")] != ["fill"]
+    assert store.artifact(fill) is None and store.artifact(text("before")) is not None
+    assert not (store.root / "fill" / fill.key).exists()
+    assert not list(store.root.glob("**/.*")), "nothing is left partly written"
+    broken = False
+    assert statuses(run(stages, handlers, store)) == {
+        "before": "cached",
+        "fill": "cached" if where == "rename" else "done",  # it had been finished
+        "end": "done",
+        "later": "done",
+    }
+
+
+def test_a_store_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file is a file"):
+        Store(tmp_path / "file")
+    with pytest.raises(UserError, match=r"cannot be written \(Not a directory\)"):
+        run([text("a")], HANDLERS, Store(tmp_path / "file" / "below"))
+
+
+def test_a_store_that_cannot_be_written(tmp_path, monkeypatch, log):
+    store = Store(tmp_path / "store")
+    run([text("a")], HANDLERS, store)
+
+    def refuse(*_args, **_kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(store_module.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(UserError, match=r"store cannot be written \(Permission denied\)"):
+        run([text("a"), text("b")], HANDLERS, store)
+    assert statuses(run([text("a")], HANDLERS, store)) == {"a": "cached"}, "reading is enough for what is there"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="cannot be written"):
+        run([text("a")], HANDLERS, Store(tmp_path / "store"))
+    tmp_path.chmod(0o700)
+
+
+def test_an_error_of_the_store_itself_is_not_the_stages_failure(store, log, monkeypatch):
+    monkeypatch.setattr(Store, "begin", lambda *_: (_ for _ in ()).throw(PermissionError(errno.EACCES, "no", "file")))
+    with pytest.raises(UserError, match=r"the store .* cannot be used: .*no"):
+        run([text("a")], HANDLERS, store)
+
+
+# interruption, and going on after it
+
+
+def interrupting(context):
+    path = context.directory / "steps"
+    steps = path.read_text() if path.exists() else ""
+    path.write_text(steps + "x")
+    context.record(f"attempt {len(steps)}", len(steps))
+    time.sleep(0.05)
+    if len(steps) < 2:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+def test_keyboard_interrupt(store, log, resumable):
+    handlers = {**HANDLERS, "stop": Handler(1, interrupting, resumable=resumable)}
+    stop = Stage("stop", 1, {}, {"a": text("a")}, "stop")
+    closed = []
+    display = Lines()
+    display.close = lambda: closed.append(True)
+    for attempt in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            run([stop, text("b")], handlers, store, progress=display)
+        assert log() == (["write a"] if attempt == 1 else []), "finished work is kept"
+        assert len(closed) == attempt
+        with store.lock(stop) as lock:
+            assert lock.acquire(), "the lock was released"
+        assert (store.root / "work" / stop.key).exists() == resumable
+        assert store.failure(stop) is None
+    if resumable:
+        artifact = run([stop], handlers, store)[stop].artifact
+        assert (artifact.directory / "steps").read_text() == "xxx"
+        assert artifact.facts == {"attempt 0": 0, "attempt 1": 1, "attempt 2": 2}
+        assert artifact.seconds > 0.15, "earlier attempts count"
+        assert list(store.root.glob("work/*")) == []
+
+
+def test_a_resumable_stage_starts_afresh_when_its_input_or_source_has_changed(store, log):
+    state = {"source": "1", "input": "1"}
+    handlers = {
+        "in": Handler(
+            1,
+            lambda c: (c.directory / "x").write_text(state["input"]) and None,
+            fingerprints=lambda _: dict(i=state["input"]),
+        ),
+        "stop": Handler(1, interrupting, True, lambda params: {"source": state["source"]}),
+    }
+    stop = Stage("stop", 1, {}, {"in": Stage("in", 1)})
+    steps = store.root / "work" / stop.key / "steps"
+    for name in (None, "source", "input"):
+        if name:
+            state[name] = "2"
+        with pytest.raises(KeyboardInterrupt):
+            run([stop], handlers, store)
+        assert steps.read_text() == "x"
+    with pytest.raises(KeyboardInterrupt):
+        run([stop], handlers, store)
+    assert steps.read_text() == "xx"
+
+
+def test_a_failed_resumable_stage_keeps_its_folder(store):
+    def work(context):
+        path = context.directory / "steps"
+        path.write_text(path.read_text() + "x" if path.exists() else "x")
+        if path.read_text() == "x":
+            raise ValueError("once")
+
+    stage = Stage("k", 1)
+    handlers = {"k": Handler(1, work, resumable=True)}
+    assert run([stage], handlers, store)[stage].status == "failed"
+    artifact = run([stage], handlers, store)[stage].artifact
+    assert (artifact.directory / "steps").read_text() == "xx"
+
+
+def test_a_commit_interrupted_before_its_rename_is_finished(store, log):
+    a = text("a")
+    folder = run([a], HANDLERS, store)[a].artifact.directory
+    folder.rename(store.root / "work" / a.key)
+    log()
+    assert run([a], HANDLERS, store)[a].status == "cached" and log() == []
+    folder.rename(store.root / "work" / a.key)
+    (store.root / "work" / a.key / "out.txt").write_text("X")  # not what was recorded
+    assert run([a], HANDLERS, store)[a].status == "done" and log() == ["write a"]
+
+
+@pytest.mark.parametrize("name", ["record.json", "link"])
+def test_what_cannot_be_an_artifact_fails_the_stage(store, name):
+    def work(context):
+        (context.directory / "out").write_text("x")
+        if name == "link":
+            (context.directory / name).symlink_to("out")
+        else:
+            (context.directory / name).write_text("{}")
+
+    stage = Stage("k", 1)
+    for _ in range(2):
+        result = run([stage], {"k": Handler(1, work)}, store)[stage]
+        assert result.status == "failed" and name in result.message
+
+
+def test_handlers_get_their_own_parameters_and_their_inputs_stages(store, log):
+    def work(context):
+        assert context.input_stage("a") == text("a") and context.inputs["a"].name == text("a").key
+        context.params["list"].append(1)
+
+    stage = Stage("k", 1, {"list": []}, {"a": text("a")})
+    assert run([stage], {**HANDLERS, "k": Handler(1, work)}, store)[stage].artifact.record["params"] == {"list": []}
+
+
+# speed
+
+
+def test_two_hundred_cached_stages_take_no_time(store, monkeypatch):
+    handlers = {
+        "big": Handler(1, lambda context: (context.directory / "big").write_bytes(b"0" * LARGE) and None),
+        "small": Handler(1, lambda context: (context.directory / "small").write_text("0") and None),
+    }
+    big = [Stage("big", 1, {"n": n}) for n in range(20)]
+    stages = big + [Stage("small", 1, {"n": n}, {"big": big[n % 20]}) for n in range(180)]
+    run(stages, handlers, store)
+    hashed = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda file, name: hashed.append(Path(file.name).name) or digest(file, name)
+    )
+    start = time.process_time()
+    outcome = run(stages, handlers, Store(store.root))
+    seconds = time.process_time() - start
+    assert outcome.counts == {"cached": 200}
+    assert hashed == ["small"] * 180, "large files are not read again"
+    assert seconds < 0.5, seconds
