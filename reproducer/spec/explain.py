@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from reproducer.errors import nearest
-from reproducer.spec.models import OVERRIDES, MethodSpec, Named, Section, Spec
+from reproducer.spec.models import OVERRIDES, MethodSpec, Named, Section
 from reproducer.spec.origins import Loc, Mistake, Node, dotted
 from reproducer.spec.values import said
 
@@ -51,7 +51,7 @@ def _words(kind: str, loc: Loc, value: Any, context: _Context, section: type[Sec
         needed = [name for name, field in _fields(section, loc[:-1]).items() if field.is_required()]
         return f"is missing; needed here: {', '.join(needed)}"
     if kind == "extra_forbidden":
-        return f"unknown key '{loc[-1]}'; {_right_key(str(loc[-1]), list(_fields(section, loc[:-1])))}"
+        return f"unknown key '{loc[-1]}'; {_right_key(section, str(loc[-1]), list(_fields(section, loc[:-1])))}"
     if kind == "unknown_key":
         return f"unknown key '{value}'; {nearest(str(value), _expected(context))}"
     if kind == "invalid_key":
@@ -80,10 +80,10 @@ def _expected(context: _Context) -> list[str]:
     return re.findall(r"'([^']*)'", str(context.get("expected", "")))
 
 
-def _right_key(wrong: str, choices: list[str]) -> str:
+def _right_key(section: type[Section], wrong: str, choices: list[str]) -> str:
     """The section where the key belongs, else the nearest key of this one, else the keys to choose from."""
-    for name in Spec.model_fields:
-        inside = _section_at(Spec, [name])
+    for name in section.model_fields:
+        inside = _section_at(section, [name])
         if inside and not issubclass(inside, Named) and wrong in inside.model_fields:
             return f"it belongs in '{name}'"
     return nearest(wrong, choices)

@@ -81,13 +81,11 @@ class PruneSpec(Section):
     @model_validator(mode="before")
     @classmethod
     def _default_ratio(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        given = [key for key in EXCLUSIVE if key in data]
+        given = [key for key in EXCLUSIVE if isinstance(data, dict) and key in data]
         if given and all(data[key] is None for key in given):
             empty = mistake("is empty; give it a fraction such as 0.20, or leave the key out")
-            raise ValidationError.from_exception_data("prune", [{"type": empty, "loc": (given[0],), "input": None}])
-        return data if given else {**data, "ratio": [0.20]}
+            raise ValidationError.from_exception_data("", [{"type": empty, "loc": (given[0],), "input": None}])
+        return data if given or not isinstance(data, dict) else {**data, "ratio": [0.20]}
 
     @field_validator("structure_ratio")
     @classmethod

@@ -176,7 +176,7 @@ SYNTAX = {
     "a list": ("- a\n- b\n", "x.yaml:1: the file does not hold a mapping", "key: value"),
     "a text": ("\nabc\n", "x.yaml:2: the file does not hold a mapping", "key: value"),
     "control character": ("name: x\ntitle: \x01\n", "x.yaml:2: holds a control character", "remove"),
-    "too deep": ("a: " + "[" * 400, "x.yaml:1: is nested too deeply", ""),
+    "too deep": ("a: " + "[" * 1000, "x.yaml:1: is nested too deeply", ""),
 }
 
 

@@ -137,6 +137,7 @@ class TestProfiles:
         ("text", "start", "words"),
         [
             ("maps: {}", "profiles/p.yaml:1: unknown key 'maps'", "did you mean 'map'?"),
+            ("models: {}", "profiles/p.yaml:1: unknown key 'models'", "it belongs in 'map'"),
             ("map:\n  model: {}", "profiles/p.yaml:2: map: unknown key 'model'", "did you mean 'models'?"),
             ("map:\n  models:\n    a: 5", "profiles/p.yaml:3: map.models.a: should be text, not 5", "quotes"),
             ("map:\n  structure_ratio:\n    0.25: 20%", "profiles/p.yaml:3: map.structure_ratio.0.25: ", "write 0.2"),
