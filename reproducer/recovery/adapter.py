@@ -1,0 +1,194 @@
+"""LoRA adapters by peft: put into a model, written, loaded, merged.
+
+peft changes the model that it is given: it replaces modules, freezes parameters and, when it merges, writes into
+their memory. Here it is given a twin of the caller's model instead (`twin`), which costs no second set of weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from reproducer.errors import UserError, nearest
+from reproducer.models.architecture import architecture_of
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
+
+
+class AdapterSettings(Protocol):
+    """What determines the shape of an adapter."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def alpha(self) -> float: ...
+    @property
+    def dropout(self) -> float: ...
+    @property
+    def targets(self) -> Sequence[str]: ...
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """A model of its own whose parameters, frozen, use the memory of `model`'s.
+
+    Modules and flags of the twin are free to change; in-place writes to its weights would reach `model`.
+    """
+    shared: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
+    for parameter in model.parameters():
+        shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    return copy.deepcopy(model, shared)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """torch's random numbers start at `seed` inside; the caller's go on undisturbed afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def add_adapter(model: nn.Module, settings: AdapterSettings, seed: int) -> Any:
+    """A peft model around a twin of `model` with a fresh adapter; `model` itself is left as it was.
+
+    A is random, B is 0, so that the adapter changes nothing yet. Adapter weights are float32 where the base is
+    in half precision (float64 on a float64 base). Layers may have any widths: peft looks at the modules.
+
+    Raises:
+        UserError: the architecture is unknown, or a target is no linear layer of its decoder layers.
+    """
+    from peft import LoraConfig
+
+    _check_targets(model, settings.targets)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # any number will do
+        lora_dropout=settings.dropout,
+        target_modules=sorted(settings.targets),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    return _injected(model, config, seed)
+
+
+def save_adapter(adapted: Any, directory: Path) -> None:
+    """Writes the adapter of a peft model in peft's own format, with nothing in it that names a machine.
+
+    peft's `save_pretrained` is not used: it may ask the hub, and it writes the base model's path, a model card
+    and the targets in an order that changes from process to process.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    unfinished = directory.with_name(f"{directory.name}.tmp")
+    for folder in (unfinished, directory):
+        shutil.rmtree(folder, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, unfinished / WEIGHTS, metadata={"format": "pt"})
+    config = adapted.peft_config["default"].to_dict()
+    config |= {"base_model_name_or_path": None, "inference_mode": True}
+    config = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
+    (unfinished / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(unfinished, directory)
+
+
+def load_adapter(model: nn.Module, directory: Path) -> nn.Module:
+    """`model` with a trained adapter active, for inference.
+
+    Args:
+        model: the (pruned) model that the adapter was trained on; it is left as it was and shares its weights'
+            memory with the returned one.
+        directory: the folder that `train_lora` wrote to, or a folder with peft's two files.
+
+    Returns:
+        A model of the same class in evaluation mode, whose targeted linear layers are peft's. It is no `PeftModel`:
+        `model.model` and `model.lm_head` are where they were.
+
+    Raises:
+        UserError: a file is missing or garbled, or the adapter was made for other widths.
+    """
+    return _loaded(model, directory).get_base_model()
+
+
+def merge_adapter(model: nn.Module, directory: Path) -> nn.Module:
+    """`model` with a trained adapter added to its weights: a plain model without peft in it, in evaluation mode.
+
+    Targeted weights are new and in the base's dtype, to which the sum is rounded (in bfloat16 that loses part of
+    a small adapter: measure with `load_adapter`). All others share their memory with `model`, which is left as it
+    was. Arguments and errors are those of `load_adapter`.
+    """
+    # safe_merge adds out of place; peft's default would write into the memory that the twin shares.
+    merged = _loaded(model, directory).merge_and_unload(safe_merge=True)
+    if hasattr(merged, "peft_config"):
+        del merged.peft_config
+    return merged.eval()
+
+
+def _loaded(model: nn.Module, directory: Path) -> Any:
+    from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+
+    folder = directory / "adapter" if (directory / "adapter").is_dir() else directory
+    try:
+        tensors, settings = _read(folder)
+        config = LoraConfig(**settings)
+    except (OSError, ValueError, TypeError) as problem:
+        raise UserError(f"{folder} holds no usable adapter: {problem}") from None
+    architecture_of(model)
+    adapted = _injected(model, config, seed=0)
+    expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    for name in sorted(expected.keys() | tensors.keys()):
+        here, there = expected.get(name), tensors.get(name)
+        if here is None or there is None or here.shape != there.shape:
+            shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (there, here)]
+            raise UserError(
+                f"the adapter in {folder} does not fit this model: {name} is {shapes[0]}, the model needs {shapes[1]}",
+                "an adapter goes with the base model and the pruning plan that it was trained on",
+            )
+    set_peft_model_state_dict(adapted, tensors)
+    return adapted.eval()
+
+
+def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except SafetensorError as problem:
+        raise ValueError(f"{WEIGHTS} is garbled ({problem})") from None
+    settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if not isinstance(settings, dict):
+        raise ValueError(f"{CONFIG} is garbled")
+    return tensors, settings
+
+
+def _injected(model: nn.Module, config: Any, seed: int) -> Any:
+    from peft import get_peft_model
+
+    with seeded(seed, next(model.parameters()).device):
+        return get_peft_model(twin(model), config)
+
+
+def _check_targets(model: nn.Module, targets: Sequence[str]) -> None:
+    layers = architecture_of(model).decoder_layers(model)
+    names = {
+        path.rpartition(".")[2]
+        for layer in layers
+        for path, module in layer.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    if not targets:
+        raise UserError("recovery.targets is empty", nearest("", names))
+    for target in targets:
+        if target not in names:
+            raise UserError(f"recovery.targets: the model has no linear layer '{target}'", nearest(target, names))

@@ -1,0 +1,89 @@
+"""Instruction rows as token sequences of which only the response is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORED = -100  # the label of a token that is not learned
+
+
+@dataclass(frozen=True)
+class Example:
+    """One tokenised row.
+
+    Attributes:
+        ids: prompt and response, at most `cutoff` tokens, closed by the end token where it fits.
+        prompt: how many of them, from the first, are prompt.
+    """
+
+    ids: list[int]
+    prompt: int
+
+    @property
+    def targets(self) -> int:
+        """Response tokens that have a prediction: nothing predicts the very first token of a sequence."""
+        return max(0, len(self.ids) - max(1, self.prompt))
+
+
+def tokenised(rows: Sequence[dict[str, Any]], tokenizer: Any, cutoff: int) -> tuple[list[Example], int]:
+    """Rows in Alpaca's prompt format as LLM-Pruner tokenises them (its `post_training.py`).
+
+    Prompt and response are tokenised together; the prompt alone says how many leading tokens are prompt. What
+    is longer than `cutoff` is cut at its end; what is shorter gets the end token. The tokenizer is not changed
+    and needs no padding token.
+
+    Args:
+        rows: instruction, input and output each.
+        tokenizer: a transformers tokenizer.
+        cutoff: the most tokens of one example.
+
+    Returns:
+        The examples in the order of the rows, and how many rows were dropped because the cut left nothing of
+        their response.
+    """
+    from reproducer.data.instructions import format_prompt
+
+    pairs = [format_prompt(row) for row in rows]
+    if not pairs:
+        return [], 0
+    prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
+    wholes = tokenizer([prompt + response for prompt, response in pairs])["input_ids"]
+    end = tokenizer.eos_token_id
+    examples = []
+    for prompt, whole in zip(prompts, wholes, strict=True):
+        # Some tokenizers close what they encode by themselves: that end token is no part of the prompt.
+        length = len(prompt) - int(end is not None and prompt[-1:] == [end])
+        ids = list(whole[:cutoff])
+        if end is not None and len(ids) < cutoff and ids[-1:] != [end]:
+            ids.append(end)
+        example = Example(ids, min(length, len(ids)))
+        if example.targets:
+            examples.append(example)
+    return examples, len(pairs) - len(examples)
+
+
+def padded(examples: Sequence[Example], padding: int) -> tuple[Tensor, Tensor]:
+    """Inputs and labels of a micro-batch, padded on the right.
+
+    No attention mask is needed: attention is causal, so that no token sees the padding behind it, and the labels
+    leave the padding and the prompts out of the loss.
+
+    Args:
+        padding: any token of the vocabulary.
+
+    Returns:
+        LongTensors [examples, longest]: ids, and labels with -100 where nothing is learned.
+    """
+    longest = max(len(example.ids) for example in examples)
+    ids = torch.full((len(examples), longest), padding, dtype=torch.long)
+    labels = torch.full_like(ids, IGNORED)
+    for row, example in enumerate(examples):
+        length = len(example.ids)
+        ids[row, :length] = torch.tensor(example.ids)
+        labels[row, example.prompt : length] = ids[row, example.prompt : length]
+    return ids, labels

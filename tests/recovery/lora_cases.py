@@ -1,0 +1,89 @@
+"""What the recovery tests share: a tiny model with uneven layers, a word tokenizer, rows, settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from reproducer.data.instructions import format_prompt
+
+ROWS = [
+    {"instruction": "Name a colour.", "input": "", "output": "Blue."},
+    {"instruction": "Name two colours of the sky.", "input": "At noon and at dusk.", "output": "Blue and red."},
+    {"instruction": "Count to five.", "input": "", "output": "One, two, three, four, five."},
+    {"instruction": "Which is larger?", "input": "five or two", "output": "Five is larger than two."},
+    {"instruction": "Say nothing.", "input": "", "output": ""},
+    {"instruction": "Describe the sky at noon.", "input": "", "output": "The sky at noon is blue, and it is larger."},
+    {"instruction": "Which colour is the sky?", "input": "At dusk.", "output": "Red."},
+]
+
+
+@dataclass(frozen=True)
+class Settings:
+    rank: int = 4
+    alpha: float = 8
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    learning_rate: float = 1e-2
+    epochs: int = 4
+    batch: int = 4
+    micro_batch: int = 2
+    cutoff: int = 96
+    warmup_steps: int = 2
+    steps: int | None = None
+
+
+def word_tokenizer(rows: list[dict[str, Any]] = ROWS) -> PreTrainedTokenizerFast:
+    """One token a word; it has an end token and no padding token."""
+    words = Whitespace().pre_tokenize_str(" ".join(part for row in rows for part in format_prompt(row)))
+    vocabulary = {word: index for index, word in enumerate(dict.fromkeys(["<unk>", "</s>", *(w for w, _ in words)]))}
+    backend = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
+
+
+def uneven_llama(dtype: torch.dtype = torch.float32, seed: int = 0) -> LlamaForCausalLM:
+    """Three layers with grouped-query attention; the second has half the heads and the last two fewer channels."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=160,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.2,
+    )
+    model = LlamaForCausalLM(config)
+    _, middle, last = model.model.layers
+    half = torch.arange(16)  # one key-value group of two query heads of 8
+    for name, rows in (("q_proj", half), ("k_proj", half[:8]), ("v_proj", half[:8])):
+        setattr(middle.self_attn, name, _slice(getattr(middle.self_attn, name), rows, 0))
+    middle.self_attn.o_proj = _slice(middle.self_attn.o_proj, half, 1)
+    for layer, channels in ((middle, 20), (last, 33)):
+        kept = torch.arange(channels)
+        layer.mlp.gate_proj = _slice(layer.mlp.gate_proj, kept, 0)
+        layer.mlp.up_proj = _slice(layer.mlp.up_proj, kept, 0)
+        layer.mlp.down_proj = _slice(layer.mlp.down_proj, kept, 1)
+    return model.to(dtype).eval()
+
+
+def _slice(linear: nn.Linear, kept: torch.Tensor, axis: int) -> nn.Linear:
+    weight = linear.weight.detach().index_select(axis, kept)
+    smaller = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    smaller.weight = nn.Parameter(weight)
+    return smaller
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Every file below `directory` by its relative path."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}

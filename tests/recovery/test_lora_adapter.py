@@ -1,0 +1,119 @@
+"""A trained adapter: loaded, merged, refused where it does not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import peft
+import pytest
+import torch
+from lora_cases import ROWS, Settings, uneven_llama, word_tokenizer
+from safetensors.torch import load_file
+from torch import nn
+
+from reproducer.errors import UserError
+from reproducer.recovery.lora import load_adapter, merge_adapter, train_lora
+
+IDS = torch.arange(2, 42).view(2, 20)
+SETTINGS = Settings(targets=("q_proj", "v_proj", "o_proj", "down_proj"))
+
+
+def logits(model: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16, torch.float64], ids=str)
+def case(request, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("adapter")
+    train_lora(uneven_llama(request.param), word_tokenizer(), ROWS, SETTINGS, directory, seed=0)
+    return directory, uneven_llama(request.param)
+
+
+def by_hand(model: nn.Module, directory) -> nn.Module:
+    """A fresh model with W + alpha/rank * B A written into its weights: from the file, without peft."""
+    dtype = next(model.parameters()).dtype
+    adapted, tensors = uneven_llama(dtype), load_file(directory / "adapter" / "adapter_model.safetensors")
+    a_names = [name for name in tensors if name.endswith("lora_A.weight")]
+    assert len(a_names) == 3 * len(SETTINGS.targets) and len(tensors) == 2 * len(a_names)
+    for name in a_names:
+        linear = adapted.get_submodule(name.removeprefix("base_model.model.").removesuffix(".lora_A.weight"))
+        delta = tensors[name.replace("lora_A", "lora_B")] @ tensors[name] * (SETTINGS.alpha / SETTINGS.rank)
+        with torch.no_grad():
+            linear.weight += delta.to(dtype)
+    return adapted
+
+
+def test_a_loaded_adapter_is_active_and_the_model_stays_as_it_was(case):
+    directory, model = case
+    before = logits(model)
+    adapted = load_adapter(model, directory)
+    assert type(adapted) is type(model) and not adapted.training
+    assert torch.equal(logits(model), before)
+    tolerance = 3e-2 if before.dtype == torch.bfloat16 else 1e-5
+    error = (logits(adapted) - logits(by_hand(model, directory))).abs().max() / before.abs().max()
+    assert error < tolerance < 0.1 < (logits(adapted) - before).abs().max() / before.abs().max()
+    assert torch.equal(logits(load_adapter(model, directory / "adapter")), logits(adapted))
+
+
+def test_loading_shares_the_weights_and_leaves_random_numbers_alone(case):
+    directory, model = case
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    adapted = load_adapter(model, directory)
+    assert torch.equal(torch.rand(2), expected)
+    shared = adapted.model.layers[1].self_attn.q_proj.base_layer.weight
+    assert shared.data_ptr() == model.model.layers[1].self_attn.q_proj.weight.data_ptr()
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not any(parameter.requires_grad for parameter in adapted.parameters())
+
+
+def test_merging_gives_a_plain_model_and_leaves_the_base_weights_alone(case):
+    directory, model = case
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    merged = merge_adapter(model, directory)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert [type(module) for module in merged.modules()] == [type(module) for module in model.modules()]
+    assert merged.state_dict().keys() == before.keys() and not hasattr(merged, "peft_config")
+    adapted = logits(load_adapter(model, directory))
+    tolerance = 3e-2 if adapted.dtype == torch.bfloat16 else 1e-5
+    assert (logits(merged) - adapted).abs().max() / adapted.abs().max() < tolerance
+    assert merged.model.layers[0].mlp.up_proj.weight.data_ptr() == model.model.layers[0].mlp.up_proj.weight.data_ptr()
+
+
+def test_peft_reads_what_was_written(case):
+    directory, model = case
+    twin = uneven_llama(next(model.parameters()).dtype)
+    theirs = peft.PeftModel.from_pretrained(twin, directory / "adapter")
+    assert torch.equal(logits(theirs), logits(load_adapter(model, directory)))
+
+
+def test_an_adapter_of_another_plan_is_refused(case):
+    directory, model = case
+    other = uneven_llama(next(model.parameters()).dtype)
+    other.model.layers[2].mlp.down_proj = nn.Linear(30, 32, bias=False)
+    with pytest.raises(UserError, match=r"does not fit this model: .*layers\.2\.mlp\.down_proj\.lora_A.* \(4, 33\)"):
+        load_adapter(other, directory)
+    assert type(other.model.layers[0].self_attn.q_proj) is nn.Linear
+
+
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json"])
+@pytest.mark.parametrize("how", ["missing", "cut short"])
+def test_a_garbled_adapter_is_refused(case, tmp_path, file, how):
+    directory, model = case
+    copied = tmp_path / "adapter"
+    shutil.copytree(directory / "adapter", copied)
+    content = (copied / file).read_bytes()
+    (copied / file).unlink()
+    if how == "cut short":
+        (copied / file).write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="holds no usable adapter"):
+        merge_adapter(model, tmp_path)
+
+
+def test_the_configuration_is_the_same_in_every_process(case):
+    config = json.loads((case[0] / "adapter" / "adapter_config.json").read_text())
+    assert config["target_modules"] == sorted(SETTINGS.targets)
+    assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 8, 0.0)

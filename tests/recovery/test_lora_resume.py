@@ -1,0 +1,163 @@
+"""Interruptions: a killed run goes on to the same bits; a garbled checkpoint is named and left aside."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from lora_cases import ROWS, Settings, contents, uneven_llama, word_tokenizer
+
+from reproducer.recovery.lora import train_lora
+
+SETTINGS = Settings(dropout=0.2, epochs=5)  # 9 steps over 5 epochs of 7 rows
+
+CHILD = """
+import sys, time
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+torch.set_num_threads(1)
+from lora_cases import ROWS, Settings, uneven_llama, word_tokenizer
+from reproducer.recovery.lora import train_lora
+
+settings = Settings(dropout=0.2, epochs=5)
+slow = lambda *call: time.sleep(0.05)
+train_lora(uneven_llama(), word_tokenizer(), ROWS, settings, Path(sys.argv[2]), 1, slow, checkpoint_seconds=0)
+"""
+
+
+def train(directory: Path, stop_behind: int | None = None, settings: Settings = SETTINGS, model=None):
+    """Trains with a checkpoint a step; `stop_behind` interrupts in the middle of the step that follows."""
+    said: list[str] = []
+
+    def progress(done: float, total: float, text: str) -> None:
+        if stop_behind is not None and done > stop_behind:
+            raise KeyboardInterrupt
+
+    arguments = (model or uneven_llama(), word_tokenizer(), ROWS, settings, directory, 1, progress, said.append)
+    try:
+        result = train_lora(*arguments, checkpoint_seconds=0)
+    except KeyboardInterrupt:
+        result = None
+    return result, said
+
+
+def steps_kept(directory: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in (directory / "checkpoints").iterdir())
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("unbroken")
+    train_lora(uneven_llama(), word_tokenizer(), ROWS, SETTINGS, directory, seed=1)
+    return contents(directory)
+
+
+def test_a_run_killed_with_sigkill_ends_with_the_same_bits(tmp_path, unbroken):
+    here = str(Path(__file__).parent)
+    child = subprocess.Popen([sys.executable, "-c", CHILD, here, str(tmp_path)])
+    try:
+        while child.poll() is None and not list(tmp_path.glob("checkpoints/step-00000003/state.json")):
+            time.sleep(0.005)
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL, "the child must die in the middle of training"
+    assert not (tmp_path / "adapter").exists() and not (tmp_path / "losses.json").exists()
+    assert steps_kept(tmp_path)[-1] in range(3, 8)
+    started = []
+    train_lora(uneven_llama(), word_tokenizer(), ROWS, SETTINGS, tmp_path, 1, lambda *call: started.append(call[0]))
+    assert started[0] >= 3, "the run must go on, not start again"
+    assert contents(tmp_path) == unbroken
+
+
+@pytest.mark.parametrize("behind", [1, 5, 8])
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, unbroken, behind):
+    """Two interruptions, in one epoch and across epochs; the caller's random numbers make no difference."""
+    train(tmp_path, stop_behind=behind)
+    torch.manual_seed(99)
+    assert steps_kept(tmp_path)[-1] == behind
+    train(tmp_path, stop_behind=min(behind + 2, 8))
+    result, said = train(tmp_path)
+    assert contents(tmp_path) == unbroken
+    assert said == [] and len(result.losses) == result.steps == 9
+
+
+def test_several_threads_end_with_the_same_bits_too(tmp_path):
+    threads, short = torch.get_num_threads(), replace(SETTINGS, steps=3)
+    torch.set_num_threads(2)
+    try:
+        train(tmp_path / "whole", settings=short)
+        train(tmp_path / "interrupted", settings=short, stop_behind=2)
+        train(tmp_path / "interrupted", settings=short)
+    finally:
+        torch.set_num_threads(threads)
+    assert contents(tmp_path / "interrupted") == contents(tmp_path / "whole")
+
+
+def test_the_time_before_the_interruption_counts(tmp_path):
+    train(tmp_path, stop_behind=3)
+    newest = tmp_path / "checkpoints" / "step-00000003" / "state.json"
+    state = json.loads(newest.read_text())
+    newest.write_text(json.dumps(state | {"seconds": 1000.0}))
+    result, _ = train(tmp_path)
+    assert 1000 < result.seconds < 1060
+
+
+def garble(path: Path, how: str) -> None:
+    if how == "flipped bit":
+        content = bytearray(path.read_bytes())
+        content[-3] ^= 1
+        path.write_bytes(content)
+    elif how == "cut short":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("file", "how"),
+    [("state.safetensors", "flipped bit"), ("state.safetensors", "missing"), ("state.json", "cut short")],
+)
+def test_a_garbled_checkpoint_is_named_and_the_one_before_is_used(tmp_path, unbroken, file, how):
+    train(tmp_path, stop_behind=4)
+    assert steps_kept(tmp_path) == [3, 4]
+    garble(tmp_path / "checkpoints" / "step-00000004" / file, how)
+    _, said = train(tmp_path)
+    assert "step-00000004 is not used" in said[0] and file in said[0]
+    assert said[1:] == ["fine-tuning goes on from step 3"]
+    assert contents(tmp_path) == unbroken
+
+
+def test_without_a_usable_checkpoint_training_starts_again_and_says_so(tmp_path, unbroken):
+    train(tmp_path, stop_behind=4)
+    for path in tmp_path.glob("checkpoints/*/state.safetensors"):
+        garble(path, "flipped bit")
+    _, said = train(tmp_path)
+    assert len(said) == 3 and "starts from the beginning" in said[-1]
+    assert contents(tmp_path) == unbroken
+
+
+@pytest.mark.parametrize("change", ["settings", "weights"])
+def test_checkpoints_of_another_run_are_not_continued(tmp_path, unbroken, change):
+    other = replace(SETTINGS, learning_rate=5e-3) if change == "settings" else SETTINGS
+    train(tmp_path, stop_behind=4, settings=other, model=uneven_llama(seed=int(change == "weights")))
+    _, said = train(tmp_path)
+    assert "other settings, data or weights" in said[0] and "starts from the beginning" in said[-1]
+    assert contents(tmp_path) == unbroken
+
+
+def test_what_a_kill_leaves_of_an_unfinished_checkpoint_is_ignored(tmp_path, unbroken):
+    train(tmp_path, stop_behind=4)
+    unfinished = tmp_path / "checkpoints" / "step-00000005.tmp"
+    unfinished.mkdir()
+    (unfinished / "state.safetensors").write_bytes(b"half")
+    _, said = train(tmp_path)
+    assert said == [] and contents(tmp_path) == unbroken
