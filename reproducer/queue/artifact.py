@@ -78,6 +78,7 @@ class Work:
     basis: dict[str, Any]
     spent: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    resumed: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def record(self, name: str, value: Any) -> None:

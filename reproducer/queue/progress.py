@@ -96,12 +96,12 @@ class Progress:
         """
         with self._lock:
             estimates = [self._stage_left(one) for one in self.running.values()]
-            longest = max((one for one in estimates if one is not None), default=0.0)
             estimates += [self._usual(stage.kind) for key, stage in self._pending.items() if key not in self.running]
             known = [one for one in estimates if one is not None]
             if not known:
-                return None
-            return max(longest, sum(known) / self._jobs), len(known) == len(estimates)
+                return None if estimates else (0.0, True)
+            # Jobs share the stages, but no stage can be divided.
+            return max(*known, sum(known) / self._jobs), len(known) == len(estimates)
 
     def _stage_left(self, one: _Running) -> float | None:
         now = self.clock()
@@ -230,7 +230,7 @@ def console_progress(stream: TextIO | None = None) -> Progress:
 
 def duration(seconds: float) -> str:
     """Seconds for a person: `0.4 s`, `42 s`, `3 min 05 s`, `2 h 10 min`."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:

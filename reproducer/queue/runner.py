@@ -143,6 +143,8 @@ class Runner:
             _record=work.record,
         )
         self._progress.start(stage)
+        if work.resumed:
+            self._progress.say(f"{stage.label}: goes on from an attempt that did not finish")
         try:
             with Meter(work.spent, work.save if handler.resumable else None) as meter:
                 handler.run(context)

@@ -37,7 +37,7 @@ class Store:
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+        self.root = Path(root).expanduser().absolute()  # a stage may change the working directory
         if self.root.exists() and not self.root.is_dir():
             raise UserError(f"the store {self.root} is a file", hint="name a folder, or one to be made")
 
@@ -131,7 +131,7 @@ class Store:
         }
         known = read_json(notes)
         if resume and directory.is_dir() and known and known.get("basis") == basis:
-            return Work(directory, notes, basis, dict(known.get("spent", {})), dict(known.get("facts", {})))
+            return Work(directory, notes, basis, dict(known["spent"]), dict(known["facts"]), resumed=True)
         self.abandon(stage)
         work = Work(directory, notes if resume else None, basis)
         work.save({})

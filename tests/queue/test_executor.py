@@ -301,6 +301,7 @@ def test_a_source_that_is_gone_fails_the_stage(reader, store, log):
     files["one"].unlink()
     outcome = run(stages, handlers, store)
     assert statuses(outcome) == {"read": "failed", "end": "blocked"}
+    assert statuses(survey(stages, store, handlers)) == {"read": "failed", "end": "blocked"}
     assert outcome.results[stages[0].inputs["read"].key].message == f"{files['one']} is gone"
     files["one"].write_text("one rest")
     assert statuses(run(stages, handlers, store)) == {"read": "cached", "end": "cached"}
@@ -474,6 +475,23 @@ def test_a_failed_resumable_stage_keeps_its_folder(store):
     assert run([stage], handlers, store)[stage].status == "failed"
     artifact = run([stage], handlers, store)[stage].artifact
     assert (artifact.directory / "steps").read_text() == "xx"
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+@pytest.mark.parametrize("notes", [None, "", "[]", '{"basis": {}}'])
+def test_a_work_folder_of_unknown_origin_is_emptied(store, notes, resumable):
+    def work(context):
+        assert list(context.directory.iterdir()) == []
+
+    stage = Stage("k", 1)
+    store.prepare()
+    left = store.root / "work" / stage.key
+    left.mkdir()
+    (left / "half").write_text("half")
+    if notes is not None:
+        left.with_name(f"{stage.key}.json").write_text(notes)
+    assert run([stage], {"k": Handler(1, work, resumable)}, store)[stage].status == "done"
+    assert list((store.root / "work").iterdir()) == []
 
 
 def test_a_commit_interrupted_before_its_rename_is_finished(store, log):
