@@ -1,0 +1,122 @@
+"""Every choice behind a report that a sceptical reader would ask about, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from reproducer.data.tasks import TASKS
+from reproducer.methods.registry import methods
+from reproducer.queue import Outcome
+from reproducer.spec import Spec
+from reproducer.spec.models import MethodSpec, PruneSpec, SearchSpec
+from reproducer.stages import names
+
+if TYPE_CHECKING:
+    from reproducer.stages.rows import Expansion
+
+
+def choices(spec: Spec, expansion: Expansion, outcome: Outcome) -> list[dict[str, str]]:
+    """Topics and what was done, in the order of the way through the program."""
+    return [{"topic": topic, "text": text} for topic, text in _all(spec, expansion, outcome)]
+
+
+def _all(spec: Spec, expansion: Expansion, outcome: Outcome) -> Iterator[tuple[str, str]]:
+    for index in range(len(spec.models)):
+        entry = names.entry(spec, index)
+        notes = f" {entry.notes}" if entry.notes else ""
+        yield f"Model {entry.label}", f"{entry.describe()}; computed in {entry.dtype}.{notes}"
+    yield "What is pruned", _pruning(spec.prune)
+    calibration = spec.calibration
+    pool = "the whole pool" if calibration.pool is None else f"the first {calibration.pool} of them"
+    yield (
+        "Calibration",
+        f"{calibration.samples} samples of {calibration.length} tokens from {calibration.dataset}: the pool holds "
+        f"passages of at least {calibration.length} tokens, cut there; {pool} may be drawn. Every method that is "
+        "not searched gets the same random draw, made from the seed.",
+    )
+    for method in spec.methods:
+        known = methods().get(method.name)
+        if known is not None and known.searched:
+            yield f"Search: {method.label or known.label}", _search(spec, method, method.search_for(spec))
+    yield (
+        "Perplexity",
+        f"LLM-Pruner's protocol: rows joined by two newlines, tokenised once, non-overlapping windows of "
+        f"{spec.evaluate.seq_len} tokens, the rest dropped; the exponential of the mean loss of the "
+        f"{spec.evaluate.seq_len - 1} predicted tokens a window. "
+        + ("All windows." if spec.evaluate.windows is None else f"The first {spec.evaluate.windows} windows a text."),
+    )
+    if spec.evaluate.tasks:
+        columns = ", ".join(f"{TASKS[name].label} {TASKS[name].metric}" for name in spec.evaluate.tasks)
+        limit = spec.evaluate.limit
+        yield (
+            "Zero-shot",
+            f"lm-eval's task definitions without examples in the prompt; {columns}. "
+            + ("All items." if limit is None else f"The first {limit} items a task."),
+        )
+    for recovery in spec.recovery:
+        if recovery.name == "lora":
+            budget = f"{recovery.epochs} epochs" + (f", stopped after {recovery.steps} steps" if recovery.steps else "")
+            yield (
+                "Recovery",
+                f"LoRA of rank {recovery.rank} (alpha {recovery.alpha:g}, dropout {recovery.dropout:g}) on "
+                f"{', '.join(recovery.targets)}; {recovery.dataset}, cut at {recovery.cutoff} tokens; AdamW, learning "
+                f"rate {recovery.learning_rate:g}, batches of {recovery.batch}, {budget}.",
+            )
+    yield "Seeds", ", ".join(map(str, spec.seeds)) + ("" if len(spec.seeds) > 1 else " (one run: no spread is known)")
+    yield "Row times", "Seconds are the sum over a row's own stages; stages that rows share count in each of them."
+    read: dict[str, str] = {}
+    for result in outcome.results.values():
+        if result.artifact is not None:
+            read |= result.artifact.record["fingerprints"]
+    for source, digest in sorted(read.items()):
+        yield f"Data read: {source}", f"SHA-256 {digest[:16]}…" if len(digest) > 20 else digest
+
+
+def _pruning(prune: PruneSpec) -> str:
+    if prune.ratio is not None:
+        how_much = f"{', '.join(f'{r:.0%}' for r in prune.ratio)} of all parameters of the model, embeddings included"
+    else:
+        values = prune.structure_ratio or []
+        how_much = f"{', '.join(f'{r:.0%}' for r in values)} of the heads and channels of each pruned layer"
+    where = f"layers {prune.layers[0]} to {prune.layers[1] - 1}" if prune.layers else "LLM-Pruner's share of the layers"
+    scope = "every layer loses the same number of units" if prune.scope == "local" else "units ranked over all layers"
+    heads = {
+        "auto": "key-value groups are ranked over all layers by their share of their layer's importance where heads "
+        "share keys, and cut like channels where they do not",
+        "local": "heads are cut like channels",
+        "pooled": "heads are ranked over all layers by their share of their layer's importance",
+    }[prune.heads]
+    rounding = f"; kept channels are multiples of {prune.round_to}" if prune.round_to > 1 else ""
+    heads = heads if prune.scope == "local" else "heads likewise"
+    return f"{how_much}; {where}; {scope}; {heads}{rounding}. The column of removed parameters says what was reached."
+
+
+def _search(spec: Spec, method: MethodSpec, search: SearchSpec) -> str:
+    texts = " and ".join(search.texts or spec.evaluate.perplexity)
+    space = search.space
+
+    def values(offered: list[Any]) -> str:
+        return "{" + ", ".join(value if isinstance(value, str) else f"{value:g}" for value in offered) + "}"
+
+    data = {
+        "search": f"{spec.calibration.samples} samples, each from the whole pool, are searched with the metric",
+        "random": "the samples are the baselines' random draw; only the metric is searched",
+    }[search.data]
+    disjoint = {
+        "search": "a split that the report does not measure on",
+        "report": "the very texts that the report measures on, as the paper does",
+    }[search.split]
+    sampler = {"tpe": "TPE", "random": "random search"}[search.sampler]
+    if search.sampler == "tpe":
+        sampler += " (univariate, as in the paper)" if search.mode == "paper" else " (multivariate)"
+    return (
+        f"I = α₁·c·|Σ(s1 − ½·a·s2)| + α₂·f·Σ|s1 − ½·b·s2| with α in [0, {space.alpha_max:g}], "
+        f"a in {values(space.coarse_second)}, b in {values(space.fine_second)}, c in {values(space.coarse_scale)}, "
+        f"f in {values(space.fine_scale)}; 0 is first order alone, “only” second order alone. The paper gives the "
+        "ranges (1e5, 1e6, 1e7), (1e-2, 1e-3), (1e-4) without saying which term each scales; this is our reading, and "
+        "the values 0 and “only” are our addition, which puts Vector, E1 and E2 into the space. "
+        f"{data[0].upper()}{data[1:]}. {search.trials} trials by {sampler}; objective: mean perplexity of the pruned, "
+        f"untuned model on {texts}, {disjoint}, the first {search.windows} windows of each. Squared gradients are "
+        "averaged over the samples as in LLM-Pruner's code; the paper's Eq. 4 prints a sum."
+    )

@@ -1,0 +1,217 @@
+"""What each kind of stage does; `recipes` says what determines its result, and holds its version.
+
+A mapping is found by device, for the queue's worker processes too: `reproducer.stages.handlers:cpu`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from reproducer.queue import Context, Handler
+from reproducer.stages.recipes import VERSIONS
+
+
+def handlers_for(device: str) -> dict[str, Handler]:
+    """Handlers of all kinds that compute on `device`."""
+
+    def handler(kind: str, run: Callable[..., None], **options: Any) -> Handler:
+        return Handler(VERSIONS[kind], partial(run, device=device), **options)
+
+    return {
+        "model": Handler(VERSIONS["model"], fetch_model, fingerprints=_model_fingerprints),
+        "search": handler("search", run_search, resumable=True, fingerprints=_search_fingerprints),
+        "prune": handler("prune", run_prune, fingerprints=_calibration_fingerprints),
+        "recovery": handler("recovery", run_recovery, resumable=True, fingerprints=_recovery_fingerprints),
+        "perplexity": handler("perplexity", run_perplexity, fingerprints=_perplexity_fingerprints),
+        "zeroshot": handler("zeroshot", run_zeroshot, fingerprints=_task_fingerprints),
+        "generation": handler("generation", run_generation),
+    }
+
+
+def __getattr__(device: str) -> dict[str, Handler]:
+    if device.startswith("__"):
+        raise AttributeError(device)
+    return handlers_for(device)
+
+
+def fetch_model(context: Context) -> None:
+    from reproducer.models.fetch import fetch
+    from reproducer.models.load import count_parameters
+
+    fetch(context.params["recipe"], context.directory, context.say)
+    context.record("parameters", count_parameters(context.directory))
+
+
+def run_search(context: Context, device: str) -> None:
+    from reproducer.data.text import load_text, windows
+    from reproducer.search.objective import Objective
+    from reproducer.search.space import Space
+    from reproducer.search.study import SearchSettings, search
+    from reproducer.stages.loaded import load
+
+    params = context.params
+    model, tokenizer = load(context, device)
+    pool = _pool(params["calibration"], tokenizer)
+    samples = params["calibration"]["samples"]
+    texts = {
+        text["name"]: windows(load_text(text["name"], text["role"]), tokenizer, params["seq_len"], params["windows"])
+        for text in params["texts"]
+    }
+    layers, allocation = _cut(params["prune"])
+    objective = Objective(model, pool.ids, texts, layers, allocation)
+    space = Space(
+        pool=len(pool),
+        samples=samples,
+        fixed=tuple(pool.draw(samples, params["seed"])),
+        data=params["data"],
+        **params["space"],
+    )
+    names = ("trials", "sampler", "mode", "seed", "baselines")
+    settings = SearchSettings(**{name: params[name] for name in names})
+    found = search(objective, space, settings, context.directory, context.progress)
+    chosen = [{"index": index, "text": pool.text(index)} for index in found.samples]
+    _write(context, "samples.json", chosen)
+    context.record("objective_tokens", {name: len(ids) * (params["seq_len"] - 1) for name, ids in texts.items()})
+
+
+def run_prune(context: Context, device: str) -> None:
+    from reproducer.methods.prune import prune
+    from reproducer.models.architecture import parameter_count
+    from reproducer.pruning.plan import Plan
+    from reproducer.stages.loaded import load
+
+    params = context.params
+    model, tokenizer = load(context, device)
+    if "search" in context.inputs:  # the plan behind the best objective, exactly as it was evaluated
+        plan = Plan.load(context.inputs["search"] / "plan.safetensors")
+    else:
+        ids = None
+        if "calibration" in params:
+            pool = _pool(params["calibration"], tokenizer)
+            ids = pool.ids[pool.draw(params["calibration"]["samples"], params["seed"])]
+        layers, allocation = _cut(params["prune"])
+        plan = prune(
+            model,
+            params["method"],
+            ids,
+            layers=layers,
+            seed=params.get("seed", 0),
+            **vars(allocation),
+            **params["parameters"],
+        )
+    plan.save(context.directory / "plan.safetensors")
+    total = parameter_count(model)
+    context.record("parameters", {"total": total, "left": total - plan.parameters_removed(model)})
+
+
+def run_recovery(context: Context, device: str) -> None:
+    from types import SimpleNamespace
+
+    from reproducer.data.instructions import load_instructions
+    from reproducer.recovery.lora import train_lora
+    from reproducer.stages.loaded import forget, load
+
+    params = context.params
+    model, tokenizer = load(context, device)
+    forget()
+    settings = SimpleNamespace(**params["lora"])
+    rows = load_instructions(params["dataset"], settings.examples).rows
+    result = train_lora(model, tokenizer, rows, settings, context.directory, params["seed"], context.progress)
+    context.record("training", {"steps": result.steps, "examples": result.examples})
+
+
+def run_perplexity(context: Context, device: str) -> None:
+    from reproducer.data.text import load_text, windows
+    from reproducer.evaluation.perplexity import perplexity
+    from reproducer.stages.loaded import load
+
+    params = context.params
+    model, tokenizer = load(context, device)
+    text = load_text(params["text"]["name"], params["text"]["role"])
+    ids = windows(text, tokenizer, params["seq_len"], params["windows"])
+    result = perplexity(model, ids, progress=partial(context.progress, text=text.name))
+    _write(context, "result.json", vars(result))
+
+
+def run_zeroshot(context: Context, device: str) -> None:
+    from reproducer.evaluation.zeroshot import zeroshot
+    from reproducer.stages.loaded import load
+
+    params = context.params
+    model, tokenizer = load(context, device)
+    progress = partial(context.progress, text=params["task"])
+    result = zeroshot(model, tokenizer, params["task"], params["limit"], progress=progress)
+    _write(context, "result.json", {**vars(result), "value": result.value})
+
+
+def run_generation(context: Context, device: str) -> None:
+    from reproducer.evaluation.generation import generate
+    from reproducer.stages.loaded import load
+
+    params = context.params
+    model, tokenizer = load(context, device)
+    text = generate(model, tokenizer, params["prompt"], params["max_new_tokens"])
+    _write(context, "result.json", {"prompt": params["prompt"], "text": text})
+
+
+def _pool(calibration: Mapping[str, Any], tokenizer: Any) -> Any:
+    from reproducer.data.pool import calibration_pool
+    from reproducer.data.text import load_text
+
+    text = load_text(calibration["text"]["name"], calibration["text"]["role"])
+    return calibration_pool(text, tokenizer, calibration["length"], calibration["pool"])
+
+
+def _cut(prune: Mapping[str, Any]) -> tuple[range | None, Any]:
+    from reproducer.pruning.allocation import Allocation
+
+    layers = prune["layers"]
+    settings = {name: prune.get(name) for name in ("ratio", "structure_ratio", "scope", "heads", "round_to")}
+    return None if layers is None else range(*layers), Allocation(**settings)
+
+
+def _write(context: Context, name: str, value: Any) -> None:
+    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    (context.directory / name).write_text(text, encoding="utf-8")
+
+
+def _model_fingerprints(params: Mapping[str, Any]) -> dict[str, str]:
+    from reproducer.models.fetch import fingerprints
+
+    return fingerprints(params["recipe"])
+
+
+def _text_fingerprint(text: Mapping[str, Any]) -> dict[str, str]:
+    from reproducer.data.text import text_fingerprint
+
+    return {f"{text['name']} ({text['role']})": text_fingerprint(text["name"], text["role"])}
+
+
+def _search_fingerprints(params: Mapping[str, Any]) -> dict[str, str]:
+    found = _calibration_fingerprints(params)
+    for text in params["texts"]:
+        found |= _text_fingerprint(text)
+    return found
+
+
+def _calibration_fingerprints(params: Mapping[str, Any]) -> dict[str, str]:
+    return _text_fingerprint(params["calibration"]["text"]) if "calibration" in params else {}
+
+
+def _perplexity_fingerprints(params: Mapping[str, Any]) -> dict[str, str]:
+    return _text_fingerprint(params["text"])
+
+
+def _task_fingerprints(params: Mapping[str, Any]) -> dict[str, str]:
+    from reproducer.data.tasks import task_fingerprint
+
+    return {params["task"]: task_fingerprint(params["task"])}
+
+
+def _recovery_fingerprints(params: Mapping[str, Any]) -> dict[str, str]:
+    from reproducer.data.instructions import instructions_fingerprint
+
+    return {params["dataset"]: instructions_fingerprint(params["dataset"])}

@@ -1,0 +1,158 @@
+"""results.json: what the artifacts say about the rows of a spec, as one plain dict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from reproducer.methods.registry import methods
+from reproducer.queue import Outcome, Stage, describe_machine
+from reproducer.spec import Spec
+from reproducer.stages.choices import choices
+from reproducer.stages.rows import Expansion, Row
+
+
+def collect(spec: Spec, expansion: Expansion, outcome: Outcome) -> dict[str, Any]:
+    """Read every row's artifacts; a row with a stage that failed, or has not run, says so.
+
+    Returns:
+        What `reproducer.reporting.render` takes and writes as results.json.
+    """
+    searches = _searches(expansion, outcome)
+    return {
+        "spec": spec.model_dump(mode="json"),
+        "profile": list(spec.profile),
+        "environment": _environment(outcome),
+        "metrics": [
+            {
+                "key": metric.key,
+                "label": metric.label,
+                "kind": metric.kind,
+                "higher_is_better": metric.higher_is_better,
+                "source_key": metric.source,
+            }
+            for metric in expansion.metrics
+        ],
+        "rows": [_row(row, expansion, outcome, searches) for row in expansion.rows],
+        "searches": list(searches.values()),
+        "choices": choices(spec, expansion, outcome),
+        "paper": None,
+    }
+
+
+def _environment(outcome: Outcome) -> dict[str, Any]:
+    """Where the newest artifact was made; `others` counts the artifacts that were made elsewhere or otherwise."""
+    records = [result.artifact.record for result in outcome.results.values() if result.artifact]
+    if not records:
+        return describe_machine()
+    newest = max(records, key=lambda record: record["finished"])["environment"]
+    return {**newest, "others": sum(record["environment"] != newest for record in records)}
+
+
+def _json(outcome: Outcome, stage: Stage, name: str) -> Any:
+    artifact = outcome[stage].artifact
+    return None if artifact is None else json.loads((artifact.directory / name).read_text(encoding="utf-8"))
+
+
+def _row(row: Row, expansion: Expansion, outcome: Outcome, searches: Mapping[str, Any]) -> dict[str, Any]:
+    results = {role: outcome[stage] for role, stage in row.stages.items()}
+    own = [result.artifact for role, result in results.items() if result.artifact and role != "model"]
+    unfinished = [result for result in results.values() if result.artifact is None]
+    failed = [result for result in unfinished if result.status == "failed"] or unfinished
+    measured = {metric: _json(outcome, row.stages[metric.key], "result.json") for metric in expansion.metrics}
+    metrics = {metric.key: result and result["value"] for metric, result in measured.items()}
+    accuracies = [metrics[metric.key] for metric in expansion.metrics if metric.kind == "accuracy"]
+    if accuracies:
+        metrics["average_acc"] = None if None in accuracies else sum(accuracies) / len(accuracies)
+    total, left = _parameters(row, results)
+    generations = [stage for role, stage in row.stages.items() if role.startswith("generation_")]
+    training = row.stages.get("adapter")
+    return {
+        "model": row.model,
+        "method": row.method,
+        "label": row.label,
+        "ratio": row.ratio,
+        "structure_ratio": row.structure_ratio,
+        "recovery": row.recovery,
+        "seed": row.seed,
+        "status": "failed" if unfinished else "done",
+        "error": f"{failed[0].stage.label}: {failed[0].message or 'not run'}" if failed else None,
+        "metrics": metrics,
+        "params": left,
+        "params_removed": None if left is None or total is None else (total - left) / total,
+        "seconds": sum(artifact.seconds for artifact in own) if own else None,
+        "peak_memory_bytes": max((artifact.peak_memory_bytes for artifact in own), default=None),
+        "stages": {role: stage.key for role, stage in row.stages.items()},
+        "search_objective": _objective(row, searches),
+        "items": {m.source: r["items"] for m, r in measured.items() if r and m.kind == "accuracy"},
+        "window_losses": {m.key: r["nll_per_window"] for m, r in measured.items() if r and m.kind == "perplexity"},
+        "generations": [text for stage in generations if (text := _json(outcome, stage, "result.json"))],
+        "training": _json(outcome, training, "losses.json") if training else None,
+    }
+
+
+def _parameters(row: Row, results: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Parameters of the base model and of the row's, None where not known."""
+    model = results["model"].artifact
+    total = model.record["facts"]["parameters"] if model else None
+    if "plan" not in results:
+        return total, total
+    plan = results["plan"].artifact
+    return total, plan.record["facts"]["parameters"]["left"] if plan else None
+
+
+def _searches(expansion: Expansion, outcome: Outcome) -> dict[str, dict[str, Any]]:
+    """Every search of the spec once, by its key."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in expansion.rows:
+        stage = row.stages.get("search")
+        if stage is None or stage.key in found or (artifact := outcome[stage].artifact) is None:
+            continue
+        best = _json(outcome, stage, "best.json")
+        baselines = _json(outcome, stage, "candidates.json")
+        found[stage.key] = {
+            "model": row.model,
+            "label": row.label,
+            "ratio": row.ratio,
+            "structure_ratio": row.structure_ratio,
+            "seed": row.seed,
+            "objective": "mean perplexity of the pruned, untuned model on "
+            + " and ".join(text["name"] for text in stage.params["texts"]),
+            "split": stage.params["split"],
+            "trials": _json(outcome, stage, "trials.json"),
+            "candidates": [{"label": _label(name), "method": name, "value": v} for name, v in baselines.items()],
+            "best": {
+                "label": _label(best["baseline"]) if best["baseline"] else "found by the search",
+                "number": best["trial"],
+                "value": best["value"],
+                "params": best["parameters"],
+                "samples": _json(outcome, stage, "samples.json"),
+            },
+            "seconds": artifact.seconds,
+        }
+        for trial in found[stage.key]["trials"]:
+            trial["baseline_label"] = trial["baseline"] and _label(trial["baseline"])
+    return found
+
+
+def _label(method: str) -> str:
+    return methods()[method].label
+
+
+def _objective(row: Row, searches: Mapping[str, Any]) -> float | None:
+    """A row's search objective: a search's own result, or what a search of the same cut and seed saw of a baseline."""
+    if "search" in row.stages:
+        own = searches.get(row.stages["search"].key)
+        return own and own["best"]["value"]
+    same = ("model", "ratio", "structure_ratio", "seed")
+    for search in searches.values():
+        if any(search[name] != getattr(row, name) for name in same):
+            continue
+        for trial in search["trials"]:
+            if trial["baseline"] == row.method and trial["value"] is not None:
+                return trial["value"]
+        for candidate in search["candidates"]:
+            if candidate["method"] == row.method:
+                return candidate["value"]
+    return None

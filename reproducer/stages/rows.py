@@ -1,0 +1,160 @@
+"""The rows of a table, and which stages each needs: a spec expanded, with nothing read or loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from reproducer.data.tasks import TASKS
+from reproducer.methods.registry import Method, methods
+from reproducer.models.catalogue import Entry
+from reproducer.queue import Stage, topological
+from reproducer.spec import Spec
+from reproducer.spec.models import MethodSpec, RecoverySpec
+from reproducer.stages import names, recipes
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of the table.
+
+    Attributes:
+        key: in results.json, such as `wikitext2_ppl` or `boolq_acc`.
+        source: the data set or task it is measured on.
+    """
+
+    key: str
+    label: str
+    kind: Literal["perplexity", "accuracy"]
+    source: str
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.kind == "accuracy"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: what it is, and the stages behind it by role (`model`, `search`, `plan`, `adapter`, a metric's key)."""
+
+    model: str
+    method: str
+    label: str
+    ratio: float | None
+    structure_ratio: float | None
+    recovery: str
+    seed: int
+    stages: dict[str, Stage] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """A spec's rows and columns."""
+
+    rows: list[Row]
+    metrics: list[Metric]
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Every stage once, inputs before what needs them."""
+        return topological(stage for row in self.rows for stage in row.stages.values())
+
+
+def expand(spec: Spec) -> Expansion:
+    """All rows and stages of a spec: the same spec always gives the same stages with the same keys.
+
+    Raises:
+        SpecError: a name of the spec is unknown; tells the file, the line and the nearest right name.
+    """
+    names.check(spec)
+    metrics = list(_metrics(spec))
+    rows: list[Row] = []
+    for index in range(len(spec.models)):
+        entry = names.entry(spec, index)
+        model = recipes.model_stage(entry)
+        rows.append(_measured(spec, _dense(spec, index, model), metrics, recipes.Made(model, entry.dtype)))
+        for pruned in _ratios(spec):
+            for recovery in spec.recovery:
+                for method_spec in spec.methods:
+                    if method_spec.name == "dense":
+                        continue
+                    for seed in spec.seeds:
+                        rows.append(_row(spec, index, entry, model, method_spec, pruned, recovery, seed, metrics))
+    return Expansion(rows, metrics)
+
+
+def _metrics(spec: Spec) -> Iterator[Metric]:
+    for name in spec.evaluate.perplexity:
+        yield Metric(f"{names.slug(name)}_ppl", names.text_label(name), "perplexity", name)
+    for name in spec.evaluate.tasks:
+        yield Metric(f"{name}_acc", TASKS[name].label, "accuracy", name)
+
+
+def _ratios(spec: Spec) -> list[dict[str, float]]:
+    """Each requested cut, as the one of `ratio` and `structure_ratio` that the spec gives."""
+    key = "ratio" if spec.prune.ratio is not None else "structure_ratio"
+    return [{key: value} for value in getattr(spec.prune, key)]
+
+
+def _dense(spec: Spec, index: int, model: Stage) -> Row:
+    label = spec.models[index].label or names.entry(spec, index).label
+    return Row(spec.models[index].name, "dense", label, 0.0, None, "none", spec.seeds[0], {"model": model})
+
+
+def _row(
+    spec: Spec,
+    index: int,
+    entry: Entry,
+    model: Stage,
+    method_spec: MethodSpec,
+    pruned: dict[str, float],
+    recovery: RecoverySpec,
+    seed: int,
+    metrics: list[Metric],
+) -> Row:
+    method: Method = methods()[method_spec.name]
+    cut: dict[str, Any] = {
+        **method_spec.prune_for(spec).model_dump(mode="json", exclude={"ratio", "structure_ratio"}),
+        **(_own_ratio(method_spec) or pruned),
+    }
+    stages = {"model": model}
+    made = recipes.Made(model, entry.dtype)
+    if method.searched:
+        stages["search"] = recipes.search_stage(spec, method_spec, made, cut, seed)
+    stages["plan"] = recipes.plan_stage(spec, method_spec, method, made, cut, seed, stages.get("search"))
+    made = recipes.Made(model, entry.dtype, stages["plan"])
+    if recovery.name != "none":
+        stages["adapter"] = recipes.recovery_stage(recovery, made, seed)
+        made = recipes.Made(model, entry.dtype, stages["plan"], stages["adapter"])
+    row = Row(
+        model=spec.models[index].name,
+        method=method.name,
+        label=method_spec.label or method.label,
+        ratio=cut.get("ratio"),
+        structure_ratio=cut.get("structure_ratio"),
+        recovery=recovery.name,
+        seed=seed,
+        stages=stages,
+    )
+    return _measured(spec, row, metrics, made)
+
+
+def _own_ratio(method_spec: MethodSpec) -> dict[str, float] | None:
+    """A method's own single ratio, in place of the spec's list."""
+    for key in ("ratio", "structure_ratio"):
+        value = method_spec.prune.get(key)
+        if value is not None:
+            return {key: value[0] if isinstance(value, list) else value}
+    return None
+
+
+def _measured(spec: Spec, row: Row, metrics: list[Metric], made: recipes.Made) -> Row:
+    for metric in metrics:
+        if metric.kind == "perplexity":
+            row.stages[metric.key] = recipes.perplexity_stage(spec.evaluate, metric.source, made)
+        else:
+            row.stages[metric.key] = recipes.task_stage(spec.evaluate, metric.source, made)
+    for number, prompt in enumerate(spec.evaluate.generate):
+        row.stages[f"generation_{number}"] = recipes.generation_stage(prompt, made)
+    return row
