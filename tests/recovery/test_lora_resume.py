@@ -91,11 +91,11 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, unbroken, behind):
 
 
 def test_several_threads_end_with_the_same_bits_too(tmp_path):
-    threads, short = torch.get_num_threads(), replace(SETTINGS, steps=3)
+    threads, short = torch.get_num_threads(), replace(SETTINGS, steps=2, warmup_steps=0)
     torch.set_num_threads(2)
     try:
         train(tmp_path / "whole", settings=short)
-        train(tmp_path / "interrupted", settings=short, stop_behind=2)
+        train(tmp_path / "interrupted", settings=short, stop_behind=1)
         train(tmp_path / "interrupted", settings=short)
     finally:
         torch.set_num_threads(threads)

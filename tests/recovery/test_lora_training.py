@@ -16,10 +16,11 @@ from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
 from reproducer.errors import UserError
+from reproducer.models.architecture import architecture_of
 from reproducer.recovery.adapter import add_adapter
 from reproducer.recovery.examples import padded, tokenised
 from reproducer.recovery.lora import train_lora
-from reproducer.recovery.training import derived_seed, learning_rate, response_losses
+from reproducer.recovery.training import TrainingRun, derived_seed, learning_rate, response_losses
 
 
 def test_importing_the_room_imports_nothing_heavy():
@@ -134,6 +135,16 @@ def test_seed_order_and_dropout(tmp_path):
 
     assert losses("a", 0, dropout=0.3) == losses("b", 0, dropout=0.3)
     assert losses("c", 1) != losses("d", 0) != losses("e", 0, dropout=0.3)
+
+
+def test_every_epoch_has_all_rows_in_an_order_of_its_own():
+    model, settings = uneven_llama(), Settings(epochs=3)
+    examples, _ = tokenised(ROWS, word_tokenizer(), settings.cutoff)
+    adapted = add_adapter(model, settings, seed=0)
+    run = TrainingRun(adapted, architecture_of(model), examples, settings, seed=0, steps=6, padding=0)
+    epochs = [tuple(run.order[start : start + len(ROWS)]) for start in range(0, len(run.order), len(ROWS))]
+    assert len(epochs) == len(set(epochs)) == settings.epochs
+    assert all(sorted(epoch) == list(range(len(ROWS))) for epoch in epochs)
 
 
 def test_a_step_limit_ends_training_and_the_schedule(tmp_path):
