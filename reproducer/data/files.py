@@ -1,0 +1,91 @@
+"""Reading the data files that people bring: JSON lines, plain or gzipped, and plain text."""
+
+import gzip
+import hashlib
+import json
+import zlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from reproducer.errors import UserError
+
+
+class DataError(UserError):
+    """Data that cannot be found, read or used; the message says where and what would be right."""
+
+
+def digest(path: Path) -> str:
+    """sha256 (hex) of a file's bytes, computed once while the file is unchanged."""
+    return _digest(path, *_state(path))
+
+
+def parse(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """Rows and their line numbers: JSON objects of .jsonl[.gz], or paragraphs of .txt as `{"text": …}`.
+
+    Parsed once while the file is unchanged: the rows are shared by all readers.
+
+    Raises:
+        DataError: empty, damaged, not UTF-8 or not JSON, with the line.
+    """
+    return _parse(path, *_state(path))
+
+
+def _state(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, size: int, mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=16)
+def _parse(path: Path, size: int, mtime_ns: int) -> tuple[list[dict[str, Any]], list[int]]:
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: not a whole gzip file ({error})") from error
+    try:
+        content = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}:{line}: not UTF-8 (byte {raw[error.start]:#04x})") from error
+    rows, lines = _paragraphs(content) if path.suffix == ".txt" else _json_lines(content, path)
+    if not rows:
+        raise DataError(f"{path}: the file is empty")
+    return rows, lines
+
+
+def _paragraphs(content: str) -> tuple[list[dict[str, Any]], list[int]]:
+    rows: list[dict[str, Any]] = []
+    lines: list[int] = []
+    open_paragraph = False
+    for number, line in enumerate(content.splitlines(), 1):
+        if line.strip() and open_paragraph:
+            rows[-1]["text"] += "\n" + line.rstrip()
+        elif line.strip():
+            rows.append({"text": line.rstrip()})
+            lines.append(number)
+        open_paragraph = bool(line.strip())
+    return rows, lines
+
+
+def _json_lines(content: str, path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    rows: list[dict[str, Any]] = []
+    lines: list[int] = []
+    # Not splitlines(): JSON strings may hold U+2028 and its like as they are.
+    for number, line in enumerate(content.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}:{number}: not JSON: {error.msg} (column {error.colno})") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}:{number}: a row must be a JSON object, this is {type(row).__name__}")
+        rows.append(row)
+        lines.append(number)
+    return rows, lines
