@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reproducer.reporting.sections import ARROWS, Results
-from reproducer.reporting.significance import POOLED, paired_tests, several_seeds
+from reproducer.reporting.significance import POOLED, PairedTest, paired_tests, several_seeds
 from reproducer.reporting.summary import perplexity_text, ratio_text, recovery_text
 from reproducer.reporting.tables import Cell, Table
 
@@ -162,7 +162,10 @@ def _order_table(paper: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]])
 
 
 def significance_section(results: Results) -> dict[str, Any] | None:
-    """`sentences` and `tables`: paired tests of one seed, or what the ± of several seeds means; None without either."""
+    """`sentences` and `tables` [(caption, Table)], or None if there is nothing to test.
+
+    With one seed: paired tests. With several: what the ± in the results means.
+    """
     if several_seeds(results):
         seeds = sorted({row["seed"] for row in results["rows"]})
         text = (
@@ -173,23 +176,6 @@ def significance_section(results: Results) -> dict[str, Any] | None:
     tests = paired_tests(results)
     if not tests:
         return None
-    labels = {metric["key"]: metric["label"] for metric in results["metrics"]}
-    places = len({(test.model, test.ratio, test.structure_ratio, test.recovery) for test in tests}) > 1
-    table = Table(["Block"] * places + ["Against", "On", "Test", "Pairs", "Better", "Worse", "p", "p (Holm)"], "")
-    table.align = "l" * (3 + places) + "rrrrr"
-    last = None
-    for test in tests:
-        block = f"{test.model}, {ratio_text(test.ratio, test.structure_ratio)}, {recovery_text(test.recovery)}"
-        if last not in (None, (block, test.measure == POOLED, test.test)):
-            table.rule()
-        last = (block, test.measure == POOLED, test.test)
-        name = labels.get(f"{test.measure}_acc") or labels.get(f"{test.measure}_ppl") or test.measure
-        numbers: list[Cell | str | None] = [str(test.n), str(test.better), str(test.worse), _p(test.p)]
-        if not test.n:
-            numbers = ["not the same items", None, None, None]
-        table.add(
-            *[block] * places, test.baseline, name, test.test, *numbers, Cell(_p(test.p_holm), test.p_holm < 0.05)
-        )
     sentences = [
         f"One seed; {tests[0].reference} against each of the others, on the same items. “Better” counts the items (or "
         "windows of text) on which it is right and the other wrong (or its loss is lower), “Worse” the reverse.",
@@ -199,7 +185,32 @@ def significance_section(results: Results) -> dict[str, Any] | None:
         "This tells how far chance in the items reaches. It does not tell how far another seed or another draw of "
         "calibration samples would move the numbers: for that, run several seeds.",
     ]
-    return {"sentences": sentences, "tables": [table]}
+    blocks: dict[tuple, list[PairedTest]] = {}
+    for test in tests:
+        blocks.setdefault((test.model, test.ratio, test.structure_ratio, test.recovery), []).append(test)
+    tables = [
+        (f"{model}, {ratio_text(ratio, structure_ratio)}, {recovery_text(recovery)}:", _tests_table(members, results))
+        for (model, ratio, structure_ratio, recovery), members in blocks.items()
+    ]
+    return {"sentences": sentences, "tables": tables}
+
+
+def _tests_table(tests: Sequence[PairedTest], results: Results) -> Table:
+    """The tests of a block, a rule between the families."""
+    labels = {metric["key"]: metric["label"] for metric in results["metrics"]}
+    table = Table(["Against", "On", "Test", "Pairs", "Better", "Worse", "p", "p (Holm)"], "pllrrrrr")
+    last = None
+    for test in tests:
+        family = (test.measure == POOLED, test.test)
+        if family != last:
+            table.rule()
+        last = family
+        name = labels.get(f"{test.measure}_acc") or labels.get(f"{test.measure}_ppl") or test.measure
+        numbers = [str(test.n), str(test.better), str(test.worse), _p(test.p)]
+        if not test.n:
+            numbers = ["not the same items", None, None, None]
+        table.add(test.baseline, name, test.test, *numbers, Cell(_p(test.p_holm), test.p_holm < 0.05))
+    return table
 
 
 def _p(value: float) -> str | None:

@@ -95,9 +95,10 @@ def compare(results: Mapping[str, Any]) -> dict[str, Any] | None:
     Returns:
         `item`, `caption`, `in_kind`, `models` {ours: the paper's}, `rows`, `only_paper` and `only_ours` (labels without
         a partner), `orders` (Kendall's tau-b between the paper's order of the methods and ours, by block and metric),
-        `slips`, `facts`. A row has a `status` (`done` with one seed at least, `failed`, `missing`); its `cells` hold by metric `paper`, `ours` (mean over seeds), `difference` (ours − paper),
-        `paper_from_dense`, `ours_from_dense` and `difference_from_dense`; perplexities also `paper_over_dense` and
-        `ours_over_dense`, factors. What is not known is None.
+        `slips`, `facts`. A row has a `status` (`done` with one seed at least, `failed`, `missing`); its `cells` hold by
+        metric `paper`, `ours` (mean over seeds), `difference` (ours − paper), `paper_from_dense`, `ours_from_dense` and
+        `difference_from_dense`; perplexities also `paper_over_dense` and `ours_over_dense`, factors. What is not known
+        is None.
     """
     key = item_key(results["spec"].get("reproduces"))
     if key is None or key not in paper_items():

@@ -96,6 +96,7 @@ _SIGNS = {
 }  # fmt: skip
 _TEX.update({char: f"$\\{name}$" for char, name in (_GREEK | _SIGNS).items()})
 _TEX["−"] = "$-$"
+_NOT_IN_T1 = "ĦħĸĿŀŉŦŧ"  # the accented letters up to ž that LaTeX's T1 fonts do not have
 _TEX.update({char: f"$_{i}$" for i, char in enumerate("₀₁₂₃₄₅₆₇₈₉")})
 _TEX.update({char: f"$^{i}$" for i, char in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")})
 _TEX["⁻"] = "$^{-}$"
@@ -104,7 +105,7 @@ _TEX["⁻"] = "$^{-}$"
 def _tex_character(char: str) -> str:
     if char in _TEX:
         return _TEX[char]
-    if char.isascii() or "À" <= char <= "ſ" or char in "¡¿£§":  # accented letters that every font of LaTeX has
+    if char.isascii() or ("À" <= char <= "ž" and char not in _NOT_IN_T1) or char in "¡¿£§":
         return char
     plain = unicodedata.normalize("NFKD", char)
     if plain != char:  # ﬁ -> fi, ḡ -> g with its mark dropped

@@ -25,8 +25,9 @@ def render(results: Mapping[str, Any], directory: Path) -> list[Path]:
     """
     check(results)
     results = {**results, "paper": compare(results)}
-    directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    results = json.loads(text)  # what a later rendering from the file will see, keys in their order
+    directory.mkdir(parents=True, exist_ok=True)
     drawn = figures.draw(results, directory / "figures")
     content = _content(results) | {"figures": drawn}
     formats: tuple[tuple[str, Callable[[Any], Raw], Callable], ...] = (

@@ -180,7 +180,7 @@ def _search_sentences(search: Mapping[str, Any]) -> list[str]:
     }
     sentences = [
         f"Objective (lower is better): {search['objective']}; {texts.get(search['split'], search['split'])}.",
-        f"{len(trials)} trials ({counted}) in {seconds_text(search['seconds'])}: {_verdict(search)}",
+        f"{len(trials)} trials ({counted or 'none'}) in {seconds_text(search['seconds'])}: {_verdict(search)}",
     ]
     near = first_within(trials, 0.02)
     if near is not None:

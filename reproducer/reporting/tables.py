@@ -87,7 +87,8 @@ def _headers(table: Table) -> list[Cell]:
 
 def _columns(table: Table) -> str:
     paragraphs = table.align.count("p")
-    width = f">{{\\raggedright\\arraybackslash}}p{{{0.7 / max(paragraphs, 1):.2f}\\linewidth}}"
+    share = max(0.92 - 0.11 * (len(table.align) - paragraphs), 0.15) / max(paragraphs, 1)  # of the line, roughly
+    width = f">{{\\raggedright\\arraybackslash}}p{{{share:.2f}\\linewidth}}"
     return "".join(width if side == "p" else side for side in table.align)
 
 

@@ -1,0 +1,77 @@
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reproducer.reporting import figures
+
+from . import fake
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_labels_do_not_overlap(places):
+    moved = figures.apart(sorted(places), 0.06)
+    assert len(moved) == len(places)
+    assert all(b - a >= 0.06 - 1e-9 for a, b in pairwise(moved))
+
+
+def test_labels_with_room_stay_where_they_are():
+    assert figures.apart([0.1, 0.5, 0.9], 0.06) == pytest.approx([0.1, 0.5, 0.9])
+
+
+def drawn_texts(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def test_search_history_shows_every_baseline_trial_and_failure():
+    search = fake.search()
+    (ax,) = figures.search_history(search).axes
+    assert [text.rsplit(" ", 1)[0] for text in drawn_texts(ax)] == [
+        "LLM-Pruner-E2",
+        "LLM-Pruner-E1",
+        "Vector",
+        "Magnitude",
+    ]
+    assert ax.get_yscale() == "log"
+    points = {collection.get_label(): len(collection.get_offsets()) for collection in ax.collections}
+    assert points == {"trial": 19, "trial set to a baseline": 3, "failed or pruned trial": 2}
+    (best,) = [line for line in ax.lines if line.get_label() == "best so far"]
+    heights = list(best.get_ydata())
+    assert heights == sorted(heights, reverse=True)
+    assert heights[-1] == search["best"]["value"]
+
+
+def test_close_values_are_drawn_on_a_plain_axis():
+    search = fake.search()
+    search["candidates"] = search["candidates"][1:]
+    (ax,) = figures.search_history(search).axes
+    assert ax.get_yscale() == "linear"
+
+
+def test_averages_have_a_panel_a_model_and_a_bar_a_row():
+    results = fake.table1()
+    results["rows"] += fake.table1("other")["rows"]
+    figure = figures.averages(results, "accuracy")
+    assert len(figure.axes) == 2
+    heights = [bar.get_height() for bar in figure.axes[0].patches]
+    expected = [100 * r["metrics"]["average_acc"] for r in fake.table1()["rows"] if r["method"] != "dense"]
+    assert heights == pytest.approx(expected)
+
+
+def test_a_failed_bar_is_marked():
+    results = fake.quickstart()
+    results["rows"][1] = fake.failed("magnitude", results["metrics"], "boom")
+    figure = figures.averages(results, "perplexity")
+    assert "failed" in drawn_texts(figure.axes[0])
+    assert figures.averages(results | {"metrics": []}, "perplexity") is None
+
+
+def test_two_searches_never_share_a_file(tmp_path, monkeypatch):
+    paths = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: paths.append(path))
+    results = fake.quickstart()
+    results["searches"] = [fake.search() | {"label": label} for label in ("w/o D", "w o D")]
+    names = [figure["name"] for figure in figures.draw(results, tmp_path)]
+    assert len(set(names)) == len(names) == 4
+    assert [path.name for path in paths] == names
