@@ -144,12 +144,13 @@ def _source_file(module: str) -> Path | None:
 
 
 def _prose(document: str) -> Iterator[str]:
-    for block in re.split(r"\n\s*\n", inspect.cleandoc(document)):
+    # Blocks end at blank lines and where an item of a list begins.
+    for block in re.split(r"\n\s*\n|\n(?=\s*[*•-] )", inspect.cleandoc(document)):
         text = re.sub(r"(?<=\w-)\n\s*(?=\w)", "", block)  # words broken at a hyphen
         text = " ".join(text.split())
         text = re.sub(r"^(?:[*•-]|\d+\.|\[\d+\])\s+", "", text)  # bullets, numbers, footnote marks
         text = re.sub(r"(?<!\.)\.\.(?!\.)", ".", re.sub(r"\s*\[\d+\]", "", text))  # references to footnotes
-        text = re.sub(r"\*(\w[^*]*)\*", r"\1", text)  # emphasis
+        text = re.sub(r"(?<![\w*])\*(\w[\w .'’-]*)\*(?!\*)", r"\1", text)  # emphasis
         if _reads_as_prose(text):
             yield text
 

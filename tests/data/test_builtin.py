@@ -1,0 +1,85 @@
+import platform
+import re
+from itertools import combinations
+
+import pytest
+
+from reproducer.data import builtin
+from reproducer.data.text import load_text, text_fingerprint, windows
+from tests.data.conftest import Words
+
+EVERY = [(name, role) for name in builtin.TEXTS for role in builtin.ROLES]
+
+
+def keys(name, role):
+    return [builtin.paragraph_key(p) for passage in builtin.passages(name, role) for p in passage.split("\n\n")]
+
+
+def test_no_paragraph_stands_twice_in_any_role_of_any_text():
+    found = {where: keys(*where) for where in EVERY}
+    assert all(found.values())
+    for paragraphs in found.values():
+        assert len(set(paragraphs)) == len(paragraphs)
+    for one, other in combinations(EVERY, 2):
+        assert not set(found[one]) & set(found[other]), (one, other)
+
+
+def test_duplicates_are_removed_before_splitting():
+    """The topics do repeat paragraphs, so the test above is no vacuous one."""
+    from pydoc_data.topics import topics
+
+    everything = [builtin.paragraph_key(p) for name in sorted(topics) for p in builtin._prose(topics[name])]
+    assert len(set(everything)) < len(everything)
+    kept = [key for role in builtin.ROLES for key in keys("python-topics", role)]
+    assert set(kept) <= set(everything)
+
+
+@pytest.mark.parametrize(("name", "role"), EVERY)
+def test_enough_text_for_calibration_search_and_report(name, role):
+    text = load_text(name, role)
+    assert text.rows.origin == "builtin"
+    assert platform.python_version() in text.rows.location
+    # One token a word is fewer than any subword tokenizer makes of technical English.
+    lengths = [len(passage.split()) for passage in text.passages]
+    assert min(lengths) >= builtin.PASSAGE_WORDS
+    if role == "calibration":
+        assert len(lengths) >= 150
+    else:
+        assert len(windows(text, Words(), 128)) * 128 >= 4096
+
+
+@pytest.mark.parametrize(("name", "role"), EVERY)
+def test_passages_read_as_prose(name, role):
+    for passage in builtin.passages(name, role):
+        assert ">>>" not in passage
+        assert "::=" not in passage
+        assert not re.search(r"[*=~-]{4,}", passage), "a heading's underline"
+        assert "  " not in passage
+        letters = sum(char.isalpha() or char.isspace() for char in passage)
+        assert letters > 0.8 * len(passage)
+
+
+def test_fingerprints_follow_the_text():
+    digests = {where: text_fingerprint(*where) for where in EVERY}
+    assert len(set(digests.values())) == len(EVERY)
+    assert digests == {where: load_text(*where).fingerprint for where in EVERY}
+
+
+def test_a_changed_source_changes_the_fingerprint(monkeypatch):
+    from reproducer.data import sources
+
+    before = text_fingerprint("python-topics", "report")
+    passages = builtin.passages
+    monkeypatch.setattr(builtin, "passages", lambda name, role: (*passages(name, role), "one more"))
+    sources._builtin_text.cache_clear()
+    try:
+        assert text_fingerprint("python-topics", "report") != before
+    finally:
+        monkeypatch.undo()
+        sources._builtin_text.cache_clear()
+
+
+def test_modules_are_found_without_importing_their_package():
+    assert builtin._source_file("email.message").name == "message.py"
+    assert builtin._source_file("no_such_module") is None
+    assert builtin._source_file("email.no_such_module") is None

@@ -1,0 +1,196 @@
+import hashlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+from reproducer.data.files import DataError
+from reproducer.data.sources import Source, fingerprint, parse_source, read_rows
+from reproducer.errors import UserError
+
+GOOD = [{"text": "one"}, {"text": "two"}]
+
+
+@pytest.fixture
+def lines(tmp_path):
+    def write(*content: str | bytes, name="rows.jsonl"):
+        path = tmp_path / name
+        path.write_bytes(b"\n".join(line if isinstance(line, bytes) else line.encode() for line in content))
+        return str(path)
+
+    return write
+
+
+def test_a_data_error_is_a_mistake_of_the_user():
+    assert issubclass(DataError, UserError)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_mirror_rows_and_the_fingerprint_of_their_file(mirror, compressed):
+    path = mirror("org/set", "small", "test", GOOD, compressed)
+    rows = read_rows("org/set", "small", "test")
+    assert list(rows.rows) == GOOD
+    assert (rows.origin, rows.location, rows.lines) == ("mirror", str(path), [1, 2])
+    assert rows.fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert fingerprint("org/set", "small", "test") == rows.fingerprint
+
+
+def test_no_configuration_means_default_and_a_revision_means_nothing_to_the_mirror(mirror):
+    mirror("org/set", "default", "train", GOOD)
+    assert list(read_rows("org/set").rows) == GOOD
+    assert list(read_rows("org/set@v1.0").rows) == GOOD
+
+
+def test_a_split_with_dots_in_its_name(mirror):
+    mirror("org/set", "1.0.0", "v1.5", GOOD)
+    assert len(read_rows("org/set", "1.0.0", "v1.5")) == 2
+
+
+def test_a_changed_file_is_read_again(mirror):
+    mirror("org/set", "default", "train", GOOD)
+    before = read_rows("org/set")
+    mirror("org/set", "default", "train", [*GOOD, {"text": "three"}])
+    after = read_rows("org/set")
+    assert (len(before), len(after)) == (2, 3)
+    assert before.fingerprint != after.fingerprint == fingerprint("org/set")
+
+
+def test_an_unchanged_file_is_parsed_once(mirror):
+    mirror("org/set", "default", "train", GOOD)
+    assert read_rows("org/set").rows is read_rows("org/set").rows
+
+
+def test_a_path_goes_before_the_mirror(mirror, lines):
+    mirror("org/set", "default", "train", GOOD)
+    path = lines('{"text": "own"}')
+    rows = read_rows(path)
+    assert (rows.origin, list(rows.rows)) == ("path", [{"text": "own"}])
+
+
+def test_blank_lines_do_not_shift_line_numbers(lines):
+    rows = read_rows(lines('{"text": "a"}', "", '{"text": "b"}', ""))
+    assert rows.lines == [1, 3]
+    assert rows.where(1).endswith("rows.jsonl:3")
+
+
+def test_separators_inside_a_json_string_end_no_line(lines):
+    rows = read_rows(lines(json.dumps({"text": "a\u2028b\x85c"}, ensure_ascii=False)))
+    assert rows.rows[0]["text"] == "a\u2028b\x85c"
+
+
+def test_a_text_file_is_read_by_paragraph(lines):
+    path = lines("First line", "second line  ", "", "  ", "Next.", "", name="own.txt")
+    rows = read_rows(path)
+    assert [row["text"] for row in rows.rows] == ["First line\nsecond line", "Next."]
+    assert rows.lines == [1, 5]
+    assert rows.fingerprint == fingerprint(path)
+
+
+BAD_FILES = {
+    "empty": ([""], r"rows\.jsonl: the file is empty"),
+    "blank": (["", "  "], r"rows\.jsonl: the file is empty"),
+    "no JSON": (['{"text": "a"}', '{"text": '], r"rows\.jsonl:2: not JSON"),
+    "no object": (['{"text": "a"}', "[1, 2]"], r"rows\.jsonl:2: a row must be a JSON object, this is list"),
+    "no UTF-8": (['{"text": "a"}', '{"text": "b"}', b'{"text": "\xe9"}'], r"rows\.jsonl:3: not UTF-8 \(byte 0xe9\)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_bad_files_are_named_with_their_line(lines, case):
+    content, message = BAD_FILES[case]
+    with pytest.raises(DataError, match=message):
+        read_rows(lines(*content))
+
+
+def test_empty_and_badly_encoded_text_files(lines):
+    with pytest.raises(DataError, match=r"own\.txt: the file is empty"):
+        read_rows(lines("", "   ", name="own.txt"))
+    with pytest.raises(DataError, match=r"own\.txt:2: not UTF-8"):
+        read_rows(lines("good", b"\xff\xfe", name="own.txt"))
+
+
+@pytest.mark.parametrize("damage", [lambda raw: b"plain text", lambda raw: raw[: len(raw) // 2]])
+def test_a_damaged_archive(mirror, damage):
+    path = mirror("org/set", "default", "train", GOOD * 50)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=r"train\.jsonl\.gz: not a whole gzip file"):
+        read_rows("org/set")
+
+
+def test_a_missing_field_or_one_that_is_no_text(lines):
+    rows = read_rows(lines('{"text": "a"}', '{"sentence": "b", "id": 4}', '{"text": 3}'))
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: field 'text' is missing; there are: sentence, id"):
+        rows.strings("text")
+    rows = read_rows(lines('{"text": "a"}', '{"text": 3}', name="other.jsonl"))
+    with pytest.raises(DataError, match=r"other\.jsonl:2: field 'text' is not text: 3"):
+        rows.strings("text")
+
+
+def test_a_missing_file_and_one_of_no_known_kind(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.jsonl does not exist"):
+        read_rows(str(tmp_path / "gone.jsonl"))
+    (tmp_path / "table.csv").write_text("a,b")
+    with pytest.raises(DataError, match=r"(?s)table\.csv is of no known kind.*\.jsonl\.gz"):
+        parse_source(str(tmp_path / "table.csv"), "train")
+
+
+def test_a_mirror_that_is_no_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("REPRODUCER_MIRROR", str(tmp_path / "gone"))
+    with pytest.raises(DataError, match=r"REPRODUCER_MIRROR names .*gone, which is not a folder"):
+        read_rows("org/set")
+
+
+@pytest.mark.parametrize("part", ["../x", "a/b", "train[:10]", ".."])
+def test_configuration_and_split_are_plain_names(mirror, part):
+    with pytest.raises(DataError, match="not the plain name"):
+        read_rows("org/set", "default", part)
+
+
+def test_unknown_builtin_data():
+    with pytest.raises(DataError, match=r"(?s)no built-in data 'quizz'.*did you mean 'quiz'"):
+        read_rows("builtin/quizz")
+    with pytest.raises(DataError, match=r"(?s)no split 'reports'.*did you mean 'report'"):
+        read_rows("builtin/python-topics", None, "reports")
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("org/set", Source("org/set", None, "train", "text")),
+        ("org/set:small", Source("org/set", "small", "train", "text")),
+        ("org/set:small:test", Source("org/set", "small", "test", "text")),
+        ("org/set::test", Source("org/set", None, "test", "text")),
+        ("org/set:small:test:body", Source("org/set", "small", "test", "body")),
+        ("org/set@refs/convert/parquet:small", Source("org/set@refs/convert/parquet", "small", "train", "text")),
+        ("dir/own.txt", Source("dir/own.txt", None, "train", "text")),
+        ("own.jsonl.gz:body", Source("own.jsonl.gz", None, "train", "body")),
+        ("wikitext3", None),
+        ("a/b/c", None),
+        ("../set", None),
+        ("org/set:a:b:c:d", None),
+    ],
+)
+def test_names_of_data(name, source):
+    assert parse_source(name, "train") == source
+
+
+def test_identity_pins_the_revision_and_reads_nothing(no_mirror, tmp_path):
+    identity = Source("Rowan/hellaswag", "default", "validation").identity()
+    assert len(identity["revision"]) == 40
+    assert Source("org/set@abc").identity() != Source("org/set").identity()
+    path = tmp_path / "not there.txt"
+    assert Source(str(path)).identity() == {"path": str(path), "field": "text"}
+    for source in (Source("org/set"), Source("builtin/quiz"), Source(str(path))):
+        assert json.loads(json.dumps(source.identity())) == source.identity()
+
+
+def test_heavy_libraries_are_imported_only_to_read_with_them(tmp_path):
+    code = (
+        "import sys; from reproducer.data import sources, text, tasks, instructions, pool; "
+        "text.resolve_text('wikitext2', 'report'); text.text_fingerprint('python-topics', 'report'); "
+        "text.load_text('python-docstrings', 'report'); tasks.load_task_rows('quiz'); "
+        "print(*{'torch', 'datasets', 'transformers', 'tkinter', 'unittest'} & set(sys.modules))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert answer.stdout.strip() == ""
