@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reproducer.methods.prune import check_layers, make_plan, structure_scores
 from reproducer.methods.registry import Rule
 from reproducer.models.walk import LayerWalk, frozen
 from reproducer.pruning.allocation import Allocation
 from reproducer.pruning.plan import Plan
+from reproducer.pruning.scoring import check_layers, make_plan, structure_scores
 from reproducer.pruning.statistics import Limits, Statistic, Statistics, collect
 from reproducer.pruning.surgery import sliced_layer
 
@@ -82,7 +82,7 @@ class Objective:
     def plan(self, rule: Rule, samples: Sequence[int], method: str, settings: dict[str, Any], seed: int = 0) -> Plan:
         """The plan of a scoring rule on these samples."""
         statistics = self.statistics(samples, rule.needs)
-        scores = structure_scores(self.model, self.architecture, statistics, rule, seed)
+        scores = structure_scores(self.model, self.architecture, statistics, rule.score, seed)
         return make_plan(self.model, self.architecture, scores, self.allocation, method, settings)
 
     def perplexities(self, plan: Plan | None) -> dict[str, float]:

@@ -183,6 +183,7 @@ def _candidates(
             plan.save(directory / f"plan-{name}.safetensors")
             known[name] = objective.value(plan)
             _write(path, known)
+    _write(path, known)
     return known
 
 

@@ -28,7 +28,7 @@ def _all(spec: Spec, expansion: Expansion, outcome: Outcome) -> Iterator[tuple[s
         yield f"Model {entry.label}", f"{entry.describe()}; computed in {entry.dtype}.{notes}"
     yield "What is pruned", _pruning(spec.prune)
     calibration = spec.calibration
-    pool = "the whole pool" if calibration.pool is None else f"the first {calibration.pool} of them"
+    pool = "all of them" if calibration.pool is None else f"{calibration.pool} of them, spread evenly over the text,"
     yield (
         "Calibration",
         f"{calibration.samples} samples of {calibration.length} tokens from {calibration.dataset}: the pool holds "

@@ -118,7 +118,7 @@ def run_recovery(context: Context, device: str) -> None:
     model, tokenizer = load(context, device)
     forget()
     settings = SimpleNamespace(**params["lora"])
-    rows = load_instructions(params["dataset"], settings.examples).rows
+    rows = [dict(row) for row in load_instructions(params["dataset"], settings.examples).rows]
     result = train_lora(model, tokenizer, rows, settings, context.directory, params["seed"], context.progress)
     context.record("training", {"steps": result.steps, "examples": result.examples})
 
@@ -169,7 +169,7 @@ def _cut(prune: Mapping[str, Any]) -> tuple[range | None, Any]:
     from reproducer.pruning.allocation import Allocation
 
     layers = prune["layers"]
-    settings = {name: prune.get(name) for name in ("ratio", "structure_ratio", "scope", "heads", "round_to")}
+    settings: dict[str, Any] = {name: prune.get(name) for name in ("ratio", "structure_ratio", "scope", "heads", "round_to")}
     return None if layers is None else range(*layers), Allocation(**settings)
 
 

@@ -19,6 +19,11 @@ def check(spec: Spec) -> None:
     for index, model in enumerate(spec.models):
         entry(spec, index)
         _unique(spec, ("models", index), [m.label or m.name for m in spec.models], model.label or model.name)
+    for index, text in enumerate(spec.evaluate.perplexity):
+        _text(spec, ("evaluate", "perplexity", index), text, "report")
+    for index, task in enumerate(spec.evaluate.tasks):
+        if task not in TASKS:
+            raise spec.error(("evaluate", "tasks", index), f"unknown task '{task}'", list(TASKS))
     for index, method in enumerate(spec.methods):
         if method.name not in ("dense", *methods()):
             raise spec.error(("methods", index, "name"), f"unknown method '{method.name}'", ["dense", *methods()])
@@ -39,14 +44,10 @@ def check(spec: Spec) -> None:
         if known is not None and known.searched:
             for text in search.texts or spec.evaluate.perplexity:
                 _text(spec, ("search", "texts"), text, search.split)
+                _disjoint(spec, text, search.split)
             if not (search.texts or spec.evaluate.perplexity):
                 message = "the search needs texts: name some here or in evaluate.perplexity"
                 raise spec.error(("search", "texts"), message)
-    for index, text in enumerate(spec.evaluate.perplexity):
-        _text(spec, ("evaluate", "perplexity", index), text, "report")
-    for index, task in enumerate(spec.evaluate.tasks):
-        if task not in TASKS:
-            raise spec.error(("evaluate", "tasks", index), f"unknown task '{task}'", list(TASKS))
 
 
 def entry(spec: Spec, index: int) -> Entry:
@@ -67,6 +68,15 @@ def text_label(name: str) -> str:
 
 def _text(spec: Spec, loc: Loc, name: str, role: str) -> None:
     _named(spec, loc, lambda: resolve_text(name, role))
+
+
+def _disjoint(spec: Spec, text: str, split: str) -> None:
+    """A search on the texts that the report measures on has to be asked for."""
+    for reported in spec.evaluate.perplexity if split == "search" else ():
+        if resolve_text(text, "search") == resolve_text(reported, "report"):
+            message = f"'{text}' has no split of its own to search on: the report measures on the same rows"
+            hint = "name another text in search.texts, or set search.split: report to search as the paper does"
+            raise spec.error(("search", "texts"), f"{message}; {hint}")
 
 
 def _named(spec: Spec, loc: Loc, look: Callable):

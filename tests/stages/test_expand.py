@@ -1,0 +1,144 @@
+"""Expansion is pure, its keys stable, and a wrong name is told with its line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reproducer.spec import SpecError, load_spec
+from reproducer.stages.rows import expand
+
+ROOT = Path(__file__).parents[2]
+SPECS = sorted((ROOT / "specs").glob("*.yaml"))
+PROFILES = [(), ("paper",), ("small",), ("tiny",)]
+
+BASE = """\
+name: base
+models: [tiny]
+methods: [magnitude, vector, adapruner]
+prune: {ratio: 0.20}
+calibration: {dataset: python-topics}
+evaluate: {perplexity: [python-topics, python-docstrings], tasks: [quiz]}
+"""
+
+
+def keys(spec):
+    return {(row.label, role): stage.key for row in expand(spec).rows for role, stage in row.stages.items()}
+
+
+def load(tmp_path, text, *overrides, name="spec.yaml"):
+    path = tmp_path / name
+    path.write_text(text)
+    return load_spec(path, (), overrides)
+
+
+def changed(before, after):
+    return {name for name in before if before[name] != after.get(name)}
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda names: names[0] if names else "none")
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_every_spec_expands_under_every_profile(path, profile):
+    expansion = expand(load_spec(path, profile))
+    assert expansion.rows[0].method == "dense" and expansion.rows[0].ratio == 0
+    made = set()
+    for stage in expansion.stages:
+        assert all(needed.key in made for needed in stage.inputs.values())
+        made.add(stage.key)
+
+
+def test_keys_are_the_same_in_another_process_and_nothing_is_loaded(tmp_path):
+    spec = load(tmp_path, BASE)
+    program = (
+        "import json, sys; from reproducer.spec import load_spec; from reproducer.stages.rows import expand;"
+        f"stages = expand(load_spec({str(tmp_path / 'spec.yaml')!r})).stages;"
+        "heavy = [m for m in ('torch', 'transformers', 'optuna', 'datasets', 'lm_eval') if m in sys.modules];"
+        "print(json.dumps([heavy, [stage.key for stage in stages]]))"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    heavy, others = json.loads(shown)
+    assert heavy == []
+    assert others == [stage.key for stage in expand(spec).stages]
+
+
+def test_a_title_or_a_label_changes_no_key(tmp_path):
+    spec = load(tmp_path, BASE)
+    relabelled = load(tmp_path, BASE, "title=other", "methods.0={name: magnitude, label: Size}", name="b.yaml")
+    assert list(keys(spec).values()) == list(keys(relabelled).values())
+
+
+def test_a_changed_setting_changes_what_depends_on_it_and_nothing_else(tmp_path):
+    before = keys(load(tmp_path, BASE))
+    labels = {"Magnitude", "Vector", "AdaPruner"}
+    measures = {"python_topics_ppl", "python_docstrings_ppl", "quiz_acc"}
+
+    after = keys(load(tmp_path, BASE, "search.trials=7"))
+    assert changed(before, after) == {("AdaPruner", role) for role in {"search", "plan", *measures}}
+
+    after = keys(load(tmp_path, BASE, "calibration.samples=7"))
+    assert changed(before, after) == {
+        (label, role) for label, role in before if label in {"Vector", "AdaPruner"} and role != "model"
+    }
+
+    after = keys(load(tmp_path, BASE, "prune.ratio=0.3"))
+    assert changed(before, after) == {(label, role) for label, role in before if label in labels and role != "model"}
+
+    after = keys(load(tmp_path, BASE, "evaluate.limit=5"))
+    assert changed(before, after) == {(label, "quiz_acc") for label, _ in before}
+
+    after = keys(load(tmp_path, BASE, "models.0.dtype=float64"))
+    assert changed(before, after) == {name for name in before if name[1] != "model"}
+
+
+def test_two_specs_that_share_a_row_share_its_stages(tmp_path):
+    one = {stage.key for stage in expand(load(tmp_path, BASE)).stages}
+    fewer = BASE.replace("[magnitude, vector, adapruner]", "[vector]").replace("name: base", "name: other")
+    assert {stage.key for stage in expand(load(tmp_path, fewer, name="o.yaml")).stages} < one
+
+
+def test_methods_that_draw_nothing_share_a_plan_over_seeds(tmp_path):
+    rows = expand(load(tmp_path, BASE, "seeds=[0, 1]")).rows
+    plans = {label: {row.stages["plan"].key for row in rows if row.label == label} for label in ("Magnitude", "Vector")}
+    assert len(plans["Magnitude"]) == 1 and len(plans["Vector"]) == 2
+
+
+def test_rows_come_in_the_order_of_the_spec(tmp_path):
+    rows = expand(load(tmp_path, BASE, "prune.ratio=[0.2, 0.3]", "recovery=[none, lora]")).rows
+    assert [(row.ratio, row.recovery, row.label) for row in rows][:5] == [
+        (0.0, "none", "Tiny"),
+        (0.2, "none", "Magnitude"),
+        (0.2, "none", "Vector"),
+        (0.2, "none", "AdaPruner"),
+        (0.2, "lora", "Magnitude"),
+    ]
+    assert len(rows) == 1 + 2 * 2 * 3
+
+
+def test_the_search_scores_the_methods_of_the_spec_too(tmp_path):
+    spec = load(tmp_path, BASE.replace("[magnitude,", "[random, magnitude,"))
+    search = next(row.stages["search"] for row in expand(spec).rows if "search" in row.stages)
+    assert search.params["baselines"] == ["magnitude", "vector", "llm-pruner-e1", "llm-pruner-e2", "random"]
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong", "message"),
+    [
+        ("methods: [magnitude, vector, adapruner]", "methods: [magnitude, vectr]", "spec.yaml:3: .*vectr.*'vector'"),
+        ("models: [tiny]", "models: [smollm-135m]", "spec.yaml:2: .*smollm-135m.*'smollm2-135m'"),
+        ("tasks: [quiz]", "tasks: [quizz]", "spec.yaml:6: .*quizz.*'quiz'"),
+        ("dataset: python-topics", "dataset: python-topic", "spec.yaml:5: .*python-topic.*'python-topics'"),
+        ("dataset: python-topics", "dataset: wikitext2", "spec.yaml:5: .*cannot serve for calibration"),
+        ("[python-topics, python-docstrings]", "[python-topics, wikitex2]", "spec.yaml:6: .*wikitex2.*'wikitext2'"),
+        ("[magnitude,", "[{name: magnitude, parameters: {pp: 1}},", "spec.yaml:3: .*no parameter 'pp'"),
+        ("prune: {ratio: 0.20}", "search: {baselines: [vectr]}", "spec.yaml:4: .*vectr.*'vector'"),
+    ],
+)
+def test_a_wrong_name_is_told_with_its_line_and_the_nearest(tmp_path, line, wrong, message):
+    assert line in BASE
+    spec = load(tmp_path, BASE.replace(line, wrong))
+    with pytest.raises(SpecError, match=message):
+        expand(spec)
