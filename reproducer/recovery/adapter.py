@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from reproducer.errors import UserError, nearest
 from reproducer.models.architecture import architecture_of
+from reproducer.models.quiet import quiet
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
 
@@ -175,7 +176,7 @@ def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _injected(model: nn.Module, config: Any, seed: int) -> Any:
     from peft import get_peft_model
 
-    with seeded(seed, next(model.parameters()).device):
+    with quiet(), seeded(seed, next(model.parameters()).device):
         return get_peft_model(twin(model), config)
 
 
