@@ -82,7 +82,8 @@ def test_a_run_renders_a_report_and_a_second_run_computes_nothing(here, capsys):
         assert f"{row['metrics']['python_topics_ppl']:.2f}" in report
     capsys.readouterr()
     assert main(["spec.yaml"]) == 0
-    assert "12 cached" in capsys.readouterr().out.replace("13 cached", "12 cached").replace("14 cached", "12 cached")
+    stages = {key for row in first["rows"] for key in row["stages"].values()}
+    assert f"({len(stages)} cached)" in capsys.readouterr().out
     assert results(here) == first
     assert main(["report", "spec.yaml", "--out", "again"]) == 0
     assert json.loads((here / "again/small-run/results.json").read_text()) == first
@@ -100,8 +101,7 @@ def test_killed_in_the_search_it_ends_with_the_same_rows(here, tmp_path):
     process.wait()
     assert not (here / "out").exists()
     process = start("spec.yaml", cwd=here)
-    assert "resumed" not in process.communicate(timeout=300)[0]
-    assert process.returncode == 0
+    assert process.wait(timeout=300) == 0
     process = start("spec.yaml", cwd=whole)
     process.communicate(timeout=300)
     assert numbers(results(here)) == numbers(results(whole))
@@ -192,7 +192,7 @@ def test_mistakes_in_a_spec_exit_2_with_one_message(here, capsys, old, new, mess
     [
         ("", "is empty"),
         ('{"text": "one"}\n{"txt": "two"}\n', "text"),
-        ('{"text": "too short"}\n', "asked for 3 samples"),
+        ('{"text": "too short"}\n', "of at least 32 tokens; the pool has 0"),
     ],
 )
 def test_bad_calibration_data_fails_what_needs_it_with_one_message(here, capsys, content, message):

@@ -24,6 +24,7 @@ def load(context: Context, device: str, *, base_only: bool = False) -> tuple[Any
     wanted = (tuple(sorted((name, str(path)) for name, path in parts.items())), context.params["dtype"], device)
     if _last is None or _last[0] != wanted:
         _last = None  # before the next is loaded: two may not fit
+        model: Any
         model, tokenizer = load_model(parts["model"], context.params["dtype"], device)
         if "plan" in parts:
             Plan.load(parts["plan"] / "plan.safetensors").apply_(model)
