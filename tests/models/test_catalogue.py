@@ -1,0 +1,102 @@
+"""What a spec's model name means, without loading anything."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reproducer.errors import UserError
+from reproducer.models.catalogue import CATALOGUE, Entry, Folder, Hub, Package, resolve
+from reproducer.models.fetch import recipe
+
+
+def test_the_catalogue_is_found_by_name():
+    assert {name: resolve(name) for name in CATALOGUE} == CATALOGUE
+    assert all(entry.label and entry.notes and entry.describe() and entry.parameters for entry in CATALOGUE.values())
+    assert {"llama-7b", "vicuna-7b", "smollm2-135m", "tiny", "tiny-gqa"} <= set(CATALOGUE)
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_parameters_are_those_of_the_model(name):
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**CATALOGUE[name].config))
+    assert CATALOGUE[name].parameters == sum(weight.numel() for weight in model.parameters())
+
+
+def test_a_recipe_is_json_and_tells_models_apart():
+    recipes = [json.dumps(recipe(entry), sort_keys=True) for entry in CATALOGUE.values()]
+    assert len(set(recipes)) == len(CATALOGUE)
+    assert isinstance(CATALOGUE["smollm2-135m"].source, Package)
+    assert CATALOGUE["smollm2-135m"].source.sha256 in recipes[list(CATALOGUE).index("smollm2-135m")]
+
+
+def test_the_dtype_is_no_part_of_the_weights():
+    entry = resolve("tiny")
+    other = entry.with_dtype("bfloat16")
+    assert (entry.dtype, other.dtype) == ("float32", "bfloat16")
+    assert recipe(entry) == recipe(other)
+
+
+def test_a_hub_id_and_its_revision():
+    assert resolve("Qwen/Qwen2.5-0.5B") == Entry("Qwen/Qwen2.5-0.5B", "Qwen2.5-0.5B", Hub("Qwen/Qwen2.5-0.5B"))
+    assert resolve("org/model@refs/pr/3").source == Hub("org/model", "refs/pr/3")
+    assert recipe(resolve("org/model@main")) != recipe(resolve("org/model"))
+
+
+def test_a_local_folder_comes_before_the_hub(tmp_path, monkeypatch):
+    folder = tmp_path / "org" / "model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    entry = resolve("org/model")
+    assert entry.source == Folder(str(folder.resolve())) and entry.label == "model"
+    assert recipe(entry) == recipe(resolve("./org/../org/model")) == recipe(resolve(str(folder)))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert recipe(resolve("~/org/model")) == recipe(entry)
+
+
+def test_a_folder_that_is_no_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org" / "model").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"'org/model' is no model: it has no config\.json"):
+        resolve("org/model")
+    with pytest.raises(UserError, match=r"no model folder '\./absent'"):
+        resolve("./absent")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("lama-7b", "llama-7b"), ("smollm2", "smollm2-135m"), ("tiny-gpa", "tiny-gqa")]
+)
+def test_an_unknown_name_gets_the_nearest(name, near):
+    with pytest.raises(UserError, match=f"unknown model '{name}'\ndid you mean '{near}'"):
+        resolve(name)
+
+
+@given(st.text(max_size=60) | st.just("x" * 5000) | st.just("~nobody-of-that-name/x"))
+def test_any_text_is_a_model_or_a_user_error(name):
+    try:
+        entry = resolve(name)
+    except UserError:
+        return
+    assert json.loads(json.dumps(recipe(entry)))["source"] in ("hub", "folder")
+
+
+def test_a_dry_run_imports_no_torch():
+    code = """
+import sys
+from reproducer.models.catalogue import CATALOGUE, resolve
+from reproducer.models.fetch import fingerprints, recipe
+for name in (*CATALOGUE, "org/model"):
+    entry = resolve(name)
+    recipe(entry), entry.describe()
+fingerprints(recipe(CATALOGUE["smollm2-135m"]))
+heavy = {"torch", "transformers", "huggingface_hub", "safetensors", "numpy", "gguf"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
