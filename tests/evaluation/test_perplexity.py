@@ -107,5 +107,5 @@ def test_non_finite_loss_names_its_window(model):
         broken.model.embed_tokens.weight[9] = math.nan
     windows = torch.full((5, 6), 3)
     windows[3, 2] = 9
-    with pytest.raises(UserError, match="window 3 .of 5.* is nan"):
+    with pytest.raises(UserError, match=r"window 3 .of 5.* is nan"):
         perplexity(broken, windows, batch_tokens=12)

@@ -1,0 +1,269 @@
+import copy
+import logging
+import math
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import datasets
+import lm_eval
+import pytest
+import torch
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from reproducer.data.tasks import TASKS, load_task_rows
+from reproducer.errors import UserError
+from reproducer.evaluation import zeroshot as module
+from reproducer.evaluation.harness import DEFINITIONS, task_config
+from reproducer.evaluation.zeroshot import zeroshot
+
+PUBLISHED = sorted(set(TASKS) - {"quiz"})
+
+
+def given(task, words):
+    """A row of `task` in the shape that its data set has on the hub, answer 1, of made-up text."""
+    first, second, third, fourth = words
+    lettered = {"text": list(words), "label": ["A", "B", "C", "D"]}
+    return {
+        "boolq": {"passage": f"{first} {second}.", "question": f"is {third} {fourth}", "idx": 0, "label": 1},
+        "piqa": {"goal": first, "sol1": second, "sol2": f"{third} {fourth}", "label": 1},
+        "hellaswag": {
+            "ind": 4,
+            "activity_label": first,
+            "ctx_a": f"{second} [title] sits.",
+            "ctx_b": third,
+            "endings": [f"{word} [step] on it" for word in words],
+            "label": "1",
+        },
+        "winogrande": {
+            "sentence": f"{first} met _ by the {second}.",
+            "option1": third,
+            "option2": fourth,
+            "answer": "2",
+        },
+        "arc_easy": {"id": "e", "question": first, "choices": lettered, "answerKey": "B"},
+        "arc_challenge": {"id": "c", "question": second, "choices": lettered, "answerKey": "B"},
+        "openbookqa": {"id": "o", "question_stem": third, "choices": lettered, "answerKey": "B"},
+    }[task]
+
+
+ROWS = [
+    ("A cat", "drinks café au lait", "the sun", "sleeps until the evening comes"),
+    ("Rain", "wet", "it", "a very long umbrella indeed"),
+    ("Stone and glass", "breaks", "never", "gold"),
+    ("She", "wrote a letter to the editor", "read", "threw"),
+    ("Nine", "ten", "eleven and a half", "twelve"),
+]
+
+
+@pytest.fixture
+def use_rows(monkeypatch):
+    """Gives `zeroshot` the rows that it would have read."""
+
+    def use(rows):
+        class Read:
+            pass
+
+        Read.rows = rows
+        monkeypatch.setattr(module, "load_task_rows", lambda name: Read)
+
+    return use
+
+
+def plain_lm_eval(monkeypatch, model, tokenizer, task, rows, limit=None):
+    """lm-eval as its users run it, its task file untouched; only the download is answered with `rows`."""
+    entry = TASKS[task]
+
+    def load_dataset(path, name=None, **_):
+        assert (path, name or "default") == (entry.source.id, entry.source.configuration)
+        data = datasets.Dataset.from_list(rows)
+        return datasets.DatasetDict({"train": data, entry.source.split: data})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    folder = Path(lm_eval.__file__).parent / "tasks" / Path(DEFINITIONS[entry.task]).parent
+    report = simple_evaluate(
+        HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=1),
+        tasks=[entry.task],
+        task_manager=TaskManager(include_path=folder, include_defaults=False),
+        limit=limit,
+        bootstrap_iters=0,
+    )
+    return report["samples"][entry.task], report["results"][entry.task]
+
+
+def assert_same(result, samples, means):
+    assert [item["id"] for item in result.items] == [sample["doc_id"] for sample in samples]
+    for metric in ("acc", "acc_norm"):
+        assert [item[metric] for item in result.items] == [sample.get(metric) for sample in samples]
+        assert getattr(result, metric) == means.get(f"{metric},none")
+
+
+def test_every_published_task_is_the_data_set_that_lm_eval_would_load():
+    assert set(PUBLISHED) == {"boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa"}
+    for task in PUBLISHED:
+        entry = TASKS[task]
+        config = task_config(entry.task)
+        assert config["task"] == entry.task
+        assert (config["dataset_path"], config.get("dataset_name") or "default") == (
+            entry.source.id,
+            entry.source.configuration,
+        )
+        assert (config.get("test_split") or config["validation_split"]) == entry.source.split
+        assert entry.metric in {metric["metric"] for metric in config["metric_list"]}
+
+
+@pytest.mark.parametrize("task", PUBLISHED)
+def test_items_equal_plain_lm_eval(task, model, tokenizer, use_rows, monkeypatch):
+    rows = [given(task, words) for words in ROWS]
+    use_rows(rows)
+    result = zeroshot(model, tokenizer, task, batch_tokens=150)
+    assert len(result.items) == len(rows)
+    assert_same(result, *plain_lm_eval(monkeypatch, model, tokenizer, task, rows))
+    assert result.value == getattr(result, TASKS[task].metric)
+
+
+def test_batches_of_one_equal_plain_lm_eval_in_bfloat16(model, tokenizer, use_rows, monkeypatch):
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    rows = [given("hellaswag", words) for words in ROWS]
+    use_rows(datasets.Dataset.from_list(rows))  # as they come from the hub
+    result = zeroshot(half, tokenizer, "hellaswag", limit=4, batch_tokens=1)
+    assert_same(result, *plain_lm_eval(monkeypatch, half, tokenizer, "hellaswag", rows, limit=4))
+
+
+@pytest.mark.mirror
+@pytest.mark.skipif(not os.environ.get("REPRODUCER_MIRROR"), reason="REPRODUCER_MIRROR names no mirror")
+@pytest.mark.parametrize("task", PUBLISHED)
+def test_items_equal_plain_lm_eval_on_the_mirror(task, model, tokenizer, monkeypatch):
+    result = zeroshot(model, tokenizer, task, limit=4)
+    rows = load_task_rows(task).rows[:40]
+    assert_same(result, *plain_lm_eval(monkeypatch, model, tokenizer, task, rows, limit=4))
+
+
+def by_hand(model, tokenizer, rows):
+    """acc and acc_norm of every quiz row, one choice at a time, without lm-eval."""
+    items = []
+    for row in rows:
+        scores = []
+        for choice in row["choices"]:
+            prompt = tokenizer(f"Question: {row['question']}\nAnswer:").input_ids
+            ids = torch.tensor([prompt + tokenizer(f" {choice}").input_ids])
+            with torch.no_grad():
+                nats = torch.log_softmax(model(ids).logits[0, :-1].double(), dim=-1)
+            scores.append(nats.gather(1, ids[0, 1:, None])[len(prompt) - 1 :].sum().item())
+        by_length = [score / len(choice) for score, choice in zip(scores, row["choices"], strict=True)]
+        items.append(tuple(int(list_.index(max(list_)) == row["answer"]) for list_ in (scores, by_length)))
+    return items
+
+
+def test_quiz_equals_a_loop_of_likelihoods(model, tokenizer):
+    limit = 30
+    rows = load_task_rows("quiz").rows[:limit]
+    result = zeroshot(model, tokenizer, "quiz", limit=limit)
+    expected = by_hand(model, tokenizer, rows)
+    assert [(item["acc"], item["acc_norm"]) for item in result.items] == expected
+    assert [item["id"] for item in result.items] == list(range(limit))
+    assert result.acc == pytest.approx(sum(acc for acc, _ in expected) / limit)
+    assert result.acc_norm == pytest.approx(sum(norm for _, norm in expected) / limit)
+    assert len(set(expected)) > 1  # else any constant would pass
+
+
+def test_uneven_layers(uneven_pair, tokenizer):
+    cut, masked = (zeroshot(one, tokenizer, "quiz", limit=20) for one in uneven_pair)
+    assert cut.items == masked.items
+
+
+def test_batches_keep_to_the_token_budget(model, tokenizer, use_rows, monkeypatch):
+    use_rows([{"question": "why " * n, "choices": ["so", "because", "not"], "answer": 0} for n in range(1, 40)])
+    shapes = []
+    forward = type(model).forward
+
+    def spy(self, input_ids, **rest):
+        shapes.append(tuple(input_ids.shape))
+        return forward(self, input_ids, **rest)
+
+    monkeypatch.setattr(type(model), "forward", spy)
+    progress = []
+    zeroshot(model, tokenizer, "quiz", batch_tokens=100, progress=lambda *step: progress.append(step))
+    assert all(rows == 1 or rows * width <= 100 for rows, width in shapes)
+    assert any(rows > 1 for rows, _ in shapes) and any(width > 100 for _, width in shapes)
+    assert all((rows + 1) * width > 100 for rows, width in shapes[:-1])  # and none is smaller than it must be
+    assert progress == [(done, 3 * 39) for done in range(1, 3 * 39 + 1)]
+
+
+def test_leaves_model_tokenizer_and_loggers_as_they_were(model, tokenizer, capfd):
+    trained = copy.deepcopy(model).to(torch.bfloat16).train()
+    level, tqdm = logging.getLogger("lm_eval").level, lm_eval.api.task.tqdm
+    result = zeroshot(trained, tokenizer, "quiz", limit=5)
+    assert len(result.items) == 5
+    assert trained.training and trained.model.layers[0].training
+    assert all(parameter.requires_grad for parameter in trained.parameters())
+    assert tokenizer.pad_token_id is None
+    assert (logging.getLogger("lm_eval").level, lm_eval.api.task.tqdm) == (level, tqdm)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_padding_token_changes_nothing(model, tokenizer):
+    padded = copy.deepcopy(tokenizer)
+    padded.pad_token = padded.eos_token
+    assert zeroshot(model, padded, "quiz", limit=8) == zeroshot(model, tokenizer, "quiz", limit=8)
+
+
+def test_refusals(model, make_model, tokenizer, use_rows):
+    with pytest.raises(UserError, match="unknown task 'hellaswagg'\ndid you mean 'hellaswag'"):
+        zeroshot(model, tokenizer, "hellaswagg")
+    with pytest.raises(UserError, match="limit is 0"):
+        zeroshot(model, tokenizer, "quiz", limit=0)
+    mute = copy.deepcopy(tokenizer)
+    mute.bos_token = mute.eos_token = None
+    with pytest.raises(UserError, match="neither a beginning-of-sequence nor"):
+        zeroshot(model, mute, "quiz", limit=2)
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken.model.norm.weight[0] = math.nan
+    with pytest.raises(UserError, match="item 0 of quiz: the likelihood of an answer is nan"):
+        zeroshot(broken, tokenizer, "quiz", limit=2)
+
+    row = {"question": "?", "choices": ["yes", "no"], "answer": 0}  # "Question: ?\nAnswer:" and " yes": 23 bytes
+    use_rows([row, row | {"question": "??"}])
+    with pytest.raises(UserError, match="item 1 of quiz is 23 tokens long, more than the model's context of 22"):
+        zeroshot(make_model(max_position_embeddings=22), tokenizer, "quiz")
+    use_rows([row, row])
+    assert len(zeroshot(make_model(max_position_embeddings=22), tokenizer, "quiz").items) == 2
+
+
+SCRIPT = """
+    import os, socket, sys
+    def refuse(*_args, **_kwargs): raise AssertionError("reached for the network")
+    socket.socket.connect = socket.getaddrinfo = refuse
+    import reproducer.evaluation
+    assert not {"torch", "lm_eval", "transformers"} & set(sys.modules), "heavy import"
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from reproducer.evaluation.zeroshot import zeroshot
+    shape = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=257, **shape))
+    result = zeroshot(model, AutoTokenizer.from_pretrained(sys.argv[1]), "quiz", limit=3)
+    print("items", len(result.items))
+"""
+
+
+def test_alone_it_is_silent_and_writes_and_fetches_nothing(tokenizer, tmp_path):
+    folder, home, here = tmp_path / "tokenizer", tmp_path / "home", tmp_path / "here"
+    tokenizer.save_pretrained(folder)
+    home.mkdir()
+    here.mkdir()
+    hidden = {"HF_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME", "PYTHONPATH"}
+    environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", textwrap.dedent(SCRIPT), str(folder)],
+        env=environment | {"HOME": str(home)},
+        cwd=here,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "items 3\n", "")
+    assert [*home.rglob("*"), *here.rglob("*")] == []
