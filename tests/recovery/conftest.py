@@ -1,9 +1,5 @@
 """Tiny matrices: on a busy machine a second thread would be waited for longer than it works."""
 
-import os
-
-os.environ.setdefault("GOMP_SPINCOUNT", "0")  # read when torch is imported: a thread that waits gives way
-
 import pytest
 import torch
 
