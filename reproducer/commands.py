@@ -31,14 +31,14 @@ def run(given: Namespace) -> int:
     if given.dry_run:
         print(_queue(expansion, Store(given.store)))
         return DONE
-    return _finish(spec, expansion, _run(expansion, given), given.out)[0]
+    return _finish(spec, expansion, _run(expansion, given), given)[0]
 
 
 def report(given: Namespace) -> int:
     """Render from the store, running nothing."""
     spec, expansion = _load(given)
     outcome = survey(expansion.stages, Store(given.store))
-    return _finish(spec, expansion, outcome, given.out)[0]
+    return _finish(spec, expansion, outcome, given)[0]
 
 
 def status(given: Namespace) -> int:
@@ -62,7 +62,7 @@ def check(given: Namespace) -> int:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"the baseline {given.against} cannot be read: {error}") from None
     spec, expansion = _load(given)
-    code, results = _finish(spec, expansion, _run(expansion, given), given.out)
+    code, results = _finish(spec, expansion, _run(expansion, given), given)
     measured = {_name(row): row["metrics"] for row in results["rows"]}
     differences = [f"{name}: not in this run" for name in known if name not in measured]
     differences += [f"{name}: not in the baseline" for name in measured if name not in known]
@@ -147,12 +147,12 @@ def _run(expansion: Expansion, given: Namespace) -> Outcome:
     )
 
 
-def _finish(spec: Spec, expansion: Expansion, outcome: Outcome, out: Path) -> tuple[int, dict[str, Any]]:
+def _finish(spec: Spec, expansion: Expansion, outcome: Outcome, given: Namespace) -> tuple[int, dict[str, Any]]:
     from reproducer.reporting import render
     from reproducer.stages.results import collect
 
-    results = collect(spec, expansion, outcome)
-    written = render(results, out / spec.name)
+    results = {**collect(spec, expansion, outcome), "command": _command(given)}
+    written = render(results, given.out / spec.name)
     failed = [result for result in outcome.results.values() if result.status == "failed"]
     for result in failed:
         print(f"failed  {result.stage.label}: {result.message}", file=sys.stderr)
@@ -160,6 +160,13 @@ def _finish(spec: Spec, expansion: Expansion, outcome: Outcome, out: Path) -> tu
     print(f"{spec.name}: {len(expansion.rows)} rows from {len(outcome.results)} stages ({counts})")
     print(f"report: {next(path for path in written if path.name == 'report.md')}")
     return FAILED if failed else DONE, results
+
+
+def _command(given: Namespace) -> list[str]:
+    """The command that makes this report again."""
+    path = given.spec if not given.spec.is_absolute() else Path(given.spec.name)
+    options = [*(("--profile", name) for name in given.profile), *(("--set", text) for text in given.overrides)]
+    return ["reproduce", str(path), *(part for option in options for part in option)]
 
 
 def _queue(expansion: Expansion, store: Store) -> str:

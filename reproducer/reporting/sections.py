@@ -245,9 +245,12 @@ def environment_table(results: Results) -> Table:
     found = dict(results["environment"])
     packages = found.pop("packages", {})
     table = Table(["What", "Value"], "lp")
-    names = {"cpu": "CPU", "python": "Python"}
+    others = found.pop("others", 0)
+    names = {"cpu": "CPU", "cpu_count": "CPU cores"}
     for name, value in found.items():
         table.add(names.get(name, name.capitalize()), None if value is None else str(value))
+    if others:
+        table.add("Elsewhere", f"{others} of the artifacts were made on another machine or with other versions")
     if packages:
         table.add("Packages", ", ".join(f"{name} {version}" for name, version in packages.items()))
     return table

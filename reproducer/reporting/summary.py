@@ -43,12 +43,12 @@ class Group:
         return not self.done and any(row["status"] == "failed" for row in self.rows)
 
     def values(self, key: str) -> list[float]:
-        """The metric `key` of the finished seeds that have it."""
-        return _values([row["metrics"].get(key) for row in self.done])
+        """The metric `key` of the finished seeds; where none was finished, what was measured before the failure."""
+        return _values([row["metrics"].get(key) for row in self.done or self.rows])
 
     def facts(self, name: str) -> list[float]:
-        """A field of the row itself (`seconds`, `params_removed`, …) of the finished seeds that have it."""
-        return _values([row.get(name) for row in self.done])
+        """A field of the row itself (`seconds`, `params_removed`, …), of the same rows as `values`."""
+        return _values([row.get(name) for row in self.done or self.rows])
 
 
 def _values(found: Sequence[Any]) -> list[float]:

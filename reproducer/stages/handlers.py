@@ -169,7 +169,8 @@ def _cut(prune: Mapping[str, Any]) -> tuple[range | None, Any]:
     from reproducer.pruning.allocation import Allocation
 
     layers = prune["layers"]
-    settings: dict[str, Any] = {name: prune.get(name) for name in ("ratio", "structure_ratio", "scope", "heads", "round_to")}
+    names = ("ratio", "structure_ratio", "scope", "heads", "round_to")
+    settings: dict[str, Any] = {name: prune.get(name) for name in names}
     return None if layers is None else range(*layers), Allocation(**settings)
 
 
