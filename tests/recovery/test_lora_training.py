@@ -17,6 +17,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of
+from reproducer.recovery import training
 from reproducer.recovery.adapter import add_adapter
 from reproducer.recovery.examples import padded, tokenised
 from reproducer.recovery.lora import train_lora
@@ -75,9 +76,15 @@ def test_a_finished_run_leaves_the_adapter_and_the_losses_and_names_no_machine(t
     assert done == sorted(done) and done[-1] == result.steps and {call[1] for call in calls} == {result.steps}
 
 
-def test_training_equals_a_plain_loop_with_peft_and_transformers(tmp_path):
-    """float64, whole batches, one example a micro-batch of ours: rounding aside, the same adapter."""
-    settings = Settings(batch=len(ROWS), micro_batch=1, epochs=5, warmup_steps=2)
+@pytest.mark.parametrize("norm", [1.0, 1e9], ids=["clipped", "unclipped"])
+def test_training_equals_a_plain_loop_with_peft_and_transformers(tmp_path, monkeypatch, norm):
+    """float64, one example a micro-batch of ours, whole batches there: rounding aside, the same adapter.
+
+    Clipping hides a wrong scale of the gradient, and Adam hides one that is the same in all steps: so once without
+    clipping, in batches that differ in their number of response tokens.
+    """
+    monkeypatch.setattr(training, "GRADIENT_NORM", norm)
+    settings = Settings(batch=3, micro_batch=1, epochs=3, warmup_steps=2)
     model, tokenizer = uneven_llama(torch.float64), word_tokenizer()
     ours = train_lora(model, tokenizer, ROWS, settings, tmp_path, seed=3)
 
@@ -86,28 +93,36 @@ def test_training_equals_a_plain_loop_with_peft_and_transformers(tmp_path):
     optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.0)
     schedule = get_linear_schedule_with_warmup(optimizer, settings.warmup_steps, ours.steps)
     examples, _ = tokenised(ROWS, tokenizer, settings.cutoff)
-    longest = max(len(example.ids) for example in examples)
-    ids = torch.zeros(len(examples), longest, dtype=torch.long)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-    for row, example in enumerate(examples):  # padded on the left, as LLM-Pruner does, with a mask
-        start = longest - len(example.ids)
-        ids[row, start:], mask[row, start:] = torch.tensor(example.ids), 1
-        labels[row, start + example.prompt :] = torch.tensor(example.ids[example.prompt :])
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    order = TrainingRun(plain, architecture_of(model), examples, settings, seed=3, steps=7, padding=0).order
     for entry in ours.losses:
-        loss = plain(input_ids=ids, attention_mask=mask, position_ids=positions, labels=labels).loss
+        numbers, order = order[: settings.batch], order[settings.batch :]
+        loss = plain(**left_padded([examples[number] for number in numbers])).loss
         assert entry["loss"] == pytest.approx(loss.item(), rel=1e-6)  # transformers takes its loss in float32
         assert entry["learning_rate"] == pytest.approx(schedule.get_last_lr()[0], rel=1e-12)
         loss.backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
+        nn.utils.clip_grad_norm_(weights, norm)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
+    assert not order
     saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     for name, parameter in plain.named_parameters():
         if parameter.requires_grad:
             written = saved[name.replace(".default", "")]
             torch.testing.assert_close(written, parameter.detach(), rtol=1e-4, atol=1e-6)
+
+
+def left_padded(examples):
+    """Inputs for a transformers model, padded on the left with a mask, as LLM-Pruner pads."""
+    longest = max(len(example.ids) for example in examples)
+    ids = torch.zeros(len(examples), longest, dtype=torch.long)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    for row, example in enumerate(examples):
+        start = longest - len(example.ids)
+        ids[row, start:], mask[row, start:] = torch.tensor(example.ids), 1
+        labels[row, start + example.prompt :] = torch.tensor(example.ids[example.prompt :])
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "labels": labels}
 
 
 def test_micro_batches_of_unequal_lengths_weigh_as_one_batch(tmp_path):
