@@ -58,9 +58,7 @@ def fingerprints(recipe: Mapping[str, Any]) -> dict[str, str]:
     match _source(recipe):
         case Folder(path):
             return {f"model folder {path}": _digest(Path(path))}
-        case Hub() as hub:
-            return {f"hub cache of {hub.id}": _cached(hub)}
-        case _:
+        case _:  # of a hub model location.json holds the commit, and a commit never changes
             return {}
 
 
@@ -123,18 +121,6 @@ def _unavailable(hub: Hub, error: Exception) -> UserError:
         return UserError(f"the hub model {hub.id} has no revision '{hub.revision}'", f"See {page}/commits/main.")
     reason = str(error).strip().split("\n")[0]
     return UserError(f"the hub model {hub.id} cannot be fetched: {type(error).__name__}: {reason}", otherwise)
-
-
-def _cached(hub: Hub) -> str:
-    """The commit that the hub's cache holds complete, or `absent`."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    options: dict[str, Any] = {"allow_patterns": WANTED, "ignore_patterns": UNWANTED, "local_files_only": True}
-    try:
-        return Path(snapshot_download(hub.id, revision=hub.revision, **options)).name
-    except LocalEntryNotFoundError:
-        return "absent"
 
 
 def _digest(folder: Path) -> str:

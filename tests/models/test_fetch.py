@@ -174,12 +174,12 @@ def test_a_filled_cache_serves_offline_and_the_commit_is_written_down(folder, tm
     assert load_model(directory)[0].config.hidden_size == CATALOGUE["tiny"].config["hidden_size"]
 
 
-def test_an_emptied_cache_changes_the_fingerprint(folder, tmp_path, monkeypatch):
+def test_an_emptied_cache_is_told_when_the_model_is_loaded(folder, tmp_path, monkeypatch):
     hub_cache(folder, tmp_path, monkeypatch)
-    made = recipe(resolve("org/model"))
-    assert list(fingerprints(made).values()) == [COMMIT]
+    directory = fetched("org/model", tmp_path / "artifact")
     shutil.rmtree(tmp_path / "hub")
-    assert list(fingerprints(made).values()) == ["absent"]
+    with pytest.raises(UserError, match="is gone"):
+        load_model(directory)
 
 
 def test_offline_with_an_empty_cache(folder, tmp_path, monkeypatch):
