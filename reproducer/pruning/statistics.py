@@ -103,7 +103,7 @@ def collect(
     by_gradient = wanted - set(powers)
     if by_gradient and ids is None:
         raise UserError("this method needs calibration samples: pass token ids [samples, length]")
-    with frozen(model):
+    with torch.inference_mode(False), torch.enable_grad(), frozen(model):
         walk = walk or LayerWalk(model, 2 if ids is None else ids.shape[1])
         collected: Statistics = {index: _powers(walk, index, powers) for index in chosen}
         if by_gradient:
@@ -278,7 +278,7 @@ def reduce_gradients(
     }
     start = 0
     while start < vectors:
-        size = chunk.vectors(length, wide.itemsize)
+        size = min(chunk.vectors(length, wide.itemsize), vectors)
         part = slice(start, min(start + size, vectors))
         try:
             reduced = _reduce_chunk(weight[part].to(wide), left[..., part], right, wanted)

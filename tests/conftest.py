@@ -1,0 +1,18 @@
+"""Models that several rooms' tests share. Everything is random, tiny and made here: no network, no files."""
+
+import pytest
+
+from tests.helpers import ZOO, cut_by_hand, tiny
+
+
+@pytest.fixture(scope="session", params=ZOO)
+def zoo_model(request):
+    """One model of each supported kind in turn. Shared: a test that changes it works on a copy."""
+    return tiny(**ZOO[request.param])
+
+
+@pytest.fixture(scope="session")
+def uneven_model():
+    """A grouped-query model with attention biases whose layers were cut to different widths before."""
+    whole = tiny("qwen2", layers=4, heads=8, groups=4, channels=20)
+    return cut_by_hand(whole, {1: {"heads": [0, 2, 3], "channels": range(4, 17)}, 2: {"channels": range(11)}})

@@ -1,0 +1,210 @@
+"""What `prune` leaves as it was, what it refuses, and that every registered method goes through it."""
+
+import copy
+import random
+import subprocess
+import sys
+
+import numpy
+import pytest
+import torch
+
+from reproducer import Plan, prune
+from reproducer.errors import UserError
+from reproducer.methods.registry import get, methods
+from reproducer.models.architecture import parameter_count
+from tests.helpers import decoder_layers, logits, masked, tiny, tokens
+
+SIMPLE = {"random", "magnitude", "vector", "llm-pruner-e1", "llm-pruner-e2", "llm-pruner-mix", "adapruner"}
+
+
+# The model stays as it was.
+
+
+def hook_dictionaries(model):
+    names = [name for name in vars(model) if "hooks" in name]
+    return {
+        (path, name): list(getattr(module, name).items())
+        for path, module in model.named_modules()
+        for name in names
+        if isinstance(getattr(module, name), dict)
+    }
+
+
+@pytest.mark.parametrize("method", sorted(SIMPLE))
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_the_model_is_left_as_it_was(method, family):
+    model = tiny(family, groups=2, tied=True)
+    for place, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(place % 3 != 0)
+    for place, module in enumerate(model.modules()):
+        module.training = place % 4 != 0
+    handles = [decoder_layers(model)[1].mlp.up_proj.register_forward_hook(lambda *_: None)]
+    handles.append(model.register_forward_pre_hook(lambda *_: None))
+    before = copy.deepcopy(model.state_dict())
+    pointers = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    modes = [module.training for module in model.modules()]
+    hooks, modules = hook_dictionaries(model), dict(model.named_modules())
+    attributes = {path: set(vars(module)) for path, module in modules.items()}
+    config = copy.deepcopy(model.config.to_dict())
+    torch.manual_seed(7)
+    random.seed(7)
+    numpy.random.seed(7)
+    state = torch.get_rng_state(), random.getstate(), numpy.random.get_state()[1].copy()
+
+    ids = tokens(3, 6)
+    plan = prune(model, method, ids, structure_ratio=0.25, layers=[1, 2], seed=3)
+
+    assert torch.equal(state[0], torch.get_rng_state())
+    assert state[1] == random.getstate() and (state[2] == numpy.random.get_state()[1]).all()
+    assert ids.equal(tokens(3, 6))
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert pointers == {name: tensor.data_ptr() for name, tensor in after.items()}
+    assert flags == [parameter.requires_grad for parameter in model.parameters()]
+    assert modes == [module.training for module in model.modules()]
+    assert hooks == hook_dictionaries(model) and len(handles) == 2
+    assert modules == dict(model.named_modules())
+    assert attributes == {path: set(vars(module)) for path, module in modules.items()}
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert config == model.config.to_dict()
+    assert all(not tensor.requires_grad for kinds in plan.scores.values() for tensor in kinds.values())
+
+    plan.apply(model)
+    assert torch.equal(state[0], torch.get_rng_state())
+
+
+def test_gradients_that_were_there_stay():
+    model, ids = tiny(), tokens(2, 6)
+    model(ids, labels=ids).loss.backward()
+    before = [parameter.grad.clone() for parameter in model.parameters()]
+    prune(model, "llm-pruner-e2", ids, structure_ratio=0.25)
+    assert all(torch.equal(old, parameter.grad) for old, parameter in zip(before, model.parameters(), strict=True))
+
+
+def test_training_mode_does_not_change_scores():
+    model, ids = tiny(attention_dropout=0.5), tokens(3, 6)
+    expected = prune(model, "llm-pruner-e2", ids, structure_ratio=0.25)
+    model.train()
+    model.activation_checkpointing_enable()
+    found = prune(model, "llm-pruner-e2", ids, structure_ratio=0.25)
+    assert found == expected
+    for index, kinds in expected.scores.items():
+        assert all(torch.equal(values, found.scores[index][kind]) for kind, values in kinds.items())
+
+
+def test_the_same_call_gives_the_same_plan():
+    model, ids = tiny("mistral", groups=2), tokens(3, 6)
+    for method in sorted(SIMPLE):
+        first, second = (prune(model, method, ids, structure_ratio=0.4, layers=[0, 1, 2]) for _ in range(2))
+        assert first == second
+
+
+# Every method.
+
+
+def test_the_seven_simple_methods_are_registered():
+    assert methods().keys() >= SIMPLE
+
+
+@pytest.mark.parametrize("name", sorted(methods()))
+def test_every_registered_method(name):
+    """Has what a report says about it, prunes a model, and the model still speaks."""
+    method = get(name)
+    assert method.name == name and method.label and method.source
+    assert method.summary and "\n" not in method.summary and len(method.summary) < 110
+    model, ids = tiny("qwen2", groups=2, layers=4), tokens(4, 8)
+    plan = prune(model, name, ids, structure_ratio=0.5, layers=range(1, 4))
+    assert isinstance(plan, Plan) and plan.method == name
+    assert plan.layers == [1, 2, 3] == sorted(plan.scores)
+    smaller = plan.apply(model)
+    assert parameter_count(smaller) == plan.parameters_left(model) < parameter_count(model)
+    assert logits(smaller, ids).isfinite().all()
+    torch.testing.assert_close(logits(smaller, ids), logits(masked(model, plan), ids), rtol=1e-4, atol=1e-4)
+
+
+def test_labels_and_names_are_unique():
+    assert len({method.label for method in methods().values()}) == len(methods())
+
+
+def test_listing_methods_needs_no_torch():
+    """`reproduce methods` and a dry run look names up; that must not take the seconds that torch takes."""
+    code = (
+        "import sys; from reproducer.methods.registry import methods; assert methods(); print('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("magnitud", "magnitude"), ("llm-pruner-e3", "llm-pruner-e"), ("vectr", "vector"), ("AdaPruner", "adapruner")],
+)
+def test_an_unknown_method_gets_the_nearest(wrong, right):
+    with pytest.raises(UserError, match=rf"unknown method '{wrong}'\n.*'{right}"):
+        prune(tiny(), wrong, structure_ratio=0.25)
+
+
+def test_an_unknown_method_like_no_other_gets_the_list():
+    with pytest.raises(UserError) as error:
+        prune(tiny(), "zzzzzz", structure_ratio=0.25)
+    assert all(name in str(error.value) for name in SIMPLE)
+
+
+@pytest.mark.parametrize(
+    ("method", "parameter", "hint"),
+    [("adapruner", "alpha3", "alpha"), ("magnitude", "power", "choose one of: p"), ("vector", "alpha1", "none")],
+)
+def test_an_unknown_parameter(method, parameter, hint):
+    with pytest.raises(UserError, match=rf"'{method}' has no parameter '{parameter}'\n.*{hint}"):
+        prune(tiny(), method, tokens(2, 5), structure_ratio=0.25, **{parameter: 1})
+
+
+@pytest.mark.parametrize("layers", [[3], [-1], range(1, 4), [], range(10, 20)], ids=str)
+def test_layers_out_of_range(layers):
+    with pytest.raises(UserError, match="layers 0 to 2"):
+        prune(tiny(), "magnitude", structure_ratio=0.25, layers=layers)
+
+
+def test_layers_in_any_order_and_by_default():
+    model = tiny(layers=16)
+    assert prune(model, "magnitude", structure_ratio=0.25).layers == list(range(2, 15))
+    for layers in ([5, 3, 4], (3, 4, 5, 5), range(3, 6)):
+        assert prune(model, "magnitude", structure_ratio=0.25, layers=layers).layers == [3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("calibration", "message"),
+    [
+        (None, "needs calibration samples"),
+        (tokens(2, 5).int(), "int32"),
+        (tokens(2, 5).float(), "float32"),
+        (tokens(2, 5)[0], r"shape \(5,\)"),
+        (tokens(2, 1), r"shape \(2, 1\)"),
+        (tokens(0, 5), r"shape \(0, 5\)"),
+        (tokens(2, 5) + 57, "vocabulary of 61"),
+        (tokens(2, 5) - 61, "vocabulary of 61"),
+        (tokens(2, 65), "limit is 64"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_calibration_that_does_not_fit(calibration, message):
+    with pytest.raises(UserError, match=message):
+        prune(tiny(), "vector", calibration, structure_ratio=0.25)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"ratio": 0}, {"ratio": 1}, {"structure_ratio": float("nan")}, {"ratio": 0.2, "structure_ratio": 0.2}],
+    ids=str,
+)
+def test_bad_ratios_are_refused_before_anything_is_computed(settings):
+    class Untouchable(torch.nn.Module):
+        def __getattr__(self, name):
+            raise AssertionError(f"looked at {name}")
+
+    with pytest.raises(UserError):
+        prune(Untouchable(), "vector", tokens(2, 5), **settings)

@@ -1,0 +1,198 @@
+"""Every method's scores against a computation from weight-sized autograd gradients, written down as METHODS are."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reproducer import prune
+from reproducer.errors import UserError
+from tests.helpers import (
+    MEMBERS,
+    decoder_layers,
+    examples,
+    expected_scores,
+    orders,
+    sample_gradients,
+    shapes,
+    tiny,
+    tokens,
+)
+
+E1, E2, VECTOR, MIX = "llm-pruner-e1", "llm-pruner-e2", "vector", "llm-pruner-mix"
+
+
+def taylor(weight, gradients, kind):
+    s1, s2 = orders(weight, gradients)
+    return {
+        E1: s1.abs().sum(1),
+        E2: s2.sum(1),
+        VECTOR: s1.sum(1).abs(),
+        MIX: (s1 - s2 / 2).abs().sum(1),
+    }[kind]
+
+
+def unified(weight, gradients, alpha1, alpha2, a, b, c, f):
+    """AdaPruner's metric as its definition reads; "only" leaves the first order out."""
+    s1, s2 = orders(weight, gradients)
+
+    def expansion(factor):
+        return -s2 / 2 if factor == "only" else s1 - factor * s2 / 2
+
+    return alpha1 * c * expansion(a).sum(1).abs() + alpha2 * f * expansion(b).abs().sum(1)
+
+
+def assert_scores(plan, expected, tolerance):
+    assert plan.scores.keys() == expected.keys()
+    for index, kinds in expected.items():
+        for kind, values in kinds.items():
+            found = plan.scores[index][kind]
+            floor = tolerance * 1e-3 * float(values.abs().max())
+            assert found.shape == values.shape
+            assert ((found - values).abs() <= tolerance * values.abs() + floor).all(), (index, kind, found, values)
+
+
+@pytest.mark.parametrize("method", [E1, E2, VECTOR, MIX])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-5), (torch.float32, 1e-3)], ids=["fp64", "fp32"])
+def test_taylor_scores(zoo_model, method, dtype, tolerance):
+    model = tiny_like(zoo_model, dtype)
+    ids = tokens(4, 10)
+    plan = prune(model, method, ids, structure_ratio=0.25, layers=[0, 2])
+    gradients = sample_gradients(model, ids, [0, 2])
+    # A signed sum cancels, so fp32 is held to the rounding of its terms.
+    loose = 20 * tolerance if method == VECTOR else tolerance
+    assert_scores(plan, expected_scores(model, gradients, lambda w, g: taylor(w, g, method)), loose)
+
+
+def tiny_like(model, dtype):
+    twin = type(model)(model.config).to(dtype).eval()
+    twin.load_state_dict({name: tensor.to(dtype) for name, tensor in model.state_dict().items()})
+    return twin
+
+
+WEIGHTS = st.tuples(st.floats(0, 1), st.floats(0, 1)).filter(lambda pair: sum(pair) > 1e-3)
+FACTORS = st.one_of(st.just(0), st.just("only"), st.sampled_from([1, 1e5, 1e6, 1e7]), st.floats(0.1, 1e7))
+SCALES = st.sampled_from([1.0, 1e-2, 1e-3, 1e-4])
+
+
+@examples(30)
+@given(shape=shapes(), weights=WEIGHTS, a=FACTORS, b=FACTORS, c=SCALES, f=SCALES, samples=st.integers(1, 4))
+def test_adapruners_metric(shape, weights, a, b, c, f, samples):
+    model, ids = tiny(**shape, dtype=torch.float64), tokens(samples, 7)
+    plan = prune(
+        model,
+        "adapruner",
+        ids,
+        structure_ratio=0.25,
+        layers=[0],
+        alpha1=weights[0],
+        alpha2=weights[1],
+        coarse_second=a,
+        fine_second=b,
+        coarse_scale=c,
+        fine_scale=f,
+    )
+    gradients = sample_gradients(model, ids, [0])
+    assert_scores(plan, expected_scores(model, gradients, lambda w, g: unified(w, g, *weights, a, b, c, f)), 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "method", "scale"),
+    [
+        ({"alpha1": 1, "alpha2": 0, "coarse_second": 0, "coarse_scale": 1}, VECTOR, 1),
+        ({"alpha1": 0, "alpha2": 1, "fine_second": 0, "fine_scale": 1}, E1, 1),
+        ({"alpha1": 0, "alpha2": 1, "fine_second": "only", "fine_scale": 1}, E2, 0.5),
+        ({"alpha1": 1, "alpha2": 0, "coarse_second": "only", "coarse_scale": 1}, E2, 0.5),
+        ({"alpha1": 0, "alpha2": 1, "fine_second": 1, "fine_scale": 1}, MIX, 1),
+        ({"alpha1": 0.3, "alpha2": 0, "coarse_second": 0, "coarse_scale": 1e-2}, VECTOR, 3e-3),
+    ],
+    ids=str,
+)
+def test_adapruners_space_holds_the_baselines(parameters, method, scale):
+    """To the bit where the factor is a power of two: the same units are kept."""
+    model, ids = tiny(layers=4, groups=2), tokens(4, 9)
+    ours = prune(model, "adapruner", ids, structure_ratio=0.4, layers=[1, 2, 3], **parameters)
+    baseline = prune(model, method, ids, structure_ratio=0.4, layers=[1, 2, 3])
+    assert (ours.kept_heads, ours.kept_channels) == (baseline.kept_heads, baseline.kept_channels)
+    for index, kinds in baseline.scores.items():
+        for kind, values in kinds.items():
+            torch.testing.assert_close(ours.scores[index][kind], scale * values, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("p", [1, 2, 0.5, 3])
+def test_magnitude(zoo_model, p):
+    plan = prune(zoo_model, "magnitude", structure_ratio=0.25, layers=[1, 2], p=p)
+    names = [name for of_kind in MEMBERS.values() for name in of_kind]
+    no_gradients = {index: {name: torch.empty(0) for name in names} for index in (1, 2)}  # not looked at
+    expected = expected_scores(zoo_model, no_gradients, lambda w, _: w.abs().pow(p).sum(1))
+    assert_scores(plan, expected, 1e-5)
+
+
+def test_magnitude_is_squared_by_default_and_needs_no_samples():
+    model = tiny()
+    assert_scores(
+        prune(model, "magnitude", structure_ratio=0.25, layers=[1]),
+        prune(model, "magnitude", tokens(2, 5), structure_ratio=0.25, layers=[1], p=2).scores,
+        0,
+    )
+
+
+def test_random_follows_its_seed_alone():
+    model, other = tiny(seed=0, layers=4), tiny(seed=1, layers=4)
+    settings = {"structure_ratio": 0.5, "layers": [0, 1, 2, 3]}
+    first = prune(model, "random", seed=3, **settings)
+    torch.manual_seed(1234)
+    assert first == prune(model, "random", seed=3, **settings)
+    assert first.kept_channels == prune(other, "random", seed=3, **settings).kept_channels
+    assert first.kept_channels != prune(model, "random", seed=4, **settings).kept_channels
+    assert len({tuple(units) for units in first.kept_channels.values()}) == 4  # no layer repeats another
+
+
+def test_random_treats_all_units_alike():
+    """Over many seeds every channel is removed about as often as any other."""
+    model = tiny(layers=1, channels=8)
+    gone = torch.zeros(8)
+    for seed in range(300):
+        plan = prune(model, "random", structure_ratio=0.25, layers=[0], seed=seed)
+        gone[[unit for unit in range(8) if unit not in plan.kept_channels[0]]] += 1
+    assert gone.sum() == 600
+    assert ((gone - 75).abs() < 5 * (300 * 0.25 * 0.75) ** 0.5).all()
+
+
+@pytest.mark.parametrize("method", [E1, E2, "adapruner"])
+def test_the_plan_keeps_the_best_scored(method):
+    model, ids = tiny(layers=3), tokens(3, 8)
+    plan = prune(model, method, ids, structure_ratio=0.5, layers=[0, 1, 2])
+    for index, kinds in plan.scores.items():
+        for kind, values in kinds.items():
+            kept = plan.kept(kind, index)
+            assert values[kept].min() >= values[[u for u in range(len(values)) if u not in kept]].max()
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"alpha1": 0, "alpha2": 0},
+        {"alpha1": -0.1},
+        {"alpha2": float("nan")},
+    ],
+    ids=str,
+)
+def test_adapruners_parameters_are_checked(parameters):
+    with pytest.raises(UserError, match=next(iter(parameters))):
+        prune(tiny(), "adapruner", tokens(2, 5), structure_ratio=0.25, **parameters)
+
+
+@pytest.mark.parametrize("p", [0, -1, float("nan")])
+def test_magnitudes_exponent_is_checked(p):
+    with pytest.raises(UserError, match="magnitude's p"):
+        prune(tiny(), "magnitude", structure_ratio=0.25, p=p)
+
+
+def test_layers_above_the_last_pruned_one_matter():
+    """The gradient passes through all of them: a changed last layer changes the first one's scores."""
+    ids = tokens(2, 6)
+    model, other = tiny(layers=4), tiny(layers=4)
+    decoder_layers(other)[3].mlp.down_proj.weight.data.mul_(3)
+    plans = [prune(m, E1, ids, structure_ratio=0.25, layers=[0]) for m in (model, other)]
+    assert not torch.allclose(plans[0].scores[0]["channels"], plans[1].scores[0]["channels"], rtol=1e-2)

@@ -1,0 +1,97 @@
+"""The walk through the layers against the model's own forward pass."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reproducer.models.walk import LayerWalk, frozen
+from tests.helpers import ZOO, close, decoder_layers, examples, logits, shapes, tiny, tokens
+
+
+def walked(model, ids, walk=None):
+    walk = walk or LayerWalk(model, ids.shape[1])
+    with torch.no_grad():
+        hidden = walk.embed(ids)
+        for index in range(len(walk.layers)):
+            hidden = walk.run(index, hidden)
+        return walk.head(walk.norm(hidden)), walk.losses(hidden, ids)
+
+
+def check(model, ids, tolerance=1e-5):
+    expected = logits(model, ids)
+    ours, losses = walked(model, ids)
+    assert close(ours, expected, tolerance)
+    wide = F.cross_entropy(expected[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+    assert close(losses.flatten(), wide, 1e-4)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("length", [2, 5, 17])
+def test_equals_the_forward_pass(zoo_model, length, attention):
+    model = copy.deepcopy(zoo_model)
+    model.set_attn_implementation(attention)
+    check(model, tokens(3, length))
+
+
+@examples(15)
+@given(shape=shapes(), batch=st.integers(1, 4), length=st.integers(2, 12))
+def test_equals_the_forward_pass_for_random_shapes(shape, batch, length):
+    check(tiny(**shape), tokens(batch, length))
+
+
+def test_uneven_layers(uneven_model):
+    check(uneven_model, tokens(2, 9))
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if "window" in name])
+def test_a_window_reaches_only_the_layers_that_have_one(name):
+    """Without windows the same weights compute something else: otherwise the tests above would prove little."""
+    wide = {**ZOO[name], "sliding_window": None if ZOO[name]["family"] == "mistral" else 64}
+    ids = tokens(2, 17)
+    model, without = tiny(**ZOO[name]), tiny(**wide)
+    assert not close(logits(model, ids), logits(without, ids), 1e-2)
+    walk, other = LayerWalk(model, 17), LayerWalk(without, 17)
+    types = getattr(model.config, "layer_types", None) or ["sliding_attention"] * len(walk.layers)
+    hidden = torch.randn(2, 17, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        same = [close(walk.run(i, hidden), other.run(i, hidden), 1e-6) for i in range(len(walk.layers))]
+    assert same == [kind == "full_attention" for kind in types]
+
+
+def test_a_layer_in_place_of_the_models_own():
+    model, other = tiny(seed=0), tiny(seed=1)
+    walk, hidden = LayerWalk(model, 7), torch.randn(2, 7, 32)
+    with torch.no_grad():
+        replaced = walk.run(1, hidden, decoder_layers(other)[1])
+        assert close(replaced, LayerWalk(other, 7).run(1, hidden), 1e-6)
+        assert not close(replaced, walk.run(1, hidden), 1e-2)
+
+
+def test_the_walk_changes_nothing_in_the_model():
+    model = tiny("mistral", groups=2)
+    ids, before, modules = tokens(2, 9), copy.deepcopy(model.state_dict()), list(model.modules())
+    expected = logits(model, ids)
+    walked(model, ids)
+    assert [id(module) for module in modules] == [id(module) for module in model.modules()]
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert torch.equal(logits(model, ids), expected)
+
+
+def test_frozen_restores_mixed_flags_and_modes_after_an_error():
+    model = tiny()
+    for place, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(place % 3 == 0)
+    for place, module in enumerate(model.modules()):
+        module.training = place % 2 == 0
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    modes = [module.training for module in model.modules()]
+    with pytest.raises(ZeroDivisionError), frozen(model):
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+        assert not any(module.training for module in model.modules())
+        raise ZeroDivisionError
+    assert flags == [parameter.requires_grad for parameter in model.parameters()]
+    assert modes == [module.training for module in model.modules()]

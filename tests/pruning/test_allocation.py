@@ -1,0 +1,357 @@
+"""How much is cut where: counts, ratios, rankings and what cannot be had."""
+
+import functools
+import math
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from reproducer import Plan
+from reproducer.errors import UserError
+from reproducer.models.architecture import KINDS, architecture_of, layer_shape, parameter_count
+from reproducer.pruning.allocation import Allocation, allocate, default_layers
+from reproducer.pruning.plan import units_of
+from tests.helpers import decoder_layers, examples, tiny
+
+
+@functools.cache
+def on_meta(**settings):
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(LlamaConfig(**settings))
+
+
+def layered(layers=6, heads=6, groups=6, hidden=48, head_dim=8, channels=100, vocab=40):
+    return on_meta(
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=channels,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=groups,
+        head_dim=head_dim,
+    )
+
+
+@pytest.fixture(scope="module")
+def llama_7b():
+    return on_meta(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32)
+
+
+# SmolLM2-135M's shape (grouped), and a multi-head one of the same size.
+SHAPES = {
+    "grouped": {
+        "vocab_size": 49152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "tie_word_embeddings": True,
+    },
+    "multi-head": {
+        "vocab_size": 32000,
+        "hidden_size": 768,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+    },
+}
+
+
+def noise(model, layers, seed=0, levels=None):
+    """Random scores, of layers of very different scale; with `levels` whole numbers, so that many tie."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = {}
+    for index in layers:
+        shape = layer_shape(decoder_layers(model)[index])
+        scale = 1.0 if levels else float(10 ** (4 * torch.rand((), generator=generator) - 2))
+        scores[index] = {}
+        for kind in KINDS:
+            values = torch.rand(shape.units(kind), generator=generator)
+            scores[index][kind] = (values * levels).floor() if levels else values * scale
+    return scores
+
+
+def cut(model, scores, **settings):
+    kept = allocate(model, architecture_of(model), scores, Allocation(**settings))
+    for kind in KINDS:
+        assert kept[kind].keys() == scores.keys()
+        for index, units in kept[kind].items():
+            assert units and units == sorted(set(units))
+            assert units[0] >= 0 and units[-1] < len(scores[index][kind])
+    return kept
+
+
+def removed(kept, scores, kind):
+    return {index: len(scores[index][kind]) - len(units) for index, units in kept[kind].items()}
+
+
+def share_removed(model, kept):
+    plan = Plan(units_of(model, architecture_of(model)), kept["heads"], kept["channels"])
+    return plan.parameters_removed(model) / parameter_count(model)
+
+
+def assert_lowest_go(kept, values):
+    """Within a layer, and first of equals the first: nothing that stays is below anything that goes."""
+    for index, units in kept.items():
+        ordered = sorted(range(len(values[index])), key=lambda unit: (float(values[index][unit]), unit))
+        assert sorted(ordered[len(ordered) - len(units) :]) == units
+
+
+RATIOS = st.floats(0.001, 0.999)
+
+
+@examples(40)
+@given(
+    heads=st.integers(1, 9),
+    layers=st.integers(1, 5),
+    channels=st.integers(3, 70),
+    ratio=st.one_of(RATIOS, st.sampled_from([0.1, 0.2, 0.25, 0.3, 0.5, 0.7])),
+    seed=st.integers(0, 99),
+    levels=st.sampled_from([None, 1, 3]),
+)
+def test_local_cuts_take_the_floor_and_the_lowest(heads, layers, channels, ratio, seed, levels):
+    model = layered(layers=layers, heads=heads, groups=heads, hidden=8 * heads, channels=channels)
+    scores = noise(model, range(layers), seed, levels)
+    kept = cut(model, scores, structure_ratio=ratio)
+    for kind, count in (("heads", heads), ("channels", channels)):
+        exact = math.floor(ratio * count + 1e-9)  # 0.3 of ten are three
+        assert set(removed(kept, scores, kind).values()) == {min(exact, count - 1)}
+        assert_lowest_go(kept[kind], {index: scores[index][kind] for index in scores})
+
+
+@pytest.mark.parametrize(("ratio", "count"), [(0.1, 10), (0.3, 10), (0.7, 10), (0.29, 100), (0.57, 100), (0.25, 32)])
+def test_decimal_ratios_are_not_rounded_below_their_meaning(ratio, count):
+    model = layered(layers=1, channels=count)
+    scores = noise(model, [0])
+    exact = round(ratio * 100) * count // 100
+    assert removed(cut(model, scores, structure_ratio=ratio), scores, "channels") == {0: exact}
+
+
+@examples(40)
+@given(
+    groups=st.integers(1, 4),
+    layers=st.integers(1, 7),
+    ratio=st.one_of(RATIOS, st.sampled_from([0.25, 0.5])),
+    seed=st.integers(0, 99),
+    levels=st.sampled_from([None, 1, 3]),
+    heads=st.sampled_from(["auto", "pooled"]),
+    scope=st.sampled_from(["local", "global"]),
+)
+def test_groups_are_pooled_and_a_group_stays_in_every_layer(groups, layers, ratio, seed, levels, heads, scope):
+    model = layered(layers=layers, heads=2 * groups, groups=groups, hidden=8 * groups)
+    scores = noise(model, range(layers), seed, levels)
+    kept = cut(model, scores, structure_ratio=ratio, heads=heads, scope=scope)
+    total = groups * layers
+    assert sum(removed(kept, scores, "heads").values()) == min(math.floor(ratio * total + 1e-9), total - layers)
+    of_kind = {index: scores[index]["heads"].double() for index in scores}
+    assert_lowest_go(kept["heads"], of_kind)
+    # What goes has a smaller share of its layer (globally: a smaller score) than what stays, the last one aside.
+    if scope == "local":
+        of_kind = {index: values / (values.sum() or 1.0) for index, values in of_kind.items()}
+    gone = [float(of_kind[i][u]) for i in of_kind for u in range(groups) if u not in kept["heads"][i]]
+    stayed = [sorted(float(of_kind[i][u]) for u in kept["heads"][i])[:-1] for i in of_kind]
+    spared = [value for values in stayed for value in values]
+    if gone and spared:
+        assert max(gone) <= min(spared) + 1e-12
+
+
+@examples(25)
+@given(ratio=RATIOS, seed=st.integers(0, 99), levels=st.sampled_from([None, 3]))
+def test_global_cuts_rank_all_layers_together(ratio, seed, levels):
+    model = layered(channels=30)
+    layers = range(1, 6)
+    scores = noise(model, layers, seed, levels)
+    kept = cut(model, scores, structure_ratio=ratio, scope="global")
+    for kind, count in (("heads", 6), ("channels", 30)):
+        total = len(layers) * count
+        gone = removed(kept, scores, kind)
+        assert sum(gone.values()) == min(math.floor(ratio * total + 1e-9), total - len(layers))
+        values = {index: scores[index][kind] for index in layers}
+        assert_lowest_go(kept[kind], values)
+        out = [float(values[i][u]) for i in layers for u in range(count) if u not in kept[kind][i]]
+        spared = [v for i in layers for v in sorted(float(values[i][u]) for u in kept[kind][i])[:-1]]
+        if out and spared:
+            assert max(out) <= min(spared)
+
+
+def test_auto_pools_grouped_models_only():
+    for groups, expected in ((6, "local"), (3, "pooled")):
+        model = layered(groups=groups)
+        scores = noise(model, range(6))
+        auto = cut(model, scores, structure_ratio=0.4)
+        assert auto == cut(model, scores, structure_ratio=0.4, heads=expected)
+        assert auto != cut(model, scores, structure_ratio=0.4, heads={"local": "pooled", "pooled": "local"}[expected])
+
+
+def test_ties_fall_the_same_way_whatever_the_dtype():
+    model = layered()
+    scores = noise(model, range(6), levels=2)
+    double = {i: {kind: values.double() for kind, values in of.items()} for i, of in scores.items()}
+    for settings in ({"scope": "local"}, {"scope": "global"}, {"heads": "pooled"}):
+        assert cut(model, scores, structure_ratio=0.4, **settings) == cut(
+            model, double, structure_ratio=0.4, **settings
+        )
+
+
+def test_layers_that_have_no_scores_lose_nothing():
+    model = layered()
+    kept = cut(model, noise(model, [1, 4]), ratio=0.15, heads="pooled")
+    assert kept["heads"].keys() == kept["channels"].keys() == {1, 4}
+
+
+def test_the_scores_are_not_changed():
+    model = layered()
+    scores = noise(model, range(6))
+    before = {i: {kind: values.clone() for kind, values in of.items()} for i, of in scores.items()}
+    cut(model, scores, ratio=0.3, scope="global", round_to=4)
+    assert all(torch.equal(scores[i][kind], before[i][kind]) for i in scores for kind in KINDS)
+
+
+# The ratio of all parameters.
+
+
+@examples(20)
+@given(
+    shape=st.sampled_from(sorted(SHAPES)),
+    ratio=st.floats(0.01, 0.4),
+    scope=st.sampled_from(["local", "global"]),
+    heads=st.sampled_from(["auto", "pooled"]),
+    round_to=st.sampled_from([1, 8, 64]),
+    seed=st.integers(0, 9),
+)
+def test_a_ratio_of_all_parameters_is_reached(shape, ratio, scope, heads, round_to, seed):
+    assume(shape == "grouped" or scope == "global" or heads == "pooled")
+    model = on_meta(**SHAPES[shape])
+    scores = noise(model, range(3 if shape == "grouped" else 1, model.config.num_hidden_layers), seed)
+    kept = cut(model, scores, ratio=ratio, scope=scope, heads=heads, round_to=round_to)
+    assert abs(share_removed(model, kept) - ratio) <= 0.005
+    assert all(len(units) % round_to == 0 for units in kept["channels"].values())
+
+
+@examples(30)
+@given(
+    ratio=st.floats(0.02, 0.6),
+    groups=st.sampled_from([2, 3, 6]),
+    scope=st.sampled_from(["local", "global"]),
+    seed=st.integers(0, 99),
+)
+def test_a_ratio_is_that_of_the_real_sliced_model_or_refused(ratio, groups, scope, seed):
+    model = tiny(layers=4, heads=6, groups=groups, hidden=48, channels=100, seed=seed)
+    scores = noise(model, range(4), seed)
+    try:
+        kept = cut(model, scores, ratio=ratio, scope=scope)
+    except UserError as error:
+        assert "cannot be reached" in str(error)
+        return
+    plan = Plan(units_of(model, architecture_of(model)), kept["heads"], kept["channels"])
+    left = sum(parameter.numel() for parameter in plan.apply(model).parameters())
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert abs(1 - left / total - ratio) <= 0.005
+    assert left == plan.parameters_left(model)
+
+
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_an_unreachable_ratio_says_how_much_can_be_had(scope):
+    model = on_meta(**SHAPES["multi-head"])
+    scores = noise(model, [4, 5])
+    most = share_removed(model, cut(model, scores, structure_ratio=0.9999, scope=scope))
+    with pytest.raises(UserError, match=rf"0\.3 cannot be reached.*4 to 5.*{most:.1%}"):
+        cut(model, scores, ratio=0.3, scope=scope)
+
+
+@pytest.mark.parametrize("settings", [{"ratio": 0.2}, {"structure_ratio": 0.25}], ids=str)
+@pytest.mark.parametrize("scope", ["local", "global"])
+@pytest.mark.parametrize("step", [2, 16, 64, 128])
+def test_channels_are_multiples_and_their_sum_is_kept(settings, scope, step):
+    model = on_meta(**SHAPES["grouped"])
+    scores = noise(model, range(4, 28))
+    rounded = cut(model, scores, **settings, scope=scope, round_to=step)
+    widths = [len(units) for units in rounded["channels"].values()]
+    assert all(width % step == 0 and width > 0 for width in widths)
+    assert_lowest_go(rounded["channels"], {index: scores[index]["channels"] for index in scores})
+    exact = cut(model, scores, **settings, scope=scope)
+    if "ratio" in settings:
+        assert abs(share_removed(model, rounded) - settings["ratio"]) <= 0.005
+    else:
+        assert abs(sum(widths) - sum(map(len, exact["channels"].values()))) <= step / 2
+        assert rounded["heads"] == exact["heads"]
+    for index, units in rounded["channels"].items():
+        if scope == "local":
+            assert abs(len(units) - len(exact["channels"][index])) < 2 * step
+
+
+def test_rounding_gives_the_spare_blocks_to_the_layers_that_need_them():
+    model = layered(layers=2, channels=16)
+    flat, steep = torch.ones(16), torch.arange(16.0) ** 4
+    scores = {i: {"heads": torch.ones(6), "channels": values} for i, values in enumerate((flat, steep))}
+    kept = cut(model, scores, structure_ratio=0.375, round_to=4)  # ten stay of each, in blocks 8 + 12
+    assert {index: len(units) for index, units in kept["channels"].items()} == {0: 12, 1: 8}
+
+
+@pytest.mark.parametrize("step", [128, 1000])
+def test_rounding_to_more_than_there_is(step):
+    model = layered(channels=100)
+    with pytest.raises(UserError, match=f"round_to is {step}.*100 channels"):
+        cut(model, noise(model, range(6)), structure_ratio=0.25, round_to=step)
+
+
+# LLM-Pruner's protocol on LLaMA-7B: numbers that were published.
+
+
+def test_llama_7b_by_llm_pruners_protocol(llama_7b):
+    assert parameter_count(llama_7b) == 6_738_415_616
+    layers = default_layers(32)
+    assert layers == range(4, 30)
+    scores = noise(llama_7b, layers)
+    kept = cut(llama_7b, scores, structure_ratio=0.25)
+    assert set(removed(kept, scores, "heads").values()) == {8}
+    assert set(removed(kept, scores, "channels").values()) == {2752}
+    plan = Plan(units_of(llama_7b, architecture_of(llama_7b)), kept["heads"], kept["channels"])
+    assert plan.parameters_left(llama_7b) == 5_422_977_024
+    assert parameter_count(plan.apply(llama_7b)) == 5_422_977_024  # the meta device: shapes without weights
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.5])
+def test_llama_7b_by_ratio(llama_7b, ratio):
+    kept = cut(llama_7b, noise(llama_7b, range(4, 30)), ratio=ratio)
+    assert abs(share_removed(llama_7b, kept) - ratio) <= 0.005
+
+
+@given(count=st.integers(1, 100))
+def test_default_layers_are_there(count):
+    assert default_layers(count) and default_layers(count)[-1] < count
+
+
+# Settings that cannot be.
+
+
+@pytest.mark.parametrize("name", ["ratio", "structure_ratio"])
+@pytest.mark.parametrize("value", [0, 1, 0.0, 1.0, -0.1, 1.5, float("nan"), float("inf")])
+def test_ratios_out_of_range(name, value):
+    with pytest.raises(UserError, match="between 0 and 1"):
+        Allocation(**{name: value})
+
+
+@pytest.mark.parametrize("settings", [{}, {"ratio": 0.2, "structure_ratio": 0.25}], ids=str)
+def test_exactly_one_ratio(settings):
+    with pytest.raises(UserError, match="exactly one"):
+        Allocation(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scope": "everywhere"}, "scope 'everywhere'.*\n.*local, global"),
+        ({"heads": "none"}, "heads 'none'.*\n.*auto, local, pooled"),
+        ({"round_to": 0}, "round_to is 0"),
+        ({"round_to": -4}, "round_to is -4"),
+    ],
+    ids=str,
+)
+def test_unknown_settings(settings, message):
+    with pytest.raises(UserError, match=message):
+        Allocation(ratio=0.2, **settings)

@@ -1,0 +1,347 @@
+"""One-pass statistics against N separate backward passes over the whole model."""
+
+import copy
+import logging
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reproducer.errors import UserError
+from reproducer.models.walk import LayerWalk
+from reproducer.pruning import statistics
+from reproducer.pruning.statistics import Element, First, Limits, Power, Second, collect
+from tests.helpers import (
+    by_vector,
+    close,
+    cut_by_hand,
+    decoder_layers,
+    examples,
+    orders,
+    sample_gradients,
+    shapes,
+    tiny,
+    tokens,
+)
+
+ALL = {First(), Second(), Element(0), Element(1), Element(1e4), Power(2), Power(1), Power(3)}
+
+
+def textbook(model, ids, layers):
+    """Every statistic in `ALL` from weight-sized gradients of N backward passes."""
+    found = {}
+    for index, members in sample_gradients(model, ids, layers).items():
+        found[index] = {}
+        for name, gradients in members.items():
+            weight = by_vector(name, decoder_layers(model)[index].get_submodule(name).weight.detach())
+            s1, s2 = orders(weight, gradients)
+            found[index][name] = {
+                First(): s1.sum(1),
+                Second(): s2.sum(1),
+                **{Element(f): (s1 - f / 2 * s2).abs().sum(1) for f in (0, 1, 1e4)},
+                **{Power(p): (weight.to(s1.dtype).abs() ** p).sum(1) for p in (1, 2, 3)},
+            }
+    return found
+
+
+def assert_same(ours, expected, tolerance):
+    """Within `tolerance`, where a statistic is not all but zero beside the layer's largest (then it is rounding)."""
+    assert ours.keys() == expected.keys()
+    for index, members in expected.items():
+        assert ours[index].keys() == members.keys()
+        for statistic in next(iter(members.values())):
+            floor = 1e-3 * tolerance * max(float(values[statistic].abs().max()) for values in members.values())
+            for name, values in members.items():
+                assert ours[index][name].keys() == values.keys()
+                found, value = ours[index][name][statistic], values[statistic]
+                # A signed sum is rounded as its terms are.
+                size = values[Element(0)] if isinstance(statistic, First) and Element(0) in values else value.abs()
+                assert found.shape == value.shape and found.dtype == value.dtype
+                assert ((found - value).abs() <= tolerance * size + floor).all(), (index, name, statistic)
+
+
+LIMITS = st.builds(
+    Limits,
+    activations=st.sampled_from([0, 1, 5000, 2**29]),
+    chunk=st.one_of(st.none(), st.sampled_from([1, 64, 1000, 2**20])),
+)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-5), (torch.float32, 1e-3)], ids=["fp64", "fp32"])
+@examples(15)
+@given(shape=shapes(), samples=st.integers(1, 5), length=st.integers(2, 9), limits=LIMITS, data=st.data())
+def test_equal_n_backward_passes(dtype, tolerance, shape, samples, length, limits, data):
+    model, ids = tiny(**shape, dtype=dtype), tokens(samples, length, seed=shape["seed"])
+    layers = data.draw(st.sets(st.integers(0, shape["layers"] - 1), min_size=1))
+    assert_same(collect(model, ids, layers, ALL, limits), textbook(model, ids, layers), tolerance)
+
+
+def test_equal_n_backward_passes_for_every_kind(zoo_model):
+    ids = tokens(3, 11)
+    assert_same(collect(zoo_model, ids, [0, 1, 2], ALL), textbook(zoo_model, ids, [0, 1, 2]), 1e-3)
+
+
+@pytest.mark.parametrize("activations", [0, 2**29])
+def test_uneven_layers(uneven_model, activations):
+    ids = tokens(3, 6)
+    ours = collect(uneven_model, ids, [0, 1, 2, 3], ALL, Limits(activations, 500))
+    assert_same(ours, textbook(uneven_model, ids, [0, 1, 2, 3]), 1e-3)
+
+
+@examples(10)
+@given(first=LIMITS, second=LIMITS)
+def test_limits_do_not_matter(first, second):
+    model, ids = tiny("qwen2", layers=4, groups=2, dtype=torch.float64), tokens(4, 7)
+    assert_same(collect(model, ids, [1, 3], ALL, first), collect(model, ids, [1, 3], ALL, second), 1e-12)
+
+
+@pytest.mark.parametrize("alone", sorted(ALL, key=repr), ids=repr)
+def test_a_statistic_alone_equals_itself_in_company(alone):
+    model, ids = tiny(groups=2, dtype=torch.float64), tokens(3, 6)
+    together, single = collect(model, ids, [1], ALL), collect(model, ids, [1], {alone})
+    for name, values in single[1].items():
+        assert list(values) == [alone]
+        torch.testing.assert_close(values[alone], together[1][name][alone], rtol=1e-9, atol=1e-15)
+
+
+def test_a_walk_and_hidden_states_of_the_caller():
+    model, ids = tiny(layers=4), tokens(3, 6)
+    walk = LayerWalk(model, 6)
+    with torch.no_grad():
+        below = walk.run(1, walk.run(0, walk.embed(ids)))
+    kept = below.clone()
+    assert_same(collect(model, ids, [2, 3], ALL, walk=walk, below=below), collect(model, ids, [2, 3], ALL), 1e-5)
+    assert torch.equal(below, kept) and not below.requires_grad
+
+
+def test_the_order_of_samples_does_not_matter():
+    model, ids = tiny(dtype=torch.float64), tokens(4, 7)
+    assert_same(collect(model, ids, [1], ALL), collect(model, ids.flip(0), [1], ALL), 1e-9)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_works_whatever_the_callers_gradient_mode(context):
+    model, ids = tiny(), tokens(2, 6)
+    expected = collect(model, ids, [1], {First(), Second()})
+    with context():
+        found = collect(model, ids, [1], {First(), Second()})
+    for name in expected[1]:
+        assert all(torch.equal(found[1][name][s], expected[1][name][s]) for s in (First(), Second()))
+
+
+# Cost: one forward, one backward, nothing weight-sized.
+
+
+def count_calls(model):
+    calls = [[] for _ in decoder_layers(model)]
+    for place, layer in enumerate(decoder_layers(model)):
+        layer.register_forward_hook(lambda *_, place=place: calls[place].append(torch.is_grad_enabled()))
+    return calls
+
+
+@pytest.mark.parametrize("activations", [0, 2**29])
+def test_one_forward_pass_and_no_gradient_below_the_first_layer(activations):
+    model = tiny(layers=5)
+    calls = count_calls(model)
+    collect(model, tokens(3, 6), [2, 3], ALL, Limits(activations))
+    assert calls[:2] == [[False], [False]]
+    if activations:
+        assert calls[2:] == [[True]] * 3
+    else:  # computed again, once, where there was no room
+        assert all(len(of_layer) <= 2 and of_layer[-1] for of_layer in calls[2:])
+
+
+def test_nothing_weight_sized_is_made():
+    """With small chunks no operation's result has the size of a weight, unless it is one."""
+    model, ids = tiny(hidden=64, head_dim=16, channels=80, vocab=13), tokens(2, 3, vocab=13)
+    own = {tensor.untyped_storage().data_ptr() for tensor in model.parameters()}
+    sizes = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            for output in result if isinstance(result, tuple | list) else [result]:
+                if isinstance(output, torch.Tensor) and output.untyped_storage().data_ptr() not in own:
+                    sizes.append(output.untyped_storage().nbytes() // output.element_size())
+            return result
+
+    with Watch():
+        collect(model, ids, [0, 1, 2], ALL - {Power(1), Power(2), Power(3)}, Limits(chunk=4 * 64 * 4))
+    assert len(sizes) > 1000  # the backward pass was watched too
+    assert max(sizes) <= 64 * 64 / 4
+
+
+def test_a_samples_share_of_memory_is_released_layer_by_layer():
+    """Without room for activations at most two layers' graphs are alive at a time."""
+    model, alive, most = tiny(layers=6), set(), 0
+
+    class Pass(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, hidden, place):
+            ctx.save_for_backward(hidden)
+            ctx.place = place
+            return hidden.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            alive.discard(ctx.place)
+            return gradient, None
+
+    def watch(place):
+        def hook(module, arguments, output):
+            nonlocal most
+            if output.requires_grad:
+                alive.add(place)
+                most = max(most, len(alive))
+                return Pass.apply(output, place)
+            return output
+
+        return hook
+
+    for place, layer in enumerate(decoder_layers(model)):
+        layer.register_forward_hook(watch(place))
+    collect(model, tokens(3, 6), range(6), ALL, Limits(activations=0))
+    assert 1 <= most <= 2 and not alive
+
+
+# When things go wrong.
+
+
+def small_memory(monkeypatch, limit, error):
+    """`_reduce_chunk` runs out of memory above `limit` elements; returns the sizes that it was called with."""
+    reduce, sizes = statistics._reduce_chunk, []
+
+    def scarce(weight, *arguments):
+        sizes.append(weight.numel())
+        if weight.numel() > limit:
+            raise error
+        return reduce(weight, *arguments)
+
+    monkeypatch.setattr(statistics, "_reduce_chunk", scarce)
+    return sizes
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    ids=["device", "host"],
+)
+def test_out_of_memory_halves_the_chunk_and_goes_on(monkeypatch, caplog, error):
+    model, ids = tiny(dtype=torch.float64), tokens(3, 6)
+    expected = collect(model, ids, [0, 2], ALL)
+    sizes = small_memory(monkeypatch, 200, error)
+    with caplog.at_level(logging.WARNING):
+        ours = collect(model, ids, [0, 2], ALL)
+    assert_same(ours, expected, 1e-12)
+    warnings = [record for record in caplog.records if "out of memory" in record.getMessage()]
+    assert warnings
+    failures = [size for size in sizes if size > 200]
+    assert len(failures) == len(warnings)
+    assert sizes[len(failures) :] == [size for size in sizes if size <= 200]  # it is not tried again
+
+
+def test_every_warning_about_memory_names_a_smaller_chunk_than_was_tried(monkeypatch, caplog):
+    model, ids = tiny(), tokens(2, 5)
+    sizes = small_memory(monkeypatch, 200, torch.OutOfMemoryError("out"))
+    with caplog.at_level(logging.WARNING):
+        collect(model, ids, [1], {Second()})
+    failures = [size for size in sizes if size > 200]
+    assert failures == sorted(set(failures), reverse=True)  # no size that failed is tried a second time
+
+
+def test_memory_for_not_even_one_vector_is_an_error(monkeypatch):
+    small_memory(monkeypatch, 0, torch.OutOfMemoryError("out"))
+    with pytest.raises(torch.OutOfMemoryError):
+        collect(tiny(), tokens(2, 5), [1], {Second()})
+
+
+def test_other_errors_are_not_taken_for_memory(monkeypatch):
+    sizes = small_memory(monkeypatch, 0, RuntimeError("something else"))
+    with pytest.raises(RuntimeError, match="something else"):
+        collect(tiny(), tokens(2, 5), [1], {Second()})
+    assert len(sizes) == 1
+
+
+class Poison(torch.nn.Module):
+    """An activation whose gradient, or value, is not finite for one sample."""
+
+    def __init__(self, sample, value, backward):
+        super().__init__()
+        self.sample, self.value, self.backward_only = sample, value, backward
+
+    def forward(self, features):
+        stain = torch.zeros_like(features)
+        stain[self.sample] = self.value
+        if not self.backward_only:
+            return features + stain
+        features = features * 1.0
+        if features.requires_grad:
+            features.register_hook(lambda gradient: gradient + stain)
+        return features
+
+
+def prepared(sample, layer, value, backward):
+    model = copy.deepcopy(tiny(layers=4))
+    decoder_layers(model)[layer].mlp.act_fn = Poison(sample, value, backward)
+    model.requires_grad_(True)
+    next(model.parameters()).requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("layer", [1, 3])
+def test_a_non_finite_gradient_names_sample_and_layer(value, layer):
+    model = prepared(2, layer, value, backward=True)
+    with pytest.raises(UserError, match=rf"sample 2 .*layer {layer}\b"):
+        collect(model, tokens(4, 5), [1, 2, 3], {Element(0), Second()})
+
+
+def test_the_model_is_as_it_was_after_an_error():
+    model = prepared(2, 2, float("nan"), backward=True)
+    model.train()
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    with pytest.raises(UserError):
+        collect(model, tokens(4, 5), [1, 2, 3], {Second()})
+    assert flags == [parameter.requires_grad for parameter in model.parameters()]
+    assert all(module.training for module in model.modules())
+    assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_gradient_statistics_without_samples_are_refused():
+    with pytest.raises(UserError, match="calibration samples"):
+        collect(tiny(), None, [1], {Second(), Power(2)})
+
+
+# Half precision.
+
+
+def ranks(values):
+    return torch.argsort(torch.argsort(values)).double()
+
+
+def correlation(a, b):
+    return float(torch.corrcoef(torch.stack([ranks(a), ranks(b)]))[0, 1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("wanted", [Element(0), Second(), Element(1)], ids=repr)
+def test_half_precision_ranks_as_float32_does(dtype, wanted):
+    shape = {"layers": 3, "channels": 120, "hidden": 32, "groups": 2}
+    wide, narrow = tiny(**shape), tiny(**shape, dtype=dtype)
+    ids = tokens(8, 16)
+    expected, found = collect(wide, ids, [0, 1], {wanted}), collect(narrow, ids, [0, 1], {wanted})
+    for index, members in expected.items():
+        for name, values in members.items():
+            half = found[index][name][wanted]
+            assert half.dtype == torch.float32
+            assert correlation(half, values[wanted]) > 0.97
+            assert close(half, values[wanted], 0.2)
+
+
+def test_pruned_once_more(uneven_model):
+    """Statistics of a layer do not depend on how its widths came about."""
+    twin = cut_by_hand(uneven_model, {0: {"heads": [1, 2], "channels": range(5)}})
+    ids = tokens(2, 6)
+    assert_same(collect(twin, ids, [0, 1], ALL), textbook(twin, ids, [0, 1]), 1e-3)

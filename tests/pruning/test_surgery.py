@@ -1,0 +1,291 @@
+"""Sliced models against masked ones; plans: what they touch, what they refuse, how they are stored."""
+
+import copy
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from reproducer import Plan, prune
+from reproducer.errors import UserError
+from reproducer.models.architecture import architecture_of, layer_shape, parameter_count
+from reproducer.models.walk import LayerWalk
+from reproducer.pruning.plan import units_of
+from reproducer.pruning.surgery import sliced_layer
+from tests.helpers import close, cut_by_hand, decoder_layers, examples, logits, masked, shapes, tiny, tokens
+
+
+def random_plan(model, seed=0, layers=None):
+    """Any units of any layers, at least one of each kind; some layers keep all, some are absent."""
+    generator = torch.Generator().manual_seed(seed)
+    units = units_of(model, architecture_of(model))
+    kept = {"heads": {}, "channels": {}}
+    for index in units if layers is None else layers:
+        for kind in kept:
+            if torch.rand((), generator=generator) < 0.8:
+                count = units[index][kind]
+                number = int(torch.randint(1, count + 1, (), generator=generator))
+                kept[kind][index] = sorted(torch.randperm(count, generator=generator)[:number].tolist())
+    return Plan(units, kept["heads"], kept["channels"], "by chance", {"seed": seed, "parameters": {"p": 2.0}})
+
+
+def storages(model):
+    tensors = [*model.parameters(), *model.buffers()]
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
+
+
+@examples(25)
+@given(shape=shapes(), seed=st.integers(0, 999))
+def test_sliced_equals_masked(shape, seed):
+    model = tiny(**shape)
+    plan, ids = random_plan(model, seed), tokens(2, 7)
+    smaller = plan.apply(model)
+    assert close(logits(smaller, ids), logits(masked(model, plan), ids), 1e-5)
+    assert parameter_count(smaller) == plan.parameters_left(model)
+    assert parameter_count(model) - parameter_count(smaller) == plan.parameters_removed(model)
+    in_place = copy.deepcopy(model)
+    assert plan.apply_(in_place) is in_place
+    ours, theirs = smaller.state_dict(), in_place.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_sliced_equals_masked_for_every_kind(zoo_model):
+    plan, ids = random_plan(zoo_model, seed=3), tokens(2, 13)
+    assert plan.layers
+    assert close(logits(plan.apply(zoo_model), ids), logits(masked(zoo_model, plan), ids), 1e-5)
+
+
+def test_equals_slicing_by_hand(uneven_model):
+    plan = random_plan(uneven_model, seed=5)
+    by_hand = cut_by_hand(
+        uneven_model,
+        {
+            index: {k: v for k in ("heads", "channels") if (v := plan.kept(k, index)) is not None}
+            for index in plan.layers
+        },
+    )
+    ours, expected = plan.apply(uneven_model).state_dict(), by_hand.state_dict()
+    assert ours.keys() == expected.keys() and all(torch.equal(ours[name], expected[name]) for name in ours)
+
+
+def test_the_base_is_left_alone_and_nothing_is_shared(zoo_model):
+    model = copy.deepcopy(zoo_model)
+    before, ids = copy.deepcopy(model.state_dict()), tokens(2, 6)
+    expected = logits(model, ids)
+    smaller = random_plan(model, seed=1).apply(model)
+    assert not storages(model) & storages(smaller)
+    with torch.no_grad():
+        for parameter in smaller.parameters():
+            parameter.fill_(0.5)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert torch.equal(logits(model, ids), expected)
+    widths = {name: (module.in_features, module.out_features) for name, module in linears(model)}
+    assert widths == {name: tuple(module.weight.shape[::-1]) for name, module in linears(model)}
+
+
+def linears(model):
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+
+
+def test_tied_embeddings_stay_tied():
+    smaller = random_plan(tiny(tied=True)).apply(tiny(tied=True))
+    assert smaller.lm_head.weight is smaller.model.embed_tokens.weight
+
+
+def test_modules_say_how_wide_they_are():
+    model = tiny("qwen2", groups=2)
+    plan = random_plan(model, seed=2)
+    smaller = plan.apply(model)
+    for _, module in linears(smaller):
+        assert (module.out_features, module.in_features) == tuple(module.weight.shape)
+    for index, layer in enumerate(decoder_layers(smaller)):
+        assert layer.mlp.intermediate_size == layer_shape(layer).channels
+        assert layer_shape(layer).channels == len(plan.kept("channels", index) or range(24))
+    assert all(layer.mlp.intermediate_size == 24 for layer in decoder_layers(model))
+
+
+def test_flags_and_modes_are_carried_over():
+    model = tiny(attention_bias=True)
+    for place, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(place % 2 == 0)
+    for place, module in enumerate(model.modules()):
+        module.training = place % 3 == 0
+    smaller = random_plan(model, seed=2).apply(model)
+    names = dict(model.named_parameters())
+    assert {n: p.requires_grad for n, p in smaller.named_parameters()} == {n: p.requires_grad for n, p in names.items()}
+    assert [m.training for m in smaller.modules()] == [m.training for m in model.modules()]
+
+
+def test_a_pruned_model_can_be_trained():
+    model = random_plan(tiny(groups=2, attention_bias=True), seed=2).apply(tiny(groups=2, attention_bias=True))
+    ids = tokens(2, 6)
+    model.train()(ids, labels=ids).loss.backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+
+
+def test_sliced_layer_equals_the_pruned_models(zoo_model):
+    plan = random_plan(zoo_model, seed=4)
+    smaller, architecture = plan.apply(zoo_model), architecture_of(zoo_model)
+    walk, pruned = LayerWalk(zoo_model, 9), LayerWalk(smaller, 9)
+    before = copy.deepcopy(zoo_model.state_dict())
+    with torch.no_grad():
+        hidden = expected = walk.embed(tokens(2, 9))
+        for index, layer in enumerate(decoder_layers(zoo_model)):
+            lean = sliced_layer(layer, architecture, plan.kept("heads", index), plan.kept("channels", index))
+            assert layer_shape(lean) == layer_shape(decoder_layers(smaller)[index])
+            hidden, expected = walk.run(index, hidden, lean), pruned.run(index, expected)
+            assert lean.input_layernorm.weight is layer.input_layernorm.weight  # what is not cut is not copied
+            assert layer.mlp.intermediate_size == 24
+    assert close(hidden, expected, 1e-6)
+    assert all(torch.equal(before[name], tensor) for name, tensor in zoo_model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["llama", "llama grouped", "mistral window", "qwen2 window", "qwen3 grouped"])
+def test_generation_with_a_cache_equals_generation_without(kind):
+    from tests.helpers import ZOO
+
+    model = random_plan(tiny(**ZOO[kind]), seed=6).apply(tiny(**ZOO[kind]))
+    ids = tokens(2, 5)
+    settings = {"max_new_tokens": 12, "do_sample": False, "attention_mask": torch.ones_like(ids), "pad_token_id": 0}
+    cached = model.generate(ids, use_cache=True, **settings)
+    plain = model.generate(ids, use_cache=False, **settings)
+    assert cached.shape == (2, 17) and torch.equal(cached, plain)
+    step_by_step = ids
+    for _ in range(12):
+        following = logits(model, step_by_step)[:, -1].argmax(-1, keepdim=True)
+        step_by_step = torch.cat([step_by_step, following], dim=1)
+    assert torch.equal(cached, step_by_step)
+
+
+def test_pruning_a_pruned_model_again(uneven_model):
+    """Local, by each method's way; the second plan fits the uneven model and only that."""
+    ids = tokens(4, 6)
+    first = prune(uneven_model, "llm-pruner-e2", ids, structure_ratio=0.4, layers=[1, 2, 3], heads="local")
+    once = first.apply(uneven_model)
+    second = prune(once, "llm-pruner-e1", ids, structure_ratio=0.4, layers=[0, 1, 2], heads="local")
+    twice = second.apply(once)
+    for kind in ("heads", "channels"):
+        left = [layer_shape(layer).units(kind) for layer in decoder_layers(uneven_model)]
+        for layers in ([1, 2, 3], [0, 1, 2]):
+            left = [count - int(0.4 * count) * (index in layers) for index, count in enumerate(left)]
+        assert [layer_shape(layer).units(kind) for layer in decoder_layers(twice)] == left
+    assert close(logits(twice, ids), logits(masked(once, second), ids), 1e-5)
+    with pytest.raises(UserError, match="another model"):
+        second.apply(uneven_model)
+
+
+def test_a_plan_is_refused_where_it_does_not_fit():
+    model = tiny()
+    plan = prune(model, "magnitude", structure_ratio=0.25, layers=[1])
+    smaller = plan.apply(model)
+    for other in (smaller, tiny(layers=4), tiny(channels=25), tiny(heads=8, groups=4, layers=2), tiny(groups=2)):
+        for use in (plan.apply, plan.apply_, plan.parameters_left, plan.parameters_removed):
+            before = parameter_count(other)
+            with pytest.raises(UserError, match="another model"):
+                use(other)
+            assert parameter_count(other) == before
+
+
+# Storage.
+
+
+@examples(15)
+@given(shape=shapes(), seed=st.integers(0, 999))
+def test_round_trip(tmp_path_factory, shape, seed):
+    plan = random_plan(tiny(**shape), seed)
+    path = tmp_path_factory.mktemp("plan") / "plan.safetensors"
+    plan.save(path)
+    loaded = Plan.load(path)
+    assert loaded == plan and loaded.scores == {}
+    assert (loaded.method, loaded.settings, loaded.layers) == (plan.method, plan.settings, plan.layers)
+    assert all(type(unit) is int for units in loaded.kept_channels.values() for unit in units)
+
+
+def test_a_saved_plan_of_prune_gives_the_same_model(tmp_path):
+    model, ids = tiny("qwen2", groups=2), tokens(3, 6)
+    plan = prune(model, "adapruner", ids, structure_ratio=0.4, layers=[0, 1, 2], fine_second="only")
+    assert plan.scores.keys() == {0, 1, 2}
+    plan.save(str(tmp_path / "plan"))
+    loaded = Plan.load(str(tmp_path / "plan"))
+    assert loaded == plan
+    assert loaded.settings["parameters"] == {"fine_second": "only"} and loaded.settings["structure_ratio"] == 0.4
+    assert torch.equal(logits(loaded.apply(model), ids), logits(plan.apply(model), ids))
+
+
+def test_a_plan_for_llama_7b_is_small(tmp_path):
+    config = LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    random_plan(model).save(tmp_path / "plan")
+    assert (tmp_path / "plan").stat().st_size < 2**16
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(UserError, match=r"no plan at .*nothing"):
+        Plan.load(tmp_path / "nothing")
+
+
+def saved(tmp_path):
+    path = tmp_path / "plan"
+    random_plan(tiny()).save(path)
+    return path, path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "garble", [lambda b: b"", lambda b: b"hello", lambda b: b[:-3], lambda b: b[:40], lambda b: b[9:]]
+)
+def test_a_garbled_file(tmp_path, garble):
+    path, content = saved(tmp_path)
+    path.write_bytes(garble(content))
+    with pytest.raises(UserError, match="no pruning plan"):
+        Plan.load(path)
+
+
+def header(**changes):
+    units = {"0": {"heads": 4, "channels": 9}}
+    full = {"format": "1", "method": "vector", "settings": "{}", "units": json.dumps(units), **changes}
+    return {name: value for name, value in full.items() if value is not None}
+
+
+def test_a_weights_file_is_no_plan(tmp_path):
+    save_file({"model.weight": torch.zeros(2)}, tmp_path / "weights")
+    with pytest.raises(UserError, match="no pruning plan"):
+        Plan.load(tmp_path / "weights")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": "2"},
+        {"units": None},
+        {"units": "{"},
+        {"units": '{"0": {"heads": 4}}'},
+    ],
+    ids=str,
+)
+def test_a_wrong_header(tmp_path, changes):
+    masks = {"layers.0.channels": torch.tensor([255, 0], dtype=torch.uint8)}
+    save_file(masks, tmp_path / "right", metadata=header())
+    assert Plan.load(tmp_path / "right").kept_channels == {0: list(range(8))}
+    save_file(masks, tmp_path / "plan", metadata=header(**changes))
+    with pytest.raises(UserError, match="no pruning plan"):
+        Plan.load(tmp_path / "plan")
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        {"layers.7.channels": torch.tensor([255, 0], dtype=torch.uint8)},
+        {"layers.0.norms": torch.tensor([255, 0], dtype=torch.uint8)},
+        {"weight": torch.tensor([255, 0], dtype=torch.uint8)},
+    ],
+    ids=str,
+)
+def test_masks_that_do_not_fit_their_header(tmp_path, masks):
+    save_file(masks, tmp_path / "plan", metadata=header())
+    with pytest.raises(UserError, match="no pruning plan"):
+        Plan.load(tmp_path / "plan")
