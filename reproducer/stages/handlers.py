@@ -119,7 +119,9 @@ def run_recovery(context: Context, device: str) -> None:
     forget()
     settings = SimpleNamespace(**params["lora"])
     rows = [dict(row) for row in load_instructions(params["dataset"], settings.examples).rows]
-    result = train_lora(model, tokenizer, rows, settings, context.directory, params["seed"], context.progress)
+    result = train_lora(
+        model, tokenizer, rows, settings, context.directory, params["seed"], context.progress, context.say
+    )
     context.record("training", {"steps": result.steps, "examples": result.examples})
 
 
