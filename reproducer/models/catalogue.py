@@ -58,7 +58,18 @@ class Random:
         return f"random weights, seed {self.seed}"
 
 
-Source = Package | Hub | Folder | Random
+@dataclass(frozen=True)
+class Drawn:
+    """Random weights of any size, made anew where they are used whenever the model is loaded; never on the disk."""
+
+    config: Mapping[str, Any]
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return f"random weights made while loading, seed {self.seed}"
+
+
+Source = Package | Hub | Folder | Random | Drawn
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,28 @@ class Entry:
 
     def with_dtype(self, dtype: str) -> Entry:
         return replace(self, dtype=dtype)
+
+    def with_random_weights(self) -> Entry:
+        """The same architecture with random weights and the byte tokenizer, which need no download.
+
+        Raises:
+            UserError: the config is not known before something is fetched.
+        """
+        if isinstance(self.source, Random):
+            return self
+        if self.config is None:
+            known = ", ".join(name for name, entry in CATALOGUE.items() if entry.config)
+            raise UserError(
+                f"random weights for '{self.name}' need its config, which is not known before it is fetched",
+                f"models with a known config: {known}",
+            )
+        return replace(
+            self,
+            name=f"{self.name} (random)",
+            label=f"{self.label} (random weights)",
+            source=Drawn(self.config),
+            notes="For sizes, times and memory, which do not depend on the weights; one token a byte.",
+        )
 
 
 def _parameters(config: Mapping[str, Any]) -> int:

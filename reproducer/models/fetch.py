@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from reproducer.errors import UserError
-from reproducer.models.catalogue import Entry, Folder, Hub, Package, Random, Source
+from reproducer.models.catalogue import Drawn, Entry, Folder, Hub, Package, Random, Source
 
 Say = Callable[[str], None]
-KINDS: dict[str, type[Source]] = {"package": Package, "hub": Hub, "folder": Folder, "random": Random}
+KINDS: dict[str, type[Source]] = {"package": Package, "hub": Hub, "folder": Folder, "random": Random, "drawn": Drawn}
 # Nothing of a repository but configs, safetensors and tokenizers; no second copy of the weights in another layout.
 WANTED = ["*.json", "*.safetensors", "*.model", "*.jinja", "tokenizer*", "merges.txt", "vocab.txt"]
 UNWANTED = ["*/*", "consolidated*", "*.py", "*.bin", "*.pth", "*.pt"]
@@ -26,7 +26,8 @@ def recipe(entry: Entry) -> dict[str, Any]:
 
 
 def fetch(recipe: Mapping[str, Any], directory: Path, say: Say) -> None:
-    """Fill `directory` with what `load_model` needs: the model's files, or location.json for one that stays elsewhere.
+    """Fill `directory` with what `load_model` needs: the model's files, location.json for one that stays elsewhere, or
+    a seed for one that is drawn when it is loaded.
 
     Args:
         recipe: an entry's, from `recipe`.
@@ -51,6 +52,10 @@ def fetch(recipe: Mapping[str, Any], directory: Path, say: Say) -> None:
             from reproducer.models.random_weights import write_random
 
             write_random(config, seed, directory)
+        case Drawn(config, seed):
+            from reproducer.models.random_weights import write_seed
+
+            write_seed(config, seed, directory)
 
 
 def fingerprints(recipe: Mapping[str, Any]) -> dict[str, str]:

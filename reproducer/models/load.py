@@ -36,22 +36,41 @@ def load_model(
         UserError: files are missing or broken, or they are not a causal language model that transformers knows.
     """
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
+
+    from reproducer.models.random_weights import SEED, draw_model
 
     if dtype not in DTYPES:
         raise UserError(f"unknown dtype '{dtype}'", nearest(dtype, DTYPES))
     folder = locate(Path(directory))
     config = read_config(folder)
-    check_weights(folder)
     wanted: Any = (config.dtype or torch.float32) if dtype == "auto" else dtype
+    wanted = getattr(torch, wanted) if isinstance(wanted, str) else wanted
+    seed = folder / SEED
+    model: Any
+    if seed.is_file():
+        with quiet():
+            model = draw_model(config, json.loads(seed.read_text(encoding="utf-8"))["seed"], wanted, device)
+    else:
+        model = _read_model(folder, config, wanted)
+    tokenizer = load_tokenizer(folder)
+    _agree(model, tokenizer)
+    return model.to(device).eval(), tokenizer
+
+
+def _read_model(folder: Path, config: Any, dtype: torch.dtype) -> PreTrainedModel:
+    """The model with the weights of the folder's files, all of which must be there and fit."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    check_weights(folder)
     from_pretrained: Any = AutoModelForCausalLM.from_pretrained
     try:
         with quiet():
             model, found = from_pretrained(
                 folder,
                 config=config,
-                dtype=getattr(torch, wanted) if isinstance(wanted, str) else wanted,
+                dtype=dtype,
                 attn_implementation="sdpa",
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -67,10 +86,8 @@ def load_model(
         raise UserError(f"{folder}: {_count(mismatched)} of another shape than config.json says: {_some(mismatched)}")
     if unexpected := sorted(found["unexpected_keys"]):
         message = f"{folder}: {_count(unexpected)} in its weight files not part of the model: {_some(unexpected)}"
-        warnings.warn(message, stacklevel=2)
-    tokenizer = load_tokenizer(folder)
-    _agree(model, tokenizer)
-    return model.to(device).eval(), tokenizer
+        warnings.warn(message, stacklevel=3)
+    return model
 
 
 def count_parameters(directory: str | Path) -> int:

@@ -1,0 +1,74 @@
+"""Weights that are made while a model loads: nothing of them on the disk, and always the same."""
+
+import pytest
+import torch
+
+from reproducer import prune
+from reproducer.errors import UserError
+from reproducer.models.catalogue import CATALOGUE, Drawn, resolve
+from reproducer.models.fetch import fetch, recipe
+from reproducer.models.load import count_parameters, load_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A grouped-query model with tied embeddings, larger in what it would weigh than in what lies there."""
+    directory = tmp_path_factory.mktemp("drawn")
+    config = {**CATALOGUE["tiny-gqa"].config, "vocab_size": 6000}
+    fetch({"source": "drawn", "config": config, "seed": 3}, directory, print)
+    return directory
+
+
+def test_nothing_but_config_seed_and_tokenizer_is_written(folder):
+    assert not list(folder.glob("*.safetensors"))
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 50_000
+    assert count_parameters(folder) == sum(p.numel() for p in load_model(folder)[0].parameters())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_same_seed_gives_the_same_weights(folder, dtype):
+    state = torch.get_rng_state()
+    (first, tokenizer), (second, _) = (load_model(folder, dtype) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not first.training and first.config._attn_implementation == "sdpa"
+    for (name, mine), other in zip(first.named_parameters(), second.parameters(), strict=True):
+        assert mine.dtype == getattr(torch, dtype) and torch.equal(mine, other) and mine.isfinite().all(), name
+    assert first.lm_head.weight is first.model.embed_tokens.weight
+    ids = torch.tensor(tokenizer("Zürich, any text")["input_ids"])
+    assert ids.min() >= 0 and ids.max() < first.config.vocab_size
+    assert first(ids[None]).logits.isfinite().all()
+
+
+def test_another_seed_gives_other_weights(folder, tmp_path):
+    fetch({"source": "drawn", "config": CATALOGUE["tiny-gqa"].config, "seed": 4}, tmp_path, print)
+    mine, other = (load_model(path)[0].model.layers[0].mlp.up_proj.weight for path in (folder, tmp_path))
+    assert not torch.equal(mine, other)
+
+
+def test_in_place_they_are_the_weights_that_a_file_would_hold(tmp_path):
+    """Also every buffer is: nothing of the model's own initialisation that it needs is skipped."""
+    config = CATALOGUE["tiny"].config
+    models = []
+    for source in ("random", "drawn"):
+        (tmp_path / source).mkdir()
+        fetch({"source": source, "config": config, "seed": 0}, tmp_path / source, print)
+        models.append(load_model(tmp_path / source)[0])
+    ids = torch.arange(40)[None]
+    assert torch.equal(*(model(ids).logits for model in models))
+    written, drawn = (dict(model.named_buffers()) for model in models)
+    assert written.keys() == drawn.keys() and all(torch.equal(written[name], drawn[name]) for name in written)
+
+
+def test_it_can_be_pruned(folder):
+    model, _ = load_model(folder)
+    plan = prune(model, "magnitude", ratio=0.02)
+    assert plan.kept_channels != prune(model, "random", ratio=0.02).kept_channels
+
+
+def test_which_models_can_have_random_weights():
+    entry = resolve("llama-7b").with_random_weights()
+    assert entry.source == Drawn(CATALOGUE["llama-7b"].config) and entry.dtype == "bfloat16"
+    assert recipe(entry)["source"] == "drawn"
+    assert resolve("tiny").with_random_weights() == resolve("tiny")
+    with pytest.raises(UserError, match=r"'someone/model' need its config.*known"):
+        resolve("someone/model").with_random_weights()
