@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Literal
 
 from reproducer.errors import UserError
@@ -31,10 +32,15 @@ def adapruner(
     """
     from reproducer.pruning.statistics import Element, First, Second, Statistic
 
-    weights = {"alpha1": alpha1, "alpha2": alpha2}
-    if any(value < 0 for value in weights.values()) or not sum(weights.values()) > 0:
-        raise UserError(f"adapruner's weights are {weights}; none may be negative and not both 0")
+    weights = {"alpha1": alpha1, "alpha2": alpha2, "coarse_scale": coarse_scale, "fine_scale": fine_scale}
+    factors = {"coarse_second": coarse_second, "fine_second": fine_second}
+    for name, value in {**weights, **factors}.items():
+        if not (name in factors and value == "only") and not (isinstance(value, int | float) and 0 <= value < inf):
+            allowed = "a number from 0 on" + (' or "only"' if name in factors else "")
+            raise UserError(f"adapruner's {name} is {value!r}; it is {allowed}")
     coarse, fine = alpha1 * coarse_scale, alpha2 * fine_scale
+    if not coarse + fine > 0:
+        raise UserError(f"adapruner's weights {weights} leave nothing of either term")
     # |Σ ½ s2| and Σ |½ s2| are both ½ Σ s2: s2 is never negative.
     element = Second() if fine_second == "only" else Element(float(fine_second))
     needs: set[Statistic] = set()

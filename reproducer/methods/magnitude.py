@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from math import inf
+
 from reproducer.errors import UserError
 from reproducer.methods.registry import Rule, register
 
@@ -9,7 +11,7 @@ def magnitude(p: float = 2) -> Rule:
     """`Σ |w|^p` (Han et al. 2016; LLM-Pruner's l1 and l2)."""
     from reproducer.pruning.statistics import Power
 
-    if not p > 0:
-        raise UserError(f"magnitude's p is {p}; it is an exponent above 0")
+    if not (isinstance(p, int | float) and 0 < p < inf):
+        raise UserError(f"magnitude's p is {p!r}; it is an exponent above 0")
     power = Power(p)
     return Rule((power,), lambda vectors, _: vectors[power])

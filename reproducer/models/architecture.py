@@ -107,6 +107,11 @@ def architecture_of(model: nn.Module) -> Architecture:
     model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     for family in FAMILIES:
         if model_type in family.model_types:
+            if not type(model).__name__.endswith("ForCausalLM"):
+                raise UserError(
+                    f"a {type(model).__name__} is no causal language model of its own",
+                    "load it with AutoModelForCausalLM; of a model that peft has wrapped, merge the adapter first",
+                )
             _check(model, family, model_type)
             return family
     known = ", ".join(name for family in FAMILIES for name in family.model_types)

@@ -14,8 +14,9 @@ comparable whose scores differ in scale. `heads` = local, pooled or auto (pooled
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -33,6 +34,7 @@ from reproducer.models.architecture import (
 
 Scores = Mapping[int, Mapping[Kind, Tensor]]  # layer -> kind -> [units]
 Kept = dict[Kind, dict[int, list[int]]]
+Counts = dict[Kind, dict[int, int]]
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def allocate(model: nn.Module, architecture: Architecture, scores: Scores, setti
     """
     cut = _Cut(model, architecture, scores, settings)
     if settings.structure_ratio is not None:
-        return cut.kept(settings.structure_ratio)
+        return cut.kept(cut.counts(settings.structure_ratio))
     assert settings.ratio is not None
     return cut.kept_for_parameters(settings.ratio)
 
@@ -130,8 +132,12 @@ class _Cut:
             counts[index] += 1
         return counts
 
-    def counts(self, ratio: float) -> dict[Kind, dict[int, int]]:
-        counts = {kind: self.removed(kind, ratio) for kind in KINDS}
+    def counts(self, ratio: float, channels: float | None = None) -> Counts:
+        """Units that each layer loses at a structure ratio; the channels' own ratio if it differs."""
+        counts: Counts = {
+            "heads": self.removed("heads", ratio),
+            "channels": self.removed("channels", ratio if channels is None else channels),
+        }
         if self.settings.round_to > 1:
             counts["channels"] = self._rounded(counts["channels"])
         return counts
@@ -159,21 +165,26 @@ class _Cut:
             down[index] += step
         return {index: units[index] - count for index, count in down.items()}
 
-    def kept(self, ratio: float) -> Kept:
-        counts = self.counts(ratio)
+    def kept(self, counts: Counts) -> Kept:
         return {
             kind: {index: sorted(self.order[kind][index][counts[kind][index] :]) for index in self.units[kind]}
             for kind in KINDS
         }
 
-    def parameters_removed(self, ratio: float) -> int:
-        counts = self.counts(ratio)
+    def parameters(self, counts: Counts) -> int:
         return sum(count * self.cost[kind][index] for kind in KINDS for index, count in counts[kind].items())
 
+    def _parameters_at(self, heads: float, channels: float) -> int:
+        return self.parameters(self.counts(heads, channels))
+
     def kept_for_parameters(self, ratio: float, tolerance: float = 0.005) -> Kept:
-        """Bisect for the structure ratio whose cut comes nearest to `ratio` of all parameters."""
-        target, low, high = ratio * self.total, 0.0, 1.0
-        most = self.parameters_removed(1.0)
+        """The structure ratio whose cut comes nearest to `ratio` of all parameters.
+
+        Heads are coarse: where all layers lose one more at once the cut jumps. So heads follow the structure ratio on
+        either side of the jump, and the channels alone are then cut to make up for the rest; the nearer side wins.
+        """
+        target = ratio * self.total
+        most = self.parameters(self.counts(1.0))
         if most < target - tolerance * self.total:
             layers = sorted(self.units["heads"])
             raise UserError(
@@ -181,20 +192,31 @@ class _Cut:
                 f"hold {most / self.total:.1%} of all parameters at the most",
                 "prune more layers (prune.layers) or choose a smaller ratio",
             )
-        while high - low > 1e-7:
-            middle = (low + high) / 2
-            if self.parameters_removed(middle) < target:
-                low = middle
-            else:
-                high = middle
-        best = min((low, high), key=lambda r: abs(self.parameters_removed(r) - target))
-        reached = self.parameters_removed(best) / self.total
+        cuts = []
+        for heads in _around(lambda r: self.parameters(self.counts(r)), target):
+            cuts.append(self.counts(heads))
+            removed = partial(self._parameters_at, heads)
+            cuts += [self.counts(heads, channels) for channels in _around(removed, target)]
+        best = min(cuts, key=lambda counts: abs(self.parameters(counts) - target))
+        reached = self.parameters(best) / self.total
         if abs(reached - ratio) > tolerance:
             raise UserError(
                 f"a ratio of {ratio} cannot be reached within {tolerance:.1%}: the nearest cut removes {reached:.2%}",
                 "the units are too coarse: set heads: pooled, scope: global, or a smaller round_to",
             )
         return self.kept(best)
+
+
+def _around(removed: Callable[[float], int], target: float) -> tuple[float, float]:
+    """Two ratios next to each other between which `removed` passes the target."""
+    low, high = 0.0, 1.0
+    while high - low > 1e-7:
+        middle = (low + high) / 2
+        if removed(middle) < target:
+            low = middle
+        else:
+            high = middle
+    return low, high
 
 
 def _floor(value: float) -> int:

@@ -34,7 +34,7 @@ class Plan:
     """Kept structures a layer; a layer that is absent keeps all.
 
     Attributes:
-        units: {layer: {"heads": n, "channels": n}} of *every* layer of the base model; `apply` checks them.
+        units: {layer: {"heads": n, "channels": n, …widths}} of *every* layer of the base model; `apply` checks them.
         kept_heads: {layer: sorted kept heads}; a unit is a key-value group with its query heads where heads share keys.
         kept_channels: {layer: sorted kept MLP channels}.
         method: the method that made the plan, and `settings` how.
@@ -105,7 +105,7 @@ class Plan:
         if actual != self.units:
             differs = next(i for i in sorted(set(actual) | set(self.units)) if actual.get(i) != self.units.get(i))
             raise UserError(
-                f"the plan was made for another model: its layer {differs} has {self.units.get(differs, 'no')} units, "
+                f"the plan was made for another model: its layer {differs} is {self.units.get(differs, 'none')}, "
                 f"this model's {actual.get(differs, 'none')}",
                 "apply a plan to the unpruned base model that it was made from",
             )
@@ -121,37 +121,51 @@ class Plan:
                     mask = numpy.zeros(self.units[index][kind], dtype=bool)
                     mask[kept] = True
                     masks[f"layers.{index}.{kind}"] = numpy.packbits(mask)
-        header = {
-            "format": str(FORMAT),
-            "method": self.method,
-            "settings": json.dumps(self.settings, sort_keys=True, allow_nan=False),
-            "units": json.dumps(self.units, sort_keys=True),
-        }
-        save_file(masks, str(path), metadata=header)
+        # One entry: safetensors writes several in an order of its own, and equal plans should be equal files.
+        header = {"format": FORMAT, "method": self.method, "settings": self.settings, "units": self.units}
+        save_file(masks, str(path), metadata={"plan": json.dumps(header, sort_keys=True, allow_nan=False)})
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
         """Read a plan; UserError if the file is missing or is no plan."""
         try:
             with safe_open(str(path), framework="numpy") as file:
-                header = file.metadata() or {}
-                if header.get("format") != str(FORMAT):
-                    raise UserError(f"{path} is no pruning plan of format {FORMAT}")
-                units = {int(index): counts for index, counts in json.loads(header["units"]).items()}
-                kept: dict[str, dict[int, list[int]]] = {kind: {} for kind in KINDS}
-                for name in file.keys():  # noqa: SIM118 - a safetensors handle is no dict
-                    _, index, kind = name.split(".")
-                    mask = numpy.unpackbits(file.get_tensor(name), count=units[int(index)][kind])
-                    kept[kind][int(index)] = numpy.flatnonzero(mask).tolist()
+                header = json.loads((file.metadata() or {})["plan"])
+                masks = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+            if header["format"] != FORMAT:
+                raise ValueError(f"format {header['format']} is not {FORMAT}")
+            units = {int(index): {**counts} for index, counts in header["units"].items()}
+            kept: dict[str, dict[int, list[int]]] = {kind: {} for kind in KINDS}
+            for name, mask in sorted(masks.items()):
+                _, index, kind = name.split(".")
+                kept[kind][int(index)] = _kept_units(mask, units[int(index)][kind])
+            return cls(
+                units,
+                dict(sorted(kept["heads"].items())),
+                dict(sorted(kept["channels"].items())),
+                str(header["method"]),
+                {**header["settings"]},
+            )
         except FileNotFoundError:
             raise UserError(f"there is no plan at {path}") from None
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise UserError(f"{path} is no pruning plan: {error}") from None
-        kept = {kind: dict(sorted(layers.items())) for kind, layers in kept.items()}
-        return cls(units, kept["heads"], kept["channels"], header["method"], json.loads(header["settings"]))
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is no pruning plan: {type(error).__name__}: {error}") from None
+
+
+def _kept_units(mask: numpy.ndarray, count: int) -> list[int]:
+    if mask.dtype != numpy.uint8 or mask.shape != (-(-count // 8),):
+        raise ValueError(f"a mask of {mask.dtype} and shape {mask.shape} for {count} units")
+    kept = numpy.flatnonzero(numpy.unpackbits(mask, count=count)).tolist()
+    if not kept:
+        raise ValueError("a mask that keeps nothing")
+    return kept
 
 
 def units_of(model: nn.Module, architecture: Architecture) -> dict[int, dict[str, int]]:
-    """Prunable units of every layer of a model."""
+    """Prunable units of every layer of a model, and the widths that a unit of it has."""
     shapes = [layer_shape(layer) for layer in architecture.decoder_layers(model)]
-    return {index: {kind: shape.units(kind) for kind in KINDS} for index, shape in enumerate(shapes)}
+    widths = ("hidden", "head_dim", "queries_per_group")
+    return {
+        index: {**{kind: shape.units(kind) for kind in KINDS}, **{name: getattr(shape, name) for name in widths}}
+        for index, shape in enumerate(shapes)
+    }

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 # A chunk's buffers should stay in the second-level cache of a CPU; a GPU wants work enough to fill it.
 CHUNK_BYTES = {"cpu": 2**19, "cuda": 2**27}
 ACTIVATION_BYTES = 2**29
+REPAIR = "load the model in bfloat16 or float32, or leave the sample out; or the model itself is damaged"
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,12 @@ def _powers(walk: LayerWalk, index: int, powers: list[Power]) -> dict[str, dict[
     for member in (*walk.architecture.heads, *walk.architecture.channels):
         weight = linear_at(walk.layers[index], member.module).weight.detach()
         wide = _accumulator(weight.dtype)
-        found[member.module] = {
-            power: weight.to(wide).abs().pow(power.p).sum(1 - member.axis).cpu() for power in powers
-        }
+        sums: dict[Statistic, Tensor] = {}
+        for power in powers:
+            sums[power] = weight.to(wide).abs().pow(power.p).sum(1 - member.axis).cpu()
+        if not all(torch.isfinite(values).all() for values in sums.values()):
+            raise UserError(f"layer {index}'s {member.module} holds weights that are not finite", REPAIR)
+        found[member.module] = sums
     return found
 
 
@@ -145,6 +149,7 @@ class _Backward:
                 hidden = self.walk.embed(self.ids)
                 for index in range(first):
                     hidden = self.walk.run(index, hidden)
+                    self._check_finite(hidden, f"output of layer {index}")
         spare, size = self.limits.activations, 0
         for index in range(first, count):
             boundary[index] = hidden
@@ -155,6 +160,7 @@ class _Backward:
             else:
                 with torch.no_grad():
                     hidden = self.walk.run(index, hidden)
+            self._check_finite(hidden, f"output of layer {index}")
         gradient = self._head_gradient(hidden)
         for index in range(count - 1, first - 1, -1):
             if index not in self.graphs:
@@ -223,7 +229,7 @@ class _Backward:
         if not finite.all():
             raise UserError(
                 f"the loss of calibration sample {int((~finite).nonzero()[0])} is {losses[~finite][0].item()}",
-                "load the model in bfloat16 or float32, or leave the sample out",
+                REPAIR,
             )
         (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         return gradient
@@ -233,7 +239,7 @@ class _Backward:
         if not finite.all():
             raise UserError(
                 f"calibration sample {int((~finite).nonzero()[0])} has a non-finite {where}",
-                "load the model in bfloat16 or float32, or leave the sample out",
+                REPAIR,
             )
 
 

@@ -208,3 +208,11 @@ def test_bad_ratios_are_refused_before_anything_is_computed(settings):
 
     with pytest.raises(UserError):
         prune(Untouchable(), "vector", tokens(2, 5), **settings)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "llm-pruner-e1"])
+def test_a_non_finite_weight_in_a_pruned_layer_is_refused(method):
+    model = tiny()
+    decoder_layers(model)[1].mlp.up_proj.weight.data[3, 4] = float("nan")
+    with pytest.raises(UserError, match=r"layer 1\b"):
+        prune(model, method, tokens(2, 5), structure_ratio=0.25, layers=[1, 2])

@@ -175,6 +175,16 @@ def test_the_plan_keeps_the_best_scored(method):
         {"alpha1": 0, "alpha2": 0},
         {"alpha1": -0.1},
         {"alpha2": float("nan")},
+        {"alpha1": float("inf")},
+        {"alpha1": "much"},
+        {"coarse_second": "onyl"},
+        {"fine_second": "onyl"},
+        {"fine_second": float("nan")},
+        {"coarse_second": -1},
+        {"coarse_scale": float("nan")},
+        {"fine_scale": -1e-4},
+        {"coarse_scale": 0, "fine_scale": 0},
+        {"alpha1": 0, "fine_scale": 0},
     ],
     ids=str,
 )
@@ -183,7 +193,7 @@ def test_adapruners_parameters_are_checked(parameters):
         prune(tiny(), "adapruner", tokens(2, 5), structure_ratio=0.25, **parameters)
 
 
-@pytest.mark.parametrize("p", [0, -1, float("nan")])
+@pytest.mark.parametrize("p", [0, -1, float("nan"), float("inf"), "two"])
 def test_magnitudes_exponent_is_checked(p):
     with pytest.raises(UserError, match="magnitude's p"):
         prune(tiny(), "magnitude", structure_ratio=0.25, p=p)

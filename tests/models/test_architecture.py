@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from torch import nn
-from transformers import AutoModelForCausalLM, GPT2Config
+from transformers import AutoModel, AutoModelForCausalLM, GPT2Config
 
 from reproducer.errors import UserError
 from reproducer.models.architecture import (
@@ -78,6 +78,17 @@ def test_adapters_are_refused():
     adapted = peft.get_peft_model(tiny(), peft.LoraConfig(target_modules=["q_proj"]))
     with pytest.raises(UserError, match=r"self_attn\.q_proj.*\n.*merge adapters"):
         architecture_of(adapted.get_base_model())
+
+
+def test_a_peft_wrapper_is_refused_as_such():
+    adapted = peft.get_peft_model(tiny(), peft.LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(UserError, match=r"merge|PeftModel"):
+        architecture_of(adapted)
+
+
+def test_a_model_without_a_language_model_head_is_refused():
+    with pytest.raises(UserError, match="LlamaModel"):
+        architecture_of(AutoModel.from_config(tiny().config))
 
 
 def test_a_norm_over_several_heads_is_refused():

@@ -232,6 +232,14 @@ def test_a_ratio_of_all_parameters_is_reached(shape, ratio, scope, heads, round_
     assert all(len(units) % round_to == 0 for units in kept["channels"].values())
 
 
+@pytest.mark.parametrize("percent", range(3, 40))
+def test_a_ratio_is_reached_where_all_layers_lose_heads_at_once(percent):
+    """Twelve heads a layer: one more head from each layer is 1.5 % of the model; channels make up for the rest."""
+    model = on_meta(**SHAPES["multi-head"])
+    kept = cut(model, noise(model, range(2, 10)), ratio=percent / 100)
+    assert abs(share_removed(model, kept) - percent / 100) <= 0.005
+
+
 @examples(30)
 @given(
     ratio=st.floats(0.02, 0.6),

@@ -13,6 +13,7 @@ from reproducer.models.walk import LayerWalk
 from reproducer.pruning import statistics
 from reproducer.pruning.statistics import Element, First, Limits, Power, Second, collect
 from tests.helpers import (
+    MEMBERS,
     by_vector,
     close,
     cut_by_hand,
@@ -297,6 +298,13 @@ def test_a_non_finite_gradient_names_sample_and_layer(value, layer):
         collect(model, tokens(4, 5), [1, 2, 3], {Element(0), Second()})
 
 
+@pytest.mark.parametrize("layer", [0, 2])
+def test_a_non_finite_loss_names_sample_and_layer(layer):
+    model = prepared(1, layer, float("nan"), backward=False)
+    with pytest.raises(UserError, match=rf"sample 1\b.*layer {layer}\b"):
+        collect(model, tokens(4, 5), [1, 3], {Element(0)})
+
+
 def test_the_model_is_as_it_was_after_an_error():
     model = prepared(2, 2, float("nan"), backward=True)
     model.train()
@@ -307,6 +315,16 @@ def test_the_model_is_as_it_was_after_an_error():
     assert all(module.training for module in model.modules())
     assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("member", [*MEMBERS["heads"], *MEMBERS["channels"]])
+@pytest.mark.parametrize("wanted", [Power(2), Second(), Element(0)], ids=repr)
+def test_a_non_finite_weight_is_named_and_never_scored(member, wanted):
+    """A NaN would sort above all numbers, so its unit would stay, in silence."""
+    model = tiny()
+    decoder_layers(model)[2].get_submodule(member).weight.data[0, 0] = float("nan")
+    with pytest.raises(UserError, match=r"layer 2\b"):
+        collect(model, tokens(2, 5), [1, 2], {wanted})
 
 
 def test_gradient_statistics_without_samples_are_refused():

@@ -190,6 +190,13 @@ def test_a_plan_is_refused_where_it_does_not_fit():
             assert parameter_count(other) == before
 
 
+def test_a_plan_is_refused_by_a_model_of_another_width():
+    plan = random_plan(tiny())
+    for other in (tiny(hidden=64), tiny(head_dim=4), tiny(heads=8, groups=4)):
+        with pytest.raises(UserError, match="another model"):
+            plan.apply(other)
+
+
 # Storage.
 
 
@@ -214,6 +221,13 @@ def test_a_saved_plan_of_prune_gives_the_same_model(tmp_path):
     assert loaded == plan
     assert loaded.settings["parameters"] == {"fine_second": "only"} and loaded.settings["structure_ratio"] == 0.4
     assert torch.equal(logits(loaded.apply(model), ids), logits(plan.apply(model), ids))
+
+
+def test_two_saves_are_the_same_bytes(tmp_path):
+    plan = random_plan(tiny(layers=6))
+    plan.save(tmp_path / "a")
+    plan.save(tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_a_plan_for_llama_7b_is_small(tmp_path):
@@ -246,9 +260,8 @@ def test_a_garbled_file(tmp_path, garble):
 
 
 def header(**changes):
-    units = {"0": {"heads": 4, "channels": 9}}
-    full = {"format": "1", "method": "vector", "settings": "{}", "units": json.dumps(units), **changes}
-    return {name: value for name, value in full.items() if value is not None}
+    full = {"format": 1, "method": "vector", "settings": {}, "units": {"0": {"heads": 4, "channels": 9}}, **changes}
+    return {"plan": json.dumps({name: value for name, value in full.items() if value is not None})}
 
 
 def test_a_weights_file_is_no_plan(tmp_path):
@@ -260,10 +273,13 @@ def test_a_weights_file_is_no_plan(tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"format": "2"},
+        {"format": 2},
         {"units": None},
-        {"units": "{"},
-        {"units": '{"0": {"heads": 4}}'},
+        {"units": []},
+        {"units": {"0": {"heads": 4}}},
+        {"method": None},
+        {"settings": None},
+        {"settings": 1},
     ],
     ids=str,
 )
@@ -279,9 +295,13 @@ def test_a_wrong_header(tmp_path, changes):
 @pytest.mark.parametrize(
     "masks",
     [
+        {"layers.0.channels": torch.tensor([255], dtype=torch.uint8)},  # of nine channels only eight bits
+        {"layers.0.channels": torch.tensor([255, 0, 0], dtype=torch.uint8)},
         {"layers.7.channels": torch.tensor([255, 0], dtype=torch.uint8)},
         {"layers.0.norms": torch.tensor([255, 0], dtype=torch.uint8)},
         {"weight": torch.tensor([255, 0], dtype=torch.uint8)},
+        {"layers.0.channels": torch.zeros(2)},
+        {"layers.0.channels": torch.zeros(2, dtype=torch.uint8)},  # would keep nothing
     ],
     ids=str,
 )
@@ -289,3 +309,8 @@ def test_masks_that_do_not_fit_their_header(tmp_path, masks):
     save_file(masks, tmp_path / "plan", metadata=header())
     with pytest.raises(UserError, match="no pruning plan"):
         Plan.load(tmp_path / "plan")
+
+
+def test_a_folder_is_no_plan(tmp_path):
+    with pytest.raises(UserError):
+        Plan.load(tmp_path)
