@@ -2,8 +2,8 @@
 
 A trial scores AdaPruner's metric on ten fresh samples of 128 tokens and measures the pruned model on the search texts.
 What it cannot avoid: the products of one forward and one backward pass over the samples (weight gradients in the
-pruned layers, none below the first of them), and of a forward pass over the texts at the pruned widths. These are timed as bare
-`torch.matmul` on tensors of the same shapes and dtype, in turns with whole trials.
+pruned layers, none below the first of them), and of a forward pass over the texts at the pruned widths. These are timed
+as bare `torch.matmul` on tensors of the same shapes and dtype, in turns with whole trials.
 """
 
 from __future__ import annotations
