@@ -19,7 +19,7 @@ from reproducer.queue import Outcome, Store, console_progress, duration, survey
 from reproducer.queue import run as run_queue
 from reproducer.spec import Spec, load_spec
 from reproducer.stages.handlers import handlers_for
-from reproducer.stages.rows import Expansion, expand
+from reproducer.stages.rows import TIMED, Expansion, expand
 
 PACKAGES = ("reproducer", "torch", "transformers", "optuna", "peft", "datasets", "lm-eval", "tokenizers", "numpy")
 DONE, FAILED = 0, 1
@@ -44,7 +44,9 @@ def report(given: Namespace) -> int:
 def status(given: Namespace) -> int:
     """What of a spec is done."""
     spec, expansion = _load(given)
-    outcome = survey(expansion.stages, Store(given.store), handlers_for("cpu"))
+    timed = any(stage.kind == "efficiency" for stage in expansion.stages)  # a time holds for its device
+    device = _device("auto") if timed else "cpu"
+    outcome = survey(expansion.stages, Store(given.store), handlers_for(device))
     lines = [
         (result.status, result.stage.kind, result.stage.label, result.message) for result in outcome.results.values()
     ]
@@ -67,7 +69,7 @@ def check(given: Namespace) -> int:
     differences = [f"{name}: not in this run" for name in known if name not in measured]
     differences += [f"{name}: not in the baseline" for name in measured if name not in known]
     for name in known.keys() & measured.keys():
-        for metric in sorted(known[name].keys() | measured[name].keys()):
+        for metric in sorted((known[name].keys() | measured[name].keys()) - set(TIMED)):
             before, now = known[name].get(metric), measured[name].get(metric)
             if before is None or now is None or not math.isclose(before, now, rel_tol=given.tolerance):
                 differences.append(f"{name}: {metric} was {before}, is {now}")

@@ -5,7 +5,7 @@ from typing import Any
 
 from reproducer.reporting.sections import ARROWS, Results
 from reproducer.reporting.significance import POOLED, PairedTest, paired_tests, several_seeds
-from reproducer.reporting.summary import perplexity_text, ratio_text, recovery_text
+from reproducer.reporting.summary import other_text, perplexity_text, ratio_text, recovery_text
 from reproducer.reporting.tables import Cell, Table
 
 
@@ -33,7 +33,7 @@ def paper_section(results: Results) -> dict[str, Any] | None:
     if metrics and any(
         row["cells"][m["key"]]["paper_from_dense"] is not None for row in paper["rows"] for m in metrics
     ):
-        caption = "Against the dense model: perplexity as a multiple of the dense row’s, accuracy in points above it."
+        caption = "Against the dense model: accuracy in points above the dense row’s, all else as a multiple of it."
         tables.append((caption, _dense_table(paper, metrics)))
     if paper["orders"]:
         caption = (
@@ -56,6 +56,11 @@ def _sentences(paper: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -
         sentences.append(
             f"Another model was run than the paper’s ({swaps}). Values are therefore not compared: what can be "
             "compared, in kind, is what pruning did to each model, against its own dense row."
+        )
+    if paper.get("any_method"):
+        sentences.append(
+            "Sizes and times do not depend on which units a method removes, only on how many: the paper’s pruned row "
+            "stands beside each of ours of its ratio."
         )
     if not metrics:
         sentences.append("No measure of this run is one that the paper prints there.")
@@ -116,9 +121,9 @@ def _values_table(paper: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
         paper,
         metrics,
         [
-            ("paper", lambda cell, kind: _plain(cell["paper"])),
-            ("ours", lambda cell, kind: _plain(cell["ours"])),
-            ("difference", lambda cell, kind: _signed(cell["difference"])),
+            ("paper", lambda cell, kind: _plain(cell["paper"], kind)),
+            ("ours", lambda cell, kind: _plain(cell["ours"], kind)),
+            ("difference", lambda cell, kind: _signed(cell["difference"], kind)),
         ],
     )
 
@@ -126,10 +131,10 @@ def _values_table(paper: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
 def _dense_table(paper: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Table:
     def text(side: str):
         def of(cell: Mapping[str, Any], kind: str) -> str:
-            if kind != "perplexity":
-                return _signed(cell[f"{side}_from_dense"])
+            if kind == "accuracy":
+                return _signed(cell[f"{side}_from_dense"], kind)
             factor = cell[f"{side}_over_dense"]
-            return "" if factor is None else f"×{_plain(factor)}"
+            return "" if factor is None else f"×{perplexity_text(factor)}"
 
         return of
 
@@ -137,15 +142,17 @@ def _dense_table(paper: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]])
     return _table(pruned, metrics, [("paper", text("paper")), ("ours", text("ours"))])
 
 
-def _plain(value: float | None) -> str:
-    return "" if value is None else perplexity_text(value)
+def _plain(value: float | None, kind: str) -> str:
+    if value is None:
+        return ""
+    return other_text(value) if kind == "other" else perplexity_text(value)  # accuracies are in percent here
 
 
-def _signed(value: float | None) -> str:
+def _signed(value: float | None, kind: str) -> str:
     if value is None:
         return ""
     sign = "+" if value > 0 else "−"
-    text = perplexity_text(abs(value))
+    text = _plain(abs(value), kind)
     return text if float(text) == 0 else sign + text
 
 

@@ -88,7 +88,8 @@ def item_key(reproduces: Mapping[str, int] | None) -> str | None:
 def compare(results: Mapping[str, Any]) -> dict[str, Any] | None:
     """The paper's rows beside ours, for results.json's `paper`; None if the spec reproduces no item that is held here.
 
-    A row of ours and one of the paper's are the same when method, label, recovery and ratio are. Where a profile put
+    A row of ours and one of the paper's are the same when method, label, recovery and ratio are (the method plays no
+    part where the item says `any_method`). Where a profile put
     another model in the paper's model's place (told by `results["stands_for"]`, {ours: the paper's}, else by their
     order), `in_kind` is true: then only what is relative to the dense row should be read.
 
@@ -97,8 +98,8 @@ def compare(results: Mapping[str, Any]) -> dict[str, Any] | None:
         a partner), `orders` (Kendall's tau-b between the paper's order of the methods and ours, by block and metric),
         `slips`, `facts`. A row has a `status` (`done` with one seed at least, `failed`, `missing`); its `cells` hold by
         metric `paper`, `ours` (mean over seeds), `difference` (ours − paper), `paper_from_dense`, `ours_from_dense` and
-        `difference_from_dense`; perplexities also `paper_over_dense` and `ours_over_dense`, factors. What is not known
-        is None.
+        `difference_from_dense`; all but accuracies also `paper_over_dense` and `ours_over_dense`, factors. What is not
+        known is None.
     """
     key = item_key(results["spec"].get("reproduces"))
     if key is None or key not in paper_items():
@@ -107,7 +108,7 @@ def compare(results: Mapping[str, Any]) -> dict[str, Any] | None:
     ours = groups(results["rows"])
     models = _stands_for(results, item)
     kinds = {metric["key"]: metric["kind"] for metric in results["metrics"]}
-    pairs = [(line, _partner(line, ours, item["rows"], models)) for line in ours]
+    pairs = [(line, _partner(line, ours, item, models)) for line in ours]
     dense = {paper["model"]: (line, paper) for line, paper in pairs if paper is not None and line.dense}
     rows = [_compare_row(line, paper, dense, kinds) for line, paper in pairs if paper is not None]
     matched = [id(paper) for _, paper in pairs if paper is not None]
@@ -141,10 +142,13 @@ def _plain(label: str) -> str:
 
 
 def _partner(
-    line: Group, ours: list[Group], papers: list[dict[str, Any]], models: Mapping[str, str]
+    line: Group, ours: list[Group], item: Mapping[str, Any], models: Mapping[str, str]
 ) -> dict[str, Any] | None:
+    any_method = item.get("any_method", False)
+
     def same(paper: Mapping[str, Any]) -> bool:
-        if paper["model"] != models.get(line.model) or paper["method"] != line.method:
+        method = paper["method"] == line.method or (any_method and "dense" not in (paper["method"], line.method))
+        if paper["model"] != models.get(line.model) or not method:
             return False
         if line.dense:
             return True
@@ -154,12 +158,12 @@ def _partner(
         by_layer = line.structure_ratio is not None and line.structure_ratio == paper["structure_ratio"]
         return by_ratio or by_layer
 
-    found = [paper for paper in papers if same(paper)]
+    found = [paper for paper in item["rows"] if same(paper)]
     named = [paper for paper in found if _plain(paper["label"]) == _plain(line.label)]
     if named:
         return named[0]
     alone = sum(other.method == line.method and other.block == line.block for other in ours) == 1
-    return found[0] if alone and len(found) == 1 else None
+    return found[0] if (alone or any_method) and len(found) == 1 else None
 
 
 def _compare_row(
@@ -183,7 +187,7 @@ def _compare_row(
             "ours_from_dense": _minus(mine, my_dense),
         }
         cell["difference_from_dense"] = _minus(cell["ours_from_dense"], cell["paper_from_dense"])
-        if kind == "perplexity":
+        if kind != "accuracy":
             cell["paper_over_dense"] = _over(theirs, their_dense)
             cell["ours_over_dense"] = _over(mine, my_dense)
         cells[key] = cell

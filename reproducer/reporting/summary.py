@@ -95,7 +95,8 @@ def percent_text(fraction: float) -> str:
 
 
 def other_text(value: float) -> str:
-    return f"{value:.4g}"
+    """Two decimals as the paper prints; of numbers below 1 four digits that tell something."""
+    return f"{value:.4g}" if abs(value) < 1 else perplexity_text(value)
 
 
 FORMATS: dict[str, Callable[[float], str]] = {

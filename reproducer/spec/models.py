@@ -61,6 +61,7 @@ class ModelSpec(Named):
     """A model: a name of the catalogue, a hub id, or a local folder."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
+    weights: Literal["given", "random"] = "given"  # random: only the architecture counts, nothing is downloaded
     label: Text | None = None
 
 
@@ -164,8 +165,17 @@ class RecoverySpec(Named):
         return self
 
 
+class EfficiencySpec(Section):
+    """Sizes, latency and memory of passes over `batch` sentences of `length` tokens."""
+
+    length: Tokens = 64
+    batch: Count = 1
+    repeats: Count = 20
+    warmup: Annotated[int, Field(ge=0)] = 3
+
+
 class EvaluateSpec(Section):
-    """What is measured. `limit` items a task and `windows` windows a text; None: all."""
+    """What is measured. `limit` items a task and `windows` windows a text; None: all. `efficiency` None: not at all."""
 
     perplexity: Listed[Text] = ["wikitext2", "ptb"]
     tasks: Listed[Text] = []
@@ -173,6 +183,7 @@ class EvaluateSpec(Section):
     seq_len: Tokens = 128
     windows: Count | None = None
     generate: Listed[Text] = []
+    efficiency: EfficiencySpec | None = None
 
 
 OVERRIDES: dict[str, type[Section]] = {"prune": PruneSpec, "calibration": CalibrationSpec, "search": SearchSpec}

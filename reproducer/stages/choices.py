@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from reproducer.data.tasks import TASKS
 from reproducer.methods.registry import methods
 from reproducer.queue import Outcome
 from reproducer.spec import Spec
-from reproducer.spec.models import MethodSpec, PruneSpec, SearchSpec
+from reproducer.spec.models import EfficiencySpec, EvaluateSpec, MethodSpec, PruneSpec, SearchSpec
 from reproducer.stages import names
 
 if TYPE_CHECKING:
@@ -29,23 +30,19 @@ def _all(spec: Spec, expansion: Expansion, outcome: Outcome) -> Iterator[tuple[s
     yield "What is pruned", _pruning(spec.prune)
     calibration = spec.calibration
     pool = "all of them" if calibration.pool is None else f"{calibration.pool} of them, spread evenly over the text,"
-    yield (
-        "Calibration",
-        f"{calibration.samples} samples of {calibration.length} tokens from {calibration.dataset}: the pool holds "
-        f"passages of at least {calibration.length} tokens, cut there; {pool} may be drawn. Every method that is "
-        "not searched gets the same random draw, made from the seed.",
-    )
+    if any(known.calibrated for method in spec.methods if (known := methods().get(method.name))):
+        yield (
+            "Calibration",
+            f"{calibration.samples} samples of {calibration.length} tokens from {calibration.dataset}: the pool holds "
+            f"passages of at least {calibration.length} tokens, cut there; {pool} may be drawn. Every method that is "
+            "not searched gets the same random draw, made from the seed.",
+        )
     for method in spec.methods:
         known = methods().get(method.name)
         if known is not None and known.searched:
             yield f"Search: {method.label or known.label}", _search(spec, method, method.search_for(spec))
-    yield (
-        "Perplexity",
-        f"LLM-Pruner's protocol: rows joined by two newlines, tokenised once, non-overlapping windows of "
-        f"{spec.evaluate.seq_len} tokens, the rest dropped; the exponential of the mean loss of the "
-        f"{spec.evaluate.seq_len - 1} predicted tokens a window. "
-        + ("All windows." if spec.evaluate.windows is None else f"The first {spec.evaluate.windows} windows a text."),
-    )
+    if spec.evaluate.perplexity:
+        yield "Perplexity", _perplexity(spec.evaluate)
     if spec.evaluate.tasks:
         columns = ", ".join(f"{TASKS[name].label} {TASKS[name].metric}" for name in spec.evaluate.tasks)
         limit = spec.evaluate.limit
@@ -65,12 +62,48 @@ def _all(spec: Spec, expansion: Expansion, outcome: Outcome) -> Iterator[tuple[s
             )
     yield "Seeds", ", ".join(map(str, spec.seeds)) + ("" if len(spec.seeds) > 1 else " (one run: no spread is known)")
     yield "Row times", "Seconds are the sum over a row's own stages; stages that rows share count in each of them."
+    if spec.evaluate.efficiency is not None:
+        yield "Sizes and times", _efficiency(spec.evaluate.efficiency)
+        yield from _machines(expansion, outcome)
     read: dict[str, str] = {}
     for result in outcome.results.values():
-        if result.artifact is not None:
+        if result.artifact is not None and result.stage.kind != "efficiency":
             read |= result.artifact.record["fingerprints"]
     for source, digest in sorted(read.items()):
         yield f"Data read: {source}", f"SHA-256 {digest[:16]}…" if len(digest) > 20 else digest
+
+
+def _perplexity(evaluate: EvaluateSpec) -> str:
+    return (
+        f"LLM-Pruner's protocol: rows joined by two newlines, tokenised once, non-overlapping windows of "
+        f"{evaluate.seq_len} tokens, the rest dropped; the exponential of the mean loss of the "
+        f"{evaluate.seq_len - 1} predicted tokens a window. "
+        + ("All windows." if evaluate.windows is None else f"The first {evaluate.windows} windows a text.")
+    )
+
+
+def _efficiency(efficiency: EfficiencySpec) -> str:
+    return (
+        "Parameters and multiply-accumulates are counted from the architecture: all linear layers, the head included, "
+        "and attention's two products in full. Times are measured: whole forward passes to logits at every position, "
+        f"without a cache, over {efficiency.batch} x {efficiency.length} random tokens; the median of "
+        f"{efficiency.repeats} passes after {efficiency.warmup} that do not count. Memory is the most that weights and "
+        "activations took at once in a pass: on a GPU as torch reports it, on a CPU counted from the tensors. A tuned "
+        "row has the figures of its plan: an adapter merges into the weights."
+    )
+
+
+def _machines(expansion: Expansion, outcome: Outcome) -> Iterator[tuple[str, str]]:
+    """The spread of every row's times, by the device that they were measured on."""
+    found: dict[str, list[str]] = {}
+    for row in expansion.rows:
+        if (artifact := outcome[row.stages["efficiency"]].artifact) is None:
+            continue
+        result = json.loads((artifact.directory / "result.json").read_text(encoding="utf-8"))
+        first, third = (f"{1000 * seconds:.4g}" for seconds in result["quartiles"])
+        found.setdefault(artifact.record["fingerprints"]["device"], []).append(f"{row.label} {first} to {third} ms")
+    for device, spreads in found.items():
+        yield f"Times on {device}", "First to third quartile of the passes: " + "; ".join(spreads) + "."
 
 
 def _pruning(prune: PruneSpec) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from reproducer.queue import Context, Handler
+from reproducer.queue import Context, Handler, describe_machine
 from reproducer.stages.recipes import VERSIONS
 
 
@@ -28,6 +28,7 @@ def handlers_for(device: str) -> dict[str, Handler]:
         "perplexity": handler("perplexity", run_perplexity, fingerprints=_perplexity_fingerprints),
         "zeroshot": handler("zeroshot", run_zeroshot, fingerprints=_task_fingerprints),
         "generation": handler("generation", run_generation),
+        "efficiency": handler("efficiency", run_efficiency, fingerprints=partial(_machine_fingerprint, device=device)),
     }
 
 
@@ -159,6 +160,29 @@ def run_generation(context: Context, device: str) -> None:
     _write(context, "result.json", {"prompt": params["prompt"], "text": text})
 
 
+def run_efficiency(context: Context, device: str) -> None:
+    from reproducer.evaluation.efficiency import measure
+    from reproducer.pruning.counting import count
+    from reproducer.stages.loaded import load
+
+    params = context.params
+    settings = {name: params[name] for name in ("length", "batch", "repeats", "warmup")}
+    model, _ = load(context, device)
+    counts = count(model, length=params["length"])
+    found = measure(model, **settings, progress=partial(context.progress, text="passes"))
+    result = {
+        "params_billion": counts.parameters / 1e9,
+        "macs_giga": params["batch"] * counts.macs / 1e9,
+        "memory_mib": found.peak_memory_bytes / 2**20,
+        "latency_seconds": found.latency,
+        "tokens_per_second": found.tokens_per_second,
+        "weights_mib": counts.weight_bytes / 2**20,
+        "quartiles": found.quartiles,
+        "seconds": found.seconds,
+    }
+    _write(context, "result.json", result)
+
+
 def _pool(calibration: Mapping[str, Any], tokenizer: Any) -> Any:
     from reproducer.data.pool import calibration_pool
     from reproducer.data.text import load_text
@@ -191,6 +215,16 @@ def _text_fingerprint(text: Mapping[str, Any]) -> dict[str, str]:
     from reproducer.data.text import text_fingerprint
 
     return {f"{text['name']} ({text['role']})": text_fingerprint(text["name"], text["role"])}
+
+
+def _machine_fingerprint(params: Mapping[str, Any], device: str) -> dict[str, str]:
+    """A time holds for the device that it was taken on: on another one it is taken again."""
+    if device.startswith("cuda"):
+        import torch
+
+        return {"device": torch.cuda.get_device_name(device)}
+    machine = describe_machine()
+    return {"device": f"{machine['cpu']}, {machine['cpu_count']} cores"}
 
 
 def _search_fingerprints(params: Mapping[str, Any]) -> dict[str, str]:

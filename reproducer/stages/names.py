@@ -17,7 +17,7 @@ from reproducer.spec.origins import Loc
 def check(spec: Spec) -> None:
     """Raise a SpecError for the first name that nothing in the package answers to."""
     for index, model in enumerate(spec.models):
-        entry(spec, index)
+        _fits(spec, entry(spec, index))
         _unique(spec, ("models", index), [m.label or m.name for m in spec.models], model.label or model.name)
     for index, text in enumerate(spec.evaluate.perplexity):
         _text(spec, ("evaluate", "perplexity", index), text, "report")
@@ -53,7 +53,9 @@ def check(spec: Spec) -> None:
 def entry(spec: Spec, index: int) -> Entry:
     """The catalogue entry of a spec's model, with the spec's dtype."""
     model = spec.models[index]
-    found = _named(spec, ("models", index, "name"), lambda: resolve(model.name))
+    found: Entry = _named(spec, ("models", index, "name"), lambda: resolve(model.name))
+    if model.weights == "random":
+        found = _named(spec, ("models", index, "weights"), found.with_random_weights)
     return found if model.dtype == "auto" else found.with_dtype(model.dtype)
 
 
@@ -64,6 +66,15 @@ def slug(name: str) -> str:
 
 def text_label(name: str) -> str:
     return TEXTS[name].label if name in TEXTS else name
+
+
+def _fits(spec: Spec, model: Entry) -> None:
+    """A sentence to time has to be within the model's context, where that is known already."""
+    efficiency = spec.evaluate.efficiency
+    limit = (model.config or {}).get("max_position_embeddings")
+    if efficiency is not None and limit is not None and efficiency.length > limit:
+        message = f"{efficiency.length} tokens are longer than the context of {model.name}: {limit}"
+        raise spec.error(("evaluate", "efficiency", "length"), message)
 
 
 def _text(spec: Spec, loc: Loc, name: str, role: str) -> None:

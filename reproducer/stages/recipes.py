@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reproducer.data.instructions import resolve_instructions
@@ -14,10 +14,19 @@ from reproducer.models.catalogue import Entry
 from reproducer.models.fetch import recipe
 from reproducer.queue import Stage
 from reproducer.spec import Spec
-from reproducer.spec.models import EvaluateSpec, MethodSpec, RecoverySpec
+from reproducer.spec.models import EfficiencySpec, EvaluateSpec, MethodSpec, RecoverySpec
 
 # A version goes up when the same recipe would give another result.
-VERSIONS = {"model": 1, "search": 1, "prune": 1, "recovery": 1, "perplexity": 1, "zeroshot": 1, "generation": 1}
+VERSIONS = {
+    "model": 1,
+    "search": 1,
+    "prune": 1,
+    "recovery": 1,
+    "perplexity": 1,
+    "zeroshot": 1,
+    "generation": 1,
+    "efficiency": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -127,6 +136,13 @@ def generation_stage(prompt: str, made: Made, tokens: int = 64) -> Stage:
     return _stage("generation", params, made.inputs, f"{made.label}: text after a prompt")
 
 
+def efficiency_stage(efficiency: EfficiencySpec, made: Made) -> Stage:
+    """An adapter plays no part: merged into the weights it costs nothing, so a tuned row has its plan's figures."""
+    params = {**efficiency.model_dump(mode="json"), "dtype": made.dtype}
+    made = replace(made, adapter=None)
+    return _stage("efficiency", params, made.inputs, f"{made.label}: latency")
+
+
 def _stage(kind: str, params: Mapping[str, Any], inputs: Mapping[str, Stage], label: str) -> Stage:
     return Stage(kind, VERSIONS[kind], params, inputs, label)
 
@@ -147,8 +163,8 @@ def _text(name: str, role: str) -> dict[str, Any]:
 
 def _percent(cut: Mapping[str, Any]) -> str:
     if cut.get("ratio") is not None:
-        return f"{cut['ratio']:.0%}"
-    return f"{cut['structure_ratio']:.0%} of structures"
+        return f"{100 * cut['ratio']:.4g}%"
+    return f"{100 * cut['structure_ratio']:.4g}% of structures"
 
 
 def _seed(seed: int) -> str:

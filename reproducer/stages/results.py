@@ -60,8 +60,11 @@ def _row(row: Row, expansion: Expansion, outcome: Outcome, searches: Mapping[str
     own = [result.artifact for role, result in results.items() if result.artifact and role != "model"]
     unfinished = [result for result in results.values() if result.artifact is None]
     failed = [result for result in unfinished if result.status == "failed"] or unfinished
-    measured = {metric: _json(outcome, row.stages[metric.key], "result.json") for metric in expansion.metrics}
-    metrics = {metric.key: result and result["value"] for metric, result in measured.items()}
+    measured = {metric: _json(outcome, row.stages[metric.role], "result.json") for metric in expansion.metrics}
+    metrics = {
+        metric.key: result and result[metric.key if metric.kind == "other" else "value"]
+        for metric, result in measured.items()
+    }
     accuracies = [metrics[metric.key] for metric in expansion.metrics if metric.kind == "accuracy"]
     if accuracies:
         metrics["average_acc"] = None if None in accuracies else sum(accuracies) / len(accuracies)

@@ -22,21 +22,33 @@ class Metric:
     Attributes:
         key: in results.json, such as `wikitext2_ppl` or `boolq_acc`.
         source: the data set or task it is measured on.
+        role: of the stage behind it in a row; the metrics of kind "other" all come from one.
     """
 
     key: str
     label: str
-    kind: Literal["perplexity", "accuracy"]
+    kind: Literal["perplexity", "accuracy", "other"]
     source: str
+    higher_is_better: bool = False
 
     @property
-    def higher_is_better(self) -> bool:
-        return self.kind == "accuracy"
+    def role(self) -> str:
+        return "efficiency" if self.kind == "other" else self.key
+
+
+TIMED = ("latency_seconds", "tokens_per_second")  # never twice the same
+EFFICIENCY = (
+    Metric("params_billion", "Parameters (B)", "other", "efficiency"),
+    Metric("macs_giga", "MACs (G)", "other", "efficiency"),
+    Metric("memory_mib", "Memory (MiB)", "other", "efficiency"),
+    Metric("latency_seconds", "Latency (s)", "other", "efficiency"),
+    Metric("tokens_per_second", "Tokens/s", "other", "efficiency", higher_is_better=True),
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: what it is, and the stages behind it by role (`model`, `search`, `plan`, `adapter`, a metric's key)."""
+    """One row: what it is, and the stages behind it by role (`model`, `search`, `plan`, `adapter`, a metric's role)."""
 
     model: str
     method: str
@@ -88,7 +100,9 @@ def _metrics(spec: Spec) -> Iterator[Metric]:
     for name in spec.evaluate.perplexity:
         yield Metric(f"{names.slug(name)}_ppl", names.text_label(name), "perplexity", name)
     for name in spec.evaluate.tasks:
-        yield Metric(f"{name}_acc", TASKS[name].label, "accuracy", name)
+        yield Metric(f"{name}_acc", TASKS[name].label, "accuracy", name, higher_is_better=True)
+    if spec.evaluate.efficiency is not None:
+        yield from EFFICIENCY
 
 
 def _ratios(spec: Spec) -> list[dict[str, float]]:
@@ -153,8 +167,10 @@ def _measured(spec: Spec, row: Row, metrics: list[Metric], made: recipes.Made) -
     for metric in metrics:
         if metric.kind == "perplexity":
             row.stages[metric.key] = recipes.perplexity_stage(spec.evaluate, metric.source, made)
-        else:
+        elif metric.kind == "accuracy":
             row.stages[metric.key] = recipes.task_stage(spec.evaluate, metric.source, made)
+    if spec.evaluate.efficiency is not None:
+        row.stages["efficiency"] = recipes.efficiency_stage(spec.evaluate.efficiency, made)
     for number, prompt in enumerate(spec.evaluate.generate):
         row.stages[f"generation_{number}"] = recipes.generation_stage(prompt, made)
     return row

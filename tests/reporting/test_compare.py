@@ -98,3 +98,19 @@ def test_failed_rows_keep_the_papers_numbers_beside_them():
     assert row["status"] == "failed"
     assert row["cells"]["ptb_ppl"]["paper"] == 1022.1
     assert row["cells"]["ptb_ppl"]["ours"] is row["cells"]["ptb_ppl"]["difference"] is None
+
+
+def test_where_the_method_plays_no_part_the_papers_row_stands_beside_every_row_of_its_ratio():
+    results = fake.quickstart()
+    results["spec"]["reproduces"] = {"table": 9}
+    results["metrics"] = fake.metrics([("macs_giga", "MACs (G)", "other", False, "efficiency")])
+    methods = [("dense", 424.0), ("magnitude", 339.5), ("vector", 338.4)]
+    results["rows"] = [
+        fake.row(method, {"macs_giga": macs}, model="llama-7b", structure_ratio=0.25) for method, macs in methods
+    ]
+    results["rows"].append(fake.row("random", {"macs_giga": 1.0}, label="half", model="llama-7b", ratio=0.5))
+    rows = compare(results)["rows"]
+    assert [row["cells"]["macs_giga"]["paper"] for row in rows] == [425.12, 340.48, 340.48]
+    assert rows[1]["cells"]["macs_giga"]["ours_over_dense"] == pytest.approx(339.5 / 424.0)
+    assert rows[1]["cells"]["macs_giga"]["paper_over_dense"] == pytest.approx(340.48 / 425.12)
+    assert [row["label"] for row in compare(results)["only_ours"]] == ["half"]

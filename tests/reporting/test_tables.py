@@ -1,7 +1,7 @@
 import pytest
 
 from reproducer.reporting.sections import best, failures, headline, results_table, searches
-from reproducer.reporting.summary import deviation, groups, perplexity_text, seconds_text
+from reproducer.reporting.summary import deviation, groups, other_text, perplexity_text, seconds_text
 from reproducer.reporting.tables import Cell, Table, markdown, tex
 
 from . import fake
@@ -124,6 +124,13 @@ def test_two_tables_look_the_same_in_both_formats():
 )
 def test_perplexities_read_as_the_paper_prints_them(value, text):
     assert perplexity_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(6.738, "6.74"), (425.119, "425.12"), (12892.61, "12892.6"), (0.0034567, "0.003457")]
+)
+def test_other_numbers_keep_digits_that_tell_something(value, text):
+    assert other_text(value) == text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,121 @@
+"""Table 9 from the spec to the report: sizes, times and memory of models with random weights."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reproducer.cli import main
+from reproducer.queue import Store, survey
+from reproducer.spec import SpecError, load_spec
+from reproducer.stages import handlers
+from reproducer.stages.rows import expand
+
+TABLE9 = Path(__file__).parents[2] / "specs" / "table9.yaml"
+KEYS = {"params_billion", "macs_giga", "memory_mib", "latency_seconds", "tokens_per_second"}
+SPEC = """\
+name: sizes
+models:
+  - {name: llama-7b, weights: random}
+methods: [magnitude]
+evaluate:
+  perplexity: []
+  efficiency: {length: 32, repeats: 2, warmup: 0}
+"""
+
+
+def load(tmp_path, text=SPEC, *overrides):
+    path = tmp_path / "spec.yaml"
+    path.write_text(text)
+    return load_spec(path, (), overrides)
+
+
+def test_table_9_on_the_tiny_profile(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = [str(TABLE9), "--profile", "tiny", "--set", "evaluate.efficiency.repeats=3", "--device", "cpu"]
+    assert main(run) == 0
+    results = json.loads(Path("out/table9/results.json").read_text())
+    assert {metric["key"]: metric["higher_is_better"] for metric in results["metrics"]} == {
+        key: key == "tokens_per_second" for key in KEYS
+    }
+    dense, protocol, any_width, rounded = results["rows"]
+    assert all(row["status"] == "done" and row["metrics"].keys() == KEYS for row in results["rows"])
+    for row in results["rows"]:
+        assert row["metrics"]["params_billion"] == row["params"] / 1e9
+        assert row["metrics"]["memory_mib"] > 4 * row["params"] / 2**20
+        assert row["metrics"]["tokens_per_second"] == pytest.approx(64 / row["metrics"]["latency_seconds"])
+    for key in ("params_billion", "macs_giga", "memory_mib"):
+        assert protocol["metrics"][key] < dense["metrics"][key]
+    assert rounded["metrics"]["params_billion"] != any_width["metrics"]["params_billion"]
+
+    report = Path("out/table9/report.md").read_text()
+    assert "First to third quartile" in report and "Calibration" not in report and "Perplexity" not in report
+    cells = {row["label"]: row["cells"] for row in results["paper"]["rows"]}
+    assert cells["Tiny"]["macs_giga"]["paper"] == 425.12
+    assert cells["LLM-Pruner's protocol"]["latency_seconds"]["paper"] == 2.40
+    own = {stage.key for stage in expand(load_spec(TABLE9, ["tiny"], run[4:5])).stages}
+    assert {key for row in results["rows"] for key in row["stages"].values()} == own
+    assert main(["check", *run, "--against", "out/table9/results.json"]) == 0
+
+
+def test_a_time_is_taken_again_on_another_machine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("spec.yaml").write_text(SPEC.replace("llama-7b", "tiny"))
+    assert main(["spec.yaml", "--device", "cpu"]) == 0
+    stages, store = expand(load_spec(Path("spec.yaml"))).stages, Store(Path("store"))
+
+    def statuses():
+        outcome = survey(stages, store, handlers.handlers_for("cpu"))
+        return {stage.kind: outcome[stage].status for stage in stages}
+
+    assert set(statuses().values()) == {"cached"}
+    monkeypatch.setattr(handlers, "describe_machine", lambda: {"cpu": "another", "cpu_count": 2})
+    found = statuses()
+    assert found.pop("efficiency") != "cached" and set(found.values()) == {"cached"}
+
+
+def test_a_paper_sized_dry_run_loads_nothing_and_writes_no_weights(tmp_path):
+    program = (
+        "import sys; from reproducer.cli import main;"
+        f"code = main([{str(TABLE9)!r}, '--profile', 'paper', '--dry-run']);"
+        "print([m for m in ('torch', 'transformers', 'peft', 'datasets', 'lm_eval') if m in sys.modules], code)"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines()[-1] == "[] 0"
+    assert "llama-7b (random)" in shown.stdout and "4 rows, 8 stages, 8 to run" in shown.stdout
+
+
+def test_random_weights_are_another_model(tmp_path):
+    random, given = (expand(load(tmp_path, SPEC.replace("random", weights))) for weights in ("random", "given"))
+    assert {stage.key for stage in random.stages}.isdisjoint(stage.key for stage in given.stages)
+    assert random.rows[0].label == "LLaMA-7B (random weights)" and given.rows[0].label == "LLaMA-7B"
+
+
+def test_a_tuned_row_has_the_figures_of_its_plan(tmp_path):
+    rows = expand(load(tmp_path, SPEC + "recovery: [none, lora]\n")).rows[1:]
+    assert [row.recovery for row in rows] == ["none", "lora"]
+    assert rows[0].stages["efficiency"].key == rows[1].stages["efficiency"].key
+
+
+def test_without_efficiency_nothing_is_timed(tmp_path):
+    expansion = expand(load(tmp_path, SPEC, "evaluate.efficiency=null"))
+    assert not expansion.metrics and all(stage.kind != "efficiency" for stage in expansion.stages)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("length: 32", "length: 2049", r"spec.yaml:7: evaluate.efficiency.length: 2049 tokens .* context of .*2048"),
+        ("llama-7b", "someone/model", r"spec.yaml:3: models\[0\].weights: .*'someone/model' need its config.*llama-7b"),
+        ("weights: random", "weights: randm", r"spec.yaml:3: models\[0\].weights: .*did you mean 'random'"),
+        ("repeats: 2", "repeats: 0", r"spec.yaml:7: evaluate.efficiency.repeats: should be above 0"),
+        ("repeats: 2", "repeat: 2", r"spec.yaml:7: evaluate.efficiency: unknown key 'repeat'; did you mean 'repeats'"),
+        ("{length: 32, repeats: 2, warmup: 0}", "64", r"spec.yaml:7: evaluate.efficiency: .*mapping with keys"),
+    ],
+)
+def test_mistakes_are_told_with_their_line(tmp_path, old, new, message):
+    assert old in SPEC
+    with pytest.raises(SpecError, match=message):
+        expand(load(tmp_path, SPEC.replace(old, new)))
