@@ -77,7 +77,7 @@ def fill(weight: torch.Tensor, name: str, config: PreTrainedConfig, seed: int) -
     if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight", "up_proj.weight")):
         unit = (config.head_dim or config.hidden_size // config.num_attention_heads) if "self_attn" in name else 1
         scale = torch.empty(weight.shape[0] // unit, device=weight.device).normal_(generator=generator)
-        weight.mul_(torch.exp(SPREAD * scale).repeat_interleave(unit)[:, None])
+        weight.mul_(torch.exp(SPREAD * scale).to(weight.dtype).repeat_interleave(unit)[:, None])
     return weight
 
 
