@@ -113,7 +113,9 @@ def _searches(expansion: Expansion, outcome: Outcome) -> dict[str, dict[str, Any
         if stage is None or stage.key in found or (artifact := outcome[stage].artifact) is None:
             continue
         best = _json(outcome, stage, "best.json")
-        baselines = _json(outcome, stage, "candidates.json")
+        trials = _json(outcome, stage, "trials.json")
+        embedded = {trial["baseline"]: trial["value"] for trial in trials if trial["baseline"]}
+        baselines = {**_json(outcome, stage, "candidates.json"), **embedded}
         found[stage.key] = {
             "model": row.model,
             "label": row.label,
@@ -123,7 +125,7 @@ def _searches(expansion: Expansion, outcome: Outcome) -> dict[str, dict[str, Any
             "objective": "mean perplexity of the pruned, untuned model on "
             + " and ".join(text["name"] for text in stage.params["texts"]),
             "split": stage.params["split"],
-            "trials": _json(outcome, stage, "trials.json"),
+            "trials": trials,
             "candidates": [{"label": _label(name), "method": name, "value": v} for name, v in baselines.items()],
             "best": {
                 "label": _label(best["baseline"]) if best["baseline"] else "found by the search",
@@ -152,9 +154,6 @@ def _objective(row: Row, searches: Mapping[str, Any]) -> float | None:
     for search in searches.values():
         if any(search[name] != getattr(row, name) for name in same):
             continue
-        for trial in search["trials"]:
-            if trial["baseline"] == row.method and trial["value"] is not None:
-                return trial["value"]
         for candidate in search["candidates"]:
             if candidate["method"] == row.method:
                 return candidate["value"]
