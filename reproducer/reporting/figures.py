@@ -17,6 +17,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7f7f7f",
 )  # fmt: skip
 WIDTH, HEIGHT = 5.4, 3.5  # inches; text stays readable at half a page's width
+FAR = 3  # a baseline so many times above the worst trial would squeeze the trials together: it is named at the top
 
 
 def draw(results: Mapping[str, Any], directory: Path) -> list[dict[str, str]]:
@@ -86,7 +87,7 @@ def search_history(search: Mapping[str, Any]) -> "Figure":
     valued = [trial for trial in trials if trial["value"] is not None]
     values = [trial["value"] for trial in valued]
     baselines = [c for c in search["candidates"] if c["value"] is not None and c["label"] != search["label"]]
-    _scale(ax, values + [c["value"] for c in baselines])
+    _scale(ax, values + [c["value"] for c in baselines if c["value"] <= FAR * max(values)])
 
     first = [trial for trial in valued if trial.get("baseline")]
     own = [trial for trial in valued if not trial.get("baseline")]
@@ -98,6 +99,8 @@ def search_history(search: Mapping[str, Any]) -> "Figure":
     last = max(trial["number"] for trial in trials)
     ax.step([*numbers, last], [*best, best[-1]], where="post", color=BLUE, lw=2, zorder=5, label="best so far")
     for baseline in baselines:
+        if baseline["value"] > ax.get_ylim()[1]:
+            continue  # its label alone, with an arrow, at the top
         ax.axhline(baseline["value"], color=GREY, lw=0.9, ls="--", zorder=1)
     lost = [trial["number"] for trial in trials if trial["value"] is None]
     if lost:  # a rug along the bottom of the axes
@@ -145,14 +148,15 @@ def _labels_at_right(figure: "Figure", ax: "Axes", baselines: Sequence[Mapping[s
 
     def height(value: float) -> float:
         a, b, v = (math.log(x) if log else x for x in (low, high, value))
-        return (v - a) / (b - a)
+        return min((v - a) / (b - a), 1.0)
 
     step = 0.062  # of the axes' height: a line of text
     ordered = sorted(baselines, key=lambda baseline: baseline["value"])
     places = apart([height(baseline["value"]) for baseline in ordered], step)
     for baseline, place in zip(ordered, places, strict=True):
+        beyond = " ↑" if baseline["value"] > high else ""
         ax.annotate(
-            f"{_short(baseline['label'])} {perplexity_text(baseline['value'])}",
+            f"{_short(baseline['label'])} {perplexity_text(baseline['value'])}{beyond}",
             xy=(1.0, height(baseline["value"])), xytext=(1.04, place), xycoords="axes fraction",
             textcoords="axes fraction", fontsize=8, va="center", color="#333333", annotation_clip=False,
             parse_math=False,

@@ -27,13 +27,10 @@ def drawn_texts(ax):
 def test_search_history_shows_every_baseline_trial_and_failure():
     search = fake.search()
     (ax,) = figures.search_history(search).axes
-    assert [text.rsplit(" ", 1)[0] for text in drawn_texts(ax)] == [
-        "LLM-Pruner-E2",
-        "LLM-Pruner-E1",
-        "Vector",
-        "Magnitude",
-    ]
-    assert ax.get_yscale() == "log"
+    assert [text.split()[0] for text in drawn_texts(ax)] == ["LLM-Pruner-E2", "LLM-Pruner-E1", "Vector", "Magnitude"]
+    magnitude = next(c["value"] for c in search["candidates"] if c["label"] == "Magnitude")
+    assert magnitude > ax.get_ylim()[1] and drawn_texts(ax)[-1].endswith("↑"), "far above the trials: named at the top"
+    assert not any("↑" in text for text in drawn_texts(ax)[:-1])
     points = {collection.get_label(): len(collection.get_offsets()) for collection in ax.collections}
     assert points == {"trial": 19, "trial set to a baseline": 3, "failed or pruned trial": 2}
     (best,) = [line for line in ax.lines if line.get_label() == "best so far"]
