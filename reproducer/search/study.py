@@ -26,6 +26,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from reproducer.errors import UserError
 from reproducer.methods.registry import get
+from reproducer.models.memory import give_back
 from reproducer.search.objective import Objective
 from reproducer.search.space import Space
 
@@ -104,6 +105,7 @@ def search(
         if baseline is not None:
             trial.set_user_attr("baseline", baseline)
         _run_trial(study, trial, objective, space, directory)
+        give_back()
     return _conclude(study, candidates, space, directory)
 
 
