@@ -112,7 +112,11 @@ def _pruning(prune: PruneSpec) -> str:
     else:
         values = prune.structure_ratio or []
         how_much = f"{', '.join(f'{r:.0%}' for r in values)} of the heads and channels of each pruned layer"
-    where = f"layers {prune.layers[0]} to {prune.layers[1] - 1}" if prune.layers else "LLM-Pruner's share of the layers"
+    where = (
+        f"layers {prune.layers[0]} to {prune.layers[1] - 1}"
+        if prune.layers
+        else "LLM-Pruner's layers (4 to 29 of 32) in proportion"
+    )
     scope = "every layer loses the same number of units" if prune.scope == "local" else "units ranked over all layers"
     heads = {
         "auto": "key-value groups are ranked over all layers by their share of their layer's importance where heads "
