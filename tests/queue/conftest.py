@@ -1,8 +1,10 @@
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,13 +37,15 @@ class Bench:
             stdin=subprocess.PIPE if held else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            # what runs the tests may ignore SIGINT, as a shell does for what it puts in the background
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         self._processes.append(process)
         return process
 
     def finish(self, process: "subprocess.Popen[str]") -> str:
         """Its standard output, after a good end."""
-        output, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
         return output
 

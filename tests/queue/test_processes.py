@@ -120,8 +120,8 @@ def test_jobs_run_side_by_side_and_end_with_their_run(bench):
         assert len(at_work) == 2 and process.pid in at_work
         workers = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(how)
-        process.wait(timeout=10)
-        _, alive = psutil.wait_procs(workers, timeout=10)
+        process.wait(timeout=60)
+        _, alive = psutil.wait_procs(workers, timeout=60)
         assert not alive
     assert process.returncode != 0 and "KeyboardInterrupt" in process.communicate()[1]
     bench.go.touch()
