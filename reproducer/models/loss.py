@@ -46,13 +46,14 @@ class _HeadCrossEntropy(torch.autograd.Function):
             counted = targets[part] >= 0
             index = targets[part].clamp(min=0).unsqueeze(1)
             logits = nn.functional.linear(rows[part], weight, bias).to(wide)
-            log_probabilities = torch.log_softmax(logits, dim=-1)
-            del logits
-            losses[part] = -log_probabilities.gather(1, index).squeeze(1) * counted
+            normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
+            losses[part] = (normaliser - logits.gather(1, index)).squeeze(1) * counted
             if gradient is not None:
-                surplus = log_probabilities.exp_()
+                surplus = logits.sub_(normaliser).exp_()  # the probabilities, in the logits' place
                 surplus.scatter_add_(1, index, torch.full_like(index, -1, dtype=wide))
                 gradient[part] = (surplus.to(weight.dtype) @ weight) * counted.unsqueeze(1)
+                del surplus
+            del logits  # before the next chunk's are made
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return losses

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 # A chunk's buffers should stay in the second-level cache of a CPU; a GPU wants work enough to fill it.
 CHUNK_BYTES = {"cpu": 2**19, "cuda": 2**27}
-ACTIVATION_BYTES = 2**29
+ACTIVATION_BYTES = 3 * 2**27
 REPAIR = "load the model in bfloat16 or float32, or leave the sample out; or the model itself is damaged"
 
 
@@ -188,7 +188,8 @@ class _Backward:
         if index in collected:
             for member in (*self.walk.architecture.heads, *self.walk.architecture.channels):
                 module = layer.get_submodule(member.module)
-                hooks.append(module.register_forward_hook(self._watch(member, collected[index][member.module], chunk)))
+                found = collected[index][member.module]
+                hooks.append(module.register_forward_hook(self._watch(member, found, chunk, count)))
         try:
             with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
                 outputs = self.walk.run(index, inputs)
@@ -198,11 +199,11 @@ class _Backward:
         self.graphs[index] = (inputs, outputs)
         return outputs.detach(), sum(kept.values())
 
-    def _watch(self, member: Member, found: dict[Statistic, Tensor], chunk: _Chunk) -> Callable:
+    def _watch(self, member: Member, found: dict[Statistic, Tensor], chunk: _Chunk, count: Callable) -> Callable:
         """A forward hook: when the output's gradient arrives, reduce and forget the inputs."""
 
         def forward_hook(module: nn.Linear, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-            features = arguments[0].detach()
+            features = count(arguments[0])
 
             def output_gradient_hook(gradient: Tensor) -> None:
                 weight, by_row = module.weight.detach(), member.axis == 0
