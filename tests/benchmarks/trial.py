@@ -104,12 +104,11 @@ def main() -> None:
     texts = {name: windows(load_text(name, "search"), tokenizer, 128, given.windows) for name in names}
     objective = Objective(model, pool.ids, texts, None, Allocation(ratio=0.2))
     rule = get("adapruner").make_rule(POINT)
-    for index in range(len(pool)):  # once a search, not once a trial
-        objective._below_pool([index])
     times: dict[str, list[float]] = {"statistics": [], "plan": [], "evaluation": [], "bare products": []}
     for round_ in range(given.rounds + 1):
-        marks = [time.perf_counter()]
         samples = pool.draw(10, round_)
+        objective._below_pool(samples)  # once a search, not once a trial
+        marks = [time.perf_counter()]
         objective.statistics(samples, rule.needs)
         marks.append(time.perf_counter())
         plan = objective.plan(rule, samples, "adapruner", {})
