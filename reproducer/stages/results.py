@@ -136,8 +136,6 @@ def _searches(expansion: Expansion, outcome: Outcome) -> dict[str, dict[str, Any
             },
             "seconds": artifact.seconds,
         }
-        for trial in found[stage.key]["trials"]:
-            trial["baseline_label"] = trial["baseline"] and _label(trial["baseline"])
     return found
 
 
