@@ -23,8 +23,8 @@ from reproducer.models.walk import LayerWalk, frozen
 
 log = logging.getLogger(__name__)
 
-# A chunk's buffers should stay in the second-level cache of a CPU; a GPU wants work enough to fill it.
-CHUNK_BYTES = {"cpu": 2**19, "cuda": 2**27}
+# Small enough for a CPU's caches, large enough for an efficient product; a GPU wants work enough to fill it.
+CHUNK_BYTES = {"cpu": 2**20, "cuda": 2**27}
 ACTIVATION_BYTES = 3 * 2**27
 REPAIR = "load the model in bfloat16 or float32, or leave the sample out; or the model itself is damaged"
 
@@ -318,17 +318,17 @@ def _reduce_chunk(weight: Tensor, left: Tensor, right: Tensor, wanted: set[Stati
         if elementwise:
             s2 = torch.zeros_like(weight)
         for sample_left, sample_right in zip(left, right, strict=True):
-            product = (sample_left.T @ sample_right).to(weight.dtype).mul_(weight)  # w·g_j
+            gradient = (sample_left.T @ sample_right).to(weight.dtype)  # g_j
             if s1 is not None:
-                s1 += product
+                s1 += gradient
             if s2 is not None:
-                s2.addcmul_(product, product)
+                s2.addcmul_(gradient, gradient)
             else:
-                second += torch.linalg.vector_norm(product, dim=1).square_()
+                second += torch.linalg.vector_norm(gradient.mul_(weight), dim=1).square_()
         if s1 is not None:
-            s1 /= samples
+            s1.mul_(weight).div_(samples)
         if s2 is not None:
-            s2 /= samples
+            s2.mul_(weight).mul_(weight).div_(samples)
             second = s2.sum(dim=1)
         else:
             second /= samples
