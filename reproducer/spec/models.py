@@ -57,12 +57,51 @@ class Named(Section):
         return {"name": data} if isinstance(data, str) else data
 
 
-class ModelSpec(Named):
-    """A model: a name of the catalogue, a hub id, or a local folder."""
+class RecoverySpec(Named):
+    """Fine-tuning after pruning. `steps` stops early; `examples` takes the first of the data set."""
 
+    name: Literal["none", "lora"]
+    dataset: Text = "alpaca"
+    rank: Count = 8
+    alpha: Positive = 16
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    targets: NonEmpty[Text] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    learning_rate: Positive = 1e-4
+    epochs: Count = 2
+    batch: Count = 128
+    micro_batch: Count = 4
+    cutoff: Tokens = 256
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    steps: Count | None = None
+    examples: Count | None = None
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> Self:
+        if self.batch % self.micro_batch:
+            raise mistake(f"micro_batch {self.micro_batch} does not divide batch {self.batch}; set both to fit")
+        return self
+
+
+class ModelSpec(Named):
+    """A model: a name of the catalogue, a hub id, or a local folder.
+
+    With `base` it is a derivative of that model, made here: `base` fine-tuned as `tuned` says, the adapter merged into
+    its weights. `name` is then free to choose.
+    """
+
+    base: Text | None = None
+    tuned: RecoverySpec | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
     weights: Literal["given", "random"] = "given"  # random: only the architecture counts, nothing is downloaded
     label: Text | None = None
+
+    @model_validator(mode="after")
+    def _derived(self) -> Self:
+        if (self.base is None) != (self.tuned is None):
+            raise mistake("'base' and 'tuned' stand together: the model to start from, and the fine-tuning that makes it")
+        if self.tuned is not None and self.tuned.name == "none":
+            raise mistake("'tuned: none' makes no other model; name the base itself")
+        return self
 
 
 EXCLUSIVE = {"ratio": "structure_ratio", "structure_ratio": "ratio"}
@@ -126,43 +165,45 @@ class SpaceSpec(Section):
     fine_scale: NonEmpty[Positive] = [1e-4]
 
 
+class TransferSpec(Section):
+    """Where a configuration comes from that is used here without a search: what is left out is as in the row itself."""
+
+    model: Text | None = None
+    ratio: Ratio | None = None
+    structure_ratio: Ratio | None = None
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if self.ratio is not None and self.structure_ratio is not None:
+            raise mistake("'ratio' and 'structure_ratio' exclude each other; keep one")
+        if self.model is None and self.ratio is None and self.structure_ratio is None:
+            raise mistake("says nothing; name the model, the ratio or the structure_ratio that was searched at")
+        return self
+
+
 class SearchSpec(Section):
-    """AdaPruner's search. `texts` None: the data sets of `evaluate.perplexity`."""
+    """AdaPruner's search. `texts` None: the data sets of `evaluate.perplexity`.
+
+    `data`: samples searched over the whole pool, the baselines' `random` draw, one sample from each of `ten-spaces`
+    (as many as samples), or those with the best single-sample `score`. `order`: data and metric jointly, or one after
+    the other with half of the trials each. `encoding` and `stop` None: as `mode` has them. `stop` ends hopeless trials
+    on the first windows. `workers` processes share one study. `transfer` uses another row's search.
+    """
 
     trials: Count = 150
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["tpe", "random", "gp", "cmaes"] = "tpe"
     mode: Literal["default", "paper"] = "default"
-    data: Literal["search", "random"] = "search"
+    order: Literal["joint", "sequential"] = "joint"
+    data: Literal["search", "random", "ten-spaces", "score"] = "search"
+    encoding: Literal["indices", "ordered", "features"] | None = None
+    stop: bool | None = None
     texts: NonEmpty[Text] | None = None
     split: Literal["search", "report"] = "search"
     windows: Count = 64
     space: SpaceSpec = Field(default_factory=SpaceSpec)
     baselines: Listed[Text] = ["magnitude", "vector", "llm-pruner-e1", "llm-pruner-e2"]
-
-
-class RecoverySpec(Named):
-    """Fine-tuning after pruning. `steps` stops early; `examples` takes the first of the data set."""
-
-    name: Literal["none", "lora"]
-    dataset: Text = "alpaca"
-    rank: Count = 8
-    alpha: Positive = 16
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    targets: NonEmpty[Text] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    learning_rate: Positive = 1e-4
-    epochs: Count = 2
-    batch: Count = 128
-    micro_batch: Count = 4
-    cutoff: Tokens = 256
-    warmup_steps: Annotated[int, Field(ge=0)] = 100
-    steps: Count | None = None
-    examples: Count | None = None
-
-    @model_validator(mode="after")
-    def _whole_batches(self) -> Self:
-        if self.batch % self.micro_batch:
-            raise mistake(f"micro_batch {self.micro_batch} does not divide batch {self.batch}; set both to fit")
-        return self
+    workers: Count = 1
+    transfer: TransferSpec | None = None
 
 
 class EfficiencySpec(Section):
