@@ -74,6 +74,21 @@ def calibration_pool(text: Text, tokenizer: Tokenizer, length: int, size: int | 
     return Pool(torch.tensor([found[index] for index in passages], dtype=torch.long), passages, text)
 
 
+def cut_samples(passages: list[str], tokenizer: Tokenizer, length: int) -> "torch.Tensor":
+    """Chosen passages as calibration samples of another tokenizer: LongTensor [passages, length].
+
+    Raises:
+        DataError: a passage has fewer than `length` tokens of this tokenizer.
+    """
+    import torch
+
+    found = _tokenise(tokenizer, passages)
+    short = [len(ids) for ids in found if len(ids) < length]
+    if short:
+        raise DataError(f"a passage has {short[0]} tokens of this model's tokenizer; samples of {length} are asked for")
+    return torch.tensor([ids[:length] for ids in found], dtype=torch.long)
+
+
 def draw(pool_size: int, samples: int, seed: int) -> list[int]:
     """Draw without replacement; the same on every machine and with every version of torch.
 

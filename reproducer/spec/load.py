@@ -40,10 +40,11 @@ def load_spec(path: str | Path, profiles: Sequence[str | Path] = (), overrides: 
     mistakes: list[Mistake] = []
     root = read_file(path, mistakes)
     files: list[Path] = []
+    stands_for: dict[str, str] = {}
     for profile in profiles:
         try:
             files.append(find_profile(profile, path))
-            root = apply_profile(root, files[-1], mistakes)
+            root = apply_profile(root, files[-1], mistakes, stands_for)
         except SpecError as error:
             mistakes += error.mistakes
     for override in overrides:
@@ -59,6 +60,7 @@ def load_spec(path: str | Path, profiles: Sequence[str | Path] = (), overrides: 
     if mistakes:
         raise SpecError(mistakes, [str(path), *map(str, files), str(_SET)])
     spec._source, spec._path, spec._profile = root, str(path), tuple(file.stem for file in files)
+    spec._stands_for = {model.name: stands_for[model.name] for model in spec.models if model.name in stands_for}
     return spec
 
 

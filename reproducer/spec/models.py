@@ -98,7 +98,7 @@ class ModelSpec(Named):
     @model_validator(mode="after")
     def _derived(self) -> Self:
         if (self.base is None) != (self.tuned is None):
-            raise mistake("'base' and 'tuned' stand together: the model to start from, and the fine-tuning that makes it")
+            raise mistake("'base' and 'tuned' stand together: what to start from, and the fine-tuning that makes it")
         if self.tuned is not None and self.tuned.name == "none":
             raise mistake("'tuned: none' makes no other model; name the base itself")
         return self
@@ -292,6 +292,7 @@ class Spec(Section):
     _source: Node | None = PrivateAttr(None)
     _path: str | None = PrivateAttr(None)
     _profile: tuple[str, ...] = PrivateAttr(())
+    _stands_for: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _overrides_fit(self) -> Self:
@@ -319,6 +320,11 @@ class Spec(Section):
     def profile(self) -> tuple[str, ...]:
         """Names of the applied profiles, in order."""
         return self._profile
+
+    @property
+    def stands_for(self) -> dict[str, str]:
+        """Models of this spec that a profile put in the place of others: {model here: model of the spec file}."""
+        return self._stands_for
 
     def where(self, loc: Loc) -> str:
         """Where `loc` was written, `file:line` or `--set`; for a default, where what encloses it was."""

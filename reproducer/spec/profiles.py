@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from reproducer.errors import nearest
 from reproducer.spec.explain import explain
@@ -14,13 +14,24 @@ from reproducer.spec.models import CalibrationSpec, EvaluateSpec, RecoverySpec, 
 from reproducer.spec.origins import Mistake, Node, Origin, SpecError, dotted, wrap
 from reproducer.spec.overlay import merge, put
 from reproducer.spec.parse import read_file
-from reproducer.spec.values import Ratio, Text
+from reproducer.spec.values import Ratio, Text, mistake, said
+
+
+def _substitute(value: Any) -> Any:
+    if isinstance(value, str) or (isinstance(value, dict) and isinstance(value.get("name"), str)):
+        return value
+    raise mistake(f"should be text or a mapping with a 'name', not {said(value)}; a name of digits needs quotes")
+
+
+Substitute = Annotated[Any, AfterValidator(_substitute)]
+"""A name, or an entry with a name and other keys, which are merged over those of the entry that it replaces."""
 
 
 class MapSpec(Section):
     """Names (and structure ratios) of a spec, and what takes their place."""
 
-    models: dict[Text, Text] = Field(default_factory=dict)
+    models: dict[Text, Substitute] = Field(default_factory=dict)
+    recovery: dict[Text, Substitute] = Field(default_factory=dict)
     datasets: dict[Text, Text] = Field(default_factory=dict)
     tasks: dict[Text, Text] = Field(default_factory=dict)
     structure_ratio: dict[Ratio, Ratio] = Field(default_factory=dict)
@@ -51,8 +62,11 @@ def find_profile(profile: str | Path, spec_path: Path) -> Path:
     raise SpecError([Mistake(Origin("--profile"), "", f"unknown profile '{profile}'; {hint}")])
 
 
-def apply_profile(root: Node, path: Path, mistakes: list[Mistake]) -> Node:
-    """The spec `root` under the profile in file `path`: mapped, then overlaid. Adds the profile's own mistakes."""
+def apply_profile(root: Node, path: Path, mistakes: list[Mistake], stands_for: dict[str, str]) -> Node:
+    """The spec `root` under the profile in file `path`: mapped, then overlaid.
+
+    Adds the profile's own mistakes to `mistakes`, and to `stands_for` the models that it puts in the place of others.
+    """
     profile = read_file(path, mistakes)
     try:
         ProfileSpec.model_validate(profile.plain())
@@ -60,6 +74,8 @@ def apply_profile(root: Node, path: Path, mistakes: list[Mistake]) -> Node:
         mistakes += explain(error, ProfileSpec, profile)
         return root
     tables = {kind: node.value for kind, node in (profile.get("map") or wrap({}, profile.origin)).value.items()}
+    for old, new in tables.get("models", {}).items():
+        stands_for.setdefault((new.get("name") or new).value, stands_for.get(old, old))
     root = _map_names(root, tables, profile.origin)
     root = _map_ratios(root, tables.get("structure_ratio", {}), path.stem, mistakes)
     return merge(root, profile.get("set") or wrap({}, profile.origin))
@@ -71,8 +87,10 @@ def _swap(node: Node, table: dict[Any, Node]) -> Node:
     Entries of a list that the table makes equal become one, so that seven tasks may map to one small one.
     """
     if isinstance(node.value, dict):
-        name = node.get("name")
-        return Node({**node.value, "name": _swap(name, table)}, node.origin) if name else node
+        new = _swap(node.value["name"], table) if "name" in node.value else None
+        if new is None or new is node.value["name"]:
+            return node
+        return merge(node, new if isinstance(new.value, dict) else Node({"name": new}, new.origin))
     if not isinstance(node.value, list):
         return table.get(node.value, node)
     kept: list[Node] = []
@@ -88,13 +106,14 @@ def _swap(node: Node, table: dict[Any, Node]) -> Node:
 
 
 def _map_names(root: Node, tables: dict[str, dict[Any, Node]], origin: Origin) -> Node:
-    """Models, data sets and tasks by name, those that the spec leaves to the defaults included."""
-    models = root.get("models")
-    if models:
-        root = put(root, ["models"], _swap(models, tables.get("models", {})))
+    """Models, recoveries, data sets and tasks by name, those that the spec leaves to the defaults included."""
+    names = {old: node.get("name") or node for old, node in tables.get("models", {}).items()}
+    for kind in ("models", "recovery"):
+        if entries := root.get(kind):
+            root = put(root, [kind], _swap(entries, tables.get(kind, {})))
     for place, kind, default in _slots(root):
         node = root.get(*place) or wrap(default, origin)
-        new = _swap(node, tables.get(kind, {}))
+        new = _swap(node, names if kind == "names" else tables.get(kind, {}))
         if new.plain() != node.plain():
             root = put(root, place, new)
     return root
@@ -117,6 +136,8 @@ def _slots(root: Node) -> Iterator[tuple[list[str | int], str, Any]]:
         for section, key in (("calibration", "dataset"), ("search", "texts")):
             if method.get(section, key):
                 yield [*place, section, key], "datasets", None
+        if method.get("search", "transfer", "model"):
+            yield [*place, "search", "transfer", "model"], "names", None
     for place, recovery in _entries(root, "recovery"):
         if (recovery.get("name") or recovery).value == "lora":
             yield [*place, "dataset"], "datasets", RecoverySpec(name="lora").dataset

@@ -22,6 +22,7 @@ def handlers_for(device: str) -> dict[str, Handler]:
 
     return {
         "model": Handler(VERSIONS["model"], fetch_model, fingerprints=_model_fingerprints),
+        "derived": handler("derived", derive_model),
         "search": handler("search", run_search, resumable=True, fingerprints=_search_fingerprints),
         "prune": handler("prune", run_prune, fingerprints=_calibration_fingerprints),
         "recovery": handler("recovery", run_recovery, resumable=True, fingerprints=_recovery_fingerprints),
@@ -44,6 +45,19 @@ def fetch_model(context: Context) -> None:
 
     fetch(context.params["recipe"], context.directory, context.say)
     context.record("parameters", count_parameters(context.directory))
+
+
+def derive_model(context: Context, device: str) -> None:
+    """The base with a fine-tuned adapter merged into its weights, written as `save_pretrained` does."""
+    from reproducer.models.architecture import parameter_count
+    from reproducer.recovery.adapter import merge_adapter
+    from reproducer.stages.loaded import load
+
+    model, tokenizer = load(context, device, base_only=True)
+    merged: Any = merge_adapter(model, context.inputs["adapter"])
+    merged.save_pretrained(context.directory)
+    tokenizer.save_pretrained(context.directory)
+    context.record("parameters", parameter_count(merged))
 
 
 def run_search(context: Context, device: str) -> None:
@@ -86,7 +100,9 @@ def run_prune(context: Context, device: str) -> None:
 
     params = context.params
     model, tokenizer = load(context, device)
-    if "search" in context.inputs:  # the plan behind the best objective, exactly as it was evaluated
+    if params.get("transfer"):
+        plan = _transferred(context, model, tokenizer)
+    elif "search" in context.inputs:  # the plan behind the best objective, exactly as it was evaluated
         plan = Plan.load(context.inputs["search"] / "plan.safetensors")
     else:
         ids = None
@@ -106,6 +122,20 @@ def run_prune(context: Context, device: str) -> None:
     plan.save(context.directory / "plan.safetensors")
     total = parameter_count(model)
     context.record("parameters", {"total": total, "left": total - plan.parameters_removed(model)})
+
+
+def _transferred(context: Context, model: Any, tokenizer: Any) -> Any:
+    """What another search found, metric and samples, applied to this model and cut without a new search."""
+    from reproducer.data.pool import cut_samples
+    from reproducer.methods.prune import prune
+
+    params, source = context.params, context.inputs["search"]
+    found = json.loads((source / "best.json").read_text(encoding="utf-8"))
+    samples = json.loads((source / "samples.json").read_text(encoding="utf-8"))
+    ids = cut_samples([sample["text"] for sample in samples], tokenizer, params["length"])
+    layers, allocation = _cut(params["prune"])
+    options = {"layers": layers, "seed": params["seed"], **vars(allocation), **found["parameters"]}
+    return prune(model, found["method"], ids, **options)
 
 
 def run_recovery(context: Context, device: str) -> None:

@@ -42,6 +42,10 @@ def check(spec: Spec) -> None:
         _text(spec, ("calibration", "dataset"), method.calibration_for(spec).dataset, "calibration")
         search = method.search_for(spec)
         if known is not None and known.searched:
+            source = search.transfer and search.transfer.model
+            if source and source not in [model.name for model in spec.models]:
+                loc = ("methods", index, "search", "transfer", "model")
+                _named(spec, loc, lambda name=source: resolve(name))  # type: ignore[misc]
             for text in search.texts or spec.evaluate.perplexity:
                 _text(spec, ("search", "texts"), text, search.split)
                 _disjoint(spec, text, search.split)
@@ -51,9 +55,10 @@ def check(spec: Spec) -> None:
 
 
 def entry(spec: Spec, index: int) -> Entry:
-    """The catalogue entry of a spec's model, with the spec's dtype."""
+    """The catalogue entry of a spec's model (of a derived one, its base's), with the spec's dtype."""
     model = spec.models[index]
-    found: Entry = _named(spec, ("models", index, "name"), lambda: resolve(model.name))
+    place = "name" if model.base is None else "base"
+    found: Entry = _named(spec, ("models", index, place), lambda: resolve(model.base or model.name))
     if model.weights == "random":
         found = _named(spec, ("models", index, "weights"), found.with_random_weights)
     return found if model.dtype == "auto" else found.with_dtype(model.dtype)

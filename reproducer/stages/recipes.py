@@ -14,11 +14,12 @@ from reproducer.models.catalogue import Entry
 from reproducer.models.fetch import recipe
 from reproducer.queue import Stage
 from reproducer.spec import Spec
-from reproducer.spec.models import EfficiencySpec, EvaluateSpec, MethodSpec, RecoverySpec
+from reproducer.spec.models import EfficiencySpec, EvaluateSpec, MethodSpec, ModelSpec, RecoverySpec
 
 # A version goes up when the same recipe would give another result.
 VERSIONS = {
     "model": 1,
+    "derived": 1,
     "search": 1,
     "prune": 1,
     "recovery": 1,
@@ -52,11 +53,18 @@ def model_stage(entry: Entry) -> Stage:
     return _stage("model", {"recipe": recipe(entry)}, {}, entry.name)
 
 
+def derived_stage(spec: ModelSpec, base: Stage, dtype: str) -> Stage:
+    """A model made here: `base` fine-tuned, the adapter merged into its weights. The same for all seeds of a spec."""
+    assert spec.tuned is not None
+    adapter = recovery_stage(spec.tuned, Made(base, dtype), 0)
+    return _stage("derived", {"dtype": dtype}, {"model": base, "adapter": adapter}, spec.name)
+
+
 def search_stage(spec: Spec, method: MethodSpec, made: Made, cut: Mapping[str, Any], seed: int) -> Stage:
     settings = method.search_for(spec)
     texts = settings.texts or spec.evaluate.perplexity
     params = {
-        **settings.model_dump(mode="json", exclude={"texts", "windows", "baselines"}),
+        **settings.model_dump(mode="json", exclude={"texts", "windows", "baselines", "transfer"}),
         "baselines": search_baselines(spec, method),
         "texts": [_text(name, settings.split) for name in texts],
         "seq_len": spec.evaluate.seq_len,
@@ -93,11 +101,15 @@ def plan_stage(
     cut: Mapping[str, Any],
     seed: int,
     search: Stage | None,
+    transfer: bool = False,
 ) -> Stage:
+    """A plan by a method's scores, by a search on the same model and cut, or by the configuration of another search."""
     params: dict[str, Any] = {"method": method.name, "prune": dict(cut), "dtype": made.dtype}
     inputs = made.inputs
     if search is not None:
         inputs = {**inputs, "search": search}
+        if transfer:
+            params |= {"transfer": True, "length": method_spec.calibration_for(spec).length, "seed": seed}
     else:
         params["parameters"] = dict(method_spec.parameters)
         if method.calibrated:

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from reproducer.data.tasks import TASKS
 from reproducer.methods.registry import Method, methods
-from reproducer.models.catalogue import Entry
+from reproducer.models.catalogue import Entry, resolve
 from reproducer.queue import Stage, topological
 from reproducer.spec import Spec
-from reproducer.spec.models import MethodSpec, RecoverySpec
+from reproducer.spec.models import MethodSpec, RecoverySpec, TransferSpec
 from reproducer.stages import names, recipes
 
 
@@ -48,7 +48,8 @@ EFFICIENCY = (
 
 @dataclass(frozen=True)
 class Row:
-    """One row: what it is, and the stages behind it by role (`model`, `search`, `plan`, `adapter`, a metric's role)."""
+    """One row: what it is, and the stages behind it by role (`model`, `search` or `transfer`,
+    `plan`, `adapter`, a metric's role)."""
 
     model: str
     method: str
@@ -83,8 +84,7 @@ def expand(spec: Spec) -> Expansion:
     metrics = list(_metrics(spec))
     rows: list[Row] = []
     for index in range(len(spec.models)):
-        entry = names.entry(spec, index)
-        model = recipes.model_stage(entry)
+        entry, model = base_model(spec, index)
         rows.append(_measured(spec, _dense(spec, index, model), metrics, recipes.Made(model, entry.dtype)))
         for pruned in _ratios(spec):
             for recovery in spec.recovery:
@@ -94,6 +94,13 @@ def expand(spec: Spec) -> Expansion:
                     for seed in spec.seeds:
                         rows.append(_row(spec, index, entry, model, method_spec, pruned, recovery, seed, metrics))
     return Expansion(rows, metrics)
+
+
+def base_model(spec: Spec, index: int) -> tuple[Entry, Stage]:
+    """A spec's model before it is pruned: its catalogue entry, and the stage that provides it."""
+    entry = names.entry(spec, index)
+    stage, given = recipes.model_stage(entry), spec.models[index]
+    return entry, stage if given.base is None else recipes.derived_stage(given, stage, entry.dtype)
 
 
 def _metrics(spec: Spec) -> Iterator[Metric]:
@@ -112,7 +119,8 @@ def _ratios(spec: Spec) -> list[dict[str, float]]:
 
 
 def _dense(spec: Spec, index: int, model: Stage) -> Row:
-    label = spec.models[index].label or names.entry(spec, index).label
+    given = spec.models[index]
+    label = given.label or (given.name if given.base else names.entry(spec, index).label)
     return Row(spec.models[index].name, "dense", label, 0.0, None, "none", spec.seeds[0], {"model": model})
 
 
@@ -134,9 +142,13 @@ def _row(
     }
     stages = {"model": model}
     made = recipes.Made(model, entry.dtype)
-    if method.searched:
+    transfer = method_spec.search_for(spec).transfer if method.searched else None
+    if transfer is not None:
+        stages["transfer"] = _searched_elsewhere(spec, transfer, method_spec, made, cut, seed)
+    elif method.searched:
         stages["search"] = recipes.search_stage(spec, method_spec, made, cut, seed)
-    stages["plan"] = recipes.plan_stage(spec, method_spec, method, made, cut, seed, stages.get("search"))
+    source = stages.get("transfer") or stages.get("search")
+    stages["plan"] = recipes.plan_stage(spec, method_spec, method, made, cut, seed, source, transfer is not None)
     made = recipes.Made(model, entry.dtype, stages["plan"])
     if recovery.name != "none":
         stages["adapter"] = recipes.recovery_stage(recovery, made, seed)
@@ -152,6 +164,24 @@ def _row(
         stages=stages,
     )
     return _measured(spec, row, metrics, made)
+
+
+def _searched_elsewhere(
+    spec: Spec, transfer: TransferSpec, method_spec: MethodSpec, made: recipes.Made, cut: dict[str, Any], seed: int
+) -> Stage:
+    """The search whose configuration a row takes over: the row's own settings on another model or at another ratio."""
+    if transfer.model is not None:
+        known = [model.name for model in spec.models]
+        if transfer.model in known:
+            entry, stage = base_model(spec, known.index(transfer.model))
+            made = recipes.Made(stage, entry.dtype)
+        else:
+            entry = resolve(transfer.model).with_dtype(made.dtype)
+            made = recipes.Made(recipes.model_stage(entry), entry.dtype)
+    for key in ("ratio", "structure_ratio"):
+        if (value := getattr(transfer, key)) is not None:
+            cut = {**{name: cut[name] for name in cut if name not in ("ratio", "structure_ratio")}, key: value}
+    return recipes.search_stage(spec, method_spec, made, cut, seed)
 
 
 def _own_ratio(method_spec: MethodSpec) -> dict[str, float] | None:

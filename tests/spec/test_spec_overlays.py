@@ -139,7 +139,11 @@ class TestProfiles:
             ("maps: {}", "profiles/p.yaml:1: unknown key 'maps'", "did you mean 'map'?"),
             ("models: {}", "profiles/p.yaml:1: unknown key 'models'", "it belongs in 'map'"),
             ("map:\n  model: {}", "profiles/p.yaml:2: map: unknown key 'model'", "did you mean 'models'?"),
-            ("map:\n  models:\n    a: 5", "profiles/p.yaml:3: map.models.a: should be text, not 5", "quotes"),
+            (
+                "map:\n  models:\n    a: 5",
+                "profiles/p.yaml:3: map.models.a: should be text or a mapping with a 'name', not 5",
+                "quotes",
+            ),
             ("map:\n  structure_ratio:\n    0.25: 20%", "profiles/p.yaml:3: map.structure_ratio.0.25: ", "write 0.2"),
             ("map:\n  structure_ratio:\n    25: 0.2", "profiles/p.yaml:3: map.structure_ratio[25]: ", "0.25"),
             ("set: [1]", "profiles/p.yaml:1: set: should be a mapping of keys to values, not a list", ""),
