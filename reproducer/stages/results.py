@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from reproducer.methods.registry import methods
+from reproducer.data.tasks import TASKS
 from reproducer.queue import Outcome, Stage, describe_machine
 from reproducer.spec import Spec
+from reproducer.stages.budget import budget
 from reproducer.stages.choices import choices
-from reproducer.stages.rows import Expansion, Row
+from reproducer.stages.found import artifact_json, searches_of
+from reproducer.stages.rows import Expansion, Metric, Row
 
 
 def collect(spec: Spec, expansion: Expansion, outcome: Outcome) -> dict[str, Any]:
@@ -19,25 +21,30 @@ def collect(spec: Spec, expansion: Expansion, outcome: Outcome) -> dict[str, Any
     Returns:
         What `reproducer.reporting.render` takes and writes as results.json.
     """
-    searches = _searches(expansion, outcome)
+    searches = searches_of(expansion, outcome)
     return {
         "spec": spec.model_dump(mode="json"),
         "profile": list(spec.profile),
         "environment": _environment(outcome),
-        "metrics": [
-            {
-                "key": metric.key,
-                "label": metric.label,
-                "kind": metric.kind,
-                "higher_is_better": metric.higher_is_better,
-                "source_key": metric.source,
-            }
-            for metric in expansion.metrics
-        ],
+        "stands_for": dict(getattr(spec, "stands_for", {})),
+        "metrics": [_metric(metric) for metric in expansion.metrics],
         "rows": [_row(row, expansion, outcome, searches) for row in expansion.rows],
         "searches": list(searches.values()),
+        "budget": budget(expansion, outcome),
         "choices": choices(spec, expansion, outcome),
         "paper": None,
+    }
+
+
+def _metric(metric: Metric) -> dict[str, Any]:
+    """`score` says which of a task's two accuracies its column shows."""
+    return {
+        "key": metric.key,
+        "label": metric.label,
+        "kind": metric.kind,
+        "higher_is_better": metric.higher_is_better,
+        "source_key": metric.source,
+        "score": TASKS[metric.source].metric if metric.kind == "accuracy" else None,
     }
 
 
@@ -52,7 +59,7 @@ def _environment(outcome: Outcome) -> dict[str, Any]:
 
 def _json(outcome: Outcome, stage: Stage, name: str) -> Any:
     artifact = outcome[stage].artifact
-    return None if artifact is None else json.loads((artifact.directory / name).read_text(encoding="utf-8"))
+    return None if artifact is None else artifact_json(artifact, name)
 
 
 def _row(row: Row, expansion: Expansion, outcome: Outcome, searches: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,11 +95,24 @@ def _row(row: Row, expansion: Expansion, outcome: Outcome, searches: Mapping[str
         "peak_memory_bytes": max((artifact.peak_memory_bytes for artifact in own), default=None),
         "stages": {role: stage.key for role, stage in row.stages.items()},
         "search_objective": _objective(row, searches),
+        "task_metrics": {m.source: _scores(r) for m, r in measured.items() if r and m.kind == "accuracy"},
         "items": {m.source: r["items"] for m, r in measured.items() if r and m.kind == "accuracy"},
         "window_losses": {m.key: r["nll_per_window"] for m, r in measured.items() if r and m.kind == "perplexity"},
         "generations": [text for stage in generations if (text := _json(outcome, stage, "result.json"))],
         "training": _json(outcome, training, "losses.json") if training else None,
     }
+
+
+def _scores(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Both accuracies of a task with their standard errors, as lm-eval gives them; a task may lack `acc_norm`."""
+    n = len(result["items"])
+    found: dict[str, Any] = {"items": n, "shown": result["metric"]}
+    for name in ("acc", "acc_norm"):
+        value = result[name]
+        known = value is not None and n > 1
+        found[name] = value
+        found[f"{name}_stderr"] = math.sqrt(value * (1 - value) / (n - 1)) if known else None
+    return found
 
 
 def _parameters(row: Row, results: Mapping[str, Any]) -> tuple[int | None, int | None]:
@@ -105,53 +125,20 @@ def _parameters(row: Row, results: Mapping[str, Any]) -> tuple[int | None, int |
     return total, plan.record["facts"]["parameters"]["left"] if plan else None
 
 
-def _searches(expansion: Expansion, outcome: Outcome) -> dict[str, dict[str, Any]]:
-    """Every search of the spec once, by its key."""
-    found: dict[str, dict[str, Any]] = {}
-    for row in expansion.rows:
-        stage = row.stages.get("search")
-        if stage is None or stage.key in found or (artifact := outcome[stage].artifact) is None:
-            continue
-        best = _json(outcome, stage, "best.json")
-        trials = _json(outcome, stage, "trials.json")
-        embedded = {trial["baseline"]: trial["value"] for trial in trials if trial["baseline"]}
-        baselines = {**_json(outcome, stage, "candidates.json"), **embedded}
-        found[stage.key] = {
-            "model": row.model,
-            "label": row.label,
-            "ratio": row.ratio,
-            "structure_ratio": row.structure_ratio,
-            "seed": row.seed,
-            "objective": "mean perplexity of the pruned, untuned model on "
-            + " and ".join(text["name"] for text in stage.params["texts"]),
-            "split": stage.params["split"],
-            "trials": trials,
-            "candidates": [{"label": _label(name), "method": name, "value": v} for name, v in baselines.items()],
-            "best": {
-                "label": _label(best["baseline"]) if best["baseline"] else "found by the search",
-                "number": best["trial"],
-                "value": best["value"],
-                "params": best["parameters"],
-                "samples": _json(outcome, stage, "samples.json"),
-            },
-            "seconds": artifact.seconds,
-        }
-    return found
-
-
-def _label(method: str) -> str:
-    return methods()[method].label
-
-
 def _objective(row: Row, searches: Mapping[str, Any]) -> float | None:
-    """A row's search objective: a search's own result, or what a search of the same cut and seed saw of a baseline."""
+    """A row's search objective: a search's own result, or what a search of the same cut and seed saw of a baseline.
+
+    A configuration that was searched elsewhere has none here.
+    """
+    same = ("model", "ratio", "structure_ratio", "seed")
+
+    def fits(search: Mapping[str, Any]) -> bool:
+        return all(search[name] == getattr(row, name) for name in same)
+
     if "search" in row.stages:
         own = searches.get(row.stages["search"].key)
-        return own and own["best"]["value"]
-    same = ("model", "ratio", "structure_ratio", "seed")
-    for search in searches.values():
-        if any(search[name] != getattr(row, name) for name in same):
-            continue
+        return own["best"]["value"] if own and fits(own) else None
+    for search in filter(fits, searches.values()):
         for candidate in search["candidates"]:
             if candidate["method"] == row.method:
                 return candidate["value"]
