@@ -82,28 +82,6 @@ class RecoverySpec(Named):
         return self
 
 
-class ModelSpec(Named):
-    """A model: a name of the catalogue, a hub id, or a local folder.
-
-    With `base` it is a derivative of that model, made here: `base` fine-tuned as `tuned` says, the adapter merged into
-    its weights. `name` is then free to choose.
-    """
-
-    base: Text | None = None
-    tuned: RecoverySpec | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
-    weights: Literal["given", "random"] = "given"  # random: only the architecture counts, nothing is downloaded
-    label: Text | None = None
-
-    @model_validator(mode="after")
-    def _derived(self) -> Self:
-        if (self.base is None) != (self.tuned is None):
-            raise mistake("'base' and 'tuned' stand together: what to start from, and the fine-tuning that makes it")
-        if self.tuned is not None and self.tuned.name == "none":
-            raise mistake("'tuned: none' makes no other model; name the base itself")
-        return self
-
-
 EXCLUSIVE = {"ratio": "structure_ratio", "structure_ratio": "ratio"}
 """Two keys of which an override gives one: it then takes the place of the other."""
 
@@ -135,6 +113,35 @@ class PruneSpec(Section):
                 "cannot stand beside 'ratio'; keep 'ratio' (of all parameters) or 'structure_ratio' (of each layer)"
             )
         return value
+
+
+class ModelSpec(Named):
+    """A model: a name of the catalogue, a hub id, or a local folder.
+
+    With `base` it is a derivative of that model, made here: `base` fine-tuned as `tuned` says, the adapter merged into
+    its weights. `name` is then free to choose. `prune` holds what it changes in the spec's `prune` (as written).
+    """
+
+    base: Text | None = None
+    tuned: RecoverySpec | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
+    weights: Literal["given", "random"] = "given"  # random: only the architecture counts, nothing is downloaded
+    label: Text | None = None
+    prune: dict[str, Any] = {}
+
+    @field_validator("prune")
+    @classmethod
+    def _valid_alone(cls, override: dict[str, Any]) -> dict[str, Any]:
+        PruneSpec.model_validate(override, context={"override": True})
+        return override
+
+    @model_validator(mode="after")
+    def _derived(self) -> Self:
+        if (self.base is None) != (self.tuned is None):
+            raise mistake("'base' and 'tuned' stand together: what to start from, and the fine-tuning that makes it")
+        if self.tuned is not None and self.tuned.name == "none":
+            raise mistake("'tuned: none' makes no other model; name the base itself")
+        return self
 
 
 class CalibrationSpec(Section):
@@ -246,9 +253,9 @@ class MethodSpec(Named):
         OVERRIDES[str(info.field_name)].model_validate(override, context={"override": True})
         return override
 
-    def prune_for(self, spec: Spec) -> PruneSpec:
-        """The spec's `prune` with this method's changes; the one of `ratio` and `structure_ratio` given here wins."""
-        return _merged(spec.prune, self.prune)
+    def prune_for(self, spec: Spec, model: ModelSpec) -> PruneSpec:
+        """The spec's `prune` with the model's and then this method's changes; their `ratio` or `structure_ratio` wins."""
+        return _merged(_merged(spec.prune, model.prune), self.prune)
 
     def calibration_for(self, spec: Spec) -> CalibrationSpec:
         """The spec's `calibration` with this method's changes."""
@@ -298,12 +305,15 @@ class Spec(Section):
     def _overrides_fit(self) -> Self:
         """Each override was checked alone; here with the section that it changes."""
         errors: list[InitErrorDetails] = []
-        for index, method in enumerate(self.methods):
-            for section in OVERRIDES:
-                try:
-                    _merged(getattr(self, section), getattr(method, section))
-                except ValidationError as error:
-                    errors += [line_error(detail, "methods", index, section) for detail in error.errors()]
+        places: list[tuple[str, int, str, ModelSpec | MethodSpec]] = [
+            ("models", index, "prune", model) for index, model in enumerate(self.models)
+        ]
+        places += [("methods", i, section, method) for i, method in enumerate(self.methods) for section in OVERRIDES]
+        for kind, index, section, entry in places:
+            try:
+                _merged(getattr(self, section), getattr(entry, section))
+            except ValidationError as error:
+                errors += [line_error(detail, kind, index, section) for detail in error.errors()]
         if errors:
             raise ValidationError.from_exception_data("Spec", errors)
         return self

@@ -151,7 +151,9 @@ def _entries(root: Node, section: str) -> Iterator[tuple[list[str | int], Node]]
 
 def _map_ratios(root: Node, table: dict[Any, Node], profile: str, mistakes: list[Mistake]) -> Node:
     """`structure_ratio` of the spec and of its methods as the `ratio` that the table gives; all of a list, or none."""
-    places: list[list[str | int]] = [["prune"], *([*place, "prune"] for place, _ in _entries(root, "methods"))]
+    places: list[list[str | int]] = [["prune"], ["search", "transfer"]]
+    places += [[*place, "prune"] for kind in ("models", "methods") for place, _ in _entries(root, kind)]
+    places += [[*place, "search", "transfer"] for place, _ in _entries(root, "methods")]
     for place in places:
         old = root.get(*place, "structure_ratio")
         if old is None or old.value is None or root.get(*place, "ratio"):

@@ -86,7 +86,7 @@ def expand(spec: Spec) -> Expansion:
     for index in range(len(spec.models)):
         entry, model = base_model(spec, index)
         rows.append(_measured(spec, _dense(spec, index, model), metrics, recipes.Made(model, entry.dtype)))
-        for pruned in _ratios(spec):
+        for pruned in _ratios(spec, index):
             for recovery in spec.recovery:
                 for method_spec in spec.methods:
                     if method_spec.name == "dense":
@@ -112,10 +112,11 @@ def _metrics(spec: Spec) -> Iterator[Metric]:
         yield from EFFICIENCY
 
 
-def _ratios(spec: Spec) -> list[dict[str, float]]:
-    """Each requested cut, as the one of `ratio` and `structure_ratio` that the spec gives."""
-    key = "ratio" if spec.prune.ratio is not None else "structure_ratio"
-    return [{key: value} for value in getattr(spec.prune, key)]
+def _ratios(spec: Spec, index: int) -> list[dict[str, float]]:
+    """Each cut requested of a model, as the one of `ratio` and `structure_ratio` that the spec gives."""
+    section = MethodSpec(name="dense").prune_for(spec, spec.models[index])
+    key = "ratio" if section.ratio is not None else "structure_ratio"
+    return [{key: value} for value in getattr(section, key)]
 
 
 def _dense(spec: Spec, index: int, model: Stage) -> Row:
@@ -137,7 +138,7 @@ def _row(
 ) -> Row:
     method: Method = methods()[method_spec.name]
     cut: dict[str, Any] = {
-        **method_spec.prune_for(spec).model_dump(mode="json", exclude={"ratio", "structure_ratio"}),
+        **method_spec.prune_for(spec, spec.models[index]).model_dump(mode="json", exclude={"ratio", "structure_ratio"}),
         **(_own_ratio(method_spec) or pruned),
     }
     stages = {"model": model}
