@@ -56,6 +56,7 @@ class Element:
 Statistic = Power | First | Second | Element
 Vectors = Mapping[Statistic, Tensor]  # one member's statistics, each [vectors]
 Statistics = dict[int, dict[str, dict[Statistic, Tensor]]]  # layer -> member module -> statistic -> [vectors]
+ADDITIVE: frozenset[Statistic] = frozenset({First(), Second()})  # means over the samples of what each sample gives
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def collect(
     *,
     walk: LayerWalk | None = None,
     below: Tensor | None = None,
+    per_sample: bool = False,
 ) -> Statistics:
     """Statistics of every member vector of `layers`, exact to the rounding of the model's dtype.
 
@@ -95,13 +97,18 @@ def collect(
         limits: memory limits.
         walk: a walk of this model at this length, if the caller has one.
         below: hidden states [samples, length, width] in front of the first layer, if the caller has them.
+        per_sample: give `First` and `Second` of each sample alone, [samples, vectors]. Both are means over the
+            samples, so those of any set of samples are the means of these.
 
     Raises:
+        ValueError: `per_sample` with a statistic that is no mean over the samples.
         UserError: a loss or a gradient is not finite (names the sample and the layer), or ids do not fit the model.
     """
     wanted, chosen = set(wanted), sorted(set(layers))
     powers = [statistic for statistic in wanted if isinstance(statistic, Power)]
     by_gradient = wanted - set(powers)
+    if per_sample and not wanted <= ADDITIVE:
+        raise ValueError(f"no means over the samples: {sorted(wanted - ADDITIVE, key=repr)}")
     if by_gradient and ids is None:
         raise UserError("this method needs calibration samples: pass token ids [samples, length]")
     with torch.inference_mode(False), torch.enable_grad(), frozen(model):
@@ -109,7 +116,7 @@ def collect(
         collected: Statistics = {index: _powers(walk, index, powers) for index in chosen}
         if by_gradient:
             assert ids is not None
-            _Backward(walk, ids, chosen, by_gradient, limits or Limits(), below).run(collected)
+            _Backward(walk, ids, chosen, by_gradient, limits or Limits(), below, per_sample).run(collected)
     return collected
 
 
@@ -137,6 +144,7 @@ class _Backward:
     wanted: set[Statistic]
     limits: Limits
     below: Tensor | None
+    per_sample: bool
     graphs: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def run(self, collected: Statistics) -> None:
@@ -214,6 +222,7 @@ class _Backward:
                         features if by_row else gradient,
                         self.wanted,
                         chunk,
+                        self.per_sample,
                     )
                 )
 
@@ -267,7 +276,7 @@ def _out_of_memory(error: RuntimeError) -> bool:
 
 
 def reduce_gradients(
-    weight: Tensor, left: Tensor, right: Tensor, wanted: set[Statistic], chunk: _Chunk
+    weight: Tensor, left: Tensor, right: Tensor, wanted: set[Statistic], chunk: _Chunk, per_sample: bool = False
 ) -> dict[Statistic, Tensor]:
     """Reduce per-sample weight gradients `left_jᵀ right_j` to one number a vector, a chunk of vectors at a time.
 
@@ -277,45 +286,47 @@ def reduce_gradients(
         right: [samples, tokens, length], the other factor.
         wanted: `First`, `Second` and `Element` statistics.
         chunk: its size; reduced here if memory runs out.
+        per_sample: one number a vector and sample, [samples, vectors], in place of [vectors].
     """
     vectors, length = weight.shape
     wide = _accumulator(weight.dtype)
+    shape = (len(left), vectors) if per_sample else (vectors,)
     results = {
-        statistic: torch.empty(vectors, dtype=wide, device=weight.device) for statistic in sorted(wanted, key=repr)
+        statistic: torch.empty(shape, dtype=wide, device=weight.device) for statistic in sorted(wanted, key=repr)
     }
     start = 0
     while start < vectors:
         size = min(chunk.vectors(length, wide.itemsize), vectors)
         part = slice(start, min(start + size, vectors))
         try:
-            reduced = _reduce_chunk(weight[part].to(wide), left[..., part], right, wanted)
+            rows, columns = weight[part].to(wide).contiguous(), left[..., part]
+            samples = 1 if per_sample else len(columns)
+            sets = zip(columns.split(samples), right.split(samples), strict=True)
+            reduced = [_reduce_chunk(rows, of_left, of_right, wanted) for of_left, of_right in sets]
         except RuntimeError as error:
             if not _out_of_memory(error) or size == 1:
                 raise
             chunk.halve(size, length, wide.itemsize)
             continue
-        for statistic, values in reduced.items():
-            results[statistic][part] = values
+        for statistic, values in results.items():
+            values[..., part] = torch.stack([of_set[statistic] for of_set in reduced]).view_as(values[..., part])
         start = part.stop
     return {statistic: values.cpu() for statistic, values in results.items()}
 
 
 def _reduce_chunk(weight: Tensor, left: Tensor, right: Tensor, wanted: set[Statistic]) -> dict[Statistic, Tensor]:
     samples = left.shape[0]
-    weight = weight.contiguous()
     second_order = any(isinstance(s, Second) or (isinstance(s, Element) and s.factor) for s in wanted)
-    elementwise = any(isinstance(s, Element) and s.factor for s in wanted)
-    first_order = any(not isinstance(s, Second) for s in wanted)
-    reduced: dict[Statistic, Tensor] = {}
+    elementwise = any(isinstance(s, Element) for s in wanted)
     s1: Tensor | None = None
     s2: Tensor | None = None
+    first, second = weight.new_zeros(2, weight.shape[0])
     if not second_order:  # the mean gradient alone: one product over the tokens of all samples
         s1 = (left.flatten(0, 1).T @ right.flatten(0, 1)).to(weight.dtype).mul_(weight).div_(samples)
     else:
-        second = torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device)
-        if first_order:
-            s1 = torch.zeros_like(weight)
         if elementwise:
+            s1 = torch.zeros_like(weight)
+        if any(isinstance(s, Element) and s.factor for s in wanted):
             s2 = torch.zeros_like(weight)
         for sample_left, sample_right in zip(left, right, strict=True):
             gradient = (sample_left.T @ sample_right).to(weight.dtype)  # g_j
@@ -324,7 +335,10 @@ def _reduce_chunk(weight: Tensor, left: Tensor, right: Tensor, wanted: set[Stati
             if s2 is not None:
                 s2.addcmul_(gradient, gradient)
             else:
-                second += torch.linalg.vector_norm(gradient.mul_(weight), dim=1).square_()
+                gradient.mul_(weight)
+                second += torch.linalg.vector_norm(gradient, dim=1).square_()
+                if s1 is None and First() in wanted:
+                    first += gradient.sum(dim=1)
         if s1 is not None:
             s1.mul_(weight).div_(samples)
         if s2 is not None:
@@ -332,18 +346,18 @@ def _reduce_chunk(weight: Tensor, left: Tensor, right: Tensor, wanted: set[Stati
             second = s2.sum(dim=1)
         else:
             second /= samples
-        reduced[Second()] = second
+    reduced: dict[Statistic, Tensor] = {}
     for statistic in wanted:
         if isinstance(statistic, First):
-            assert s1 is not None
-            reduced[statistic] = s1.sum(dim=1)
+            reduced[statistic] = first / samples if s1 is None else s1.sum(dim=1)
+        elif isinstance(statistic, Second):
+            reduced[statistic] = second
         elif isinstance(statistic, Element):
             assert s1 is not None
             if statistic.factor:
                 assert s2 is not None
-                reduced[statistic] = torch.linalg.vector_norm(
-                    torch.sub(s1, s2, alpha=statistic.factor / 2), ord=1, dim=1
-                )
+                s1_less = torch.sub(s1, s2, alpha=statistic.factor / 2)
+                reduced[statistic] = torch.linalg.vector_norm(s1_less, ord=1, dim=1)
             else:
                 reduced[statistic] = torch.linalg.vector_norm(s1, ord=1, dim=1)
-    return {statistic: reduced[statistic] for statistic in wanted}
+    return reduced

@@ -121,6 +121,43 @@ def test_the_order_of_samples_does_not_matter():
     assert_same(collect(model, ids, [1], ALL), collect(model, ids.flip(0), [1], ALL), 1e-9)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)], ids=["fp64", "fp32"])
+@examples(10)
+@given(shape=shapes(), samples=st.integers(1, 5), limits=LIMITS)
+def test_each_sample_of_one_pass_is_that_sample_alone(dtype, tolerance, shape, samples, limits):
+    model, ids = tiny(**shape, dtype=dtype), tokens(samples, 6, seed=shape["seed"])
+    layers = range(shape["layers"])
+    apart = collect(model, ids, layers, {First(), Second()}, limits, per_sample=True)
+    together = collect(model, ids, layers, {First(), Second(), Element(0)}, limits)
+    alone = [collect(model, sample[None], layers, {First(), Second(), Element(0)}) for sample in ids]
+    for index, members in apart.items():
+        for name, found in members.items():
+            assert found.keys() == {First(), Second()}
+            assert all(values.shape == (samples, *together[index][name][First()].shape) for values in found.values())
+            means = {statistic: values.mean(0) for statistic, values in found.items()}
+            # a mean of signed terms is rounded as its terms are
+            size = torch.stack([of_sample[index][name][Element(0)] for of_sample in alone]).mean(0)
+            assert ((means[First()] - together[index][name][First()]).abs() <= tolerance * (size + 1e-6)).all()
+            assert close(means[Second()], together[index][name][Second()], tolerance)
+            for place, of_sample in enumerate(alone):
+                expected = of_sample[index][name]
+                assert close(found[Second()][place], expected[Second()], tolerance)
+                rounding = tolerance * (expected[Element(0)] + 1e-6)
+                assert ((found[First()][place] - expected[First()]).abs() <= rounding).all()
+
+
+def test_each_sample_of_one_pass_with_little_memory(monkeypatch):
+    model, ids = tiny(dtype=torch.float64), tokens(3, 6)
+    expected = collect(model, ids, [0, 2], {First(), Second()}, per_sample=True)
+    small_memory(monkeypatch, 200, torch.OutOfMemoryError("out"))
+    assert_same(collect(model, ids, [0, 2], {First(), Second()}, per_sample=True), expected, 1e-12)
+
+
+def test_what_is_no_mean_over_samples_is_not_given_for_each():
+    with pytest.raises(ValueError, match="Element"):
+        collect(tiny(), tokens(2, 6), [1], {First(), Element(0)}, per_sample=True)
+
+
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_works_whatever_the_callers_gradient_mode(context):
     model, ids = tiny(), tokens(2, 6)
