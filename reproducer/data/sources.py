@@ -264,8 +264,10 @@ def _not_found(id: str, configuration: str | None, split: str, error: Exception)
     reason = next(iter(str(error).strip().splitlines()), "")
     return DataError(
         f"data set {name} (configuration {configuration or 'default'}, split {split}) was not found\n"
+        f"  path: '{id}' is no .txt, .jsonl or .jsonl.gz file\n"
         f"  mirror: {mirror_tried}\n"
         f"  hub, revision {revision}: {type(error).__name__}: {reason}",
         f"to provide it: set {MIRROR} to a folder that holds {stem}.jsonl[.gz] (a JSON object a line), "
-        "name a .jsonl or .txt file of yours in the spec, or run once where the hub can be reached",
+        "name a .jsonl or .txt file of yours in the spec (as a text or as instructions), "
+        "or run once where the hub can be reached",
     )

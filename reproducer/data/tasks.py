@@ -98,11 +98,13 @@ class _Row:
             self.rows.fail(self.index, field, f"is not a list of texts: {value!r}")
         if len(value) < 2 or len(value) != (count or len(value)):
             self.rows.fail(self.index, field, f"has {len(value)} choices, not {count or 'two or more'}")
+        if "" in value:
+            self.rows.fail(self.index, field, f"holds an empty choice: {value!r}")  # acc_norm divides by its length
         return value
 
     def label(self, field: str, allowed: list[Any]) -> None:
         value = self.value(field)
-        if isinstance(value, bool) or value not in allowed:
+        if type(value) is not type(allowed[0]) or value not in allowed:  # True and 1.0 are equal to 1
             self.rows.fail(self.index, field, f"is {value!r}; a label is one of {', '.join(map(repr, allowed))}")
 
 

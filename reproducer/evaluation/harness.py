@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 import lm_eval
 import lm_eval.api.task
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.api.task import ConfigurableTask
@@ -85,7 +86,7 @@ class BudgetedLM(HFLM):
         self._batch_tokens = batch_tokens
         self._progress = progress
         self._instances: list[Instance] = []
-        self._rows, self._next = 1, 0
+        self._rows, self._next, self._positions = 1, 0, 0
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         self._instances = requests
@@ -99,7 +100,9 @@ class BudgetedLM(HFLM):
             if length > self.max_length:
                 raise UserError(
                     f"item {instance.doc_id} of {instance.task_name} is {length} tokens long, more than the model's "
-                    f"context of {self.max_length}; cutting it would change what is measured"
+                    f"context of {self.max_length}; cutting it would change what is measured",
+                    f"take {instance.task_name} out of evaluate.tasks, a smaller evaluate.limit, or a model with a "
+                    "longer context",
                 )
             if not answer:
                 raise UserError(
@@ -120,9 +123,18 @@ class BudgetedLM(HFLM):
         """Rows of the batch that request `pos` is in; requests come longest first, so its first sets the width."""
         if pos == self._next:
             _, context, answer = n_reordered_requests[pos]
-            self._rows = max(1, self._batch_tokens // (len(context) + len(answer) - 1))
+            width = len(context) + len(answer) - 1
+            self._rows = max(1, self._batch_tokens // width)
             self._next = pos + self._rows
+            # An answer's first token is predicted by its prompt's last: no row needs what stands before that.
+            shortest = min(len(context) for _, context, _ in n_reordered_requests[pos : self._next])
+            self._positions = width - shortest + 1
         return self._rows
+
+    def _model_call(self, inps, attn_mask=None, labels=None):
+        """Logits of the batch's last positions, as many as its answers need: lm-eval counts them from the end."""
+        with torch.no_grad():
+            return self.model(inps, logits_to_keep=self._positions).logits
 
 
 class _Counter(CacheHook):

@@ -194,6 +194,23 @@ def test_batches_keep_to_the_token_budget(model, tokenizer, use_rows, monkeypatc
     assert progress == [(done, 3 * 39) for done in range(1, 3 * 39 + 1)]
 
 
+def test_logits_exist_only_where_answers_are_read(model, tokenizer, use_rows, monkeypatch):
+    choices = ["so", "because", "never mind"]
+    use_rows([{"question": "why " * n, "choices": choices, "answer": 0} for n in range(1, 9)])
+    positions = []
+    linear = torch.nn.functional.linear
+
+    def spy(x, weight, bias=None):
+        if weight.shape[0] == tokenizer.vocab_size:
+            positions.append(x.numel() // x.shape[-1])
+        return linear(x, weight, bias)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", spy)
+    one_by_one = zeroshot(model, tokenizer, "quiz", batch_tokens=1)
+    assert sum(positions) == 8 * sum(len(f" {choice}") for choice in choices)  # a token a byte
+    assert zeroshot(model, tokenizer, "quiz", batch_tokens=200) == one_by_one
+
+
 def test_leaves_model_tokenizer_and_loggers_as_they_were(model, tokenizer, capfd):
     trained = copy.deepcopy(model).to(torch.bfloat16).train()
     level, tqdm = logging.getLogger("lm_eval").level, lm_eval.api.task.tqdm
