@@ -10,7 +10,15 @@ from reproducer.data.tasks import TASKS
 from reproducer.methods.registry import methods
 from reproducer.queue import Outcome
 from reproducer.spec import Spec
-from reproducer.spec.models import EfficiencySpec, EvaluateSpec, MethodSpec, PruneSpec, SearchSpec
+from reproducer.spec.models import (
+    EfficiencySpec,
+    EvaluateSpec,
+    MethodSpec,
+    PruneSpec,
+    RecoverySpec,
+    SearchSpec,
+    TransferSpec,
+)
 from reproducer.stages import names
 
 if TYPE_CHECKING:
@@ -25,8 +33,16 @@ def choices(spec: Spec, expansion: Expansion, outcome: Outcome) -> list[dict[str
 def _all(spec: Spec, expansion: Expansion, outcome: Outcome) -> Iterator[tuple[str, str]]:
     for index in range(len(spec.models)):
         entry = names.entry(spec, index)
+        given = spec.models[index]
         notes = f" {entry.notes}" if entry.notes else ""
-        yield f"Model {entry.label}", f"{entry.describe()}; computed in {entry.dtype}.{notes}"
+        made = f"{entry.describe()}; computed in {entry.dtype}.{notes}"
+        if given.tuned is not None:
+            made = (
+                f"{given.base} fine-tuned here, the adapter merged into the weights: {_lora(given.tuned)}. Base: {made}"
+            )
+        if given.name in spec.stands_for:
+            made = f"Stands for {spec.stands_for[given.name]}. {made}"
+        yield f"Model {given.label or (given.name if given.base else entry.label)}", made
     yield "What is pruned", _pruning(spec.prune)
     calibration = spec.calibration
     pool = "all of them" if calibration.pool is None else f"{calibration.pool} of them, spread evenly over the text,"
@@ -53,13 +69,7 @@ def _all(spec: Spec, expansion: Expansion, outcome: Outcome) -> Iterator[tuple[s
         )
     for recovery in spec.recovery:
         if recovery.name == "lora":
-            budget = f"{recovery.epochs} epochs" + (f", stopped after {recovery.steps} steps" if recovery.steps else "")
-            yield (
-                "Recovery",
-                f"LoRA of rank {recovery.rank} (alpha {recovery.alpha:g}, dropout {recovery.dropout:g}) on "
-                f"{', '.join(recovery.targets)}; {recovery.dataset}, cut at {recovery.cutoff} tokens; AdamW, learning "
-                f"rate {recovery.learning_rate:g}, batches of {recovery.batch}, {budget}.",
-            )
+            yield "Recovery", _lora(recovery) + "."
     yield "Seeds", ", ".join(map(str, spec.seeds)) + ("" if len(spec.seeds) > 1 else " (one run: no spread is known)")
     yield "Row times", "Seconds are the sum over a row's own stages; stages that rows share count in each of them."
     if spec.evaluate.efficiency is not None:
@@ -71,6 +81,16 @@ def _all(spec: Spec, expansion: Expansion, outcome: Outcome) -> Iterator[tuple[s
             read |= result.artifact.record["fingerprints"]
     for source, digest in sorted(read.items()):
         yield f"Data read: {source}", f"SHA-256 {digest[:16]}…" if len(digest) > 20 else digest
+
+
+def _lora(recovery: RecoverySpec) -> str:
+    budget = f"{recovery.epochs} epochs" + (f", stopped after {recovery.steps} steps" if recovery.steps else "")
+    return (
+        f"LoRA of rank {recovery.rank} (alpha {recovery.alpha:g}, dropout {recovery.dropout:g}) on "
+        f"{', '.join(recovery.targets)}; {recovery.dataset}, cut at {recovery.cutoff} tokens; AdamW, learning "
+        f"rate {recovery.learning_rate:g} after {recovery.warmup_steps} steps of warm-up, batches of {recovery.batch}, "
+        f"{budget}"
+    )
 
 
 def _perplexity(evaluate: EvaluateSpec) -> str:
@@ -129,6 +149,15 @@ def _pruning(prune: PruneSpec) -> str:
     return f"{how_much}; {where}; {scope}; {heads}{rounding}. The column of removed parameters says what was reached."
 
 
+def _transfer(transfer: TransferSpec) -> str:
+    """Where a row's configuration was searched, in words."""
+    place = f"on {transfer.model}" if transfer.model else "on the same model"
+    if transfer.ratio or transfer.structure_ratio:
+        unit = "all parameters" if transfer.ratio else "each layer's structures"
+        place += f" at {(transfer.ratio or transfer.structure_ratio):.0%} of {unit}"
+    return f"no search of its own: samples and metric are those that a search {place} found. That search: "
+
+
 def _search(spec: Spec, method: MethodSpec, search: SearchSpec) -> str:
     texts = " and ".join(search.texts or spec.evaluate.perplexity)
     space = search.space
@@ -136,18 +165,27 @@ def _search(spec: Spec, method: MethodSpec, search: SearchSpec) -> str:
     def values(offered: list[Any]) -> str:
         return "{" + ", ".join(value if isinstance(value, str) else f"{value:g}" for value in offered) + "}"
 
+    samples = spec.calibration.samples
     data = {
-        "search": f"{spec.calibration.samples} samples, each from the whole pool, are searched with the metric",
+        "search": f"{samples} samples, each from the whole pool, are searched",
         "random": "the samples are the baselines' random draw; only the metric is searched",
+        "ten-spaces": f"the pool is split into {samples} parts, and one sample from each is searched",
+        "score": f"the samples are the {samples} passages that prune best alone, by LLM-Pruner-E2's metric and the "
+        "search objective; only the metric is searched",
     }[search.data]
+    if search.data in ("search", "ten-spaces"):
+        together = {"joint": " together with the metric", "sequential": " first, the metric after them"}
+        data += together[search.order]
     disjoint = {
         "search": "a split that the report does not measure on",
         "report": "the very texts that the report measures on, as the paper does",
     }[search.split]
-    sampler = {"tpe": "TPE", "random": "random search"}[search.sampler]
+    sampler = {"tpe": "TPE", "random": "random search", "gp": "a Gaussian process", "cmaes": "CMA-ES"}[search.sampler]
     if search.sampler == "tpe":
         sampler += " (univariate, as in the paper)" if search.mode == "paper" else " (multivariate)"
-    return (
+    if search.workers > 1:
+        sampler += f", {search.workers} processes on one study, so that the trials depend on timing"
+    return (_transfer(search.transfer) if search.transfer else "") + (
         f"I = α₁·c·|Σ(s1 − ½·a·s2)| + α₂·f·Σ|s1 − ½·b·s2| with α in [0, {space.alpha_max:g}], "
         f"a in {values(space.coarse_second)}, b in {values(space.fine_second)}, c in {values(space.coarse_scale)}, "
         f"f in {values(space.fine_scale)}; 0 is first order alone, “only” second order alone. The paper gives the "

@@ -236,10 +236,10 @@ class TestOverrides:
             search: {trials: 7, space: {alpha_max: 2}}
             """)
         plain, changed = spec.methods
-        assert plain.prune_for(spec) == spec.prune
+        assert plain.prune_for(spec, spec.models[0]) == spec.prune
         assert plain.calibration_for(spec) == spec.calibration
         assert plain.search_for(spec) == spec.search
-        assert changed.prune_for(spec) == PruneSpec(ratio=[0.3], layers=(1, 3))
+        assert changed.prune_for(spec, spec.models[0]) == PruneSpec(ratio=[0.3], layers=(1, 3))
         assert changed.calibration_for(spec) == CalibrationSpec(dataset="ptb", pool=30, samples=20)
         expected = SearchSpec(trials=7, space={"alpha_max": 2.0, "fine_scale": [1.0]})
         assert changed.search_for(spec) == expected
@@ -248,7 +248,7 @@ class TestOverrides:
     @pytest.mark.parametrize(("own", "other"), [("ratio", "structure_ratio"), ("structure_ratio", "ratio")])
     def test_one_kind_of_ratio_takes_the_place_of_the_other(self, load, own, other):
         spec = load(f"name: x\nmodels: tiny\nmethods: {{name: a, prune: {{{own}: 0.5}}}}\nprune: {{{other}: [0.25]}}")
-        pruned = spec.methods[0].prune_for(spec)
+        pruned = spec.methods[0].prune_for(spec, spec.models[0])
         assert getattr(pruned, own) == [0.5]
         assert getattr(pruned, other) is None
 

@@ -83,7 +83,7 @@ class TestProfiles:
     def test_structure_ratios_become_ratios(self, load, profiles):
         spec = load(SPEC, ["small"])
         assert (spec.prune.ratio, spec.prune.structure_ratio) == ([0.20, 0.40], None)
-        own = spec.methods[1].prune_for(spec)
+        own = spec.methods[1].prune_for(spec, spec.models[0])
         assert (own.ratio, own.structure_ratio) == ([0.20], None)
 
     def test_structure_ratios_that_the_profile_does_not_know_stay(self, load, profiles):
@@ -224,8 +224,8 @@ class TestSet:
     def test_entries_of_lists(self, load):
         spec = load(SPEC, overrides=["methods.0.label=mine", "methods.1.prune.ratio=0.3", "models.0=tiny"])
         assert (spec.methods[0].name, spec.methods[0].label) == ("vector", "mine")
-        assert spec.methods[1].prune_for(spec).ratio == [0.3]
-        assert spec.methods[1].prune_for(spec).structure_ratio is None
+        assert spec.methods[1].prune_for(spec, spec.models[0]).ratio == [0.3]
+        assert spec.methods[1].prune_for(spec, spec.models[0]).structure_ratio is None
         assert [model.name for model in spec.models] == ["tiny", "vicuna-7b"]
         assert spec.where(("methods", 0, "label")) == "--set"
         assert spec.where(("methods", 0, "name")) == "x.yaml:4"
@@ -274,3 +274,71 @@ class TestSet:
             load(BASE + "seeds: -1\n", ["p"], ["bad", "evaluate.limit=0"])
         lines = str(caught.value).splitlines()
         assert [line.split(": ")[0] for line in lines] == ["x.yaml:4", "profiles/p.yaml:1", "--set", "--set"]
+
+
+ENTRIES = """\
+map:
+  models:
+    llama-7b: {name: small, dtype: bfloat16}
+    vicuna-7b: {name: sibling, base: small, tuned: {name: lora, steps: 3}}
+  recovery: {lora: {name: lora, steps: 5, batch: 8}}
+  structure_ratio: {0.25: 0.20, 0.5: 0.40}
+"""
+
+TRANSFER = """\
+name: x
+models: [vicuna-7b, {name: llama-7b, label: mine, prune: {structure_ratio: 0.5}}]
+methods:
+- vector
+- {name: adapruner, search: {transfer: {model: llama-7b, structure_ratio: 0.25}}}
+prune: {structure_ratio: 0.25}
+recovery: [none, {name: lora, batch: 16, rank: 4}]
+"""
+
+
+class TestWholeEntries:
+    """A profile may put an entry with keys in the place of a name, and says what stands for what."""
+
+    @pytest.fixture
+    def spec(self, load, write):
+        write(ENTRIES, "profiles/e.yaml")
+        return load(TRANSFER, ["e"])
+
+    def test_keys_of_the_profile_join_those_of_the_spec(self, spec):
+        sibling, small = spec.models
+        assert (sibling.name, sibling.base, sibling.tuned.steps) == ("sibling", "small", 3)
+        assert (small.name, small.dtype, small.label) == ("small", "bfloat16", "mine")
+        lora = spec.recovery[1]
+        assert (lora.steps, lora.batch, lora.rank) == (5, 8, 4)
+        assert spec.recovery[0].name == "none"
+
+    def test_a_transfer_and_a_models_own_ratio_are_mapped(self, spec):
+        transfer = spec.methods[1].search_for(spec).transfer
+        assert (transfer.model, transfer.ratio, transfer.structure_ratio) == ("small", 0.20, None)
+        assert spec.methods[0].prune_for(spec, spec.models[1]).ratio == [0.40]
+        assert spec.methods[0].prune_for(spec, spec.models[0]).ratio == [0.20]
+
+    def test_what_stands_for_what(self, spec, load, write):
+        assert spec.stands_for == {"sibling": "vicuna-7b", "small": "llama-7b"}
+        assert load(TRANSFER).stands_for == {}
+        write("map: {models: {small: tiny}}", "profiles/f.yaml")
+        assert load(TRANSFER, ["e", "f"]).stands_for == {"sibling": "vicuna-7b", "tiny": "llama-7b"}
+
+    @pytest.mark.parametrize(
+        ("model", "message"),
+        [
+            ("{name: a, base: tiny}", "'base' and 'tuned' stand together"),
+            ("{name: a, tuned: lora}", "'base' and 'tuned' stand together"),
+            ("{name: a, base: tiny, tuned: none}", "name the base itself"),
+            ("{name: a, prune: {ratio: 2}}", "prune.ratio"),
+        ],
+    )
+    def test_half_a_derived_model_is_refused(self, mistakes, model, message):
+        (line,) = mistakes(f"name: x\nmodels: [{model}]\nmethods: [vector]\n")
+        assert line.startswith("x.yaml:2: models[0]") and message in line
+
+    @pytest.mark.parametrize("transfer", ["{}", "{ratio: 0.2, structure_ratio: 0.25}"])
+    def test_a_transfer_from_nowhere_is_refused(self, mistakes, transfer):
+        text = f"{BASE}search:\n  transfer: {transfer}\n"
+        (line,) = mistakes(text)
+        assert line.startswith("x.yaml:5: search.transfer: ")

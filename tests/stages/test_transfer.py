@@ -1,0 +1,94 @@
+"""Configurations carried over to another model or ratio, and the models that are made for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from reproducer.cli import main
+from reproducer.data.pool import cut_samples
+from reproducer.data.text import load_text
+from reproducer.methods.prune import prune
+from reproducer.models.load import load_model
+from reproducer.pruning.plan import Plan
+from reproducer.recovery.adapter import load_adapter
+from reproducer.spec import SpecError, load_spec
+from reproducer.stages.rows import expand
+
+SPECS = Path(__file__).parents[2] / "specs"
+
+SPEC = """\
+name: transfer
+models: [{name: sibling, base: tiny, tuned: {name: lora, dataset: builtin-instructions, batch: 4, steps: 2, warmup_steps: 0}}]
+methods:
+  - {name: adapruner, search: {transfer: {model: tiny, ratio: 0.20}}}
+prune: {ratio: 0.30, layers: [1, 5]}
+calibration: {dataset: python-topics, samples: 3, length: 32, pool: 40}
+search: {trials: 5, windows: 4}
+evaluate: {perplexity: [python-topics], seq_len: 32, windows: 4}
+"""
+
+
+def rows_of(name, profile):
+    return {row.label: row.stages for row in expand(load_spec(SPECS / f"{name}.yaml", [profile])).rows}
+
+
+@pytest.mark.parametrize("profile", ["paper", "small", "tiny"])
+def test_one_search_serves_every_table(profile):
+    search = rows_of("table1", profile)["AdaPruner"]["search"].key
+    for table in ("table2", "table8"):
+        assert rows_of(table, profile)["AdaPruner"]["search"].key == search
+    for table in ("table3", "table4", "table6", "table7", "figure5"):
+        stages = rows_of(table, profile)["AdaPruner"]
+        assert stages["transfer"].key == search and "search" not in stages
+
+
+def test_an_unknown_source_is_told_with_its_line(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text(SPEC.replace("model: tiny", "model: tinny"))
+    with pytest.raises(SpecError, match=r"x.yaml:4: methods\[0\].search.transfer.model.*tinny.*tiny"):
+        expand(load_spec(path))
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("transfer")
+    (folder / "x.yaml").write_text(SPEC)
+    assert main([str(folder / "x.yaml"), "--store", str(folder / "store"), "--out", str(folder / "out")]) == 0
+    (row,) = (row for row in expand(load_spec(folder / "x.yaml")).rows if row.method == "adapruner")
+    return {role: folder / "store" / stage.kind / stage.key for role, stage in row.stages.items()} | {"folder": folder}
+
+
+def test_the_metric_and_the_samples_of_the_source_prune_the_target(ran):
+    found = json.loads((ran["transfer"] / "best.json").read_text())
+    model, tokenizer = load_model(ran["model"], "float32", "cpu")
+    passages = [sample["text"] for sample in json.loads((ran["transfer"] / "samples.json").read_text())]
+    known = load_text("python-topics", "calibration").passages
+    assert len(passages) == 3 and all(passage in known for passage in passages)
+    ids = cut_samples(passages, tokenizer, 32)
+    again = prune(model, found["method"], ids, ratio=0.30, layers=range(1, 5), seed=0, **found["parameters"])
+    plan = Plan.load(ran["plan"] / "plan.safetensors")
+    assert plan.kept_heads == again.kept_heads and plan.kept_channels == again.kept_channels
+    source = Plan.load(ran["transfer"] / "plan.safetensors")
+    assert plan.parameters_removed(model) > 1.3 * source.parameters_removed(model)
+
+
+def test_a_derived_model_is_its_base_with_the_adapter(ran):
+    (row,) = (row for row in expand(load_spec(ran["folder"] / "x.yaml")).rows if row.method == "dense")
+    inputs = {name: ran["folder"] / "store" / s.kind / s.key for name, s in row.stages["model"].inputs.items()}
+    base, _ = load_model(inputs["model"], "float32", "cpu")
+    derived, _ = load_model(ran["model"], "float32", "cpu")
+    ids = torch.randint(0, 250, (2, 16), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        plain, merged, adapted = (
+            base(ids).logits,
+            derived(ids).logits,
+            load_adapter(base, inputs["adapter"])(ids).logits,
+        )
+    torch.testing.assert_close(merged, adapted, rtol=1e-4, atol=1e-4)
+    assert (merged - plain).abs().max() > 1e-3
+    results = json.loads((ran["folder"] / "out" / "transfer" / "results.json").read_text())
+    assert {row["model"] for row in results["rows"]} == {"sibling"}
