@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from reproducer import prune
 from reproducer.evaluation.perplexity import perplexity
 from reproducer.methods.registry import get
 from reproducer.pruning.allocation import Allocation
+from reproducer.pruning.statistics import Element, First, Second, collect
 from reproducer.search import objective as objective_module
 from reproducer.search.objective import Objective
+from reproducer.search.stopping import first_slice, hopeless
+from tests.helpers import close, examples
 
 LAYERS = [1, 2, 3]
 
@@ -39,6 +44,20 @@ def objective(model, data):
     return Objective(model, *data, LAYERS, Allocation(ratio=0.2, heads="pooled"))
 
 
+ONLY = {"alpha1": 0.4, "alpha2": 0.7, "coarse_second": 1e5, "fine_second": "only"}
+
+
+def calls_of(monkeypatch):
+    calls, collect = [], objective_module.collect
+
+    def counted(model, ids, *arguments, **keywords):
+        calls.append(ids.tolist())
+        return collect(model, ids, *arguments, **keywords)
+
+    monkeypatch.setattr(objective_module, "collect", counted)
+    return calls
+
+
 @pytest.mark.parametrize("method", ["magnitude", "vector", "llm-pruner-e2", "adapruner"])
 def test_value_is_that_of_the_pruned_model(model, data, objective, method):
     pool, texts = data
@@ -58,22 +77,16 @@ def test_dense_perplexities(model, data, objective):
 
 
 def test_the_same_samples_are_differentiated_once(objective, monkeypatch):
-    calls = []
-    collect = objective_module.collect
-
-    def counted(*arguments, **keywords):
-        calls.append(arguments[3])
-        return collect(*arguments, **keywords)
-
-    monkeypatch.setattr(objective_module, "collect", counted)
-    first = get("vector").make_rule({})
-    objective.plan(first, [1, 2], "vector", {})
-    objective.plan(first, [1, 2], "vector", {})
+    calls = calls_of(monkeypatch)
+    first, second = get("vector").make_rule({}), get("llm-pruner-e1").make_rule({})
+    objective.plan(second, [1, 2], "llm-pruner-e1", {})
+    objective.plan(second, [1, 2], "llm-pruner-e1", {})
     assert len(calls) == 1
-    objective.plan(get("llm-pruner-e1").make_rule({}), [1, 2], "llm-pruner-e1", {})
-    assert len(calls) == 2 and not set(calls[0]) & set(calls[1])  # only what was missing
-    objective.plan(first, [1, 3], "vector", {})
-    assert len(calls) == 3
+    objective.plan(first, [1, 2], "vector", {})
+    objective.plan(first, [1, 2], "vector", {})
+    assert len(calls) == 3  # passage by passage
+    objective.plan(second, [1, 3], "llm-pruner-e1", {})
+    assert len(calls) == 4
 
 
 def test_the_model_stays_as_it_was(model, data):
@@ -82,3 +95,147 @@ def test_the_model_stays_as_it_was(model, data):
     objective.value(objective.plan(get("llm-pruner-e1").make_rule({}), [0, 1], "llm-pruner-e1", {}))
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+
+
+def same(found, expected, tolerance):
+    for index, members in expected.items():
+        for name, statistics in members.items():
+            for statistic, values in statistics.items():
+                assert close(found[index][name][statistic], values, tolerance), (index, name, statistic)
+
+
+def test_statistics_of_a_set_are_formed_from_those_of_its_passages(model, data, monkeypatch):
+    objective = Objective(model, *data, LAYERS, Allocation(ratio=0.2, heads="pooled"))
+    calls, needs = calls_of(monkeypatch), get("adapruner").make_rule(ONLY).needs
+    assert set(needs) == {First(), Second()}
+    for samples, new in (([4, 1, 7], 3), ([7, 2, 4], 1), ([1, 2, 4, 7], 0), ([5, 5, 1], 1)):
+        before = len(calls)
+        found = objective.statistics(samples, needs)
+        assert len(calls) - before == new
+        same(found, collect(model, data[0][samples], LAYERS, needs), 1e-4)
+    assert sum(map(len, calls)) == 5
+    assert objective.sample_tokens == 5 * data[0].shape[1]
+
+
+def test_numbers_do_not_depend_on_which_passages_were_known(model, data):
+    needs = get("adapruner").make_rule(ONLY).needs
+    used, fresh = (Objective(model, *data, LAYERS, Allocation(ratio=0.2, heads="pooled")) for _ in range(2))
+    used.statistics([8, 2], needs), used.statistics([5, 9, 2], needs)
+    found, expected = used.statistics([2, 3, 9], needs), fresh.statistics([2, 3, 9], needs)
+    for index, name in ((1, "mlp.up_proj"), (3, "self_attn.o_proj")):
+        assert all(torch.equal(found[index][name][statistic], expected[index][name][statistic]) for statistic in needs)
+
+
+def test_passages_used_last_stay_within_the_limit(model, data, monkeypatch):
+    needs, calls = {Second()}, calls_of(monkeypatch)
+    size = sum(
+        values.nbytes for members in collect(model, data[0][:1], LAYERS, {First(), Second()}).values()
+        for found in members.values() for values in found.values()
+    )  # fmt: skip
+    objective = Objective(model, *data, LAYERS, Allocation(ratio=0.2, heads="pooled"), passage_bytes=2 * size)
+    for samples in ([0], [1], [0, 1], [0, 0], [2], [0, 2]):  # 1 was used longest ago when 2 came
+        objective.statistics(samples, needs)
+    assert len(calls) == 3
+    objective.statistics([1, 2, 3], needs)
+    assert len(calls) == 5
+    assert objective._passages.nbytes <= 2 * size
+
+
+def test_only_what_is_no_mean_over_samples_is_collected_for_the_set(model, data, monkeypatch):
+    objective, calls = Objective(model, *data, LAYERS, Allocation(ratio=0.2, heads="pooled")), calls_of(monkeypatch)
+    objective.statistics([1, 2], {Second(), Element(1e5)})
+    objective.statistics([1, 2], {Second()})
+    assert len(calls) == 1
+
+
+# A first slice.
+
+
+@pytest.fixture(scope="module")
+def longer(model):
+    generator = torch.Generator().manual_seed(4)
+    texts = {name: torch.randint(97, (windows, 20), generator=generator) for name, windows in (("a", 21), ("b", 8))}
+    return lambda: Objective(
+        model, torch.randint(97, (12, 16), generator=torch.Generator().manual_seed(1)), texts, LAYERS,
+        Allocation(ratio=0.2, heads="pooled"),
+    )  # fmt: skip
+
+
+def plan_of(objective, method, samples=(2, 3, 7)):
+    return objective.plan(get(method).make_rule({}), samples, method, {})
+
+
+def test_a_hopeless_plan_is_stopped_on_the_first_windows_and_no_other(longer):
+    objective = longer()
+    plan = plan_of(objective, "llm-pruner-e2")
+    whole, total = objective.measure(plan), objective.text_tokens
+    assert total == 29 * 20
+    again = objective.measure(plan, whole.losses)
+    assert (again.stopped, again.value, again.losses) == (False, whole.value, whole.losses)  # to the bit
+    assert objective.text_tokens == 2 * total
+    assert objective.measure(plan, [loss - 0.5 for loss in whole.losses]).stopped
+    assert objective.text_tokens == 2 * total + len(whole.losses) * 20 == 2 * total + (6 + 4) * 20
+
+
+def test_the_value_of_a_stopped_plan_is_that_of_its_first_windows(longer):
+    objective = longer()
+    plan = plan_of(objective, "magnitude")
+    whole = objective.measure(plan)
+    part = objective.measure(plan, [loss - 1 for loss in whole.losses])
+    losses = torch.tensor(whole.losses)
+    assert part.stopped and part.losses == whole.losses
+    assert part.value == pytest.approx(float((losses[:6].mean().exp() + losses[6:].mean().exp()) / 2), rel=1e-6)
+
+
+def test_texts_that_are_too_short_are_measured_whole(objective):
+    measured = objective.measure(plan_of(objective, "magnitude"), [0.0] * 10)
+    assert not measured.stopped and len(measured.losses) == 10
+
+
+@examples(30)
+@given(sizes=st.lists(st.integers(1, 70), min_size=1, max_size=3))
+def test_the_first_slice_is_about_a_quarter_of_each_text_evenly_spread(sizes):
+    chosen = first_slice(sizes)
+    assert len(set(chosen)) == len(chosen) and chosen == sorted(chosen)
+    if min(sizes) < 8:
+        assert chosen == list(range(sum(sizes)))
+        return
+    start = 0
+    for size in sizes:
+        own = [index - start for index in chosen if start <= index < start + size]
+        assert max(4, size / 4) <= len(own) <= max(4, size / 4 + 1)
+        gaps = torch.tensor([own[0] * 2, *torch.tensor(own).diff().tolist()])
+        assert gaps.max() - gaps.min() <= 2 and own[-1] < size
+        start += size
+
+
+def test_as_good_a_candidate_is_rarely_given_up_and_a_bad_one_always():
+    generator, texts = torch.Generator().manual_seed(0), torch.arange(2).repeat_interleave(16)
+    level = 4 + torch.randn(2000, 32, generator=generator)  # windows differ far more than models do
+    noise = 0.1 * torch.randn(2000, 32, generator=generator)
+    wrong = [hopeless(best + change, best, texts) for best, change in zip(level, noise, strict=True)]
+    assert sum(wrong) / 2000 < 0.01
+    assert all(hopeless(best + change + 0.2, best, texts) for best, change in zip(level, noise, strict=True))
+
+
+def test_losses_that_are_not_finite_are_not_given_up():
+    best, texts = torch.full((8,), 3.0), torch.zeros(8, dtype=torch.long)
+    assert not hopeless(torch.full((8,), torch.nan), best, texts)
+    assert not hopeless(best.clone(), best, texts)
+
+
+def test_what_the_dense_model_says_of_passages(model, data, objective):
+    pool = data[0]
+    shown = []
+    states, losses = objective.describe(
+        [3, 0, 11], losses=True, progress=lambda done, total: shown.append((done, total))
+    )
+    with torch.no_grad():
+        output = model(pool[[3, 0, 11]], output_hidden_states=True)
+    assert close(states, output.hidden_states[LAYERS[0]][:, 1:].mean(1), 1e-5)
+    expected = torch.nn.functional.cross_entropy(
+        output.logits[:, :-1].flatten(0, 1), pool[[3, 0, 11], 1:].flatten(), reduction="none"
+    )
+    assert close(losses, expected.view(3, -1).mean(1), 1e-5)
+    assert shown[-1] == (3, 3)
+    assert objective.describe([1], losses=False)[1] is None
