@@ -5,21 +5,18 @@ import os
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import datasets
 import lm_eval
 import pytest
 import torch
-from lm_eval.evaluator import simple_evaluate
-from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
 
 from reproducer.data.tasks import TASKS, load_task_rows
 from reproducer.errors import UserError
 from reproducer.evaluation import zeroshot as module
-from reproducer.evaluation.harness import DEFINITIONS, task_config
+from reproducer.evaluation.harness import task_config
 from reproducer.evaluation.zeroshot import zeroshot
+from tests.evaluation.plain_lm_eval import assert_same, plain_lm_eval
 
 PUBLISHED = sorted(set(TASKS) - {"quiz"})
 
@@ -72,34 +69,6 @@ def use_rows(monkeypatch):
         monkeypatch.setattr(module, "load_task_rows", lambda name: Read)
 
     return use
-
-
-def plain_lm_eval(monkeypatch, model, tokenizer, task, rows, limit=None):
-    """lm-eval as its users run it, its task file untouched; only the download is answered with `rows`."""
-    entry = TASKS[task]
-
-    def load_dataset(path, name=None, **_):
-        assert (path, name or "default") == (entry.source.id, entry.source.configuration)
-        data = datasets.Dataset.from_list(rows)
-        return datasets.DatasetDict({"train": data, entry.source.split: data})
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    folder = Path(lm_eval.__file__).parent / "tasks" / Path(DEFINITIONS[entry.task]).parent
-    report = simple_evaluate(
-        HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=1),
-        tasks=[entry.task],
-        task_manager=TaskManager(include_path=folder, include_defaults=False),
-        limit=limit,
-        bootstrap_iters=0,
-    )
-    return report["samples"][entry.task], report["results"][entry.task]
-
-
-def assert_same(result, samples, means):
-    assert [item["id"] for item in result.items] == [sample["doc_id"] for sample in samples]
-    for metric in ("acc", "acc_norm"):
-        assert [item[metric] for item in result.items] == [sample.get(metric) for sample in samples]
-        assert getattr(result, metric) == means.get(f"{metric},none")
 
 
 def test_every_published_task_is_the_data_set_that_lm_eval_would_load():
