@@ -9,8 +9,9 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from reproducer.errors import nearest
-from reproducer.spec.models import OVERRIDES, MethodSpec, Named, Section
+from reproducer.spec.models import OVERRIDES, MethodSpec
 from reproducer.spec.origins import Loc, Mistake, Node, dotted
+from reproducer.spec.sections import Named, Section
 from reproducer.spec.values import said
 
 _Context = dict[str, Any]

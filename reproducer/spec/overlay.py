@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reproducer.spec.models import EXCLUSIVE
 from reproducer.spec.origins import Mistake, Node, SpecError, dotted, wrap
+from reproducer.spec.sections import EXCLUSIVE
 
 _NAMED = ("models", "methods", "recovery")  # lists in which a bare name may stand for a mapping
 

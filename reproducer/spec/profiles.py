@@ -10,10 +10,10 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from reproducer.errors import nearest
 from reproducer.spec.explain import explain
-from reproducer.spec.models import CalibrationSpec, EvaluateSpec, RecoverySpec, SearchSpec, Section
 from reproducer.spec.origins import Mistake, Node, Origin, SpecError, dotted, wrap
 from reproducer.spec.overlay import merge, put
 from reproducer.spec.parse import read_file
+from reproducer.spec.sections import CalibrationSpec, EvaluateSpec, RecoverySpec, SearchSpec, Section
 from reproducer.spec.values import Ratio, Text, mistake, said
 
 

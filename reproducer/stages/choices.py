@@ -10,15 +10,8 @@ from reproducer.data.tasks import TASKS
 from reproducer.methods.registry import methods
 from reproducer.queue import Outcome
 from reproducer.spec import Spec
-from reproducer.spec.models import (
-    EfficiencySpec,
-    EvaluateSpec,
-    MethodSpec,
-    PruneSpec,
-    RecoverySpec,
-    SearchSpec,
-    TransferSpec,
-)
+from reproducer.spec.models import MethodSpec
+from reproducer.spec.sections import EfficiencySpec, EvaluateSpec, PruneSpec, RecoverySpec, SearchSpec, TransferSpec
 from reproducer.stages import names
 
 if TYPE_CHECKING:

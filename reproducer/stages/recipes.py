@@ -14,7 +14,8 @@ from reproducer.models.catalogue import Entry
 from reproducer.models.fetch import recipe
 from reproducer.queue import Stage
 from reproducer.spec import Spec
-from reproducer.spec.models import EfficiencySpec, EvaluateSpec, MethodSpec, ModelSpec, RecoverySpec
+from reproducer.spec.models import MethodSpec, ModelSpec
+from reproducer.spec.sections import EfficiencySpec, EvaluateSpec, RecoverySpec
 
 # A version goes up when the same recipe would give another result.
 VERSIONS = {

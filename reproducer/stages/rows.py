@@ -11,7 +11,8 @@ from reproducer.methods.registry import Method, methods
 from reproducer.models.catalogue import Entry, resolve
 from reproducer.queue import Stage, topological
 from reproducer.spec import Spec
-from reproducer.spec.models import MethodSpec, RecoverySpec, TransferSpec
+from reproducer.spec.models import MethodSpec
+from reproducer.spec.sections import RecoverySpec, TransferSpec
 from reproducer.stages import names, recipes
 
 
