@@ -1,12 +1,11 @@
-"""What the report says beside the run: the paper's numbers, and whether differences are more than chance."""
+"""What the report says of the paper's numbers beside the run's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from reproducer.reporting.sections import ARROWS, Results
-from reproducer.reporting.significance import POOLED, PairedTest, paired_tests, several_seeds
 from reproducer.reporting.summary import other_text, perplexity_text, ratio_text, recovery_text
-from reproducer.reporting.tables import Cell, Table
+from reproducer.reporting.tables import Table
 
 
 def paper_section(results: Results) -> dict[str, Any] | None:
@@ -27,13 +26,15 @@ def paper_section(results: Results) -> dict[str, Any] | None:
         for metric in results["metrics"]
         if any(row["cells"][metric["key"]]["paper"] is not None for row in paper["rows"])
     ]
-    tables = []
-    if metrics and not paper["in_kind"]:
-        tables.append(("Values; a difference is ours minus the paper’s.", _values_table(paper, metrics)))
+    values = ("Values; a difference is ours minus the paper’s.", _values_table(paper, metrics)) if metrics else None
+    tables = [values] if values and not paper["in_kind"] else []
     if metrics and any(
         row["cells"][m["key"]]["paper_from_dense"] is not None for row in paper["rows"] for m in metrics
     ):
-        caption = "Against the dense model: accuracy in points above the dense row’s, all else as a multiple of it."
+        caption = (
+            "Against the dense model: accuracy in points above the dense row’s, with the difference of the differences "
+            "(ours minus the paper’s); all else as a multiple of the dense row’s."
+        )
         tables.append((caption, _dense_table(paper, metrics)))
     if paper["orders"]:
         caption = (
@@ -41,31 +42,42 @@ def paper_section(results: Results) -> dict[str, Any] | None:
             "0: unrelated, −1: reversed)."
         )
         tables.append((caption, _order_table(paper, metrics)))
+    if values and paper["in_kind"]:
+        tables.append(
+            ("The values themselves, of different models; a difference is ours minus the paper’s.", values[1])
+        )
     return {
         "title": f"Beside the paper’s {paper['item']}",
-        "sentences": _sentences(paper, metrics),
+        "sentences": _sentences(paper, metrics, results["metrics"]),
         "tables": tables,
         "slips": [_slip(slip, results) for slip in paper["slips"]],
     }
 
 
-def _sentences(paper: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+def _sentences(
+    paper: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """`metrics` are those that the paper has too, `shown` all of the run's."""
     sentences = [f"The paper’s caption: “{paper['caption']}”"]
     if paper["in_kind"]:
-        swaps = ", ".join(f"{ours} stands for {theirs}" for ours, theirs in paper["models"].items() if ours != theirs)
+        swaps = [
+            f"{ours} stands for the paper’s {theirs}" for ours, theirs in paper["models"].items() if ours != theirs
+        ]
         sentences.append(
-            f"Another model was run than the paper’s ({swaps}). Values are therefore not compared: what can be "
-            "compared, in kind, is what pruning did to each model, against its own dense row."
+            f"{', '.join(swaps)}: another model, so the values differ and say nothing about the paper’s. What is "
+            "compared, in kind, is the order of the methods, and what pruning did to each model against its own "
+            "dense row."
         )
     if paper.get("any_method"):
         sentences.append(
             "Sizes and times do not depend on which units a method removes, only on how many: the paper’s pruned row "
             "stands beside each of ours of its ratio."
         )
-    if not metrics:
+    if not metrics and not paper.get("generations"):
         sentences.append("No measure of this run is one that the paper prints there.")
     if any(metric["key"] in row["derived"] for row in paper["rows"] for metric in metrics):
-        sentences.append("The paper’s averages are computed from its printed accuracies.")
+        tasks = [metric["label"] for metric in shown if metric["kind"] == "accuracy" and metric["key"] != "average_acc"]
+        sentences.append(f"The paper’s averages are computed from its printed accuracies of {', '.join(tasks)}.")
     if any(metric["key"] in row["stated"] for row in paper["rows"] for metric in metrics):
         sentences.append("The paper’s perplexities here are those that its text states; its table has none.")
     for side, text in (("only_paper", "Rows of the paper without one of ours"), ("only_ours", "Rows of ours only")):
@@ -129,17 +141,17 @@ def _values_table(paper: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
 
 
 def _dense_table(paper: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Table:
-    def text(side: str):
+    def text(side: str) -> Callable[[Mapping[str, Any], str], str]:
         def of(cell: Mapping[str, Any], kind: str) -> str:
             if kind == "accuracy":
-                return _signed(cell[f"{side}_from_dense"], kind)
-            factor = cell[f"{side}_over_dense"]
+                return _signed(cell["difference_from_dense" if side == "difference" else f"{side}_from_dense"], kind)
+            factor = cell.get(f"{side}_over_dense")
             return "" if factor is None else f"×{perplexity_text(factor)}"
 
         return of
 
     pruned = {**paper, "rows": [row for row in paper["rows"] if row["method"] != "dense"]}
-    return _table(pruned, metrics, [("paper", text("paper")), ("ours", text("ours"))])
+    return _table(pruned, metrics, [(side, text(side)) for side in ("paper", "ours", "difference")])
 
 
 def _plain(value: float | None, kind: str) -> str:
@@ -166,61 +178,3 @@ def _order_table(paper: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]])
     for place, taus in found.items():
         table.add(*place, *(taus.get(metric["key"]) for metric in metrics))
     return table
-
-
-def significance_section(results: Results) -> dict[str, Any] | None:
-    """`sentences` and `tables` [(caption, Table)], or None if there is nothing to test.
-
-    With one seed: paired tests. With several: what the ± in the results means.
-    """
-    if several_seeds(results):
-        seeds = sorted({row["seed"] for row in results["rows"]})
-        text = (
-            f"Seeds {', '.join(map(str, seeds))}. A cell is the mean over the seeds that were finished ± the sample "
-            "standard deviation (n − 1). A method without randomness has none."
-        )
-        return {"sentences": [text], "tables": []}
-    tests = paired_tests(results)
-    if not tests:
-        return None
-    sentences = [
-        f"One seed; {tests[0].reference} against each of the others, on the same items. “Better” counts the items (or "
-        "windows of text) on which it is right and the other wrong (or its loss is lower), “Worse” the reverse.",
-        "Exact McNemar tests for zero-shot items, Wilcoxon’s signed-rank test for the losses of windows; both "
-        "two-sided. Holm’s correction within each of three families in a block: the single tasks, all tasks together, "
-        "the texts. In bold: corrected p < 0.05, the paper’s claim; for better or worse, the counts tell.",
-        "This tells how far chance in the items reaches. It does not tell how far another seed or another draw of "
-        "calibration samples would move the numbers: for that, run several seeds.",
-    ]
-    blocks: dict[tuple, list[PairedTest]] = {}
-    for test in tests:
-        blocks.setdefault((test.model, test.ratio, test.structure_ratio, test.recovery), []).append(test)
-    tables = [
-        (f"{model}, {ratio_text(ratio, structure_ratio)}, {recovery_text(recovery)}:", _tests_table(members, results))
-        for (model, ratio, structure_ratio, recovery), members in blocks.items()
-    ]
-    return {"sentences": sentences, "tables": tables}
-
-
-def _tests_table(tests: Sequence[PairedTest], results: Results) -> Table:
-    """The tests of a block, a rule between the families."""
-    labels = {metric["key"]: metric["label"] for metric in results["metrics"]}
-    table = Table(["Against", "On", "Test", "Pairs", "Better", "Worse", "p", "p (Holm)"], "pllrrrrr")
-    last = None
-    for test in tests:
-        family = (test.measure == POOLED, test.test)
-        if family != last:
-            table.rule()
-        last = family
-        name = labels.get(f"{test.measure}_acc") or labels.get(f"{test.measure}_ppl") or test.measure
-        numbers = [str(test.n), str(test.better), str(test.worse), _p(test.p)]
-        if not test.n:
-            numbers = ["not the same items", None, None, None]
-        table.add(test.baseline, name, test.test, *numbers, Cell(_p(test.p_holm), test.p_holm < 0.05))
-    return table
-
-
-def _p(value: float) -> str | None:
-    if value != value:
-        return None
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"

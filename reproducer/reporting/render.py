@@ -6,10 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from reproducer.reporting import checks, figures, sections, tables
+from reproducer.reporting import chance, checks, figures, sections, tables
+from reproducer.reporting.budget import budget_section
 from reproducer.reporting.compare import compare
 from reproducer.reporting.escape import Raw, environment, escape_markdown, escape_tex
+from reproducer.reporting.generations import generations_section
+from reproducer.reporting.searches import searches_section
 from reproducer.reporting.summary import check
+from reproducer.reporting.training import training_section
 
 
 def render(results: Mapping[str, Any], directory: Path) -> list[Path]:
@@ -50,9 +54,12 @@ def _content(results: Mapping[str, Any]) -> dict[str, Any]:
         "profiles": ", ".join(results.get("profile") or []),
         "headline": sections.headline(results),
         "results": sections.results_table(results),
-        "searches": sections.searches(results),
+        "budget": budget_section(results.get("budget")),
+        "training": training_section(results["rows"]),
+        "searches": searches_section(results.get("searches") or []),
+        "generations": generations_section(results),
         "paper": checks.paper_section(results),
-        "significance": checks.significance_section(results),
+        "significance": chance.significance_section(results),
         "choices": sections.choices_table(results),
         "failures": sections.failures(results),
         "environment": sections.environment_table(results),

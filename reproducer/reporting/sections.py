@@ -1,9 +1,10 @@
-"""What the report says of a run: its table, its searches, its failures, its environment. Text here is unescaped."""
+"""What the report says of a run: its table, its failures, its environment. Text here is unescaped."""
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from reproducer.reporting import searches
 from reproducer.reporting.escape import one_line
 from reproducer.reporting.summary import (
     FORMATS,
@@ -13,29 +14,14 @@ from reproducer.reporting.summary import (
     deviation,
     groups,
     mean,
-    perplexity_text,
     ratio_text,
     recovery_text,
     seconds_text,
 )
-from reproducer.reporting.tables import Cell, Table
+from reproducer.reporting.tables import Cell, Table, best
 
 Results = Mapping[str, Any]
 ARROWS = {True: "↑", False: "↓"}
-
-
-def best(shown: Sequence[tuple[float, str] | None], higher_is_better: bool) -> set[int]:
-    """Which of the cells, each (value, text as displayed) or None, are best.
-
-    Cells that read the same as the best are equally good: what is compared is what the reader sees. Where only one
-    cell has a value there is nothing to be best of.
-    """
-    there = [(cell, i) for i, cell in enumerate(shown) if cell is not None]
-    if len(there) < 2:
-        return set()
-    values = [cell[0] for cell, _ in there]
-    top = values.index(max(values) if higher_is_better else min(values))
-    return {i for cell, i in there if cell[1] == there[top][0][1]}
 
 
 def value_text(values: Sequence[float], form: Callable[[float], str]) -> str:
@@ -101,12 +87,12 @@ def _costs(line: Group) -> list[str | None]:
     ]  # fmt: skip
 
 
-def row_name(row: Mapping[str, Any], models: bool = True) -> str:
+def row_name(row: Mapping[str, Any], models: bool = True, seeds: bool = True) -> str:
     """`LLM-Pruner-E1, 20%, w/ tune, seed 0`, with the model before it."""
     parts = [row["model"]] * models + [row["label"]]
     if row.get("method") != "dense":
         parts += [ratio_text(row.get("ratio"), row.get("structure_ratio")), recovery_text(row["recovery"])]
-    return ", ".join(parts + ([f"seed {row['seed']}"] if "seed" in row else []))
+    return ", ".join(parts + ([f"seed {row['seed']}"] if seeds else []))
 
 
 def failures(results: Results) -> list[dict[str, str]]:
@@ -123,121 +109,7 @@ def headline(results: Results) -> list[str]:
     rows = results["rows"]
     done, failed = (sum(row["status"] == status for row in rows) for status in ("done", "failed"))
     sentences = [f"{done} of {len(rows)} rows done" + (f", {failed} failed (see “What failed”)." if failed else ".")]
-    for search in results.get("searches") or []:
-        sentences.append(f"{_search_name(search)}: {_verdict(search)}")
-    return sentences
-
-
-def _search_name(search: Mapping[str, Any]) -> str:
-    parts = [search["label"], search["model"], ratio_text(search.get("ratio"), search.get("structure_ratio"))]
-    return ", ".join([*parts, f"seed {search['seed']}"])
-
-
-def _baselines(search: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [candidate for candidate in search["candidates"] if candidate["label"] != search["label"]]
-
-
-def _verdict(search: Mapping[str, Any]) -> str:
-    found = search.get("best")
-    known = [candidate for candidate in _baselines(search) if candidate["value"] is not None]
-    if not found or found["value"] is None:
-        return "the search found no configuration."
-    text = f"search objective {perplexity_text(found['value'])}"
-    if not known:
-        return text + "."
-    rival = min(known, key=lambda candidate: candidate["value"])
-    gap = 1 - found["value"] / rival["value"]
-    against = f"the best baseline ({rival['label']}, {perplexity_text(rival['value'])})"
-    if gap == 0:
-        return f"{text}, that of {against}: no trial was better."
-    return f"{text}, {abs(100 * gap):.1f} % {'below' if gap > 0 else 'above'} {against}."
-
-
-def searches(results: Results) -> list[dict[str, Any]]:
-    """For each search `name`, `sentences`, and tables of `candidates`, `parameters` and `samples`."""
-    return [
-        {
-            "name": _search_name(search),
-            "sentences": _search_sentences(search),
-            "candidates": _candidates(search),
-            "parameters": _parameters(search),
-            "samples": _samples(search),
-        }
-        for search in results.get("searches") or []
-    ]
-
-
-def _search_sentences(search: Mapping[str, Any]) -> list[str]:
-    trials = search["trials"]
-    states: dict[str, int] = {}
-    for trial in trials:
-        state = {"complete": "done", "fail": "failed"}.get(trial["state"].lower(), trial["state"].lower())
-        states[state] = states.get(state, 0) + 1
-    counted = ", ".join(f"{count} {state}" for state, count in states.items())
-    texts = {
-        "search": "searched on texts of their own, disjoint from those that the table reports on",
-        "report": "searched on the texts that the table reports on, as the paper does",
-    }
-    sentences = [
-        f"Objective (lower is better): {search['objective']}; {texts.get(search['split'], search['split'])}.",
-        f"{len(trials)} trials ({counted or 'none'}) in {seconds_text(search['seconds'])}: {_verdict(search)}",
-    ]
-    near = first_within(trials, 0.02)
-    if near is not None:
-        sentences.append(f"The best so far is within 2 % of the final best from trial {near} on.")
-    return sentences
-
-
-def first_within(trials: Sequence[Mapping[str, Any]], share: float) -> int | None:
-    """The number of the first trial whose value is at most (1 + share) times the best trial's."""
-    values = [(trial["number"], trial["value"]) for trial in trials if trial["value"] is not None]
-    if not values:
-        return None
-    limit = (1 + share) * min(value for _, value in values)
-    return next(number for number, value in values if value <= limit)
-
-
-def _candidates(search: Mapping[str, Any]) -> Table:
-    """The search's best and every baseline on the same texts, in order, with the share of trials that beat each."""
-    table = Table(["Candidate", "Objective↓", "Against the best", "Trials below it"], "lrrr")
-    values = [trial["value"] for trial in search["trials"] if trial["value"] is not None]
-    lines = [(search["label"], (search.get("best") or {}).get("value"))]
-    lines += [(candidate["label"], candidate["value"]) for candidate in _baselines(search)]
-    found = search.get("best") or {}
-    bold = best([None if v is None else (v, perplexity_text(v)) for _, v in lines], higher_is_better=False)
-    order = sorted(range(len(lines)), key=lambda i: (lines[i][1] is None, lines[i][1] or 0.0, i))
-    for i in order:
-        label, value = lines[i]
-        if value is None:
-            table.add(label, "failed", None, None)
-            continue
-        below = sum(v < value for v in values)
-        gap = "" if i == 0 or found.get("value") is None else f"{100 * (value / found['value'] - 1):+.1f}%"
-        table.add(label, Cell(perplexity_text(value), i in bold), gap, f"{below} of {len(values)}")
-    return table
-
-
-def _parameters(search: Mapping[str, Any]) -> Table:
-    found = search.get("best") or {}
-    table = Table(["Parameter", "Value"], "ll")
-    origin = f"trial {found['number']}" if found.get("number") is not None else "a baseline, not a trial"
-    if found:
-        table.add("from", f"{found.get('label') or search['label']} ({origin})")
-    for name, value in (found.get("params") or {}).items():
-        table.add(name, f"{value:.6g}" if isinstance(value, float) else _flat(value))
-    return table
-
-
-def _flat(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _samples(search: Mapping[str, Any]) -> Table:
-    table = Table(["Passage", "It begins"], "rp")
-    for sample in (search.get("best") or {}).get("samples") or []:
-        text = " ".join(sample["text"].split())
-        table.add(str(sample["index"]), text if len(text) <= 110 else text[:110].rsplit(" ", 1)[0] + " …")
-    return table
+    return sentences + searches.headline(results.get("searches") or [])
 
 
 def environment_table(results: Results) -> Table:

@@ -13,6 +13,7 @@ from typing import Any
 from reproducer.reporting.summary import Group, Row, blocks, groups
 
 POOLED = "all tasks"
+WINDOWS = "Wilcoxon signed-rank"
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,11 @@ def paired_tests(results: Mapping[str, Any]) -> list[PairedTest]:
     as many windows); where they do not, the test is there with n = 0 and NaN for p.
     """
     correct = {
-        metric["key"].removesuffix("_acc"): "acc_norm" if "acc_norm" in str(metric.get("source_key")) else "acc"
+        metric["key"].removesuffix("_acc"): metric.get("score") or "acc"
         for metric in results["metrics"]
         if metric["kind"] == "accuracy"
     }
+    order = {metric["key"]: place for place, metric in enumerate(results["metrics"])}
     found: list[PairedTest] = []
     for block in blocks(groups(results["rows"])):
         lines = [line for line in block if not line.dense and len(line.done) == 1]
@@ -60,9 +62,9 @@ def paired_tests(results: Mapping[str, Any]) -> list[PairedTest]:
         for line in lines:
             if line is reference:
                 continue
-            for test in _mcnemar_tests(reference, line, correct):
+            for test in _mcnemar_tests(reference, line, correct, order):
                 families[test.measure == POOLED].append(test)
-            families[2].extend(_window_tests(reference, line))
+            families[2].extend(_window_tests(reference, line, order))
         for family in families:
             found.extend(_holm(family))
     return found
@@ -95,11 +97,13 @@ def _test(reference: Group, line: Group, measure: str, test: str, pairs: Sequenc
     return PairedTest(*line.block, reference.label, line.label, measure, test, len(pairs), better, worse, value)
 
 
-def _mcnemar_tests(reference: Group, line: Group, correct: Mapping[str, str]) -> list[PairedTest]:
+def _mcnemar_tests(
+    reference: Group, line: Group, correct: Mapping[str, str], order: Mapping[str, int]
+) -> list[PairedTest]:
     """One test a task, and where there are several tasks, one more over all of them."""
     mine, theirs = reference.done[0].get("items") or {}, line.done[0].get("items") or {}
     tests, pooled = [], []
-    for task, items in mine.items():
+    for task, items in sorted(mine.items(), key=lambda entry: order.get(f"{entry[0]}_acc", len(order))):
         field = correct.get(task, "acc")
         a, b = _by_id(items, field), _by_id(theirs.get(task) or [], field)
         pairs = [(a[key], b[key]) for key in a] if a.keys() == b.keys() else []
@@ -114,14 +118,14 @@ def _by_id(items: Sequence[Row], field: str) -> dict[Any, bool]:
     return {item["id"]: bool(item["acc"] if item.get(field) is None else item[field]) for item in items}
 
 
-def _window_tests(reference: Group, line: Group) -> list[PairedTest]:
+def _window_tests(reference: Group, line: Group, order: Mapping[str, int]) -> list[PairedTest]:
     mine, theirs = reference.done[0].get("window_losses") or {}, line.done[0].get("window_losses") or {}
     tests = []
-    for dataset, losses in mine.items():
+    for dataset, losses in sorted(mine.items(), key=lambda entry: order.get(entry[0], len(order))):
         others = theirs.get(dataset) or []
         pairs = [(-a, -b) for a, b in zip(losses, others, strict=True)] if len(losses) == len(others) else []
         p = wilcoxon_p(losses, others) if pairs else math.nan
-        tests.append(_test(reference, line, dataset, "Wilcoxon signed-rank", pairs, lambda *_, p=p: p))
+        tests.append(_test(reference, line, dataset, WINDOWS, pairs, lambda *_, p=p: p))
     return tests
 
 

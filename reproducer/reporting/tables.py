@@ -42,6 +42,20 @@ class Table:
             self.rules.append(len(self.rows))
 
 
+def best(shown: Sequence[tuple[float, str] | None], higher_is_better: bool) -> set[int]:
+    """Which of the cells, each (value, text as displayed) or None, are best.
+
+    Cells that read the same as the best are equally good: what is compared is what the reader sees. Where only one
+    cell has a value there is nothing to be best of.
+    """
+    there = [(cell, i) for i, cell in enumerate(shown) if cell is not None]
+    if len(there) < 2:
+        return set()
+    values = [cell[0] for cell, _ in there]
+    top = values.index(max(values) if higher_is_better else min(values))
+    return {i for cell, i in there if cell[1] == there[top][0][1]}
+
+
 def markdown(table: Table) -> Raw:
     """A table in GitHub's Markdown; rules have no place there."""
 

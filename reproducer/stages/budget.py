@@ -20,8 +20,8 @@ def budget(expansion: Expansion, outcome: Outcome) -> dict[str, Any]:
         `tasks` (label, limit, items), `texts` (label, limit, windows, seq_len, tokens), `recovery` (dataset, limit,
         steps, batch, examples, runs), `searches` (trials, windows and texts of seq_len tokens, runs), `calibration`
         (dataset, samples, length, limit, pool), each a list without repetitions; numbers used are None where nothing
-        was measured yet. `stages`: by kind how many there are, how many have a result, and their `seconds`; `seconds`
-        of all of them, one after another; `wall_seconds`, the time that at least one of them took up.
+        was measured yet. `stages`: for each `kind` how many there are, how many have a result, and their `seconds`;
+        `seconds` of all of them, one after another; `wall_seconds`, the time that at least one of them took up.
     """
     pairs = [(stage, outcome[stage].artifact) for stage in expansion.stages]
     made = [artifact for _, artifact in pairs if artifact is not None]
@@ -123,11 +123,10 @@ def _counted(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**run, "runs": runs.count(run)} for run in once]
 
 
-def _kinds(pairs: Pairs) -> dict[str, dict[str, Any]]:
-    kinds = list(dict.fromkeys(stage.kind for stage, _ in pairs))
-    found = {}
-    for kind in kinds:
-        mine = _of(pairs, kind)
-        seconds = sum(artifact.seconds for _, artifact in mine if artifact)
-        found[kind] = {"stages": len(mine), "done": sum(a is not None for _, a in mine), "seconds": seconds}
+def _kinds(pairs: Pairs) -> list[dict[str, Any]]:
+    found = []
+    for kind in dict.fromkeys(stage.kind for stage, _ in pairs):
+        made = [artifact for _, artifact in _of(pairs, kind) if artifact is not None]
+        seconds = sum(artifact.seconds for artifact in made)
+        found.append({"kind": kind, "stages": len(_of(pairs, kind)), "done": len(made), "seconds": seconds})
     return found

@@ -12,7 +12,7 @@ from reproducer.spec import Spec
 from reproducer.stages.budget import budget
 from reproducer.stages.choices import choices
 from reproducer.stages.found import artifact_json, searches_of
-from reproducer.stages.rows import Expansion, Metric, Row
+from reproducer.stages.rows import Expansion, Row
 
 
 def collect(spec: Spec, expansion: Expansion, outcome: Outcome) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def collect(spec: Spec, expansion: Expansion, outcome: Outcome) -> dict[str, Any
         "profile": list(spec.profile),
         "environment": _environment(outcome),
         "stands_for": dict(getattr(spec, "stands_for", {})),
-        "metrics": [_metric(metric) for metric in expansion.metrics],
+        "metrics": _metrics(expansion),
         "rows": [_row(row, expansion, outcome, searches) for row in expansion.rows],
         "searches": list(searches.values()),
         "budget": budget(expansion, outcome),
@@ -36,16 +36,24 @@ def collect(spec: Spec, expansion: Expansion, outcome: Outcome) -> dict[str, Any
     }
 
 
-def _metric(metric: Metric) -> dict[str, Any]:
-    """`score` says which of a task's two accuracies its column shows."""
-    return {
-        "key": metric.key,
-        "label": metric.label,
-        "kind": metric.kind,
-        "higher_is_better": metric.higher_is_better,
-        "source_key": metric.source,
-        "score": TASKS[metric.source].metric if metric.kind == "accuracy" else None,
-    }
+def _metrics(expansion: Expansion) -> list[dict[str, Any]]:
+    """The columns; `score` says which of a task's two accuracies is shown. Several tasks have their average last."""
+    found = [
+        {
+            "key": metric.key,
+            "label": metric.label,
+            "kind": metric.kind,
+            "higher_is_better": metric.higher_is_better,
+            "source_key": metric.source,
+            "score": TASKS[metric.source].metric if metric.kind == "accuracy" else None,
+        }
+        for metric in expansion.metrics
+    ]
+    last = max((i for i, metric in enumerate(found) if metric["kind"] == "accuracy"), default=-1)
+    if sum(metric["kind"] == "accuracy" for metric in found) > 1:
+        average = {"key": "average_acc", "label": "Average", "source_key": None, "score": None}
+        found.insert(last + 1, {**found[last], **average})
+    return found
 
 
 def _environment(outcome: Outcome) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Results as a run would hand them over, with invented numbers."""
 
+import math
 import random
 from typing import Any
 
@@ -34,7 +35,7 @@ DAMAGE = {"dense": 1.0, "magnitude": 28.0, "vector": 3.6, "llm-pruner-e1": 3.1, 
 
 
 def metrics(columns: list[tuple]) -> list[dict[str, Any]]:
-    names = ("key", "label", "kind", "higher_is_better", "source_key")
+    names = ("key", "label", "kind", "higher_is_better", "score")
     return [dict(zip(names, column, strict=True)) for column in columns]
 
 
@@ -212,4 +213,79 @@ def table1(
                         seed=seed,
                     )
                 )
+    return results
+
+
+SHARES = {"alpha1": 0.31, "coarse_second": 0.22, "fine_second": 0.12} | {f"sample_{i}": 0.035 for i in range(10)}
+COSTS = {"trials": 24, "stopped": 1, "seconds": 233.0, "sample_tokens": 30_720, "text_tokens": 98_304}
+
+
+def training(steps: int, start: float, seed: int = 0) -> list[dict[str, Any]]:
+    random.seed(seed)
+    return [
+        {
+            "step": i + 1,
+            "loss": 1.4 + (start - 1.4) * math.exp(-4 * i / steps) + random.gauss(0, 0.08),
+            "learning_rate": 5e-4 * (1 - i / steps),
+            "examples": 16 * (i + 1),
+        }
+        for i in range(steps)
+    ]
+
+
+def budget() -> dict[str, Any]:
+    kinds = {"model": (1, 1.2), "search": (1, 2400.0), "prune": (5, 61.0), "recovery": (5, 2900.0)}
+    kinds |= {"perplexity": (22, 800.0), "zeroshot": (77, 3100.0)}
+    lora = {"dataset": "alpaca", "limit": 40, "epochs": 2, "rows": None, "steps": 40, "batch": 16, "examples": 640}
+    text = {"limit": 64, "windows": 64, "seq_len": 128, "tokens": 64 * 128}
+    seconds = sum(spent for _, spent in kinds.values())
+    return {
+        "tasks": [{"label": label, "limit": 100, "items": 100} for label in TASK_LABELS],
+        "texts": [text | {"label": "WikiText2"}, text | {"label": "PTB"}],
+        "recovery": [lora | {"runs": 5}],
+        "searches": [{"trials": 60, "windows": 16, "seq_len": 128, "texts": 2, "runs": 1}],
+        "calibration": [{"dataset": "gutenberg", "samples": 10, "length": 128, "limit": None, "pool": 2171}],
+        "stages": [{"kind": kind, "stages": n, "done": n, "seconds": spent} for kind, (n, spent) in kinds.items()],
+        "seconds": seconds,
+        "wall_seconds": seconds,
+    }
+
+
+def measured(results: dict[str, Any], items: int = 100) -> dict[str, Any]:
+    """`results` of `table1` with items, losses of windows, fine-tuning, generations, a search and a budget."""
+    found = results | {"searches": [search() | {"importances": SHARES, "costs": COSTS}], "budget": budget()}
+    for number, line in enumerate(found["rows"]):
+        damage = DAMAGE[line["method"]]
+        random.seed(number)
+        line["items"] = {}
+        for task in TASKS:
+            right = line["metrics"][f"{task}_acc"]
+            scores = [int(random.random() < right) for _ in range(items)]
+            line["items"][task] = [{"id": i, "acc": score, "acc_norm": score} for i, score in enumerate(scores)]
+        for key in ("wikitext2_ppl", "ptb_ppl"):
+            losses = [math.log(line["metrics"][key]) + random.gauss(0, 0.3) for _ in range(64)]
+            line.setdefault("window_losses", {})[key] = losses
+        if line["recovery"] == "lora":
+            line["training"] = training(40, 1.6 + 0.4 * damage**0.5, number)
+        prompt = "The universe is the entirety of space, time, matter, and energy that exists."
+        text = " It is large.\n\n# 1. *All* of it\n" + "and so on " * int(damage)
+        line["generations"] = [{"prompt": prompt, "text": text}]
+    return found
+
+
+def convergence(seeds: int = 3, trials: int = 60) -> dict[str, Any]:
+    """Searches of Figure 4: TPE and random search, alike but for sampler and seed."""
+    results = quickstart()
+    results["spec"] = {"name": "figure4", "title": "Bayesian optimisation", "reproduces": {"figure": 4}}
+    results["searches"] = []
+    for label, sampler, gain in (("TPE", "tpe", 0.9), ("random search", "random", 0.45)):
+        for seed in range(seeds):
+            one = search(trials, 10 * seed + (sampler == "tpe"))
+            for trial in one["trials"]:
+                if trial["value"] is not None and not trial["baseline"]:
+                    trial["value"] = 175 - gain * trial["number"] + random.expovariate(1 / 40)
+            best = min((t for t in one["trials"] if t["value"] is not None), key=lambda t: t["value"])
+            one["best"] |= {"value": best["value"], "number": best["number"]}
+            settings = {"sampler": sampler, "data": "search", "order": "joint", "windows": 16, "seed": seed}
+            results["searches"].append(one | {"label": label, "costs": COSTS, "importances": SHARES} | settings)
     return results

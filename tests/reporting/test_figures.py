@@ -4,20 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reproducer.reporting import figures
+from reproducer.reporting import axes, bars, curves, figures
 
 from . import fake
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_labels_do_not_overlap(places):
-    moved = figures.apart(sorted(places), 0.06)
+    moved = axes.apart(sorted(places), 0.06)
     assert len(moved) == len(places)
     assert all(b - a >= 0.06 - 1e-9 for a, b in pairwise(moved))
 
 
 def test_labels_with_room_stay_where_they_are():
-    assert figures.apart([0.1, 0.5, 0.9], 0.06) == pytest.approx([0.1, 0.5, 0.9])
+    assert axes.apart([0.1, 0.5, 0.9], 0.06) == pytest.approx([0.1, 0.5, 0.9])
 
 
 def drawn_texts(ax):
@@ -26,13 +26,13 @@ def drawn_texts(ax):
 
 def test_search_history_shows_every_baseline_trial_and_failure():
     search = fake.search()
-    (ax,) = figures.search_history(search).axes
+    (ax,) = curves.search_history(search).axes
     assert [text.split()[0] for text in drawn_texts(ax)] == ["LLM-Pruner-E2", "LLM-Pruner-E1", "Vector", "Magnitude"]
     magnitude = next(c["value"] for c in search["candidates"] if c["label"] == "Magnitude")
     assert magnitude > ax.get_ylim()[1] and drawn_texts(ax)[-1].endswith("↑"), "far above the trials: named at the top"
     assert not any("↑" in text for text in drawn_texts(ax)[:-1])
     points = {collection.get_label(): len(collection.get_offsets()) for collection in ax.collections}
-    assert points == {"trial": 19, "trial set to a baseline": 3, "failed or pruned trial": 2}
+    assert points == {"trial": 19, "trial set to a baseline": 3, "failed or stopped trial": 2}
     (best,) = [line for line in ax.lines if line.get_label() == "best so far"]
     heights = list(best.get_ydata())
     assert heights == sorted(heights, reverse=True)
@@ -42,14 +42,14 @@ def test_search_history_shows_every_baseline_trial_and_failure():
 def test_close_values_are_drawn_on_a_plain_axis():
     search = fake.search()
     search["candidates"] = search["candidates"][1:]
-    (ax,) = figures.search_history(search).axes
+    (ax,) = curves.search_history(search).axes
     assert ax.get_yscale() == "linear"
 
 
 def test_averages_have_a_panel_a_model_and_a_bar_a_row():
     results = fake.table1()
     results["rows"] += fake.table1("other")["rows"]
-    figure = figures.averages(results, "accuracy")
+    figure = bars.averages(results, "accuracy")
     assert len(figure.axes) == 2
     heights = [bar.get_height() for bar in figure.axes[0].patches]
     expected = [100 * r["metrics"]["average_acc"] for r in fake.table1()["rows"] if r["method"] != "dense"]
@@ -59,9 +59,9 @@ def test_averages_have_a_panel_a_model_and_a_bar_a_row():
 def test_a_failed_bar_is_marked():
     results = fake.quickstart()
     results["rows"][1] = fake.failed("magnitude", results["metrics"], "boom")
-    figure = figures.averages(results, "perplexity")
+    figure = bars.averages(results, "perplexity")
     assert "failed" in drawn_texts(figure.axes[0])
-    assert figures.averages(results | {"metrics": []}, "perplexity") is None
+    assert bars.averages(results | {"metrics": []}, "perplexity") is None
 
 
 def test_two_searches_never_share_a_file(tmp_path, monkeypatch):
@@ -70,5 +70,5 @@ def test_two_searches_never_share_a_file(tmp_path, monkeypatch):
     results = fake.quickstart()
     results["searches"] = [fake.search() | {"label": label} for label in ("w/o D", "w o D")]
     names = [figure["name"] for figure in figures.draw(results, tmp_path)]
-    assert len(set(names)) == len(names) == 4
+    assert len(set(names)) == len(names) == 5
     assert [path.name for path in paths] == names

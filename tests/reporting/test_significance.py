@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reproducer.reporting.checks import significance_section
+from reproducer.reporting.chance import significance_section
 from reproducer.reporting.significance import POOLED, mcnemar_p, paired_tests, wilcoxon_p
 
 from . import fake
@@ -71,7 +71,7 @@ def test_counts_pool_and_holm():
 
 def test_the_metric_of_the_column_decides_what_is_right():
     found = results({"vector": {"a": "00"}, "adapruner": {"a": "11"}})
-    found["metrics"][0]["source_key"] = "acc_norm"
+    found["metrics"][0]["score"] = "acc_norm"
     for row in found["rows"]:
         for item in row["items"]["a"]:
             item["acc_norm"] = 1.0

@@ -1,8 +1,9 @@
 import pytest
 
-from reproducer.reporting.sections import best, failures, headline, results_table, searches
+from reproducer.reporting.searches import searches_section
+from reproducer.reporting.sections import failures, headline, results_table
 from reproducer.reporting.summary import deviation, groups, other_text, perplexity_text, seconds_text
-from reproducer.reporting.tables import Cell, Table, markdown, tex
+from reproducer.reporting.tables import Cell, Table, best, markdown, tex
 
 from . import fake
 
@@ -85,7 +86,7 @@ def test_a_search_that_found_nothing_is_said_to_have():
     search["best"] = None
     search["trials"] = [trial | {"value": None, "state": "fail"} for trial in search["trials"]]
     assert "found no configuration" in headline(results)[1]
-    (section,) = searches(results)
+    (section,) = searches_section(results["searches"])["details"]
     assert [cell.text for cell in section["candidates"].rows[-1]] == ["AdaPruner", "failed", None, None]
 
 
@@ -94,7 +95,7 @@ def test_a_baseline_that_wins_its_search_shares_the_first_place():
     search = results["searches"][0]
     search["best"] |= {"label": "LLM-Pruner-E2", "number": 2, "value": 177.3}
     assert "no trial was better" in headline(results)[1]
-    rows = searches(results)[0]["candidates"].rows
+    rows = searches_section(results["searches"])["details"][0]["candidates"].rows
     assert [row[0].text for row in rows if row[1].bold] == ["AdaPruner", "LLM-Pruner-E2"]
 
 

@@ -1,0 +1,111 @@
+"""What all figures share: colours, size, scales, and labels that keep apart."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from reproducer.reporting.summary import perplexity_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by colour-blind readers too
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7f7f7f",
+)  # fmt: skip
+LINES = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#333333", "#8c6d31", GREY)
+WIDTH, HEIGHT = 5.4, 3.5  # inches; text stays readable at half a page's width
+
+
+def new_figure(columns: int = 1, width: float = WIDTH, height: float = HEIGHT) -> tuple["Figure", list["Axes"]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, columns, squeeze=False, sharey=True)[0]
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(labelsize=9)
+    return figure, list(axes)
+
+
+def set_scale(ax: "Axes", values: Sequence[float]) -> None:
+    """Logarithmic where the largest value is more than three times the smallest; plain numbers at the ticks."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    low, high = min(values), max(values)
+    if low > 0 and high > 3 * low:
+        ax.set_yscale("log")
+        subs = (1.0, 2.0, 5.0) if high < 1000 * low else (1.0,)
+        ax.yaxis.set_major_locator(LogLocator(subs=subs))
+        ax.yaxis.set_minor_locator(NullLocator())
+        margin = (high / low) ** 0.06
+        ax.set_ylim(low / margin**1.6, high * margin)
+    else:
+        margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+        ax.set_ylim(low - 1.6 * margin, high + margin)
+        ax.yaxis.set_major_locator(MaxNLocator(6))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}" if value < 1e6 else f"{value:.0e}"))
+
+
+def labels_at_right(figure: "Figure", ax: "Axes", baselines: Sequence[Mapping[str, Any]]) -> None:
+    """Write each baseline's name and value right of its line, moved apart where lines lie close."""
+    if not baselines:
+        return
+    low, high = ax.get_ylim()
+    log = ax.get_yscale() == "log"
+
+    def height(value: float) -> float:
+        a, b, v = (math.log(x) if log else x for x in (low, high, value))
+        return min((v - a) / (b - a), 1.0)
+
+    step = 0.062  # of the axes' height: a line of text
+    ordered = sorted(baselines, key=lambda baseline: baseline["value"])
+    places = apart([height(baseline["value"]) for baseline in ordered], step)
+    for baseline, place in zip(ordered, places, strict=True):
+        beyond = " ↑" if baseline["value"] > high else ""
+        ax.annotate(
+            f"{short(baseline['label'])} {perplexity_text(baseline['value'])}{beyond}",
+            xy=(1.0, height(baseline["value"])), xytext=(1.04, place), xycoords="axes fraction",
+            textcoords="axes fraction", fontsize=8, va="center", color="#333333", annotation_clip=False,
+            parse_math=False,
+            arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.7, "shrinkA": 1, "shrinkB": 0},
+        )  # fmt: skip
+
+
+def apart(places: Sequence[float], step: float) -> list[float]:
+    """The sorted `places` moved as little as possible so that neighbours are at least `step` apart."""
+    clusters: list[list[float]] = []  # the places of labels that touch; each cluster is centred on their mean
+    for place in places:
+        clusters.append([place])
+        while len(clusters) > 1 and _top(clusters[-2], step) + step > _bottom(clusters[-1], step):
+            clusters[-2:] = [clusters[-2] + clusters[-1]]
+    return [_bottom(cluster, step) + i * step for cluster in clusters for i in range(len(cluster))]
+
+
+def _bottom(cluster: Sequence[float], step: float) -> float:
+    return sum(cluster) / len(cluster) - step * (len(cluster) - 1) / 2
+
+
+def _top(cluster: Sequence[float], step: float) -> float:
+    return _bottom(cluster, step) + step * (len(cluster) - 1)
+
+
+def short(label: str, limit: int = 22) -> str:
+    label = " ".join(label.split())
+    return label if len(label) <= limit else label[: limit - 1] + "…"
+
+
+def legend(figure: "Figure", *axes: "Axes") -> None:
+    """One legend above the figure for all its panels, each name once."""
+    handles = {text: handle for ax in axes for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+    rows = max(1, math.ceil(len(handles) / 4))
+    columns = max(1, math.ceil(len(handles) / rows))
+    made = figure.legend(
+        handles.values(), handles.keys(), loc="outside upper center", ncols=columns, fontsize=8, frameon=False,
+        columnspacing=1.2, handletextpad=0.4,
+    )  # fmt: skip
+    for text in made.get_texts():
+        text.set_parse_math(False)
