@@ -1,5 +1,6 @@
 import pytest
 
+from reproducer.reporting.checks import paper_section
 from reproducer.reporting.compare import compare, load_item
 
 from . import fake
@@ -114,3 +115,31 @@ def test_where_the_method_plays_no_part_the_papers_row_stands_beside_every_row_o
     assert rows[1]["cells"]["macs_giga"]["ours_over_dense"] == pytest.approx(339.5 / 424.0)
     assert rows[1]["cells"]["macs_giga"]["paper_over_dense"] == pytest.approx(340.48 / 425.12)
     assert [row["label"] for row in compare(results)["only_ours"]] == ["half"]
+
+
+def test_the_papers_average_is_over_the_tasks_of_the_run():
+    results = fake.table1()
+    left_out = {"piqa_acc", "openbookqa_acc", "boolq_acc"}
+    results["metrics"] = [metric for metric in results["metrics"] if metric["key"] not in left_out]
+    printed = next(r["metrics"] for r in load_item("table1")["rows"] if r["method"] == "dense")
+    four = ("hellaswag_acc", "winogrande_acc", "arc_easy_acc", "arc_challenge_acc")
+    cell = find(compare(results), "llama-7b")["cells"]["average_acc"]
+    assert cell["paper"] == pytest.approx(sum(printed[task] for task in four) / 4)
+    results["spec"]["reproduces"] = {"figure": 3}  # only averages of all seven are known of it
+    assert all(row["cells"]["average_acc"]["paper"] is None for row in compare(results)["rows"])
+
+
+def test_a_model_that_a_profile_put_in_is_compared_with_the_one_it_stands_for():
+    results = fake.table1("mine", structure_ratio=None) | {"stands_for": {"mine": "llama-7b"}}
+    paper = compare(results)
+    assert paper["in_kind"] and paper["models"] == {"mine": "llama-7b"}
+    section = paper_section(results | {"paper": paper})
+    assert "mine stands for the paper’s llama-7b" in " ".join(section["sentences"])
+    captions = [caption for caption, _ in section["tables"]]
+    assert ["dense" in captions[0], "order" in captions[1], "different models" in captions[2]] == [True] * 3
+    dense, _, values = (table for _, table in section["tables"])
+    assert len(dense.rows) == 10 * 3 and len(values.rows) == 11 * 3
+    lines = {row[3].text: [cell.text for cell in row] for row in dense.rows[-3:]}
+    boolq = dense.headers.index("BoolQ↑")
+    ours, theirs, gap = (float(lines[side][boolq].replace("−", "-")) for side in ("ours", "paper", "difference"))
+    assert gap == pytest.approx(ours - theirs, abs=0.011)

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reproducer.reporting import axes, bars, curves, figures
+from reproducer.reporting.compare import compare, load_item
 
 from . import fake
 
@@ -72,3 +73,17 @@ def test_two_searches_never_share_a_file(tmp_path, monkeypatch):
     names = [figure["name"] for figure in figures.draw(results, tmp_path)]
     assert len(set(names)) == len(names) == 5
     assert [path.name for path in paths] == names
+
+
+def test_the_papers_own_bars_stand_beside_ours():
+    results = fake.table1("smollm2-135m", structure_ratio=None)
+    figure = bars.averages(results | {"paper": compare(results)}, "accuracy")
+    ours, paper = figure.axes
+    assert paper.get_title() == "llama-7b, 20% (paper)"
+    printed = [r for r in load_item("table1")["rows"] if r["method"] != "dense"]
+    assert sorted(bar.get_height() for bar in paper.patches) == pytest.approx(
+        sorted(row["metrics"]["average_acc"] for row in printed)
+    )
+    assert len(ours.patches) == 10
+    results["spec"]["reproduces"] = None
+    assert len(bars.averages(results | {"paper": None}, "accuracy").axes) == 1

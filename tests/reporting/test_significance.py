@@ -105,3 +105,17 @@ def test_several_seeds_are_not_tested():
 
 def test_without_items_there_is_no_section():
     assert significance_section(fake.table1()) is None
+
+
+def test_seven_tasks_stay_legible():
+    found = fake.measured(fake.table1())
+    section = significance_section(found)
+    (first, pooled), (_, texts), (_, single) = section["tables"]
+    assert first.startswith("All tasks together")
+    assert len(pooled.rows) == 2 * 4 and len(texts.rows) == 2 * 4 * 2 and len(single.rows) == 2 * 4
+    assert single.headers[2:] == fake.TASK_LABELS and len(pooled.rules) == 1
+    tests = {(t.recovery, t.baseline, t.measure): t for t in paired_tests(found)}
+    test = tests["none", "Magnitude", "boolq"]
+    cell = single.rows[0][2]
+    assert cell.text.startswith(f"{test.better} : {test.worse} (") and cell.bold == (test.p_holm < 0.05)
+    assert [row[2].text for row in texts.rows[:2]] == ["WikiText2", "PTB"]

@@ -108,8 +108,16 @@ def test_both_accuracies_are_kept_with_the_standard_errors_of_their_items(run):
     assert boolq["acc_norm"] is boolq["acc_norm_stderr"] is None
     assert row["metrics"]["hellaswag_acc"] == 0.8 and row["metrics"]["boolq_acc"] == 0.4
     assert {m["key"]: m["score"] for m in results["metrics"]} == {
-        "python_topics_ppl": None, "hellaswag_acc": "acc_norm", "boolq_acc": "acc",
+        "python_topics_ppl": None, "hellaswag_acc": "acc_norm", "boolq_acc": "acc", "average_acc": None,
     }  # fmt: skip
+
+
+def test_several_tasks_have_a_column_for_their_average(run):
+    results, _ = run()
+    assert [m["key"] for m in results["metrics"] if m["kind"] == "accuracy"][-1] == "average_acc"
+    assert results["rows"][1]["metrics"]["average_acc"] == pytest.approx((0.8 + 0.4) / 2)
+    alone, _ = run(SPEC.replace("[hellaswag, boolq]", "[boolq]"))
+    assert "average_acc" not in [metric["key"] for metric in alone["metrics"]]
 
 
 def test_the_budget_counts_every_stage_once(run):
