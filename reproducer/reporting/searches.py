@@ -11,7 +11,7 @@ from reproducer.reporting.tables import Cell, Table, best
 
 Search = Mapping[str, Any]
 MANY = 4  # more searches than so many are told in one sentence of the headline
-STATES = {"complete": "done", "fail": "failed", "pruned": "stopped"}
+STATES = {"complete": "done", "fail": "failed"}
 SPLITS = {
     "search": "searched on texts of their own, disjoint from those that the table reports on",
     "report": "searched on the texts that the table reports on, as the paper does",
@@ -120,8 +120,10 @@ def _verdict(search: Search) -> str:
 
 
 def _state(trial: Mapping[str, Any]) -> str:
-    """`done`, `failed`, `stopped` (after a part of the texts), or Optuna's word for another state."""
+    """`done`, `failed`, `stopped` (after a part of the texts), `void` (no objective), or Optuna's other words."""
     state = trial["state"].lower()
+    if state == "pruned":
+        return "void" if trial.get("partial") is None else "stopped"
     return STATES.get(state, state)
 
 
@@ -145,6 +147,8 @@ def _sentences(search: Search) -> list[str]:
         )
     if states.get("stopped"):
         sentences.append("Stopped trials were hopeless on a first part of the texts; shares of trials leave them out.")
+    if states.get("void"):
+        sentences.append("Void trials have no objective: both weights 0, or a perplexity that is not finite.")
     if search.get("workers", 1) > 1:
         text = f"{search['workers']} processes shared the study: which trials were made depends on their timing, and "
         sentences.append(text + "another run makes others.")

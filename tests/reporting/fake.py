@@ -100,6 +100,7 @@ def search(trials: int = 24, seed: int = 0) -> dict[str, Any]:
                 "params": {"alpha_1": 0.3, "alpha_2": 0.9},
                 "baseline": name,
                 "seconds": 9.7,
+                "partial": 260.0 if state == "pruned" else None,
             }
         )
     top = min((t for t in made if t["value"] is not None), key=lambda t: t["value"])

@@ -120,6 +120,9 @@ def test_stopped_trials_and_shared_studies_are_told():
     sentences = " ".join(searches_section([search])["details"][0]["sentences"])
     assert "22 done, 1 failed, 1 stopped" in sentences
     assert "2 processes shared the study" in sentences and "timing" in sentences
+    for trial in search["trials"]:
+        trial["partial"] = None
+    assert "1 failed, 1 void" in " ".join(searches_section([search])["details"][0]["sentences"])
     search["workers"] = 1
     assert "timing" not in " ".join(searches_section([search])["details"][0]["sentences"])
 
