@@ -30,6 +30,8 @@ def test_the_budget_tells_limits_and_what_was_spent():
     assert total == ["all", "111", "2 h 34 min"] and len(kinds) == 6
     assert "clock" not in section["sentence"]
     assert "on the clock" in budget_section(fake.budget() | {"wall_seconds": 5000.0})["sentence"]
+    rounded = fake.budget()["seconds"] - 100  # 111 stages, their ends known to the second
+    assert "clock" not in budget_section(fake.budget() | {"wall_seconds": rounded})["sentence"]
     assert budget_section(None) is None
 
 
