@@ -129,14 +129,11 @@ def test_a_diverging_recovery_leaves_no_adapter_behind(here, capsys):
     [
         ("evaluate.seq_len=2049", "seq_len"),
         ("recovery.1.cutoff=2049", "cutoff"),
-        ("calibration.length=2049", "samples"),
+        ("calibration.length=2049", "calibration"),
     ],
 )
 def test_more_tokens_than_the_models_context(here, capsys, setting, name):
-    long = " ".join(PARAGRAPHS * 4)
-    put_lines(Path("calibration.jsonl"), [{"text": long}, {"text": long}])
-    Path("report.txt").write_text(long)
-    assert main(["spec.yaml", "--set", setting]) in (1, 2)
+    assert main(["spec.yaml", "--set", setting]) == 2
     refused(capsys, "2049", "2048", name)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of
 from reproducer.models.loss import token_losses
 
@@ -60,9 +61,15 @@ class LayerWalk:
     Args:
         model: a model of a declared architecture.
         length: tokens a sequence.
+
+    Raises:
+        UserError: the sequences are longer than the model's context.
     """
 
     def __init__(self, model: nn.Module, length: int) -> None:
+        limit = getattr(model.config, "max_position_embeddings", None)
+        if limit is not None and length > limit:
+            raise UserError(f"sequences of {length} tokens are longer than the model's context of {limit}")
         self.architecture = architecture_of(model)
         self.layers = self.architecture.decoder_layers(model)
         self.norm: nn.Module = attrgetter(self.architecture.norm)(model)

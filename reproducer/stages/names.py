@@ -74,12 +74,26 @@ def text_label(name: str) -> str:
 
 
 def _fits(spec: Spec, model: Entry) -> None:
-    """A sentence to time has to be within the model's context, where that is known already."""
-    efficiency = spec.evaluate.efficiency
+    """Everything that runs through a model has to be within its context, where that is known already."""
     limit = (model.config or {}).get("max_position_embeddings")
-    if efficiency is not None and limit is not None and efficiency.length > limit:
-        message = f"{efficiency.length} tokens are longer than the context of {model.name}: {limit}"
-        raise spec.error(("evaluate", "efficiency", "length"), message)
+    if limit is None:
+        return
+    lengths: list[tuple[Loc, int | None]] = [
+        (("evaluate", "efficiency", "length"), spec.evaluate.efficiency and spec.evaluate.efficiency.length),
+        (("evaluate", "seq_len"), spec.evaluate.seq_len if spec.evaluate.perplexity else None),
+        *((("recovery", i, "cutoff"), r.cutoff) for i, r in enumerate(spec.recovery) if r.name != "none"),
+        *(
+            (
+                (*(("methods", i) if "length" in method.calibration else ()), "calibration", "length"),
+                method.calibration_for(spec).length,
+            )
+            for i, method in enumerate(spec.methods)
+            if (known := methods().get(method.name)) is not None and known.calibrated
+        ),
+    ]
+    for loc, length in lengths:
+        if length is not None and length > limit:
+            raise spec.error(loc, f"{length} tokens are longer than the context of {model.name}: {limit}")
 
 
 def _text(spec: Spec, loc: Loc, name: str, role: str) -> None:
