@@ -78,8 +78,9 @@ def _fits(spec: Spec, model: Entry) -> None:
     limit = (model.config or {}).get("max_position_embeddings")
     if limit is None:
         return
+    efficiency = spec.evaluate.efficiency
     lengths: list[tuple[Loc, int | None]] = [
-        (("evaluate", "efficiency", "length"), spec.evaluate.efficiency and spec.evaluate.efficiency.length),
+        (("evaluate", "efficiency", "length"), None if efficiency is None else efficiency.length),
         (("evaluate", "seq_len"), spec.evaluate.seq_len if spec.evaluate.perplexity else None),
         *((("recovery", i, "cutoff"), r.cutoff) for i, r in enumerate(spec.recovery) if r.name != "none"),
         *(
