@@ -1,6 +1,7 @@
 """Searches that are alike but for seed and label, side by side: which gets how far, and after how many trials.
 
-Trials are counted from 1, the baselines' and the failed or stopped ones among them.
+Trials are counted from 1, the baselines' and the failed or stopped ones among them; but what the baselines' trials
+reached is left out, for all searches begin with them: what is compared is what a sampler finds by itself.
 """
 
 import statistics
@@ -36,10 +37,10 @@ class Histories:
 
 
 def histories(searches: Sequence[Search]) -> list[Histories]:
-    """The groups with more than one search to compare; a search none of whose trials has a value is left out."""
+    """The groups with more than one search to compare; a search none of whose own trials has a value is left out."""
     found: dict[tuple, dict[str, dict[int, Search]]] = {}
     for search in searches:
-        if any(trial["value"] is not None for trial in search["trials"]):
+        if any(trial["value"] is not None and not trial.get("baseline") for trial in search["trials"]):
             key = tuple(search.get(name) for name in PLACE)
             found.setdefault(key, {}).setdefault(search["label"], {})[search["seed"]] = search
     return [
@@ -49,11 +50,12 @@ def histories(searches: Sequence[Search]) -> list[Histories]:
     ]  # fmt: skip
 
 
-def best_so_far(search: Search) -> list[float]:
-    """After 1, 2, … trials the least value so far; infinite before the first value."""
+def best_so_far(search: Search, baselines: bool = False) -> list[float]:
+    """After 1, 2, … trials the least value so far; infinite before the first value. With `baselines`, theirs too."""
     values: dict[int, float] = {}
     for trial in search["trials"]:
-        value = float("inf") if trial["value"] is None else trial["value"]
+        counts = trial["value"] is not None and (baselines or not trial.get("baseline"))
+        value = trial["value"] if counts else float("inf")
         values[trial["number"]] = min(value, values.get(trial["number"], float("inf")))
     curve: list[float] = []
     for number in range(max(values) + 1):

@@ -75,9 +75,9 @@ def convergence(group: Histories) -> "Figure":
     shown: list[float] = []
     for (label, searches), color in zip(group.by_label.items(), _colours(len(group.by_label)), strict=True):
         curves = [best_so_far(search) for search in searches.values()]
-        length = min(map(len, curves))
         start = max(next(i for i, value in enumerate(curve) if value < float("inf")) for curve in curves)
-        at = range(start, length)
+        at = range(start, max(start + 1, min(map(len, curves))))
+        curves = [curve + curve[-1:] * (len(at) + start - len(curve)) for curve in curves]  # a short one keeps its best
         mean = [sum(curve[i] for curve in curves) / len(curves) for i in at]
         low, high = ([pick(curve[i] for curve in curves) for i in at] for pick in (min, max))
         counts = [i + 1 for i in at]
@@ -85,7 +85,7 @@ def convergence(group: Histories) -> "Figure":
         ax.step(counts, mean, where="post", color=color, lw=2, label=text, zorder=3)
         if len(curves) > 1:
             ax.fill_between(counts, low, high, step="post", color=color, alpha=0.2, lw=0, zorder=2)
-        settled = min(max(4, length // 10), len(mean) - 1)  # what the first trials are above may be cut off
+        settled = len(at) // 10  # what lies above the curves from here on may be cut off
         shown += low[settled:] + high[settled:]
     set_scale(ax, shown)
     ax.set_xlabel("trials made", fontsize=10)

@@ -49,8 +49,8 @@ def draw(results: Mapping[str, Any], directory: Path) -> list[dict[str, Any]]:
     for group in histories(searches):
         ratio = ratio_text(group.ratio, group.structure_ratio)
         title = f"Search histories on {group.name}"
-        more = ": the best objective so far (lower is better); a line is the mean over seeds, its band reaches from "
-        more += "the least to the greatest."
+        more = ": the best objective so far (lower is better), baselines left out; a line is the mean over seeds, its "
+        more += "band reaches from the least to the greatest."
         save(convergence(group), "searches", _slug("histories", group.model, ratio), title, more)
     for i, search in enumerate(searches):
         if not any(trial["value"] is not None for trial in search["trials"]):

@@ -138,7 +138,7 @@ def _sentences(search: Search) -> list[str]:
         f"Objective (lower is better): {search['objective']}; {split}.",
         f"{len(trials)} trials ({counted or 'none'}) in {seconds_text(search['seconds'])}: {_verdict(search)}",
     ]
-    curve = convergence.best_so_far(search) if trials else []
+    curve = convergence.best_so_far(search, baselines=True) if trials else []
     if curve and curve[-1] < float("inf"):
         count = convergence.trials_until(curve, (1 + convergence.NEAR) * curve[-1])
         near = f"{100 * convergence.NEAR:g} %"

@@ -23,6 +23,16 @@ def test_best_so_far_never_rises_and_goes_on_over_trials_without_a_value():
     assert trials_until([5.0], 4.9) is None
 
 
+def test_what_a_baselines_trial_reached_is_no_merit_of_the_sampler():
+    one = search([2.0, 5.0, 4.0])
+    one["trials"][0]["baseline"] = "vector"
+    assert best_so_far(one) == [float("inf"), 5.0, 4.0]
+    assert best_so_far(one, baselines=True) == [2.0, 2.0, 2.0]
+    alone = search([2.0, None], seed=1)
+    alone["trials"][0]["baseline"] = "vector"
+    assert histories([one, alone]) == []
+
+
 def test_only_searches_that_differ_in_seed_and_label_alone_are_compared():
     alike = [search([3.0, 2.0], seed=seed) for seed in (0, 1)]
     others = [search([3.0], ratio=0.5), search([3.0], windows=99), search([3.0], model="another")]
@@ -89,6 +99,12 @@ def test_the_band_reaches_from_the_least_to_the_greatest_seed():
     heights = band.get_paths()[0].vertices[:, 1]
     assert (heights.min(), heights.max()) == (2.0, 10.0)
     assert line.get_label() == "TPE (2 seeds)"
+
+
+def test_a_seed_that_starts_behind_the_end_of_another_does_no_harm():
+    (group,) = histories([search([3.0, 2.0]), search([None, None, None, 5.0, 4.0], seed=1)])
+    (line,) = convergence(group).axes[0].lines
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([4], [3.5])
 
 
 def test_every_trained_row_is_a_line_and_the_methods_are_the_legend():
