@@ -29,7 +29,7 @@ def run(given: Namespace) -> int:
     """Run a spec and render its report."""
     spec, expansion = _load(given)
     if given.dry_run:
-        print(_queue(expansion, Store(given.store)))
+        print(_queue(expansion, Store(given.store), given.device))
         return DONE
     return _finish(spec, expansion, _run(expansion, given), given)[0]
 
@@ -171,19 +171,29 @@ def _command(given: Namespace) -> list[str]:
     return ["reproduce", str(path), *(part for option in options for part in option)]
 
 
-def _queue(expansion: Expansion, store: Store) -> str:
-    """The queue as `--dry-run` prints it."""
+def _queue(expansion: Expansion, store: Store, device: str) -> str:
+    """The queue as `--dry-run` prints it. Nothing is loaded; torch is there to measure the device, if work is left."""
     outcome = survey(expansion.stages, store)
-    typical = store.typical_seconds({stage.kind for stage in expansion.stages})
-    lines = []
-    for stage in expansion.stages:
-        cached = outcome[stage].status == "cached"
-        seconds = None if cached else typical.get(stage.kind)
-        estimate = "in the store" if cached else f"about {duration(seconds)}" if seconds else ""
-        lines.append((stage.key[:12], stage.kind, stage.label, estimate))
-    table = tabulate(lines, headers=["key", "stage", "of", "time"], tablefmt="simple")
-    todo = sum(result.status != "cached" for result in outcome.results.values())
-    return f"{table}\n\n{len(expansion.rows)} rows, {len(lines)} stages, {todo} to run"
+    cells = {stage.key: [stage.key[:12], stage.kind, stage.label, "in the store"] for stage in expansion.stages}
+    todo = [stage for stage in expansion.stages if outcome[stage].status != "cached"]
+    summary = f"{len(expansion.rows)} rows, {len(cells)} stages, {len(todo)} to run"
+    if todo:
+        from reproducer.stages.device import this_device
+        from reproducer.stages.estimates import Estimate, basis, estimate, memory_text
+
+        here, total, unknown = this_device(_device(device)), 0.0, 0
+        fetched = {key: one.artifact.directory for key, one in outcome.results.items() if one.artifact is not None}
+        for key, one in estimate(todo, here, fetched).items():
+            if isinstance(one, Estimate):
+                memory = memory_text(one.memory) if one.memory else ""
+                cells[key][3:] = [f"about {duration(one.seconds)}", memory, one.misfit(here)]
+                total += one.seconds
+            else:
+                cells[key][3:] = [one]
+                unknown += 1
+        summary += f", {'at least' if unknown else 'about'} {duration(total)}\n\n{basis(here)}"
+    table = tabulate(list(cells.values()), headers=["key", "stage", "of", "time", "memory", ""], tablefmt="simple")
+    return f"{table}\n\n{summary}"
 
 
 def _name(row: dict[str, Any]) -> str:

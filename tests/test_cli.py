@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -257,6 +258,65 @@ def test_clean_removes_what_no_spec_needs(here, capsys):
     assert "0 to run" in capsys.readouterr().out
 
 
+def test_a_dry_run_estimates_what_is_to_run_and_writes_nothing(here, capsys):
+    assert main(["spec.yaml", "--dry-run", "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    table, summary, basis = shown.split("\n\n")
+    assert len(table.splitlines()[2:]) == table.count("about ") == 9 and "does not fit" not in table
+    assert re.fullmatch(r"4 rows, 9 stages, 9 to run, about \d[\w. ]+", summary)
+    assert "estimates" in basis and "TFLOP/s" in basis and "float32" in basis
+    assert sorted(path.name for path in here.iterdir()) == ["spec.yaml"]
+    assert main(["spec.yaml"]) == 0
+    Path("spec.yaml").write_text(SPEC.replace("trials: 6", "trials: 7"))
+    capsys.readouterr()
+    assert main(["spec.yaml", "--dry-run"]) == 0
+    table, summary, _ = capsys.readouterr().out.split("\n\n")
+    assert table.count("in the store") == 6 and table.count("about ") == 3
+    assert summary.startswith("4 rows, 9 stages, 3 to run, about ")
+
+
+def test_a_dry_run_tells_what_does_not_fit_and_what_it_cannot_know(here, capsys, monkeypatch):
+    from reproducer.stages import device
+
+    small = device.Device("a small device", 2**20, lambda dtype: device.Rates(1e9, 1e9))
+    monkeypatch.setattr(device, "this_device", lambda name: small)
+    Path("spec.yaml").write_text(SPEC.replace("[tiny-gqa]", "[tiny-gqa, someone/model]"))
+    assert main(["spec.yaml", "--dry-run", "--device", "cpu"]) == 0
+    table, summary, basis = capsys.readouterr().out.split("\n\n")
+    lines = {line.split("  ")[2].strip(): line for line in table.splitlines()[2:]}
+    assert re.search(r"does not fit: needs \d+ MiB of 1 MiB$", lines["tiny-gqa vector 20%: python-topics"])
+    assert table.count("unknown until fetched") == 9
+    assert re.search(r"8 rows, 18 stages, 18 to run, at least \d", summary)
+    assert "a small device" in basis
+
+
+def test_a_dry_run_with_nothing_left_to_run_measures_nothing(here):
+    assert main(["spec.yaml"]) == 0
+    program = (
+        "import sys; from reproducer.cli import main; code = main(['spec.yaml', '--dry-run']);"
+        "print(code, 'torch' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines()[-1] == "0 False" and shown.splitlines()[-2] == "4 rows, 9 stages, 0 to run"
+
+
+def test_a_paper_sized_dry_run_is_quick_and_works_offline(here):
+    """Whatever the weights' size: a 7B table is estimated from the config alone."""
+    Path("spec.yaml").write_text(SPEC.replace("tiny-gqa", "llama-7b").replace("[1, 5]", "[4, 30]"))
+    program = (
+        "import socket, sys; from reproducer.cli import main\n"
+        "def refuse(*_): raise AssertionError('a dry run asks no network')\n"
+        "socket.socket.connect = refuse\n"
+        "code = main(['spec.yaml', '--dry-run'])\n"
+        "print(code, [m for m in ('transformers', 'optuna', 'peft', 'datasets', 'lm_eval') if m in sys.modules])"
+    )
+    began = time.monotonic()
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines()[-1] == "0 []"
+    assert "9 to run, about " in shown
+    assert time.monotonic() - began < 60  # seconds on a machine with nothing else to do
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -265,6 +325,7 @@ def test_clean_removes_what_no_spec_needs(here, capsys):
         (["spec.yaml", "--profile", "tinny"], "tinny"),
         (["spec.yaml", "--set", "prune.ratio"], "--set"),
         (["spec.yaml", "--device", "abacus"], "abacus"),
+        (["spec.yaml", "--dry-run", "--device", "abacus"], "abacus"),
         (["spec.yaml", "--jobs", "0"], "--jobs 0"),
         (["check", "spec.yaml", "--against", "nothing.json"], "nothing.json"),
     ],
