@@ -1,4 +1,8 @@
-"""AdaPruner's solution space: which calibration samples, and which importance metric (Kong et al. 2025, Eq. 5)."""
+"""AdaPruner's solution space: which calibration samples, and which importance metric (Kong et al. 2025, Eq. 5).
+
+The ablations are spaces too. Table 2: `w/o I1` has `coarse_second` and `fine_second` of ("only",), `w/o I2` of (0,);
+`w/o D` has the data of `random`. Table 8: the data of `ten-spaces` and of `score`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from reproducer.errors import UserError
+from reproducer.search.encoding import Encoding, Given, Indices
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -34,35 +39,44 @@ class Space:
 
     Attributes:
         pool: passages to choose from.
-        samples: how many are chosen, each from the whole pool.
-        data: `search`, or `random` for the fixed draw `fixed` (the ablation without D).
+        samples: how many are chosen.
         fixed: the draw that the baselines use.
+        data: `search`, each sample from the whole pool; `random`, the draw `fixed` (w/o D); `ten-spaces`, the pool in
+            as many contiguous parts as there are samples, one sample from each (w/ 10 space D); `score`, the samples
+            that are best alone (w/ score D), which the search finds out first.
         alpha_max: α₁ and α₂ lie in [0, alpha_max], not both 0.
         coarse_second, fine_second: values of a and b; 0 is first order alone, "only" second order alone.
         coarse_scale, fine_scale: values of c and f.
+        encoding: how parameters stand for samples; None: as bare indices.
     """
 
     pool: int
     samples: int
     fixed: tuple[int, ...]
-    data: Literal["search", "random"] = "search"
+    data: Literal["search", "random", "ten-spaces", "score"] = "search"
     alpha_max: float = 1.0
     coarse_second: Sequence[float | str] = (0.0, 1e5, 1e6, 1e7, "only")
     fine_second: Sequence[float | str] = (0.0, 1e5, 1e6, 1e7, "only")
     coarse_scale: Sequence[float] = (1e-2, 1e-3)
     fine_scale: Sequence[float] = (1e-4,)
+    encoding: Encoding | None = None
 
     def suggest(self, trial: BaseTrial) -> Candidate:
         """Let the trial's sampler choose a point."""
-        samples = self.fixed
-        if self.data == "search":
-            samples = tuple(trial.suggest_int(f"sample_{place}", 0, self.pool - 1) for place in range(self.samples))
+        samples = self.coded.suggest(trial)
         parameters = {
             "alpha1": trial.suggest_float("alpha1", 0.0, self.alpha_max),
             "alpha2": trial.suggest_float("alpha2", 0.0, self.alpha_max),
             **{name: trial.suggest_categorical(name, values) for name, values in self.factors.items()},
         }
         return Candidate(samples, parameters)
+
+    @property
+    def coded(self) -> Encoding:
+        """The data subspace."""
+        if self.encoding is not None:
+            return self.encoding
+        return Given(self.fixed) if self.data in ("random", "score") else Indices(self.parts())
 
     @property
     def factors(self) -> dict[str, list[Any]]:
@@ -74,15 +88,33 @@ class Space:
             "fine_scale": list(self.fine_scale),
         }
 
+    def parts(self, offered: Sequence[int] | None = None) -> tuple[tuple[int, ...], ...]:
+        """The passages that each sample is chosen from: of all, or of those offered."""
+        passages = range(self.pool) if offered is None else offered
+        if self.data != "ten-spaces":
+            return (tuple(passages),) * self.samples
+        ends = [place * self.pool // self.samples for place in range(self.samples + 1)]
+        return tuple(
+            tuple(passage for passage in passages if ends[place] <= passage < ends[place + 1])
+            for place in range(self.samples)
+        )
+
+    def metric(self, method: str) -> dict[str, Any]:
+        """The metric parameters of a baseline, the first offered value where the space does not have its own."""
+        point = EMBEDDED[method]
+        weights = {name: min(point[name], self.alpha_max) for name in ("alpha1", "alpha2")}
+        return weights | {
+            name: point[name] if point.get(name) in values else values[0] for name, values in self.factors.items()
+        }
+
     def embed(self, method: str) -> dict[str, Any] | None:
         """The trial parameters at which the space holds a baseline with the baselines' samples; None if it does not."""
-        point = EMBEDDED.get(method)
-        if point is None or any(point.get(name, values[0]) not in values for name, values in self.factors.items()):
+        point, samples = EMBEDDED.get(method), self.coded.embed(self.fixed)
+        if point is None or samples is None:
             return None
-        weights = {name: min(point[name], self.alpha_max) for name in ("alpha1", "alpha2")}
-        factors = {name: point.get(name, values[0]) for name, values in self.factors.items()}
-        samples = {f"sample_{place}": index for place, index in enumerate(self.fixed)} if self.data == "search" else {}
-        return {**samples, **weights, **factors}
+        metric = self.metric(method)
+        missing = any(metric[name] != value for name, value in point.items() if name in self.factors)
+        return None if missing else {**samples, **metric}
 
     def __post_init__(self) -> None:
         for name, values in self.factors.items():

@@ -1,75 +1,32 @@
 """AdaPruner's search (Kong et al. 2025, Eqs. 6 to 11) as an Optuna study that can be interrupted anywhere.
 
-The baselines are scored on the same objective: those whose metric lies in the space are the study's first trials, the
-others stand beside it as candidates. What the search returns is the best of all, so it is never worse than its
-baselines on its own objective.
-
-Optuna does not store a sampler's state. So every trial has a sampler of its own, seeded from the search's seed and the
-number of trials finished before: with one worker a resumed search makes the trials that an unbroken one makes.
+The baselines are scored on the same objective: those that lie in the space are the study's first trials, the others
+stand beside it as candidates. What the search returns is the best of all, so it is never worse than its baselines on
+its own objective.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import math
-import shutil
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
 import optuna
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from reproducer.errors import UserError
-from reproducer.methods.registry import get
-from reproducer.models.memory import give_back
+from reproducer.search.baselines import candidates, known_candidates, prefetch
+from reproducer.search.encoding import Given
 from reproducer.search.objective import Objective
+from reproducer.search.prepare import Progress, prepare
+from reproducer.search.record import Found, conclude
+from reproducer.search.settings import SearchSettings
 from reproducer.search.space import Space
+from reproducer.search.trials import Phase, Worker, best_of, fail_unfinished, finished, open_study
+from reproducer.search.workers import Build, work_together
 
-log = logging.getLogger(__name__)
+__all__ = ["Found", "SearchSettings", "search"]
 
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """How to search.
-
-    Attributes:
-        trials: finished trials in all, the baselines' among them.
-        sampler: `tpe` or `random`.
-        mode: `paper` takes univariate TPE, Optuna's default of the paper's time; `default` multivariate TPE.
-        seed: of the baselines' samples and of the search.
-        baselines: methods to score beside the search.
-    """
-
-    trials: int
-    sampler: Literal["tpe", "random"] = "tpe"
-    mode: Literal["default", "paper"] = "default"
-    seed: int = 0
-    baselines: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Found:
-    """The best of all trials and candidates.
-
-    Attributes:
-        method, parameters: the winning metric; `adapruner` unless a baseline outside the space won.
-        samples: pool indices of its calibration samples.
-        value: its objective.
-        trial: its ordinal among the finished trials, None for a candidate beside the study.
-        baseline: the baseline's name if the winner is one.
-    """
-
-    method: str
-    parameters: dict[str, Any]
-    samples: list[int]
-    value: float
-    trial: int | None
-    baseline: str | None
+STUDY, DATA_STUDY = "adapruner", "adapruner-data"
 
 
 def search(
@@ -77,159 +34,88 @@ def search(
     space: Space,
     settings: SearchSettings,
     directory: Path,
-    progress: Callable[[float, float, str], None] = lambda done, total, text: None,
+    progress: Progress = lambda done, total, text: None,
+    build: Build | None = None,
 ) -> Found:
     """Search, or go on with the search that `directory` holds.
 
-    Writes `study.db` (Optuna's own storage), `candidates.json` (baselines beside the study), `trials.json`,
-    `best.json` and `plan.safetensors` (what was found).
+    Writes `study.db` (Optuna's own storage), `candidates.json` (baselines beside the study), `scores.json` or
+    `features.json` where the space asks for them, and what `record.conclude` says.
+
+    Args:
+        build: makes another process's objective, equal to this one; needed if `settings.workers` is more than 1.
 
     Raises:
-        UserError: `study.db` is damaged.
+        UserError: `study.db` is damaged, or nothing finite was found.
     """
-    study = _open_study(directory / "study.db")
-    embedded = {name: point for name in settings.baselines if (point := space.embed(name)) is not None}
-    _prefetch(objective, space, settings)
+    if settings.workers > 1 and build is None:
+        raise ValueError("a search by several processes needs `build`")
+    study = open_study(directory, STUDY)
+    fail_unfinished(study)
+    with _preparation(study, objective):
+        space = prepare(space, settings, objective, directory, progress)
+    phases = _phases(space, settings)
+    studies = [study if phase.study == STUDY else open_study(directory, phase.study) for phase in phases]
+    for of_phase in studies:
+        fail_unfinished(of_phase)
+    embedded = [name for name, _ in phases[0].points]
     beside = [name for name in settings.baselines if name not in embedded]
-    candidates = _candidates(objective, space, settings, beside, directory)
-    points = list(embedded.items())
-    while (done := len(_finished(study))) < max(settings.trials, len(points)):
-        progress(done, settings.trials, _standing(study, candidates))
-        study.sampler = make_sampler(settings, done)
-        baseline = None
-        if done < len(points):
-            baseline, point = points[done]
-            study.enqueue_trial(point)
-        trial = study.ask()
-        trial.set_user_attr("ordinal", done)
-        if baseline is not None:
-            trial.set_user_attr("baseline", baseline)
-        _run_trial(study, trial, objective, space, directory)
-        give_back()
-    return _conclude(study, candidates, space, directory)
+    outstanding = len(finished(studies[0])) < len(embedded) or not set(beside) <= set(known_candidates(directory))
+    with _preparation(study, objective):
+        if outstanding or isinstance(space.coded, Given):
+            prefetch(objective, space, settings.baselines)
+        scored = candidates(objective, space, settings, beside, directory)
+
+    def tell() -> None:
+        done = sum(len(finished(of_phase)) for of_phase in studies)
+        progress(done, sum(phase.trials for phase in phases), _standing(studies, scored))
+
+    for place, phase in enumerate(phases):
+        if place:  # behind the data, the metric: with the best data so far
+            best = best_of(studies[:place])
+            if best is None:
+                break
+            phase = replace(phase, fixed={name: best.params[name] for name in space.coded.names})
+        worker = Worker(objective, space, settings, directory, studies[place], phase, studies[:place], tell)
+        tell()
+        worker.work(until=len(phase.points))
+        if build is not None and settings.workers > 1 and len(finished(studies[place])) < phase.trials:
+            work_together(worker, build)
+        worker.work()
+    return conclude(studies, scored, space, settings.workers, directory)
 
 
-def make_sampler(settings: SearchSettings, ordinal: int) -> BaseSampler:
-    """The sampler of one trial: TPE or random, seeded from the search's seed and the trial's ordinal."""
-    seed = (settings.seed * 1_000_003 + ordinal) % 2**32
-    if settings.sampler == "random":
-        return RandomSampler(seed=seed)
-    if settings.mode == "paper":
-        return TPESampler(seed=seed, multivariate=False)
-    return TPESampler(seed=seed, multivariate=True, group=False, n_startup_trials=min(10, settings.trials // 4))
+def _phases(space: Space, settings: SearchSettings) -> list[Phase]:
+    """One study for all; or one for the data, with a fixed metric, and one for the metric."""
+    points = {name: point for name in settings.baselines if (point := space.embed(name)) is not None}
+    if settings.order == "joint" or not space.coded.names:
+        return [Phase(STUDY, max(settings.trials, len(points)), points=tuple(points.items()))]
+    metric = space.metric("llm-pruner-e2")
+    inside = tuple((name, point) for name, point in points.items() if metric.items() <= point.items())
+    half = max(settings.trials // 2, len(inside), 1)
+    return [
+        Phase(DATA_STUDY, half, fixed=metric, points=inside),
+        Phase(STUDY, max(settings.trials - half, 0), first=half),
+    ]
 
 
-def _open_study(path: Path) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+@contextmanager
+def _preparation(study: optuna.Study, objective: Objective) -> Iterator[None]:
+    """Add the tokens that something takes to the study's cost."""
+    samples, texts = objective.sample_tokens, objective.text_tokens
     try:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
-        study = optuna.create_study(study_name="adapruner", storage=storage, load_if_exists=True, direction="minimize")
-        unfinished = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
-    except Exception as error:
-        raise UserError(
-            f"the search's study {path.name} cannot be read: {type(error).__name__}",
-            f"move {path} away to search again from the start; it is left as it is",
-        ) from error
-    for trial in unfinished:  # only a process that has died leaves these: the stage is locked while it runs
-        study.tell(trial.number, state=TrialState.FAIL)
-    return study
+        yield
+    finally:
+        before = study.user_attrs.get("preparation", {"sample_tokens": 0, "text_tokens": 0})
+        spent = {
+            "sample_tokens": before["sample_tokens"] + objective.sample_tokens - samples,
+            "text_tokens": before["text_tokens"] + objective.text_tokens - texts,
+        }
+        if spent != before:
+            study.set_user_attr("preparation", spent)
 
 
-def _finished(study: optuna.Study) -> list[FrozenTrial]:
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-
-
-def _run_trial(study: optuna.Study, trial: optuna.Trial, objective: Objective, space: Space, directory: Path) -> None:
-    began = time.perf_counter()
-    candidate = space.suggest(trial)
-    if candidate.parameters["alpha1"] == candidate.parameters["alpha2"] == 0:
-        study.tell(trial, state=TrialState.PRUNED)
-        return
-    rule = get("adapruner").make_rule(candidate.parameters)
-    plan = objective.plan(rule, candidate.samples, "adapruner", dict(candidate.parameters))
-    value = objective.value(plan)
-    if not math.isfinite(value):
-        trial.set_user_attr("reason", f"objective is {value}")
-        study.tell(trial, state=TrialState.PRUNED)
-        return
-    best = min((t.value for t in _finished(study) if t.value is not None), default=math.inf)
-    if value < best:  # the plan is on disk before the study knows of the trial
-        plan.save(directory / f"plan-{trial.user_attrs['ordinal']}.safetensors")
-    trial.set_user_attr("seconds", time.perf_counter() - began)
-    study.tell(trial, value)
-
-
-def _prefetch(objective: Objective, space: Space, settings: SearchSettings) -> None:
-    """Collect at once what several trials need of the same samples."""
-    rules = [get(name).make_rule({}) for name in settings.baselines if get(name).calibrated]
-    needs = {statistic for rule in rules for statistic in rule.needs}
-    if space.data == "random":
-        for coarse in space.coarse_second:
-            for fine in space.fine_second:
-                point = {"coarse_second": coarse, "fine_second": fine}
-                needs |= set(get("adapruner").make_rule(point).needs)
-    if needs:
-        objective.statistics(space.fixed, needs)
-
-
-def _candidates(
-    objective: Objective, space: Space, settings: SearchSettings, names: Sequence[str], directory: Path
-) -> dict[str, float]:
-    """Objectives of the baselines whose metric is no point of the space: {method: value}."""
-    path = directory / "candidates.json"
-    known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
-    for name in names:
-        if name not in known:
-            rule = get(name).make_rule({})
-            plan = objective.plan(rule, space.fixed, name, {}, settings.seed)
-            plan.save(directory / f"plan-{name}.safetensors")
-            known[name] = objective.value(plan)
-            _write(path, known)
-    _write(path, known)
-    return known
-
-
-def _standing(study: optuna.Study, candidates: dict[str, float]) -> str:
-    values = [trial.value for trial in _finished(study) if trial.value is not None] + list(candidates.values())
+def _standing(studies: Sequence[optuna.Study], scored: Mapping[str, float]) -> str:
+    best = best_of(studies)
+    values = [*scored.values(), *([] if best is None or best.value is None else [best.value])]
     return f"best so far {min(values):.1f}" if values else ""
-
-
-def _conclude(study: optuna.Study, candidates: dict[str, float], space: Space, directory: Path) -> Found:
-    complete = [(trial.value, trial.number, trial) for trial in _finished(study) if trial.value is not None]
-    value, _, best = min(complete, key=lambda entry: entry[:2])
-    winner = min(candidates, key=lambda name: candidates[name], default=None)
-    if winner is not None and candidates[winner] < value:
-        found = Found(winner, {}, list(space.fixed), candidates[winner], None, winner)
-        plan = f"plan-{winner}.safetensors"
-    else:
-        candidate = space.suggest(FixedTrial(best.params))
-        found = Found(
-            "adapruner",
-            candidate.parameters,
-            list(candidate.samples),
-            value,
-            best.user_attrs["ordinal"],
-            best.user_attrs.get("baseline"),
-        )
-        plan = f"plan-{best.user_attrs['ordinal']}.safetensors"
-    shutil.copyfile(directory / plan, directory / "plan.safetensors")
-    _write(directory / "trials.json", [_history(trial) for trial in study.get_trials(deepcopy=False)])
-    _write(directory / "best.json", vars(found))
-    return found
-
-
-def _history(trial: FrozenTrial) -> dict[str, Any]:
-    return {
-        "number": trial.user_attrs.get("ordinal", trial.number),
-        "value": trial.value,
-        "state": trial.state.name.lower(),
-        "params": trial.params,
-        "baseline": trial.user_attrs.get("baseline"),
-        "seconds": trial.user_attrs.get("seconds"),
-    }
-
-
-def _write(path: Path, value: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False))
-    temporary.replace(path)

@@ -1,0 +1,65 @@
+"""How to search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from reproducer.errors import UserError
+
+Sampler = Literal["tpe", "random", "gp", "cmaes"]
+Coding = Literal["indices", "ordered", "features"]
+
+DEFAULT_ENCODING: Coding = "ordered"
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How to search.
+
+    Attributes:
+        trials: finished trials in all, the stopped ones and the baselines' among them.
+        sampler: `tpe`, `random`, `gp` (Optuna's Gaussian process) or `cmaes` (for α and the data; as it knows no
+            categories, the alignment factors are left to TPE).
+        mode: `paper` takes univariate TPE, Optuna's default of the paper's time, bare indices, and stops no trial;
+            `default` takes multivariate TPE.
+        seed: of the baselines' samples and of the search.
+        baselines: methods to score beside the search.
+        order: `joint`; or `sequential` (Table 2, w/o unified): half of the trials search the data with the metric of
+            LLM-Pruner-E2, the others the metric with the best data.
+        encoding: how parameters stand for samples (`reproducer.search.encoding`); None: by `mode`.
+        stop: give up hopeless trials on a first slice of the search texts; None: by `mode` and `sampler`.
+        workers: processes that work on the study. With more than one, the trials depend on timing.
+        scored: passages that the data of `score` are chosen from, evenly spread over the pool.
+    """
+
+    trials: int
+    sampler: Sampler = "tpe"
+    mode: Literal["default", "paper"] = "default"
+    seed: int = 0
+    baselines: Sequence[str] = ()
+    order: Literal["joint", "sequential"] = "joint"
+    encoding: Coding | None = None
+    stop: bool | None = None
+    workers: int = 1
+    scored: int = 256
+
+    @property
+    def coding(self) -> Coding:
+        """The encoding in use."""
+        return self.encoding or ("indices" if self.mode == "paper" else DEFAULT_ENCODING)
+
+    @property
+    def stops(self) -> bool:
+        """Whether hopeless trials are stopped."""
+        if self.stop is None:
+            return self.mode == "default" and self.sampler in ("tpe", "random")
+        return self.stop
+
+    def __post_init__(self) -> None:
+        if self.stop and self.sampler == "gp":
+            raise UserError(
+                "the gp sampler learns nothing from stopped trials and would propose the like again",
+                "leave out `stop`, or take another sampler",
+            )

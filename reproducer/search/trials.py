@@ -1,0 +1,172 @@
+"""One process's work on a study: ask for a trial, prune and measure its candidate, tell what came out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from reproducer.errors import UserError
+from reproducer.methods.registry import get
+from reproducer.models.memory import give_back
+from reproducer.search.objective import Objective
+from reproducer.search.samplers import make_sampler
+from reproducer.search.settings import SearchSettings
+from reproducer.search.space import Space
+
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+BUSY_SECONDS = 60  # that a process waits for another one that writes
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A study and its share of the trials.
+
+    Attributes:
+        study: its name.
+        trials: finished trials that it is to have.
+        first: ordinal of its first trial.
+        fixed: parameters that are not searched, and their values.
+        points: baselines and their parameters, its first trials.
+    """
+
+    study: str
+    trials: int
+    first: int = 0
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    points: Sequence[tuple[str, dict[str, Any]]] = ()
+
+
+def open_study(directory: Path, name: str) -> optuna.Study:
+    """A study in `study.db`, made if it is not there.
+
+    Raises:
+        UserError: the file is damaged; it is left as it is.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    path = directory / "study.db"
+    try:
+        storage = optuna.storages.RDBStorage(
+            f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}}
+        )
+        study = optuna.create_study(study_name=name, storage=storage, load_if_exists=True, direction="minimize")
+        study.get_trials(deepcopy=False)
+    except Exception as error:
+        raise UserError(
+            f"the search's study {path.name} cannot be read: {type(error).__name__}",
+            f"move {path} away to search again from the start; it is left as it is",
+        ) from error
+    return study
+
+
+def fail_unfinished(study: optuna.Study) -> None:
+    """Mark the trials of processes that have died as failed. To be called while no other process works on the study."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+        study.tell(trial.number, state=TrialState.FAIL)
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that count, stopped ones among them."""
+    return study.get_trials(deepcopy=False, states=DONE)
+
+
+def best_of(studies: Sequence[optuna.Study]) -> FrozenTrial | None:
+    """The complete trial with the lowest value, the earliest of equals."""
+    complete = [t for study in studies for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+    return min(complete, key=lambda trial: (trial.value, trial.user_attrs["ordinal"]), default=None)
+
+
+def plan_name(trial: FrozenTrial | optuna.Trial) -> str:
+    """The file that holds a trial's plan if the trial was the best when it finished."""
+    return f"plan-{trial.user_attrs['phase']}-{trial.number}.safetensors"
+
+
+@dataclass
+class Worker:
+    """Does trials in this process.
+
+    Attributes:
+        earlier: studies whose trials were before this one's; candidates are compared with theirs too.
+        progress: told before each trial.
+        number: of the process; 0 is the one that began.
+    """
+
+    objective: Objective
+    space: Space
+    settings: SearchSettings
+    directory: Path
+    study: optuna.Study
+    phase: Phase
+    earlier: Sequence[optuna.Study] = ()
+    progress: Callable[[], None] = lambda: None
+    number: int = 0
+
+    def work(self, lock: AbstractContextManager[Any] | None = None, until: int | None = None) -> None:
+        """Do trials until the phase, or the first `until` trials of it, are done or taken by other processes."""
+        while (trial := self._ask(lock or nullcontext(), self.phase.trials if until is None else until)) is not None:
+            self._run(trial)
+            give_back()
+            self.progress()
+
+    def _ask(self, lock: AbstractContextManager[Any], until: int) -> optuna.Trial | None:
+        with lock:
+            taken = len(self.study.get_trials(deepcopy=False, states=(*DONE, TrialState.RUNNING)))
+            if taken >= until:
+                return None
+            shared = self.settings.workers > 1  # then what counts is which trial it is, not how many have finished
+            place = len(self.study.get_trials(deepcopy=False)) if shared else taken
+            ordinal = self.phase.first + place
+            self.study.sampler = make_sampler(self.settings, self.phase.trials, ordinal, self.phase.fixed)
+            baseline = None
+            if taken < len(self.phase.points):
+                baseline, point = self.phase.points[taken]
+                self.study.enqueue_trial(point)
+            trial = self.study.ask()
+        attributes = {"ordinal": ordinal, "phase": self.study.study_name, "baseline": baseline, "worker": self.number}
+        for name, value in attributes.items():
+            trial.set_user_attr(name, value)
+        return trial
+
+    def _run(self, trial: optuna.Trial) -> None:
+        began, objective = time.perf_counter(), self.objective
+        samples, texts = objective.sample_tokens, objective.text_tokens
+        value = self._measure(trial)
+        trial.set_user_attr("sample_tokens", objective.sample_tokens - samples)
+        trial.set_user_attr("text_tokens", objective.text_tokens - texts)
+        trial.set_user_attr("seconds", time.perf_counter() - began)
+        if value is None:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self.study.tell(trial, value)
+
+    def _measure(self, trial: optuna.Trial) -> float | None:
+        """The trial's objective; None if it has none or was stopped."""
+        candidate = self.space.suggest(trial)
+        if candidate.parameters["alpha1"] == candidate.parameters["alpha2"] == 0:
+            return None
+        rule = get("adapruner").make_rule(candidate.parameters)
+        plan = self.objective.plan(rule, candidate.samples, "adapruner", dict(candidate.parameters))
+        best = best_of([*self.earlier, self.study])
+        against = None
+        if self.settings.stops and best is not None and trial.user_attrs["baseline"] is None:
+            against = best.user_attrs.get("losses")
+        measured = self.objective.measure(plan, against)
+        if not math.isfinite(measured.value):
+            trial.set_user_attr("reason", f"objective is {measured.value}")
+            return None
+        if measured.stopped:
+            trial.set_user_attr("stopped", True)
+            trial.report(measured.value, step=len(measured.losses))
+            return None
+        if best is None or best.value is None or measured.value < best.value:
+            plan.save(self.directory / plan_name(trial))  # it is on disk before the study knows of the trial
+            if self.settings.stops:
+                trial.set_user_attr("losses", measured.losses)
+        return measured.value

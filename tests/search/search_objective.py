@@ -1,0 +1,88 @@
+"""A search objective that costs nothing, for processes of its own too."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from reproducer.search.objective import Measured
+
+MARK = "SEARCH_TEST_MARK"  # names the file that another process makes when it has started
+
+
+class Plan:
+    def __init__(self, text):
+        self.text = text
+
+    def save(self, path):
+        path.write_text(self.text)
+
+
+@dataclass
+class Objective:
+    """A bowl over the samples and the metric's parameters; `magnitude` has the value it is given.
+
+    It is measured in two windows, and stopped behind the first if that is `hopeless` above the best one's.
+    """
+
+    magnitude: float = 1e6
+    dies_at: int | None = None
+    killed_at: int | None = None
+    hopeless: float = 5.0
+    evaluated: int = 0
+    stopped: int = 0
+    sample_tokens: int = 0
+    text_tokens: int = 0
+
+    def statistics(self, samples, needs):
+        return {}
+
+    def plan(self, rule, samples, method, settings, seed=0):
+        self.sample_tokens += len(samples)
+        return Plan(json.dumps([method, list(samples), settings], sort_keys=True))
+
+    def measure(self, plan, against=None):
+        self.evaluated += 1
+        if self.evaluated == self.dies_at:
+            raise KeyboardInterrupt
+        if self.evaluated == self.killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.text_tokens += 1
+        value = self.bowl(*json.loads(plan.text))
+        if against is not None and value > against[0] + self.hopeless:
+            self.stopped += 1
+            return Measured(value - 0.5, [value], True)
+        self.text_tokens += 1
+        return Measured(value, [value])
+
+    def value(self, plan):
+        return self.measure(plan).value
+
+    def bowl(self, method, samples, settings):
+        if method == "magnitude":
+            return self.magnitude
+        if not settings:
+            return 40 + sum(samples)  # a baseline beside the space
+        second = {"only": 3.0, 0.0: 9.0}.get(settings["fine_second"], 1.0)
+        return 50 + sum((index - 7) ** 2 for index in samples) / 10 + second + abs(settings["alpha1"] - 0.3)
+
+    def describe(self, passages, losses, progress=lambda done, total: None):
+        """States on a line, in the order of how far a passage is from the bowl's middle."""
+        far = torch.tensor([float(abs(passage - 7)) for passage in passages])
+        self.text_tokens += 128 * len(passages) * losses
+        return far[:, None] * torch.tensor([[1.0, 0.5, -0.2]]), 3 + far / 10 if losses else None
+
+
+def build():
+    Path(os.environ[MARK]).touch()
+    return Objective()
+
+
+def build_mortal():
+    Path(os.environ[MARK]).touch()
+    return Objective(killed_at=2)
