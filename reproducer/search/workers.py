@@ -8,7 +8,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from multiprocessing.synchronize import Lock
 from pathlib import Path
 
@@ -70,7 +69,7 @@ def _join(
     try:
         with _threads(settings.workers):
             study, before = open_study(directory, phase.study), [open_study(directory, name) for name in earlier]
-            worker = Worker(build(), space, replace(settings), directory, study, phase, before, number=number)
+            worker = Worker(build(), space, settings, directory, study, phase, before, number=number)
             worker.work(lock)
     except KeyboardInterrupt:
         os._exit(130)  # the parent was interrupted too and says so
