@@ -143,9 +143,10 @@ class SearchSpec(Section):
     """AdaPruner's search. `texts` None: the data sets of `evaluate.perplexity`.
 
     `data`: samples searched over the whole pool, the baselines' `random` draw, one sample from each of `ten-spaces`
-    (as many as samples), or those with the best single-sample `score`. `order`: data and metric jointly, or one after
-    the other with half of the trials each. `encoding` and `stop` None: as `mode` has them. `stop` ends hopeless trials
-    on the first windows. `workers` processes share one study. `transfer` uses another row's search.
+    (as many as samples), or those with the best single-sample `score` among `scored` passages. `order`: data and metric
+    jointly, or one after the other with half of the trials each. `encoding` and `stop` None: as `mode` has them. `stop`
+    ends hopeless trials on a first slice of the texts. `workers` processes share one study. `transfer` uses another
+    row's search.
     """
 
     trials: Count = 150
@@ -160,6 +161,7 @@ class SearchSpec(Section):
     windows: Count = 64
     space: SpaceSpec = Field(default_factory=SpaceSpec)
     baselines: Listed[Text] = ["magnitude", "vector", "llm-pruner-e1", "llm-pruner-e2"]
+    scored: Count = 256
     workers: Count = 1
     transfer: TransferSpec | None = None
 

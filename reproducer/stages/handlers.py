@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from reproducer.queue import Context, Handler, describe_machine
@@ -61,22 +62,13 @@ def derive_model(context: Context, device: str) -> None:
 
 
 def run_search(context: Context, device: str) -> None:
-    from reproducer.data.text import load_text, windows
-    from reproducer.search.objective import Objective
     from reproducer.search.space import Space
     from reproducer.search.study import SearchSettings, search
     from reproducer.stages.loaded import load
 
     params = context.params
-    model, tokenizer = load(context, device)
-    pool = _pool(params["calibration"], tokenizer)
+    objective, pool = _objective(params, *load(context, device))
     samples = params["calibration"]["samples"]
-    texts = {
-        text["name"]: windows(load_text(text["name"], text["role"]), tokenizer, params["seq_len"], params["windows"])
-        for text in params["texts"]
-    }
-    layers, allocation = _cut(params["prune"])
-    objective = Objective(model, pool.ids, texts, layers, allocation)
     space = Space(
         pool=len(pool),
         samples=samples,
@@ -84,12 +76,35 @@ def run_search(context: Context, device: str) -> None:
         data=params["data"],
         **params["space"],
     )
-    names = ("trials", "sampler", "mode", "seed", "baselines")
+    names = ("trials", "sampler", "mode", "seed", "baselines", "order", "encoding", "stop", "workers", "scored")
     settings = SearchSettings(**{name: params[name] for name in names})
-    found = search(objective, space, settings, context.directory, context.progress)
+    build = partial(_build_objective, dict(params), context.inputs["model"], device)
+    found = search(objective, space, settings, context.directory, context.progress, build)
     chosen = [{"index": index, "text": pool.text(index)} for index in found.samples]
     _write(context, "samples.json", chosen)
-    context.record("objective_tokens", {name: len(ids) * (params["seq_len"] - 1) for name, ids in texts.items()})
+    context.record("pool", len(pool))
+    tokens = {name: len(ids) * (params["seq_len"] - 1) for name, ids in objective.texts.items()}
+    context.record("objective_tokens", tokens)
+
+
+def _objective(params: Mapping[str, Any], model: Any, tokenizer: Any) -> tuple[Any, Any]:
+    """The objective of a search, and the pool that its samples are from."""
+    from reproducer.data.text import load_text, windows
+    from reproducer.search.objective import Objective
+
+    pool = _pool(params["calibration"], tokenizer)
+    texts = {
+        text["name"]: windows(load_text(text["name"], text["role"]), tokenizer, params["seq_len"], params["windows"])
+        for text in params["texts"]
+    }
+    return Objective(model, pool.ids, texts, *_cut(params["prune"])), pool
+
+
+def _build_objective(params: Mapping[str, Any], folder: Path, device: str) -> Any:
+    """The objective once more, in another process of the same search."""
+    from reproducer.models.load import load_model
+
+    return _objective(params, *load_model(folder, params["dtype"], device))[0]
 
 
 def run_prune(context: Context, device: str) -> None:
@@ -109,6 +124,7 @@ def run_prune(context: Context, device: str) -> None:
         if "calibration" in params:
             pool = _pool(params["calibration"], tokenizer)
             ids = pool.ids[pool.draw(params["calibration"]["samples"], params["seed"])]
+            context.record("pool", len(pool))
         layers, allocation = _cut(params["prune"])
         plan = prune(
             model,

@@ -21,7 +21,7 @@ from reproducer.spec.sections import EfficiencySpec, EvaluateSpec, RecoverySpec
 VERSIONS = {
     "model": 1,
     "derived": 1,
-    "search": 1,
+    "search": 2,
     "prune": 1,
     "recovery": 1,
     "perplexity": 1,

@@ -22,7 +22,10 @@ SPECS = Path(__file__).parents[2] / "specs"
 
 SPEC = """\
 name: transfer
-models: [{name: sibling, base: tiny, tuned: {name: lora, dataset: builtin-instructions, batch: 4, steps: 2, warmup_steps: 0}}]
+models:
+  - name: sibling
+    base: tiny
+    tuned: {name: lora, dataset: builtin-instructions, batch: 4, steps: 2, warmup_steps: 0}
 methods:
   - {name: adapruner, search: {transfer: {model: tiny, ratio: 0.20}}}
 prune: {ratio: 0.30, layers: [1, 5]}
@@ -49,7 +52,7 @@ def test_one_search_serves_every_table(profile):
 def test_an_unknown_source_is_told_with_its_line(tmp_path):
     path = tmp_path / "x.yaml"
     path.write_text(SPEC.replace("model: tiny", "model: tinny"))
-    with pytest.raises(SpecError, match=r"x.yaml:4: methods\[0\].search.transfer.model.*tinny.*tiny"):
+    with pytest.raises(SpecError, match=r"x.yaml:7: methods\[0\].search.transfer.model.*tinny.*tiny"):
         expand(load_spec(path))
 
 
