@@ -341,3 +341,11 @@ def test_lists(capsys):
         assert main([command]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in ("llm-pruner-mix", "adapruner", "smollm2-135m", "llama-7b"))
+
+
+def test_a_report_before_the_run_says_that_nothing_ran_yet(here):
+    assert main(["report", "spec.yaml"]) == 0
+    found = results(here)
+    assert {row["status"] for row in found["rows"]} == {"missing"}
+    text = (here / "out/small-run/report.md").read_text()
+    assert "not run" in text and "| failed" not in text

@@ -26,6 +26,7 @@ from torch import nn
 
 from reproducer.errors import UserError
 from reproducer.models.architecture import Architecture, architecture_of
+from reproducer.models.memory import give_back
 from reproducer.recovery import checkpoints
 from reproducer.recovery.adapter import add_adapter, load_adapter, merge_adapter, save_adapter
 from reproducer.recovery.examples import Example, tokenised
@@ -112,6 +113,7 @@ def train_lora(
     saved = time.perf_counter()
     while run.done < steps:
         run.step(progress or (lambda done, total, text: None))
+        give_back()  # batches differ in their lengths, so does what they leave on the heap
         now = time.perf_counter()
         if now - saved >= checkpoint_seconds:
             checkpoints.write(folder, run.checkpoint(before + now - started), identity)

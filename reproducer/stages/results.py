@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reproducer.data.tasks import TASKS
-from reproducer.queue import Outcome, Stage, describe_machine
+from reproducer.queue import Outcome, Result, Stage, describe_machine
 from reproducer.spec import Spec
 from reproducer.stages.budget import budget
 from reproducer.stages.choices import choices
@@ -94,7 +94,7 @@ def _row(row: Row, expansion: Expansion, outcome: Outcome, searches: Mapping[str
         "structure_ratio": row.structure_ratio,
         "recovery": row.recovery,
         "seed": row.seed,
-        "status": "failed" if unfinished else "done",
+        "status": _status(unfinished),
         "error": f"{failed[0].stage.label}: {failed[0].message or 'not run'}" if failed else None,
         "metrics": metrics,
         "params": left,
@@ -121,6 +121,13 @@ def _scores(result: Mapping[str, Any]) -> dict[str, Any]:
         found[name] = value
         found[f"{name}_stderr"] = math.sqrt(value * (1 - value) / (n - 1)) if known else None
     return found
+
+
+def _status(unfinished: Sequence[Result]) -> str:
+    """`done`, `failed`, or `missing`: something has not run yet, and nothing failed."""
+    if not unfinished:
+        return "done"
+    return "missing" if all(result.status == "missing" for result in unfinished) else "failed"
 
 
 def _parameters(row: Row, results: Mapping[str, Any]) -> tuple[int | None, int | None]:
