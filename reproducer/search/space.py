@@ -1,6 +1,6 @@
 """AdaPruner's solution space: which calibration samples, and which importance metric (Kong et al. 2025, Eq. 5).
 
-The ablations are spaces too. Table 2: `w/o I1` has `coarse_second` and `fine_second` of ("only",), `w/o I2` of (0,);
+The ablations are spaces too. Table 2: `w/o I1` and `w/o I2` fix the metric at the first and the second `taylor` order,
 `w/o D` has the data of `random`. Table 8: the data of `ten-spaces` and of `score`.
 """
 
@@ -23,6 +23,7 @@ EMBEDDED: dict[str, dict[str, Any]] = {
     "llm-pruner-e2": {"alpha1": 0.0, "alpha2": 1.0, "fine_second": "only"},
     "llm-pruner-mix": {"alpha1": 0.0, "alpha2": 1.0, "fine_second": 1.0},
 }
+TAYLOR = {"first": "llm-pruner-e1", "second": "llm-pruner-e2"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Space:
         alpha_max: α₁ and α₂ lie in [0, alpha_max], not both 0.
         coarse_second, fine_second: values of a and b; 0 is first order alone, "only" second order alone.
         coarse_scale, fine_scale: values of c and f.
+        taylor: fixes the metric: LLM-Pruner's of the first or the second order alone. None: it is searched.
         encoding: how parameters stand for samples; None: as bare indices.
     """
 
@@ -59,11 +61,14 @@ class Space:
     fine_second: Sequence[float | str] = (0.0, 1e5, 1e6, 1e7, "only")
     coarse_scale: Sequence[float] = (1e-2, 1e-3)
     fine_scale: Sequence[float] = (1e-4,)
+    taylor: Literal["first", "second"] | None = None
     encoding: Encoding | None = None
 
     def suggest(self, trial: BaseTrial) -> Candidate:
         """Let the trial's sampler choose a point."""
         samples = self.coded.suggest(trial)
+        if self.taylor is not None:
+            return Candidate(samples, {**self._first_factors(), **EMBEDDED[TAYLOR[self.taylor]]})
         parameters = {
             "alpha1": trial.suggest_float("alpha1", 0.0, self.alpha_max),
             "alpha2": trial.suggest_float("alpha2", 0.0, self.alpha_max),
@@ -107,11 +112,16 @@ class Space:
             name: point[name] if point.get(name) in values else values[0] for name, values in self.factors.items()
         }
 
+    def _first_factors(self) -> dict[str, Any]:
+        return {name: values[0] for name, values in self.factors.items()}
+
     def embed(self, method: str) -> dict[str, Any] | None:
         """The trial parameters at which the space holds a baseline with the baselines' samples; None if it does not."""
         point, samples = EMBEDDED.get(method), self.coded.embed(self.fixed)
         if point is None or samples is None:
             return None
+        if self.taylor is not None:
+            return samples if method == TAYLOR[self.taylor] else None
         metric = self.metric(method)
         missing = any(metric[name] != value for name, value in point.items() if name in self.factors)
         return None if missing else {**samples, **metric}

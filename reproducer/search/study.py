@@ -88,7 +88,7 @@ def search(
 def _phases(space: Space, settings: SearchSettings) -> list[Phase]:
     """One study for all; or one for the data, with a fixed metric, and one for the metric."""
     points = {name: point for name in settings.baselines if (point := space.embed(name)) is not None}
-    if settings.order == "joint" or not space.coded.names:
+    if settings.order == "joint" or not space.coded.names or space.taylor is not None:
         return [Phase(STUDY, max(settings.trials, len(points)), points=tuple(points.items()))]
     metric = space.metric("llm-pruner-e2")
     inside = tuple((name, point) for name, point in points.items() if metric.items() <= point.items())

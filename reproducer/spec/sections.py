@@ -114,13 +114,14 @@ class CalibrationSpec(Section):
 
 
 class SpaceSpec(Section):
-    """AdaPruner's metric space: the values among which the search chooses each factor."""
+    """AdaPruner's metric space: the values among which the search chooses each factor; or `taylor`, a fixed order."""
 
     alpha_max: Positive = 1.0
     coarse_second: NonEmpty[SecondOrder] = [0.0, 1e5, 1e6, 1e7, "only"]
     fine_second: NonEmpty[SecondOrder] = [0.0, 1e5, 1e6, 1e7, "only"]
     coarse_scale: NonEmpty[Positive] = [1e-2, 1e-3]
     fine_scale: NonEmpty[Positive] = [1e-4]
+    taylor: Literal["first", "second"] | None = None
 
 
 class TransferSpec(Section):

@@ -178,13 +178,19 @@ def _search(spec: Spec, method: MethodSpec, search: SearchSpec) -> str:
         sampler += " (univariate, as in the paper)" if search.mode == "paper" else " (multivariate)"
     if search.workers > 1:
         sampler += f", {search.workers} processes on one study, so that the trials depend on timing"
-    return (_transfer(search.transfer) if search.transfer else "") + (
+    metric = (
         f"I = α₁·c·|Σ(s1 − ½·a·s2)| + α₂·f·Σ|s1 − ½·b·s2| with α in [0, {space.alpha_max:g}], "
         f"a in {values(space.coarse_second)}, b in {values(space.fine_second)}, c in {values(space.coarse_scale)}, "
         f"f in {values(space.fine_scale)}; 0 is first order alone, “only” second order alone. The paper gives the "
         "ranges (1e5, 1e6, 1e7), (1e-2, 1e-3), (1e-4) without saying which term each scales; this is our reading, and "
         "the values 0 and “only” are our addition, which puts Vector, E1 and E2 into the space. "
-        f"{data[0].upper()}{data[1:]}. {search.trials} trials by {sampler}; objective: mean perplexity of the pruned, "
-        f"untuned model on {texts}, {disjoint}, the first {search.windows} windows of each. Squared gradients are "
-        "averaged over the samples as in LLM-Pruner's code; the paper's Eq. 4 prints a sum."
+    )
+    if space.taylor:
+        metric = f"The metric is fixed at the {space.taylor} order, as LLM-Pruner-E{'12'[space.taylor == 'second']}. "
+    return (
+        (_transfer(search.transfer) if search.transfer else "")
+        + metric
+        + f"{data[0].upper()}{data[1:]}. {search.trials} trials by {sampler}; objective: mean perplexity of the "
+        f"pruned, untuned model on {texts}, {disjoint}, the first {search.windows} windows of each. Squared gradients "
+        "are averaged over the samples as in LLM-Pruner's code; the paper's Eq. 4 prints a sum."
     )

@@ -65,7 +65,8 @@ def search_stage(spec: Spec, method: MethodSpec, made: Made, cut: Mapping[str, A
     settings = method.search_for(spec)
     texts = settings.texts or spec.evaluate.perplexity
     params = {
-        **settings.model_dump(mode="json", exclude={"texts", "windows", "baselines", "transfer"}),
+        **settings.model_dump(mode="json", exclude={"texts", "windows", "baselines", "transfer", "space"}),
+        "space": settings.space.model_dump(mode="json", exclude_none=True),
         "baselines": search_baselines(spec, method),
         "texts": [_text(name, settings.split) for name in texts],
         "seq_len": spec.evaluate.seq_len,

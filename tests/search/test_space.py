@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import optuna
 import pytest
 import torch
 from hypothesis import given
@@ -13,11 +14,12 @@ from optuna.trial import FixedTrial
 from search_objective import Objective
 
 from reproducer.errors import UserError
+from reproducer.methods.registry import get
 from reproducer.search import prepare as prepare_module
 from reproducer.search.encoding import Given, Indices, Ranked
 from reproducer.search.prepare import best_alone, prepare, principal_components, spread, standardised
 from reproducer.search.settings import SearchSettings
-from reproducer.search.space import Space
+from reproducer.search.space import TAYLOR, Space
 from tests.helpers import examples
 
 SPACE = Space(pool=20, samples=3, fixed=(9, 1, 5))
@@ -32,8 +34,10 @@ def held(space):
     ("metric", "expected"),
     [
         ({}, {"vector", "llm-pruner-e1", "llm-pruner-e2"}),
-        ({"coarse_second": (0.0,), "fine_second": (0.0,)}, {"vector", "llm-pruner-e1"}),  # w/o I2
-        ({"coarse_second": ("only",), "fine_second": ("only",)}, {"llm-pruner-e2"}),  # w/o I1
+        ({"coarse_second": (0.0,), "fine_second": (0.0,)}, {"vector", "llm-pruner-e1"}),
+        ({"coarse_second": ("only",), "fine_second": ("only",)}, {"llm-pruner-e2"}),
+        ({"taylor": "first"}, {"llm-pruner-e1"}),  # w/o I1
+        ({"taylor": "second"}, {"llm-pruner-e2"}),  # w/o I2
         ({"coarse_second": [1e6], "fine_second": [1.0, 1e6]}, {"llm-pruner-mix"}),
         ({"coarse_second": [1e6], "fine_second": [1e6]}, set()),
     ],
@@ -46,7 +50,19 @@ def test_a_space_holds_the_baselines_whose_values_it_offers(metric, expected, da
         point = space.embed(name)
         candidate = space.suggest(FixedTrial(point))
         assert candidate.samples == space.fixed
-        assert all(point[factor] in values for factor, values in space.factors.items())
+        assert space.taylor or all(point[factor] in values for factor, values in space.factors.items())
+
+
+@pytest.mark.parametrize("taylor", ["first", "second"])
+def test_a_fixed_order_leaves_only_the_data_to_search(taylor):
+    space = replace(SPACE, taylor=taylor)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    trial = study.ask()
+    candidate = space.suggest(trial)
+    assert set(trial.params) == set(space.coded.names)
+    assert set(get("adapruner").make_rule(candidate.parameters).needs) == set(get(TAYLOR[taylor]).make_rule({}).needs)
+    point = space.embed(TAYLOR[taylor])
+    assert space.suggest(FixedTrial(point)).samples == SPACE.fixed
 
 
 def test_a_point_of_a_space_with_smaller_weights_ranks_as_the_baseline():
