@@ -26,6 +26,7 @@ from optuna.samplers import (
 from optuna.trial import FrozenTrial
 
 from reproducer.errors import UserError
+from reproducer.search.local import LocalSampler
 from reproducer.search.settings import SearchSettings
 
 
@@ -47,6 +48,8 @@ def _sampler(settings: SearchSettings, trials: int, ordinal: int, seed: int) -> 
     startup = min(10, trials // 4)
     if settings.sampler == "random":
         return RandomSampler(seed=seed)
+    if settings.sampler == "local":
+        return LocalSampler(seed)
     if settings.sampler == "gp":
         return GPSampler(seed=seed, n_startup_trials=startup)
     if settings.sampler == "cmaes":

@@ -8,7 +8,7 @@ from typing import Literal
 
 from reproducer.errors import UserError
 
-Sampler = Literal["tpe", "random", "gp", "cmaes"]
+Sampler = Literal["local", "tpe", "random", "gp", "cmaes"]
 Coding = Literal["indices", "ordered", "features"]
 
 DEFAULT_ENCODING: Coding = "ordered"

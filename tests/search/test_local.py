@@ -1,0 +1,80 @@
+"""The local sampler: every trial is the best one so far with a few changes."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from reproducer.search.local import LocalSampler
+
+SPACE = {
+    **{f"sample_{place}": IntDistribution(0, 999) for place in range(10)},
+    "alpha1": FloatDistribution(0.0, 1.0),
+    "alpha2": FloatDistribution(0.0, 1.0),
+    "second": CategoricalDistribution([0.0, 1e6, "only"]),
+    "scale": CategoricalDistribution([1e-4]),
+}
+
+
+def value(params):
+    """How many samples are low, and how near the weights are to a point."""
+    far = sum(params[f"sample_{place}"] / 999 for place in range(10))
+    return far + abs(params["alpha1"] - 0.3) + abs(params["alpha2"] - 0.9) + (params["second"] != 1e6)
+
+
+def run(seed, trials, make=LocalSampler):
+    study = optuna.create_study()
+    for number in range(trials):
+        study.sampler = make(seed=seed * 1000 + number)
+        trial = study.ask(SPACE)
+        study.tell(trial, value(trial.params))
+    return study
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_trial_is_the_best_so_far_with_a_few_changes(seed):
+    trials = run(seed, 60).trials
+    changes = []
+    for number in range(1, len(trials)):
+        best = min(trials[:number], key=lambda trial: (trial.value, trial.number))
+        changed = [name for name in SPACE if trials[number].params[name] != best.params[name]]
+        assert "scale" not in changed and all(
+            distribution._contains(distribution.to_internal_repr(trials[number].params[name]))
+            for name, distribution in SPACE.items()
+        )
+        changes.append(len(changed))
+    assert max(changes) < len(SPACE) and sum(changes) / len(changes) < 4
+    assert changes.count(0) <= 0.1 * len(changes)  # an index drawn again, or a weight kept at its bound
+
+
+def test_stopped_and_failed_trials_are_no_parents():
+    study = run(0, 5)
+    best = study.best_trial
+    for state in (optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.FAIL):
+        trial = study.ask({**SPACE, "alpha1": FloatDistribution(0.0, 1.0)})
+        if state == optuna.trial.TrialState.PRUNED:
+            trial.report(-100.0, step=1)
+        study.tell(trial, state=state)
+    study.sampler = LocalSampler(seed=7)
+    child = study.ask(SPACE)
+    assert sum(child.params[name] != best.params[name] for name in SPACE) < 8
+
+
+def test_at_equal_trials_it_is_better_than_random_search():
+    for seed in range(5):
+        assert run(seed, 60).best_value < run(seed, 60, optuna.samplers.RandomSampler).best_value
+
+
+def test_before_anything_is_known_it_draws_at_random_and_the_same_again():
+    assert run(3, 4).trials[0].params == run(3, 4).trials[0].params
+    assert run(3, 1).trials[0].params != run(4, 1).trials[0].params
+
+
+def test_with_fixed_parameters_it_changes_the_others():
+    study = run(0, 10)
+    fixed = {name: study.best_params[name] for name in SPACE if name.startswith("sample")}
+    study.sampler = optuna.samplers.PartialFixedSampler(fixed, LocalSampler(seed=5))
+    child = study.ask(SPACE).params
+    assert fixed.items() <= child.items()
+    assert any(child[name] != study.best_params[name] for name in ("alpha1", "alpha2", "second"))
