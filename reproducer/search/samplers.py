@@ -46,13 +46,13 @@ def make_sampler(settings: SearchSettings, trials: int, ordinal: int, fixed: Map
 
 def _sampler(settings: SearchSettings, trials: int, ordinal: int, seed: int) -> BaseSampler:
     startup = min(10, trials // 4)
-    if settings.sampler == "random":
+    if settings.sampling == "random":
         return RandomSampler(seed=seed)
-    if settings.sampler == "local":
+    if settings.sampling == "local":
         return LocalSampler(seed)
-    if settings.sampler == "gp":
+    if settings.sampling == "gp":
         return GPSampler(seed=seed, n_startup_trials=startup)
-    if settings.sampler == "cmaes":
+    if settings.sampling == "cmaes":
         return _CmaEs(ordinal, seed, settings.stops)
     if settings.mode == "paper":
         return TPESampler(seed=seed, multivariate=False)

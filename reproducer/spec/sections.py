@@ -145,13 +145,13 @@ class SearchSpec(Section):
 
     `data`: samples searched over the whole pool, the baselines' `random` draw, one sample from each of `ten-spaces`
     (as many as samples), or those with the best single-sample `score` among `scored` passages. `order`: data and metric
-    jointly, or one after the other with half of the trials each. `encoding` and `stop` None: as `mode` has them. `stop`
-    ends hopeless trials on a first slice of the texts. `workers` processes share one study. `transfer` uses another
-    row's search.
+    jointly, or one after the other with half of the trials each. `sampler`, `encoding` and `stop` None: as `mode` has
+    them. `stop` ends hopeless trials on a first slice of the texts. `workers` processes share one study. `transfer`
+    uses another row's search.
     """
 
     trials: Count = 150
-    sampler: Literal["tpe", "random", "gp", "cmaes"] = "tpe"
+    sampler: Literal["local", "tpe", "random", "gp", "cmaes"] | None = None
     mode: Literal["default", "paper"] = "default"
     order: Literal["joint", "sequential"] = "joint"
     data: Literal["search", "random", "ten-spaces", "score"] = "search"

@@ -13,6 +13,7 @@ from reproducer.spec import Spec
 from reproducer.spec.models import MethodSpec
 from reproducer.spec.sections import EfficiencySpec, EvaluateSpec, PruneSpec, RecoverySpec, SearchSpec, TransferSpec
 from reproducer.stages import names
+from reproducer.stages.recipes import search_settings
 
 if TYPE_CHECKING:
     from reproducer.stages.rows import Expansion
@@ -159,6 +160,7 @@ def _search(spec: Spec, method: MethodSpec, search: SearchSpec) -> str:
         return "{" + ", ".join(value if isinstance(value, str) else f"{value:g}" for value in offered) + "}"
 
     samples = spec.calibration.samples
+    data_is_searched = search.data in ("search", "ten-spaces")
     data = {
         "search": f"{samples} samples, each from the whole pool, are searched",
         "random": "the samples are the baselines' random draw; only the metric is searched",
@@ -166,16 +168,29 @@ def _search(spec: Spec, method: MethodSpec, search: SearchSpec) -> str:
         "score": f"the samples are the {samples} passages that prune best alone, by LLM-Pruner-E2's metric and the "
         "search objective; only the metric is searched",
     }[search.data]
-    if search.data in ("search", "ten-spaces"):
+    if data_is_searched:
         together = {"joint": " together with the metric", "sequential": " first, the metric after them"}
         data += together[search.order]
     disjoint = {
         "search": "a split that the report does not measure on",
         "report": "the very texts that the report measures on, as the paper does",
     }[search.split]
-    sampler = {"tpe": "TPE", "random": "random search", "gp": "a Gaussian process", "cmaes": "CMA-ES"}[search.sampler]
-    if search.sampler == "tpe":
-        sampler += " (univariate, as in the paper)" if search.mode == "paper" else " (multivariate)"
+    how = search_settings(search)
+    sampler = {
+        "local": "a local search, which changes a few coordinates of the best trial so far",
+        "tpe": "TPE (univariate, as in the paper)" if search.mode == "paper" else "TPE (multivariate)",
+        "random": "random search",
+        "gp": "a Gaussian process",
+        "cmaes": "CMA-ES",
+    }[how.sampling]
+    if data_is_searched:
+        sampler += {
+            "indices": ", samples as bare indices",
+            "ordered": ", samples as indices into the pool sorted along the first principal component of its states",
+            "features": ", samples as weights of the passages' loss and principal components",
+        }[how.coding]
+    if how.stops:
+        sampler += ", hopeless trials stopped on a first quarter of the windows"
     if search.workers > 1:
         sampler += f", {search.workers} processes on one study, so that the trials depend on timing"
     metric = (

@@ -13,9 +13,10 @@ from reproducer.methods.registry import Method
 from reproducer.models.catalogue import Entry
 from reproducer.models.fetch import recipe
 from reproducer.queue import Stage
+from reproducer.search.settings import SearchSettings
 from reproducer.spec import Spec
 from reproducer.spec.models import MethodSpec, ModelSpec
-from reproducer.spec.sections import EfficiencySpec, EvaluateSpec, RecoverySpec
+from reproducer.spec.sections import EfficiencySpec, EvaluateSpec, RecoverySpec, SearchSpec
 
 # A version goes up when the same recipe would give another result.
 VERSIONS = {
@@ -64,8 +65,12 @@ def derived_stage(spec: ModelSpec, base: Stage, dtype: str) -> Stage:
 def search_stage(spec: Spec, method: MethodSpec, made: Made, cut: Mapping[str, Any], seed: int) -> Stage:
     settings = method.search_for(spec)
     texts = settings.texts or spec.evaluate.perplexity
+    how = search_settings(settings)
     params = {
         **settings.model_dump(mode="json", exclude={"texts", "windows", "baselines", "transfer", "space"}),
+        "sampler": how.sampling,
+        "encoding": how.coding,
+        "stop": how.stops,
         "space": settings.space.model_dump(mode="json", exclude_none=True),
         "baselines": search_baselines(spec, method),
         "texts": [_text(name, settings.split) for name in texts],
@@ -78,6 +83,12 @@ def search_stage(spec: Spec, method: MethodSpec, made: Made, cut: Mapping[str, A
     }
     label = method.label or method.name
     return _stage("search", params, made.inputs, f"{made.label} {label} search {_percent(cut)}{_seed(seed)}")
+
+
+def search_settings(search: SearchSpec) -> SearchSettings:
+    """How a search goes, with what its mode leaves to be decided."""
+    names = ("trials", "sampler", "mode", "order", "encoding", "stop")
+    return SearchSettings(**{name: getattr(search, name) for name in names})
 
 
 def search_baselines(spec: Spec, method: MethodSpec) -> list[str]:

@@ -43,7 +43,7 @@ def without_times(trials):
 
 WAYS = [
     {"sampler": sampler, "mode": mode, "encoding": None, "stop": None}
-    for sampler in ("tpe", "random")
+    for sampler in ("local", "tpe", "random")
     for mode in ("default", "paper")[: 2 if sampler == "tpe" else 1]
 ]
 WAYS += [
@@ -176,11 +176,18 @@ def test_the_best_is_found_among_whole_trials_only(tmp_path):
 
 @pytest.mark.parametrize(
     ("mode", "sampler", "stops", "coding"),
-    [("default", "tpe", True, "ordered"), ("paper", "tpe", False, "indices"), ("default", "gp", False, "ordered")],
+    [
+        ("default", "local", True, "indices"),
+        ("default", "tpe", True, "ordered"),
+        ("paper", "tpe", False, "indices"),
+        ("default", "gp", False, "ordered"),
+    ],
 )
 def test_what_a_mode_means(mode, sampler, stops, coding):
     settings = SearchSettings(trials=5, mode=mode, sampler=sampler)
-    assert (settings.stops, settings.coding) == (stops, coding)
+    assert (settings.sampling, settings.stops, settings.coding) == (sampler, stops, coding)
+    by_itself = {"default": "local", "paper": "tpe"}[mode]
+    assert SearchSettings(trials=5, mode=mode).sampling == by_itself
     assert SearchSettings(trials=5, mode=mode, encoding="features", stop=False).coding == "features"
 
 
@@ -286,7 +293,7 @@ class Interrupted(real.Objective):
         return super().measure(plan, against)
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes"])
+@pytest.mark.parametrize("sampler", ["local", "tpe", "gp", "cmaes"])
 def test_with_a_model_too_an_interrupted_search_makes_the_same_trials_to_the_bit(tmp_path, sampler):
     model = tiny(layers=3, groups=2)
     texts = {"a": tokens(9, 12, seed=1), "b": tokens(8, 12, seed=2)}
