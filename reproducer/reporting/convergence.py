@@ -105,7 +105,7 @@ def _mean_text(counts: Sequence[int | None]) -> str:
 
 
 def claims(group: Histories) -> list[str]:
-    """What the paper says of TPE against random search, for each label whose search is like one at random otherwise."""
+    """How each label whose search is like one at random otherwise does against that; of TPE, what the paper claims."""
     sentences = []
     chance = {label: searches for label, searches in group.by_label.items() if _settings(searches)[0] == "random"}
     for reference, at_random in chance.items():
@@ -114,7 +114,8 @@ def claims(group: Histories) -> list[str]:
             both = sorted(searches.keys() & at_random.keys())
             if sampler in (None, "random") or others != _settings(at_random)[1:] or not both:
                 continue
-            sentences.append(_claim(label, reference, [(searches[seed], at_random[seed]) for seed in both]))
+            sentence, verdict = _claim(label, reference, [(searches[seed], at_random[seed]) for seed in both])
+            sentences.append(f"{sentence} {verdict}" if sampler == "tpe" else sentence)
     return sentences
 
 
@@ -123,8 +124,8 @@ def _settings(searches: Mapping[int, Search]) -> list[Any]:
     return [search.get(name) for name in ("sampler", "data", "order")]
 
 
-def _claim(label: str, reference: str, pairs: Sequence[tuple[Search, Search]]) -> str:
-    """Whether `label` reaches the final best of `reference` with the same seed, and in how many of its trials."""
+def _claim(label: str, reference: str, pairs: Sequence[tuple[Search, Search]]) -> tuple[str, str]:
+    """Whether and when `label` reaches the final best of `reference` with the same seed; what it makes of the claim."""
     reached, needed = [], []
     for search, at_random in pairs:
         other = best_so_far(at_random)
@@ -136,15 +137,16 @@ def _claim(label: str, reference: str, pairs: Sequence[tuple[Search, Search]]) -
     paper = load_item("figure4")["trials_to_converge"]
     claim = f"the paper’s claim (less than {paper['tpe']} trials against about {paper['random']})"
     if not reached:
-        return f"{label} does not reach the final best of {reference}: {claim} does not hold here."
+        text = f"{label} does not reach the final best of {reference}."
+        return text, f"{claim[0].upper()}{claim[1:]} does not hold here."
     mean, others = statistics.fmean(reached), statistics.fmean(needed)
     ratio = mean / others
     text = f"In {seeds} {label} reaches the final best of {reference}, after {mean:.1f} trials"
     text += " on average" if len(reached) > 1 else ""
     text += f"; {reference} itself needs {others:.1f}: a ratio of {ratio:.2f}, the paper’s being "
-    text += f"{paper['tpe'] / paper['random']:.2f}. "
+    text += f"{paper['tpe'] / paper['random']:.2f}."
     if ratio >= 1 or len(reached) <= len(pairs) / 2:
         verdict = "does not hold here"
     else:
         verdict = "holds in kind" if len(reached) == len(pairs) else "holds in part: not for every seed"
-    return f"{text}{claim[0].upper()}{claim[1:]} {verdict}."
+    return text, f"{claim[0].upper()}{claim[1:]} {verdict}."
