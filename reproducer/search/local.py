@@ -62,7 +62,9 @@ class LocalSampler(BaseSampler):
 
     def _changed(self, value: Any, distribution: BaseDistribution) -> Any:
         if isinstance(distribution, IntDistribution):
-            return int(self._random.integers(distribution.low, distribution.high + 1))
+            while (drawn := int(self._random.integers(distribution.low, distribution.high + 1))) == value:
+                pass
+            return drawn
         if isinstance(distribution, FloatDistribution):
             low, high = distribution.low, distribution.high
             moved = value + STEP * (high - low) * self._random.standard_normal()

@@ -207,7 +207,7 @@ def test_cmaes_without_its_package_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_data_first_and_then_the_metric(tmp_path):
-    found = search(Objective(), SPACE, replace(SETTINGS, order="sequential", trials=21), tmp_path)
+    found = search(Objective(), SPACE, replace(SETTINGS, order="sequential", sampler="tpe", trials=21), tmp_path)
     trials = finished(tmp_path)
     data, metric = trials[:10], trials[10:]
     assert [trial["number"] for trial in trials] == list(range(21))

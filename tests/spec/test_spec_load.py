@@ -50,7 +50,7 @@ def test_the_documented_example_loads_as_it_stands(load):
     assert spec.prune.ratio is None
     assert spec.prune.layers == (4, 30)
     assert spec.calibration == CalibrationSpec(dataset="bookcorpus", samples=10, length=128)
-    assert (spec.search.trials, spec.search.sampler) == (150, None)
+    assert (spec.search.trials, spec.search.sampler) == (150, "tpe")
     assert [recovery.name for recovery in spec.recovery] == ["none", "lora"]
     assert spec.evaluate == EvaluateSpec(perplexity=["wikitext2", "ptb"], tasks=["boolq", "piqa"], limit=None)
     assert spec.seeds == [0]
