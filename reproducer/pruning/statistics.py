@@ -24,7 +24,7 @@ from reproducer.models.walk import LayerWalk, frozen
 log = logging.getLogger(__name__)
 
 # Small enough for a CPU's caches, large enough for an efficient product; a GPU wants work enough to fill it.
-CHUNK_BYTES = {"cpu": 2**20, "cuda": 2**27}
+CHUNK_BYTES = {"cpu": 2**19, "cuda": 2**27}
 ACTIVATION_BYTES = 3 * 2**27
 REPAIR = "load the model in bfloat16 or float32, or leave the sample out; or the model itself is damaged"
 
