@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reproducer.errors import UserError
 from reproducer.models.loss import token_losses
-from reproducer.models.walk import frozen
+from reproducer.models.walk import BATCH_TOKENS, frozen
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Perplexity:
 def perplexity(
     model,
     windows: Tensor,
-    batch_tokens: int = 2048,
+    batch_tokens: int = BATCH_TOKENS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Perplexity:
     """Perplexity of a causal language model; each window is scored on its own, its first token only as context.

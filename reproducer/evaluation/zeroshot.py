@@ -11,6 +11,7 @@ from lm_eval.evaluator import evaluate
 from reproducer.data.tasks import load_task_rows, resolve_task
 from reproducer.errors import UserError
 from reproducer.evaluation.harness import BudgetedLM, quiet, task_config, task_on_rows
+from reproducer.models.loss import SCORED_TOKENS
 from reproducer.models.walk import frozen
 
 
@@ -44,7 +45,7 @@ def zeroshot(
     tokenizer,
     task: str,
     limit: int | None = None,
-    batch_tokens: int = 1024,
+    batch_tokens: int = SCORED_TOKENS,
     progress: Callable[[int, int], None] | None = None,
 ) -> TaskResult:
     """Accuracy of a causal language model on a multiple-choice task without examples in the prompt.

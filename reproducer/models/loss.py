@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 LOGITS_AT_ONCE = 2**24  # elements of one chunk of logits: 64 MiB in fp32, 340 tokens of a 49,152-word vocabulary
+SCORED_TOKENS = 1024  # tokens of a batch of a task, whose logits exist together: lm-eval looks at all of them
 
 
 def token_losses(hidden: Tensor, head: nn.Linear, labels: Tensor, chunk_tokens: int | None = None) -> Tensor:

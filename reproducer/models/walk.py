@@ -15,6 +15,8 @@ from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of
 from reproducer.models.loss import token_losses
 
+BATCH_TOKENS = 2048  # tokens that run through a layer at once where only losses are wanted
+
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:

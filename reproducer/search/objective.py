@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from reproducer.methods.registry import Rule
-from reproducer.models.walk import LayerWalk, frozen
+from reproducer.models.walk import BATCH_TOKENS, LayerWalk, frozen
 from reproducer.pruning.allocation import Allocation
 from reproducer.pruning.plan import Plan
 from reproducer.pruning.scoring import check_layers, make_plan, structure_scores
@@ -25,7 +25,7 @@ from reproducer.pruning.surgery import sliced_layer
 from reproducer.search.passages import PassageStatistics
 from reproducer.search.stopping import first_slice, hopeless
 
-BATCH_TOKENS = 2048  # tokens that run through a layer at once
+KEPT_BYTES = 2**31  # of activations, and as many again of statistics of single passages
 STATISTICS_KEPT = 64  # sample sets whose statistics stay in memory: a few MB each
 
 
@@ -69,10 +69,10 @@ class Objective:
         layers: Sequence[int] | None,
         allocation: Allocation,
         limits: Limits | None = None,
-        passage_bytes: int = 2**31,
+        passage_bytes: int = KEPT_BYTES,
     ) -> None:
         self.model, self.pool, self.texts, self.allocation = model, pool, dict(texts), allocation
-        self.limits = limits or Limits(activations=2**31)
+        self.limits = limits or Limits(activations=KEPT_BYTES)
         length = next(iter(self.texts.values())).shape[1]
         self.text_walk = LayerWalk(model, length)
         self.pool_walk = self.text_walk if pool.shape[1] == length else LayerWalk(model, pool.shape[1])

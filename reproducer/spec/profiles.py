@@ -108,12 +108,13 @@ def _swap(node: Node, table: dict[Any, Node]) -> Node:
 def _map_names(root: Node, tables: dict[str, dict[Any, Node]], origin: Origin) -> Node:
     """Models, recoveries, data sets and tasks by name, those that the spec leaves to the defaults included."""
     names = {old: node.get("name") or node for old, node in tables.get("models", {}).items()}
+    tables = {**tables, "names": names}
     for kind in ("models", "recovery"):
         if entries := root.get(kind):
             root = put(root, [kind], _swap(entries, tables.get(kind, {})))
     for place, kind, default in _slots(root):
         node = root.get(*place) or wrap(default, origin)
-        new = _swap(node, names if kind == "names" else tables.get(kind, {}))
+        new = _swap(node, tables.get(kind, {}))
         if new.plain() != node.plain():
             root = put(root, place, new)
     return root

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reproducer.methods.registry import get
-from reproducer.models.loss import LOGITS_AT_ONCE
+from reproducer.models.loss import LOGITS_AT_ONCE, SCORED_TOKENS
+from reproducer.models.walk import BATCH_TOKENS
 from reproducer.pruning.statistics import ACTIVATION_BYTES, Element, Power, Second
 from reproducer.queue import Stage
+from reproducer.search.objective import KEPT_BYTES
 from reproducer.search.space import EMBEDDED
 from reproducer.stages import amounts
 from reproducer.stages.costs import Shape, Work, adapter, forward, graph_bytes, head, shape_of, statistics, training
@@ -24,9 +26,6 @@ EFFICIENCY = 0.6  # of a square product's rate that those of real models reach: 
 CALLS = 3e-4  # seconds for the calls of a decoder layer, some forty of them, however little they compute
 READING = 1e9  # bytes a second from a disk
 FETCHING = 5e7  # bytes a second from a hub or a package registry
-EVALUATED = 2048  # tokens that perplexity and a search run through a layer at once
-SCORED = 1024  # tokens of a batch of a task, whose logits exist together
-SEARCH_BYTES = 2**31  # what a search may keep of activations, and as much again of statistics of single passages
 
 
 @dataclass(frozen=True)
@@ -147,17 +146,17 @@ def _search(stage: Stage, shape: Shape) -> Cost:
     if params.get("order") == "sequential":
         draws = math.ceil(draws / 2)
     candidates = trials + sum(name not in EMBEDDED for name in params["baselines"])
-    evaluated = forward(pruned, tokens, params["seq_len"], EVALUATED, upper) + head(pruned, tokens, EVALUATED)
+    evaluated = forward(pruned, tokens, params["seq_len"], BATCH_TOKENS, upper) + head(pruned, tokens, BATCH_TOKENS)
     sliced = Work(bytes=2 * upper * pruned.layer_weights * shape.item)  # a candidate's weights are copied
     work = (evaluated + sliced) * candidates
-    work += statistics(shape, samples, length, first, True, SEARCH_BYTES, below=False) * draws
+    work += statistics(shape, samples, length, first, True, KEPT_BYTES, below=False) * draws
     passages = draws * samples
     if first:  # the hidden states below the first pruned layer are computed once
-        work += forward(shape, tokens, params["seq_len"], EVALUATED, first)
+        work += forward(shape, tokens, params["seq_len"], BATCH_TOKENS, first)
         work += forward(shape, passages * length, length, length, first)
     hidden = (2 * tokens + passages * length) * shape.hidden * shape.item
-    numbers = min(SEARCH_BYTES, 8 * passages * upper * sum(shape.widths.values()))  # two a member vector
-    together = _statistics_bytes(shape, samples * length, first, SEARCH_BYTES)
+    numbers = min(KEPT_BYTES, 8 * passages * upper * sum(shape.widths.values()))  # two a member vector
+    together = _statistics_bytes(shape, samples * length, first, KEPT_BYTES)
     return work, shape.bytes + shape.layer_weights * shape.item + hidden + numbers + together
 
 
@@ -180,13 +179,13 @@ def _recovery(stage: Stage, shape: Shape) -> Cost:
 def _perplexity(stage: Stage, shape: Shape) -> Cost:
     params = stage.params
     tokens = _window_tokens(shape, params["text"], params["seq_len"], params["windows"])
-    return _passes(stage, shape, tokens, params["seq_len"], EVALUATED, _logits_bytes(shape))
+    return _passes(stage, shape, tokens, params["seq_len"], BATCH_TOKENS, _logits_bytes(shape))
 
 
 def _zeroshot(stage: Stage, shape: Shape) -> Cost:
     task = amounts.task(stage.params["task"], stage.params["limit"])
     length = shape.tokens(task.characters)
-    together = max(SCORED, length)
+    together = max(SCORED_TOKENS, length)
     logits = 2 * together * shape.vocabulary * shape.item  # and their logarithms of probabilities
     return _passes(stage, shape, task.items * task.sequences * length, length, together, logits)
 

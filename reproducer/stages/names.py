@@ -12,6 +12,7 @@ from reproducer.methods.registry import methods
 from reproducer.models.catalogue import Entry, resolve
 from reproducer.spec import Spec
 from reproducer.spec.origins import Loc
+from reproducer.stages.recipes import search_settings
 
 
 def check(spec: Spec) -> None:
@@ -42,6 +43,8 @@ def check(spec: Spec) -> None:
         _text(spec, ("calibration", "dataset"), method.calibration_for(spec).dataset, "calibration")
         search = method.search_for(spec)
         if known is not None and known.searched:
+            loc = (*(("methods", index) if "stop" in method.search else ()), "search", "stop")
+            _named(spec, loc, lambda search=search: search_settings(search))  # type: ignore[misc]
             source = search.transfer and search.transfer.model
             if source and source not in [model.name for model in spec.models]:
                 loc = ("methods", index, "search", "transfer", "model")

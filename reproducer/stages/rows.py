@@ -49,8 +49,10 @@ EFFICIENCY = (
 
 @dataclass(frozen=True)
 class Row:
-    """One row: what it is, and the stages behind it by role (`model`, `search` or `transfer`,
-    `plan`, `adapter`, a metric's role)."""
+    """One row: what it is, and the stages behind it by role.
+
+    Roles are `model`, `search` or `transfer`, `plan`, `adapter`, and those of the metrics.
+    """
 
     model: str
     method: str

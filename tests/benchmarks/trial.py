@@ -21,8 +21,9 @@ from reproducer.data.text import load_text, windows
 from reproducer.methods.registry import get
 from reproducer.models.architecture import layer_shape
 from reproducer.models.load import load_model
+from reproducer.models.walk import BATCH_TOKENS
 from reproducer.pruning.allocation import Allocation
-from reproducer.search.objective import BATCH_TOKENS, Objective
+from reproducer.search.objective import Objective
 
 POINT = {"alpha1": 0.3, "alpha2": 0.9, "coarse_second": 1e6, "fine_second": 1e7, "coarse_scale": 1e-2}
 

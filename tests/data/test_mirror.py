@@ -13,12 +13,7 @@ from reproducer.data.tasks import TASKS, load_task_rows
 from reproducer.data.text import TEXTS, load_text, windows
 from tests.data.conftest import Words
 
-pytestmark = [
-    pytest.mark.mirror,
-    pytest.mark.skipif(
-        not os.environ.get("REPRODUCER_MIRROR"), reason="REPRODUCER_MIRROR names no mirror of the data sets"
-    ),
-]
+pytestmark = pytest.mark.mirror
 
 
 def column(stem, field):

@@ -104,7 +104,6 @@ def test_batches_of_one_equal_plain_lm_eval_in_bfloat16(model, tokenizer, use_ro
 
 
 @pytest.mark.mirror
-@pytest.mark.skipif(not os.environ.get("REPRODUCER_MIRROR"), reason="REPRODUCER_MIRROR names no mirror")
 @pytest.mark.parametrize("task", PUBLISHED)
 def test_items_equal_plain_lm_eval_on_the_mirror(task, model, tokenizer, monkeypatch):
     result = zeroshot(model, tokenizer, task, limit=4)

@@ -22,11 +22,7 @@ from reproducer.evaluation.zeroshot import zeroshot
 from tests.evaluation.plain_lm_eval import assert_same, plain_lm_eval
 from tests.helpers import decoder_layers, widths
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.mirror,
-    pytest.mark.skipif(not os.environ.get("REPRODUCER_MIRROR"), reason="REPRODUCER_MIRROR names no mirror"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.mirror]
 LENGTH, WINDOWS, ITEMS = 128, 16, 16
 PUBLISHED = sorted(set(TASKS) - {"quiz"})
 

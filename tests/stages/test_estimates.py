@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 
 import pytest
@@ -295,8 +294,6 @@ def test_the_device_is_measured_once_and_what_was_measured_is_told(monkeypatch):
 @pytest.mark.mirror
 def test_sizes_written_down_are_those_of_the_mirror():
     """Within a tenth of what is there."""
-    if not os.environ.get("REPRODUCER_MIRROR"):
-        pytest.skip("REPRODUCER_MIRROR is not set")
     from reproducer.data.tasks import load_task_rows
     from reproducer.data.text import load_text
 
