@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from reproducer.reporting import searches
@@ -109,7 +110,51 @@ def headline(results: Results) -> list[str]:
     rows = results["rows"]
     done, failed = (sum(row["status"] == status for row in rows) for status in ("done", "failed"))
     sentences = [f"{done} of {len(rows)} rows done" + (f", {failed} failed (see “What failed”)." if failed else ".")]
-    return sentences + searches.headline(results.get("searches") or [])
+    return sentences + searches.headline(results.get("searches") or []) + perplexity_verdicts(results)
+
+
+def perplexity_verdicts(results: Results) -> list[str]:
+    """How each AdaPruner line's mean perplexity over the report's texts stands to the best baseline of its block.
+
+    Over the seeds that both have finished, and the texts that all of these measured.
+    """
+    labels = {metric["key"]: metric["label"] for metric in results["metrics"] if metric["kind"] == "perplexity"}
+    sentences = []
+    for block in blocks(groups(results["rows"])):
+        baselines = [line for line in block if not line.dense and line.method != "adapruner"]
+        for line in block:
+            if line.method != "adapruner":
+                continue
+            pairs = [(pair, other) for other in baselines if (pair := _means(line, other, list(labels))) is not None]
+            if not pairs:
+                continue
+            (ours, theirs, seeds), other = min(pairs, key=lambda found: found[0][1])
+            gap = 100 * (ours / theirs - 1)
+            name = row_name({**line.done[0], "label": line.label}, seeds=False)
+            sentences.append(
+                f"{name}: mean perplexity {FORMATS['perplexity'](ours)} on {' and '.join(labels.values())}, "
+                f"{abs(gap):.1f} % {'below' if gap < 0 else 'above'} the best baseline’s ({other.label}, "
+                f"{FORMATS['perplexity'](theirs)}); {'seeds' if len(seeds) > 1 else 'seed'} "
+                f"{', '.join(map(str, seeds))}."
+            )
+    return sentences
+
+
+def _means(line: Group, other: Group, keys: Sequence[str]) -> tuple[float, float, list[int]] | None:
+    """Mean over the perplexities `keys` and over the common seeds, of both lines; None if there is no common seed."""
+    mine, others = (
+        {row["seed"]: [row["metrics"][key] for key in keys] for row in one.done if _measured(row, keys)}
+        for one in (line, other)
+    )
+    seeds = sorted(mine.keys() & others.keys())
+    if not seeds:
+        return None
+    ours, theirs = (fmean(value for seed in seeds for value in of_seed[seed]) for of_seed in (mine, others))
+    return ours, theirs, seeds
+
+
+def _measured(row: Mapping[str, Any], keys: Sequence[str]) -> bool:
+    return bool(keys) and all(row["metrics"].get(key) is not None for key in keys)
 
 
 def environment_table(results: Results) -> Table:

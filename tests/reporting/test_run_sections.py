@@ -7,6 +7,7 @@ from reproducer.reporting.budget import budget_section
 from reproducer.reporting.costs import costs_sentence, flops_7b, importances_table
 from reproducer.reporting.generations import generations_section, lines_of
 from reproducer.reporting.searches import headline, searches_section
+from reproducer.reporting.sections import perplexity_verdicts
 from reproducer.reporting.training import ends, training_section
 
 from . import fake
@@ -159,3 +160,25 @@ def test_hostile_texts_stay_texts_in_every_section(tmp_path):
     assert "> c" in shown and not kinds & {"heading_open", "bullet_list_open", "ordered_list_open", "code_block"}
     log = compile_tex(tmp_path)
     assert "Missing character" not in log
+
+
+def test_mean_perplexities_are_compared_over_the_seeds_that_both_have():
+    def rows(method, by_seed, **more):
+        return [
+            fake.row(method, {"python_topics_ppl": one, "python_docstrings_ppl": two}, seed=seed, **more)
+            for seed, (one, two) in by_seed.items()
+        ]
+
+    results = {
+        "metrics": fake.metrics(fake.QUICKSTART),
+        "rows": rows("dense", {0: (1, 1)})
+        + rows("vector", {0: (80, 90), 1: (70, 80), 2: (500, 500)})  # 80 over seeds 0 and 1
+        + rows("llm-pruner-e2", {0: (100, 100), 1: (20, None)})
+        + rows("adapruner", {0: (50, 70), 1: (60, 80)})  # 65
+        + rows("adapruner", {0: (81, 99)}, label="w/o D")
+        + rows("adapruner", {0: (1, 1)}, recovery="lora"),  # alone in its block
+    }
+    below, above = perplexity_verdicts(results)
+    assert "AdaPruner, 20%, w/o tune: mean perplexity 65.00 on Python topics and Docstrings" in below
+    assert "18.8 % below the best baseline’s (Vector, 80.00); seeds 0, 1." in below
+    assert "w/o D" in above and "5.9 % above the best baseline’s (Vector, 85.00); seed 0." in above
