@@ -49,7 +49,7 @@ def _sampler(settings: SearchSettings, trials: int, ordinal: int, seed: int) -> 
     if settings.sampling == "random":
         return RandomSampler(seed=seed)
     if settings.sampling == "local":
-        return LocalSampler(seed)
+        return RandomSampler(seed=seed) if ordinal < settings.starting else LocalSampler(seed)
     if settings.sampling == "gp":
         return GPSampler(seed=seed, n_startup_trials=startup)
     if settings.sampling == "cmaes":

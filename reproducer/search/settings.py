@@ -30,6 +30,8 @@ class SearchSettings:
             LLM-Pruner-E2, the others the metric with the best data.
         encoding: how parameters stand for samples (`reproducer.search.encoding`); None: by `mode` and `sampler`.
         stop: give up hopeless trials on a first slice of the search texts; None: by `mode` and `sampler`.
+        start: of `local` alone: trials at the head, baselines among them, before it changes the best of them; those
+            that are no baselines are drawn at random. None: a quarter of `trials`.
         workers: processes that work on the study. With more than one, the trials depend on timing.
         scored: passages that the data of `score` are chosen from, evenly spread over the pool.
     """
@@ -42,6 +44,7 @@ class SearchSettings:
     order: Literal["joint", "sequential"] = "joint"
     encoding: Coding | None = None
     stop: bool | None = None
+    start: int | None = None
     workers: int = 1
     scored: int = 256
 
@@ -63,7 +66,16 @@ class SearchSettings:
             return self.mode == "default" and self.sampling in ("local", "tpe", "random")
         return self.stop
 
+    @property
+    def starting(self) -> int:
+        """Trials before the local ones; 0 for other samplers."""
+        if self.sampling != "local":
+            return 0
+        return self.trials // 4 if self.start is None else self.start
+
     def __post_init__(self) -> None:
+        if self.start is not None and self.sampling != "local":
+            raise UserError(f"`start` is of the sampler local, not of {self.sampling}", "leave it out")
         if self.stop and self.sampling == "gp":
             raise UserError(
                 "the gp sampler learns nothing from stopped trials and would propose the like again",

@@ -146,8 +146,8 @@ class SearchSpec(Section):
     `data`: samples searched over the whole pool, the baselines' `random` draw, one sample from each of `ten-spaces`
     (as many as samples), or those with the best single-sample `score` among `scored` passages. `order`: data and metric
     jointly, or one after the other with half of the trials each. `sampler`, `encoding` and `stop` None: as `mode` has
-    them. `stop` ends hopeless trials on a first slice of the texts. `workers` processes share one study. `transfer`
-    uses another row's search.
+    them. `stop` ends hopeless trials on a first slice of the texts. `start`: trials in front of the sampler `local`'s
+    own, drawn at random. `workers` processes share one study. `transfer` uses another row's search.
     """
 
     trials: Count = 150
@@ -157,6 +157,7 @@ class SearchSpec(Section):
     data: Literal["search", "random", "ten-spaces", "score"] = "search"
     encoding: Literal["indices", "ordered", "features"] | None = None
     stop: bool | None = None
+    start: Annotated[int, Field(ge=0)] | None = None
     texts: NonEmpty[Text] | None = None
     split: Literal["search", "report"] = "search"
     windows: Count = 64

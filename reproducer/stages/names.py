@@ -43,7 +43,7 @@ def check(spec: Spec) -> None:
         _text(spec, ("calibration", "dataset"), method.calibration_for(spec).dataset, "calibration")
         search = method.search_for(spec)
         if known is not None and known.searched:
-            loc = (*(("methods", index) if "stop" in method.search else ()), "search", "stop")
+            loc = ("methods", index, "search") if method.search else ("search",)
             _named(spec, loc, lambda search=search: search_settings(search))  # type: ignore[misc]
             source = search.transfer and search.transfer.model
             if source and source not in [model.name for model in spec.models]:

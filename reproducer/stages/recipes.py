@@ -67,10 +67,11 @@ def search_stage(spec: Spec, method: MethodSpec, made: Made, cut: Mapping[str, A
     texts = settings.texts or spec.evaluate.perplexity
     how = search_settings(settings)
     params = {
-        **settings.model_dump(mode="json", exclude={"texts", "windows", "baselines", "transfer", "space"}),
+        **settings.model_dump(mode="json", exclude={"texts", "windows", "baselines", "transfer", "space", "start"}),
         "sampler": how.sampling,
         "encoding": how.coding,
         "stop": how.stops,
+        **({"start": how.starting} if how.starting else {}),
         "space": settings.space.model_dump(mode="json", exclude_none=True),
         "baselines": search_baselines(spec, method),
         "texts": [_text(name, settings.split) for name in texts],
@@ -87,7 +88,7 @@ def search_stage(spec: Spec, method: MethodSpec, made: Made, cut: Mapping[str, A
 
 def search_settings(search: SearchSpec) -> SearchSettings:
     """How a search goes, with what its mode leaves to be decided."""
-    names = ("trials", "sampler", "mode", "order", "encoding", "stop")
+    names = ("trials", "sampler", "mode", "order", "encoding", "stop", "start")
     return SearchSettings(**{name: getattr(search, name) for name in names})
 
 

@@ -196,6 +196,34 @@ def test_a_sampler_that_does_not_learn_from_stopped_trials_is_not_given_any():
         SearchSettings(trials=5, sampler="gp", stop=True)
 
 
+def test_a_local_search_looks_around_at_random_first(tmp_path):
+    trials = {}
+    for name, way in (("8", {"start": 8}), ("0", {"start": 0}), ("random", {"sampler": "random"})):
+        (tmp_path / name).mkdir()
+        search(Objective(), SPACE, replace(SETTINGS, trials=24, stop=False, **way), tmp_path / name)
+        trials[name] = finished(tmp_path / name)
+
+    def changed(trial, before):
+        best = min(before, key=lambda one: one["value"])["params"]
+        return sum(best[key] != value for key, value in trial["params"].items())
+
+    drawn = [[trial["params"] for trial in trials[name]] for name in ("8", "random")]
+    assert drawn[0][:8] == drawn[1][:8] and drawn[0][8:] != drawn[1][8:]
+    for start in (8, 3):  # behind the three baselines
+        of = trials[{8: "8", 3: "0"}[start]]
+        changes = [changed(of[place], of[:place]) for place in range(start, 24)]
+        assert sum(changes) / len(changes) < 4
+    assert changed(trials["8"][5], trials["8"][:5]) > 4
+
+
+def test_how_long_it_looks_around():
+    assert SearchSettings(trials=60).starting == 15
+    assert SearchSettings(trials=60, start=0).starting == 0
+    assert SearchSettings(trials=60, sampler="tpe").starting == 0
+    with pytest.raises(UserError, match="local"):
+        SearchSettings(trials=60, mode="paper", start=5)
+
+
 def test_cmaes_without_its_package_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(samplers.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="cmaes") as error:

@@ -135,7 +135,8 @@ def test_the_search_scores_the_methods_of_the_spec_too(tmp_path):
         ("[python-topics, python-docstrings]", "[python-topics, wikitex2]", "spec.yaml:6: .*wikitex2.*'wikitext2'"),
         ("[magnitude,", "[{name: magnitude, parameters: {pp: 1}},", "spec.yaml:3: .*no parameter 'pp'"),
         ("prune: {ratio: 0.20}", "search: {baselines: [vectr]}", "spec.yaml:4: .*vectr.*'vector'"),
-        ("prune: {ratio: 0.20}", "search: {sampler: gp, stop: true}", "spec.yaml:4: search.stop: .*leave out `stop`"),
+        ("prune: {ratio: 0.20}", "search: {sampler: tpe, start: 4}", "spec.yaml:4: search: .*sampler local"),
+        ("prune: {ratio: 0.20}", "search: {sampler: gp, stop: true}", "spec.yaml:4: search: .*leave out `stop`"),
     ],
 )
 def test_a_wrong_name_is_told_with_its_line_and_the_nearest(tmp_path, line, wrong, message):
