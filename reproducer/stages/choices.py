@@ -178,7 +178,7 @@ def _search(spec: Spec, method: MethodSpec, search: SearchSpec) -> str:
     how = search_settings(search)
     sampler = {
         "local": "a local search, which changes a few coordinates of the best trial so far"
-        + (f", from the {how.starting + 1}th trial on; those before are random" if how.starting else ""),
+        + (f", after {how.starting} trials that are baselines or random" if how.starting else ""),
         "tpe": "TPE (univariate, as in the paper)" if search.mode == "paper" else "TPE (multivariate)",
         "random": "random search",
         "gp": "a Gaussian process",
