@@ -99,13 +99,15 @@ def short(label: str, limit: int = 22) -> str:
 
 
 def legend(figure: "Figure", *axes: "Axes") -> None:
-    """One legend above the figure for all its panels, each name once."""
+    """One legend above the figure for all its panels, each name once; in as many lines as its width asks for."""
     handles = {text: handle for ax in axes for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
-    rows = max(1, math.ceil(len(handles) / 4))
-    columns = max(1, math.ceil(len(handles) / rows))
-    made = figure.legend(
-        handles.values(), handles.keys(), loc="outside upper center", ncols=columns, fontsize=8, frameon=False,
-        columnspacing=1.2, handletextpad=0.4,
-    )  # fmt: skip
-    for text in made.get_texts():
-        text.set_parse_math(False)
+    for rows in range(max(1, math.ceil(len(handles) / 4)), len(handles) + 1):
+        made = figure.legend(
+            handles.values(), handles.keys(), loc="outside upper center", ncols=math.ceil(len(handles) / rows),
+            fontsize=8, frameon=False, columnspacing=1.2, handletextpad=0.4,
+        )  # fmt: skip
+        for text in made.get_texts():
+            text.set_parse_math(False)
+        if rows == len(handles) or made.get_window_extent().width <= figure.bbox.width:
+            return
+        made.remove()

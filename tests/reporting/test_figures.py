@@ -87,3 +87,16 @@ def test_the_papers_own_bars_stand_beside_ours():
     assert len(ours.patches) == 10
     results["spec"]["reproduces"] = None
     assert len(bars.averages(results | {"paper": None}, "accuracy").axes) == 1
+
+
+@pytest.mark.parametrize(
+    "names", [["a", "b", "c", "d", "e"], ["a rather long name of a search"] * 4, ["x" * 60, "y" * 60]]
+)
+def test_a_legend_is_no_wider_than_its_figure(names):
+    figure, (ax,) = axes.new_figure()
+    for place, name in enumerate(names):
+        ax.plot([0, 1], [0, place], label=f"{name} {place}")
+    axes.legend(figure, ax)
+    (made,) = figure.legends
+    assert len(made.get_texts()) == len(names)
+    assert made.get_window_extent().width <= figure.bbox.width
