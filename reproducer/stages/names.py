@@ -43,8 +43,8 @@ def check(spec: Spec) -> None:
         _text(spec, ("calibration", "dataset"), method.calibration_for(spec).dataset, "calibration")
         search = method.search_for(spec)
         if known is not None and known.searched:
-            loc = ("methods", index, "search") if method.search else ("search",)
-            _named(spec, loc, lambda search=search: search_settings(search))  # type: ignore[misc]
+            place: Loc = ("methods", index, "search") if method.search else ("search",)
+            _named(spec, place, lambda search=search: search_settings(search))  # type: ignore[misc]
             source = search.transfer and search.transfer.model
             if source and source not in [model.name for model in spec.models]:
                 loc = ("methods", index, "search", "transfer", "model")
