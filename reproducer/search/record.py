@@ -47,9 +47,13 @@ class Found:
 def conclude(
     studies: Sequence[optuna.Study], candidates: Mapping[str, float], space: Space, workers: int, directory: Path
 ) -> Found:
-    """Write what was found: `plan.safetensors`, `trials.json`, `importances.json`, `costs.json` and `best.json`."""
+    """Write what was found: `plan.safetensors`, `trials.json`, `importances.json`, `costs.json` and `best.json`.
+
+    It is the best of all trials and candidates; of a space that is `ablated`, of the trials alone.
+    """
     best = best_of(studies)
-    winner = min(sorted(candidates), key=lambda name: candidates[name], default=None)
+    eligible = [] if space.ablated else sorted(candidates)
+    winner = min(eligible, key=lambda name: candidates[name], default=None)
     if winner is not None and (best is None or best.value is None or candidates[winner] < best.value):
         found = Found(winner, {}, list(space.fixed), candidates[winner], None, winner, workers)
         plan = f"plan-{winner}.safetensors"

@@ -74,7 +74,7 @@ class SearchSettings:
         return self.trials // 4 if self.start is None else self.start
 
     def __post_init__(self) -> None:
-        if self.start is not None and self.sampling != "local":
+        if self.start and self.sampling != "local":
             raise UserError(f"`start` is of the sampler local, not of {self.sampling}", "leave it out")
         if self.stop and self.sampling == "gp":
             raise UserError(

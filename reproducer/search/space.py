@@ -34,6 +34,14 @@ class Candidate:
     parameters: dict[str, Any]
 
 
+def is_ablated(data: str, taylor: str | None) -> bool:
+    """Whether a part of AdaPruner's space is taken away: then a baseline outside is no result of the search.
+
+    Else w/o I1 (Table 2) could return second-order LLM-Pruner, and w/ 10 space D (Table 8) a random draw.
+    """
+    return data != "search" or taylor is not None
+
+
 @dataclass(frozen=True)
 class Space:
     """The joint space of calibration data and importance metric.
@@ -75,6 +83,10 @@ class Space:
             **{name: trial.suggest_categorical(name, values) for name, values in self.factors.items()},
         }
         return Candidate(samples, parameters)
+
+    @property
+    def ablated(self) -> bool:
+        return is_ablated(self.data, self.taylor)
 
     @property
     def coded(self) -> Encoding:

@@ -2,7 +2,7 @@
 
 The baselines are scored on the same objective: those that lie in the space are the study's first trials, the others
 stand beside it as candidates. What the search returns is the best of all, so it is never worse than its baselines on
-its own objective.
+its own objective; only a space with a part taken away, an ablation, returns what it holds itself (`Space.ablated`).
 """
 
 from __future__ import annotations

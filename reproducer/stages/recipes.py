@@ -14,6 +14,7 @@ from reproducer.models.catalogue import Entry
 from reproducer.models.fetch import recipe
 from reproducer.queue import Stage
 from reproducer.search.settings import SearchSettings
+from reproducer.search.space import is_ablated
 from reproducer.spec import Spec
 from reproducer.spec.models import MethodSpec, ModelSpec
 from reproducer.spec.sections import EfficiencySpec, EvaluateSpec, RecoverySpec, SearchSpec
@@ -72,6 +73,7 @@ def search_stage(spec: Spec, method: MethodSpec, made: Made, cut: Mapping[str, A
         "encoding": how.coding,
         "stop": how.stops,
         **({"start": how.starting} if how.starting else {}),
+        **({"returns": "its own"} if is_ablated(settings.data, settings.space.taylor) else {}),
         "space": settings.space.model_dump(mode="json", exclude_none=True),
         "baselines": search_baselines(spec, method),
         "texts": [_text(name, settings.split) for name in texts],

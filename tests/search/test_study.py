@@ -97,6 +97,14 @@ def test_a_baseline_beside_the_space_that_is_better_is_what_the_search_returns(t
     assert read(tmp_path, "candidates.json") == {"magnitude": 1.5}
 
 
+@pytest.mark.parametrize("part", [{"taylor": "first"}, {"data": "ten-spaces"}, {"data": "random"}])
+def test_an_ablation_returns_what_its_own_space_holds(tmp_path, part):
+    found = search(Objective(magnitude=1.5), replace(SPACE, **part), SETTINGS, tmp_path)
+    assert read(tmp_path, "candidates.json")["magnitude"] == 1.5
+    assert found.method == "adapruner" and found.value > 1.5
+    assert found.value == min(trial["value"] for trial in finished(tmp_path))
+
+
 @pytest.mark.parametrize("encoding", ["indices", "ordered", "features"])
 @pytest.mark.parametrize("trials", [1, 4, 14])
 def test_the_result_is_the_least_of_all_trials_and_candidates(tmp_path, trials, encoding):
