@@ -2,7 +2,8 @@
 
 Ten passages out of thousands are too many bare indices for a surrogate to model within a hundred trials, while most of
 what makes a set of samples good stays when one passage of it is exchanged. A trial keeps the best trial's point except
-for a few passages, some of the metric, or both. It is cheap, too: what stays of the samples has its statistics already.
+for a few passages, some of the metric, or both; what stays of the samples has its statistics already. The first trials
+of a search are random (`SearchSettings.start`): what begins at a poor point stays near it.
 """
 
 from __future__ import annotations

@@ -77,8 +77,7 @@ def run_search(context: Context, device: str) -> None:
         **params["space"],
     )
     names = ("trials", "sampler", "mode", "seed", "baselines", "order", "encoding", "stop", "workers", "scored")
-    start = params.get("start", 0) if params["sampler"] == "local" else None
-    settings = SearchSettings(**{name: params[name] for name in names}, start=start)
+    settings = SearchSettings(**{name: params[name] for name in names}, start=params.get("start", 0))
     build = partial(_build_objective, dict(params), context.inputs["model"], device)
     found = search(objective, space, settings, context.directory, context.progress, build)
     chosen = [{"index": index, "text": pool.text(index)} for index in found.samples]

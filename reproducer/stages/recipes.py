@@ -72,6 +72,7 @@ def search_stage(spec: Spec, method: MethodSpec, made: Made, cut: Mapping[str, A
         "sampler": how.sampling,
         "encoding": how.coding,
         "stop": how.stops,
+        # only where they say something: without them a recipe keeps the key that it had
         **({"start": how.starting} if how.starting else {}),
         **({"returns": "its own"} if is_ablated(settings.data, settings.space.taylor) else {}),
         "space": settings.space.model_dump(mode="json", exclude_none=True),
