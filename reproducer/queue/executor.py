@@ -58,6 +58,8 @@ def run(
             runner.colleagues = workers.pids
             runner.between = workers.check
         runner.loop()
+        if workers:
+            workers.leave()
     finally:
         if workers:
             workers.close()

@@ -16,6 +16,8 @@ from reproducer.queue.runner import Runner
 from reproducer.queue.stage import Stage
 from reproducer.queue.store import Store
 
+LEAVING_SECONDS = 10  # that a worker may take to see that nothing is left, and to end by itself
+
 Shared = tuple[Sequence[Stage], str, Path, Mapping[str, Any], str]  # stages, handlers, root, environment, run
 
 
@@ -52,8 +54,14 @@ class Workers:
         if self._fatal is not None:
             raise UserError(self._fatal)
 
+    def leave(self) -> None:
+        """Let the workers end by themselves, as nothing is left to do: what they hold is then given back in order."""
+        self._closing = True
+        for process in self._processes.values():
+            process.join(LEAVING_SECONDS)
+
     def close(self) -> None:
-        """End the workers. By then they have nothing left to do, or the run has been broken off."""
+        """End the workers that are still there: the run has been broken off, or one hangs."""
         self._closing = True
         for process in self._processes.values():
             process.terminate()

@@ -1,11 +1,14 @@
 """Handlers for the tests of the queue, importable by other processes; what they do is logged to $QUEUE_LOG."""
 
+import multiprocessing
 import os
 import time
 from pathlib import Path
 
 from reproducer.errors import UserError
 from reproducer.queue import Context, Handler, Stage
+
+held: list[object] = []
 
 
 def log(line: str) -> None:
@@ -25,7 +28,8 @@ def write(context: Context) -> None:
 
 
 def wait(context: Context) -> None:
-    """Not resumable: leaves a partial file, then waits for the file `go` in $QUEUE_GO."""
+    """Not resumable: leaves a partial file, then waits for the file `go` in $QUEUE_GO. Holds a lock."""
+    held.append(multiprocessing.get_context("spawn").RLock())
     left = sorted(path.name for path in context.directory.iterdir())
     log(f"wait {context.stage.label} {left} {os.getpid()}")
     (context.directory / "partial").write_text("half")

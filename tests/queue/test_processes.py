@@ -128,6 +128,14 @@ def test_jobs_run_side_by_side_and_end_with_their_run(bench):
     assert "{'done': 2}" in bench.finish(bench.start("waits", jobs=2))
 
 
+def test_workers_give_back_what_they_hold(bench):
+    process = bench.start("waits", jobs=2)
+    bench.until(lambda: len(bench.log()) == 2)
+    bench.go.touch()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0 and "leaked" not in errors, errors
+
+
 def test_clean(bench):
     store = Store(bench.root)
     assert store.clean([]) == {} and not bench.root.exists()
