@@ -168,7 +168,7 @@ def _search(spec: Spec, method: MethodSpec, search: SearchSpec) -> str:
         "score": f"the samples are the {samples} passages that prune best alone, by LLM-Pruner-E2's metric and the "
         "search objective; only the metric is searched",
     }[search.data]
-    if data_is_searched:
+    if data_is_searched and space.taylor is None:
         together = {"joint": " together with the metric", "sequential": " first, the metric after them"}
         data += together[search.order]
     disjoint = {

@@ -185,3 +185,19 @@ def test_generations_and_losses_are_carried(run):
     assert row["generations"] == [{"prompt": "Once upon", "text": " a time\n\nthere was"}]
     assert [point["examples"] for point in row["training"]] == [8, 16, 24, 32, 40]
     assert results["rows"][0]["training"] is None
+
+
+def test_what_a_search_varied_is_told_as_it_was(run):
+    methods = """
+  - {name: adapruner, label: all}
+  - {name: adapruner, label: sequential, search: {order: sequential}}
+  - {name: adapruner, label: first, search: {space: {taylor: first}}}
+  - {name: adapruner, label: data, search: {data: random}}
+"""
+    results, _ = run(SPEC.replace("[vector, adapruner]", methods))
+    told = {choice["topic"].removeprefix("Search: "): choice["text"] for choice in results["choices"]}
+    assert "from the whole pool, are searched together with the metric." in told["all"]
+    assert "are searched first, the metric after them." in told["sequential"]
+    assert told["first"].startswith("The metric is fixed at the first order")
+    assert "from the whole pool, are searched." in told["first"], "a fixed metric is not searched"
+    assert "only the metric is searched." in told["data"]
