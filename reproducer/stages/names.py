@@ -57,6 +57,13 @@ def check(spec: Spec) -> None:
                 raise spec.error(("search", "texts"), message)
 
 
+def model_name(spec: Spec, index: int) -> str:
+    """What a row calls its model: its name; of several entries of one model, in two dtypes say, their labels."""
+    model = spec.models[index]
+    several = sum(other.name == model.name for other in spec.models) > 1
+    return model.label or model.name if several else model.name
+
+
 def entry(spec: Spec, index: int) -> Entry:
     """The catalogue entry of a spec's model (of a derived one, its base's), with the spec's dtype."""
     model = spec.models[index]

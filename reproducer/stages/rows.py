@@ -125,7 +125,7 @@ def _ratios(spec: Spec, index: int) -> list[dict[str, float]]:
 def _dense(spec: Spec, index: int, model: Stage) -> Row:
     given = spec.models[index]
     label = given.label or (given.name if given.base else names.entry(spec, index).label)
-    return Row(spec.models[index].name, "dense", label, 0.0, None, "none", spec.seeds[0], {"model": model})
+    return Row(names.model_name(spec, index), "dense", label, 0.0, None, "none", spec.seeds[0], {"model": model})
 
 
 def _row(
@@ -158,7 +158,7 @@ def _row(
         stages["adapter"] = recipes.recovery_stage(recovery, made, seed)
         made = recipes.Made(model, entry.dtype, stages["plan"], stages["adapter"])
     row = Row(
-        model=spec.models[index].name,
+        model=names.model_name(spec, index),
         method=method.name,
         label=method_spec.label or method.label,
         ratio=cut.get("ratio"),

@@ -118,6 +118,14 @@ def test_rows_come_in_the_order_of_the_spec(tmp_path):
     assert len(rows) == 1 + 2 * 2 * 3
 
 
+def test_entries_of_one_model_are_rows_of_their_own(tmp_path):
+    """Else a report would take them for seeds of one row, and give their mean."""
+    several = "[tiny, {name: tiny, dtype: bfloat16, label: in half}, {name: tiny-gqa, label: other}]"
+    rows = expand(load(tmp_path, BASE.replace("[tiny]", several))).rows
+    assert list(dict.fromkeys(row.model for row in rows)) == ["tiny", "in half", "tiny-gqa"]
+    assert len({(row.model, row.label, row.ratio) for row in rows}) == len(rows)
+
+
 def test_the_search_scores_the_methods_of_the_spec_too(tmp_path):
     spec = load(tmp_path, BASE.replace("[magnitude,", "[random, magnitude,"))
     search = next(row.stages["search"] for row in expand(spec).rows if "search" in row.stages)
