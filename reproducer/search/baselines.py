@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,8 +32,8 @@ def prefetch(objective: Objective, space: Space, baselines: Sequence[str]) -> No
             objective.statistics(samples, wanted)
 
 
-def known_candidates(directory: Path) -> dict[str, float]:
-    """Objectives of baselines beside the space that have been found: {method: value}."""
+def known_candidates(directory: Path) -> dict[str, float | None]:
+    """Objectives of baselines beside the space that have been measured: {method: value, None if it was not finite}."""
     path = directory / "candidates.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
@@ -40,13 +41,17 @@ def known_candidates(directory: Path) -> dict[str, float]:
 def candidates(
     objective: Objective, space: Space, settings: SearchSettings, names: Sequence[str], directory: Path
 ) -> dict[str, float]:
-    """Objectives of the baselines `names`, kept in `candidates.json`, and their plans in `plan-<name>.safetensors`."""
+    """Finite objectives of the baselines `names`.
+
+    `candidates.json` keeps them all, and `plan-<name>.safetensors` their plans.
+    """
     known = known_candidates(directory)
     for name in names:
         if name not in known:
             plan = objective.plan(get(name).make_rule({}), space.fixed, name, {}, settings.seed)
             plan.save(directory / f"plan-{name}.safetensors")
-            known[name] = objective.value(plan)
+            value = objective.value(plan)
+            known[name] = value if math.isfinite(value) else None
             write(directory / "candidates.json", known)
     write(directory / "candidates.json", known)
-    return known
+    return {name: value for name, value in known.items() if value is not None}

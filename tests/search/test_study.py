@@ -97,6 +97,14 @@ def test_a_baseline_beside_the_space_that_is_better_is_what_the_search_returns(t
     assert read(tmp_path, "candidates.json") == {"magnitude": 1.5}
 
 
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_baseline_beside_the_space_without_a_finite_objective_is_kept_as_that(tmp_path, value):
+    found = search(Objective(magnitude=value), SPACE, SETTINGS, tmp_path)
+    assert read(tmp_path, "candidates.json") == {"magnitude": None}
+    assert found.method == "adapruner" and math.isfinite(found.value)
+    assert search(Objective(magnitude=1.5), SPACE, SETTINGS, tmp_path) == found, "it is not measured again"
+
+
 @pytest.mark.parametrize("part", [{"taylor": "first"}, {"data": "ten-spaces"}, {"data": "random"}])
 def test_an_ablation_returns_what_its_own_space_holds(tmp_path, part):
     found = search(Objective(magnitude=1.5), replace(SPACE, **part), SETTINGS, tmp_path)
