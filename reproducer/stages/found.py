@@ -20,26 +20,20 @@ def artifact_json(artifact: Artifact, name: str) -> Any:
 def searches_of(expansion: Expansion, outcome: Outcome) -> dict[str, dict[str, Any]]:
     """Every finished search of the spec once, by its stage's key.
 
-    A search is told by the model and the cut that it was made for, which a row that takes its configuration over need
-    not have; `label` is that of the row that searched, where the spec has one.
+    A search is told by the cut that it was made for, which a row that takes its configuration over need not have;
+    `label` is that of the row that searched, where the spec has one.
     """
     found: dict[str, dict[str, Any]] = {}
     for row in expansion.rows:
         stage = row.stages.get("search")
         if stage is None or (artifact := outcome[stage].artifact) is None:
             continue
-        place = _place(stage, expansion)
+        cut = stage.params["prune"]
+        place = {"model": row.model, "ratio": cut.get("ratio"), "structure_ratio": cut.get("structure_ratio")}
         own = all(getattr(row, name) == value for name, value in place.items())
         if stage.key not in found or (own and not found[stage.key]["own"]):
             found[stage.key] = {**_search(stage, artifact, row), **place, "own": own}
     return {key: {name: value for name, value in one.items() if name != "own"} for key, one in found.items()}
-
-
-def _place(stage: Stage, expansion: Expansion) -> dict[str, Any]:
-    model = stage.inputs["model"]
-    name = next((row.model for row in expansion.rows if row.stages["model"] == model), model.label)
-    cut = stage.params["prune"]
-    return {"model": name, "ratio": cut.get("ratio"), "structure_ratio": cut.get("structure_ratio")}
 
 
 def _search(stage: Stage, artifact: Artifact, row: Row) -> dict[str, Any]:

@@ -179,6 +179,14 @@ def test_a_search_keeps_its_own_cut_where_another_row_takes_its_configuration_ov
     assert objectives == {0.2: 80.0, 0.5: None}
 
 
+def test_a_search_belongs_to_its_own_entry_of_a_model(run):
+    results, _ = run(SPEC.replace("[tiny]", "[tiny, {name: tiny, dtype: bfloat16, label: in half}]"))
+    assert {(s["model"], s["ratio"], s["seed"]) for s in results["searches"]} == {
+        (model, ratio, seed) for model in ("tiny", "in half") for ratio in (0.2, 0.5) for seed in (0, 1)
+    }
+    assert {row["search_objective"] for row in results["rows"] if row["method"] == "adapruner"} == {80.0}
+
+
 def test_generations_and_losses_are_carried(run):
     results, _ = run()
     row = next(row for row in results["rows"] if row["recovery"] == "lora")
