@@ -1,22 +1,26 @@
 """The `reproduce` command: arguments and exit codes, nothing else.
 
 Exit codes: 0 done; 1 a stage failed (the rest still ran) or a check found a difference; 2 the spec or the command line
-is wrong; 130 interrupted.
+is wrong; 130 interrupted, 143 and 129 ended by SIGTERM and SIGHUP.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from reproducer.errors import UserError, nearest
+from reproducer.queue.signals import Ended, orderly
 
 SUBCOMMANDS = ("report", "status", "check", "clean", "methods", "models", "specs")
-DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG = 0, 1, 2
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,13 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        return _dispatch(arguments)
+        with orderly():
+            return _dispatch(arguments)
     except UserError as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return WRONG
-    except KeyboardInterrupt:
-        print("reproduce: interrupted; what was finished is kept, run again to go on", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as end:
+        why = f"ended by {end.name}" if isinstance(end, Ended) else "interrupted"
+        print(f"reproduce: {why}; what was finished is kept, run again to go on", file=sys.stderr)
+        return end.code if isinstance(end, Ended) else 130
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
@@ -40,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: list[str]) -> int:
     parser = _parser()
     if arguments and arguments[0] not in (*SUBCOMMANDS, "run") and not arguments[0].startswith("-"):
-        if not Path(arguments[0]).suffix and not Path(arguments[0]).exists():
+        if not Path(arguments[0]).suffix and not _exists(arguments[0]):
             hint = nearest(arguments[0], SUBCOMMANDS)
             raise UserError(f"'{arguments[0]}' is neither a subcommand nor a spec file", hint)
         arguments = ["run", *arguments]
@@ -50,38 +56,94 @@ def _dispatch(arguments: list[str]) -> int:
     return getattr(commands, given.command)(given)
 
 
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):  # longer than a name can be, or with a null in it
+        return False
+
+
+def _jobs(text: str) -> int | None:
+    """A number of stages at once; None for as many as the machine holds."""
+    if text == "auto":
+        return None
+    if not re.fullmatch(r"[0-9]{1,4}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of stages: a whole number from 1 on, or auto")
+    return int(text)
+
+
+def _devices(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    for name in names:
+        if not DEVICE.fullmatch(name):
+            raise argparse.ArgumentTypeError(f"'{name}' is no device to run on: auto, cpu, cuda or cuda:NUMBER")
+    return names
+
+
+def _tolerance(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is no tolerance: a number from 0 on, such as 0.01")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="reproduce",
         description="Run a spec: prune, measure, and render the table beside the paper's numbers.",
         epilog="`reproduce SPEC` is short for `reproduce run SPEC`. Exit codes: 0 done, 1 a stage failed, "
-        "2 the spec or the command line is wrong, 130 interrupted.",
+        "2 the spec or the command line is wrong, 130 interrupted, 143 and 129 ended by SIGTERM and SIGHUP.",
     )
     commands = parser.add_subparsers(dest="command", metavar="SPEC | COMMAND", required=True)
 
-    spec = argparse.ArgumentParser(add_help=False)
+    overlays = argparse.ArgumentParser(add_help=False)
+    overlays.add_argument("--profile", action="append", default=[], metavar="NAME", help="overlay; may be repeated")
+    overlays.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="a dotted key"
+    )
+    spec = argparse.ArgumentParser(add_help=False, parents=[overlays])
     spec.add_argument("spec", type=Path, metavar="SPEC", help="a YAML spec, for example specs/quickstart.yaml")
-    spec.add_argument("--profile", action="append", default=[], metavar="NAME", help="overlay; may be repeated")
-    spec.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="a dotted key")
     store = argparse.ArgumentParser(add_help=False)
     store.add_argument("--store", type=Path, default=Path("store"), metavar="DIR", help="kept work (default: store)")
     out = argparse.ArgumentParser(add_help=False)
     out.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="reports (default: out)")
-    device = argparse.ArgumentParser(add_help=False)
-    device.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, … (default: cuda if there is one)")
-    device.add_argument("--jobs", type=int, default=1, metavar="N", help="stages that run at once (default: 1)")
+    machine = argparse.ArgumentParser(add_help=False)
+    machine.add_argument(
+        "--device",
+        type=_devices,
+        default=("auto",),
+        dest="devices",
+        metavar="NAME",
+        help="cpu, cuda, or a list that jobs share, such as cuda:0,cuda:1 (default: cuda if there is one)",
+    )
+    machine.add_argument(
+        "--jobs", type=_jobs, default=1, metavar="N", help="stages that run at once, or auto to fill the machine"
+    )
+    machine.add_argument(
+        "--engine", default="local", metavar="NAME", help="where stages run: local, or module:attribute of your own"
+    )
 
-    run = commands.add_parser("run", parents=[spec, store, out, device], help="run a spec and render its report")
+    run = commands.add_parser("run", parents=[spec, store, out, machine], help="run a spec and render its report")
     run.add_argument("--dry-run", action="store_true", help="print the queue and stop")
     commands.add_parser("report", parents=[spec, store, out], help="render from the store, run nothing")
     commands.add_parser("status", parents=[spec, store], help="what of a spec is done")
-    check = commands.add_parser("check", parents=[spec, store, out, device], help="run a spec, compare with a baseline")
+    check = commands.add_parser("check", parents=[spec, store, out, machine], help="run a spec, compare with a baseline")
     check.add_argument("--against", type=Path, required=True, metavar="FILE", help="a results.json to compare with")
-    check.add_argument("--tolerance", type=float, default=0.01, help="relative difference allowed (default: 0.01)")
-    clean = commands.add_parser("clean", parents=[store], help="remove stages of the store that no spec needs")
-    clean.add_argument("specs", nargs="+", type=Path, metavar="SPEC", help="specs whose stages stay")
+    check.add_argument(
+        "--tolerance", type=_tolerance, default=0.01, metavar="X", help="relative difference allowed (default: 0.01)"
+    )
+    clean = commands.add_parser(
+        "clean", parents=[store, overlays], help="remove stages of the store that no spec needs"
+    )
     clean.add_argument(
-        "--profile", action="append", default=[], metavar="NAME", help="stages under this profile stay too"
+        "specs",
+        nargs="+",
+        type=Path,
+        metavar="SPEC",
+        help="specs whose stages stay: as they are, under each --profile, and with --set",
     )
     commands.add_parser("methods", help="list the pruning methods")
     commands.add_parser("models", help="list the model catalogue")

@@ -1,1 +1,1 @@
-"""What each stage does, and the expansion of a spec into stages."""
+"""One file a kind of stage, and `expand`, which makes rows of stages out of a spec. Stages are where rooms meet."""

@@ -1,0 +1,272 @@
+"""What kinds of stages share: how they say what they read, and the model that they work on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from reproducer.data.text import resolve_text, text_fingerprints
+from reproducer.errors import UserError
+from reproducer.queue import Context, Stage
+from reproducer.spec import PruneSpec, Section, Spec, SpecError
+from reproducer.spec.origins import Loc
+from reproducer.stages.results import Column, Facts
+
+if TYPE_CHECKING:
+    from reproducer.pruning.allocation import Allocation
+    from reproducer.stages.cost import Cost, ModelCost
+
+RESULT = "result.json"
+PLAN = "plan.safetensors"
+T = TypeVar("T")
+
+
+def named(spec: Spec, loc: Loc, look: Callable[[], T]) -> T:
+    """What `look` finds for the name that stands at `loc` of a spec; a mistake is told with its file and line."""
+    try:
+        return look()
+    except SpecError:
+        raise
+    except UserError as error:
+        raise spec.error(loc, str(error).replace("\n", "; ")) from None
+
+
+class Value(BaseModel):
+    """A part of a stage's parameters: frozen and typed, so that equal settings give equal keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TextSource(Value):
+    """A text in one of its roles, with what names its source in a key."""
+
+    name: str
+    role: Literal["report", "search", "calibration"]
+    source: dict[str, Any]
+
+    @classmethod
+    def of(cls, name: str, role: Literal["report", "search", "calibration"]) -> Self:
+        """UserError: there is no such text, or it cannot serve for this."""
+        return cls(name=name, role=role, source=resolve_text(name, role))
+
+    def fingerprints(self) -> dict[str, str]:
+        """Today's digest of the text, by its name and role."""
+        return text_fingerprints(self.name, self.role)
+
+    def load(self) -> Any:
+        from reproducer.data.text import load_text
+
+        return load_text(self.name, self.role)
+
+
+class Calibration(Value):
+    """`samples` passages of `length` tokens, drawn from a pool of so many passages (None: all of the text's)."""
+
+    text: TextSource
+    samples: int
+    length: int
+    pool: int | None = None
+
+    def passages(self, tokenizer: Any) -> Any:
+        """The pool."""
+        from reproducer.data.pool import calibration_pool
+
+        return calibration_pool(self.text.load(), tokenizer, self.length, self.pool)
+
+
+class Cut(Value):
+    """How much is pruned and where: one of `ratio` and `structure_ratio`, the other None."""
+
+    ratio: float | None = None
+    structure_ratio: float | None = None
+    layers: tuple[int, int] | None = None
+    scope: Literal["local", "global"] = "local"
+    heads: Literal["auto", "local", "pooled"] = "auto"
+    round_to: int = 1
+
+    @classmethod
+    def all_of(cls, section: PruneSpec) -> list[Self]:
+        """A cut for each ratio that a spec's section asks for."""
+        key: Literal["ratio", "structure_ratio"] = "ratio" if section.ratio is not None else "structure_ratio"
+        shared = section.model_dump(exclude={"ratio", "structure_ratio"})
+        return [cls(**shared, **{key: value}) for value in getattr(section, key)]
+
+    def at(self, **ratio: float | None) -> Self:
+        """The same with another ratio of either kind."""
+        return self.model_copy(update={"ratio": None, "structure_ratio": None, **ratio})
+
+    @property
+    def indices(self) -> range | None:
+        """Layers to prune; None: the protocol's share."""
+        return None if self.layers is None else range(*self.layers)
+
+    def allocation(self) -> Allocation:
+        from reproducer.pruning.allocation import Allocation
+
+        return Allocation(**self.model_dump(exclude={"layers"}))
+
+    def __str__(self) -> str:
+        if self.ratio is not None:
+            return f"{100 * self.ratio:.4g}%"
+        return f"{100 * (self.structure_ratio or 0):.4g}% of structures"
+
+
+def slug(name: str) -> str:
+    """A data set's name as it stands in a metric's key: `python-topics` -> `python_topics`."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def seed_text(seed: int | None) -> str:
+    """What a stage's label says of its seed."""
+    return f" seed {seed}" if seed else ""
+
+
+@dataclass(frozen=True)
+class State:
+    """A model as a stage finds it: the base, what was cut out of it, and what was learnt since."""
+
+    model: Stage
+    dtype: str
+    plan: Stage | None = None
+    recovery: Stage | None = None
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of an `OnModel` stage."""
+        return {"model": self.model, "dtype": self.dtype, "plan": self.plan, "recovery": self.recovery}
+
+    @property
+    def label(self) -> str:
+        return (self.recovery or self.plan or self.model).label
+
+    def untuned(self) -> State:
+        return replace(self, recovery=None)
+
+
+class OnModel(Stage):
+    """A stage that works on a model."""
+
+    dtype: str
+    model: Stage
+    plan: Stage | None = None
+    recovery: Stage | None = None
+
+    def load(self, context: Context) -> tuple[Any, Any]:
+        """Model and tokenizer as the stage's inputs make them: the base, its plan applied, its recovery active.
+
+        The last one stays in memory for the next stage of the process, which must find it as it was.
+        """
+        parts = tuple((name, str(context.inputs[name])) for name in ("model", "plan", "recovery") if getattr(self, name))
+        wanted = (parts, self.dtype, context.device)
+        if _Last.wanted != wanted:
+            forget()  # before the next is loaded: two may not fit
+            _Last.loaded = self._read(context)
+            _Last.wanted = wanted
+        return _Last.loaded
+
+    def _read(self, context: Context) -> tuple[Any, Any]:
+        from reproducer.models.load import load_model
+        from reproducer.pruning.plan import Plan
+        from reproducer.stages.recovery import Recover
+
+        model: Any
+        model, tokenizer = load_model(context.inputs["model"], self.dtype, context.device)
+        if self.plan is not None:
+            Plan.load(context.inputs["plan"] / PLAN).apply_(model)
+        if isinstance(self.recovery, Recover):
+            model = self.recovery.how.load(model, context.inputs["recovery"])
+        return model, tokenizer
+
+    def cost(self, model: ModelCost) -> Cost:
+        """About what the stage takes."""
+        raise NotImplementedError
+
+
+class _Last:
+    wanted: Any = None
+    loaded: Any = None
+
+
+def forget() -> None:
+    """Let go of the model in memory: for a stage that needs the room or changes it."""
+    _Last.wanted = _Last.loaded = None
+
+
+def write_result(context: Context, result: BaseModel) -> None:
+    """Leave a stage's typed result in its artifact."""
+    text = result.model_dump_json(indent=1)
+    (context.directory / RESULT).write_text(text + "\n", encoding="utf-8")
+
+
+class Measure(OnModel):
+    """A stage whose result stands in a row of the table.
+
+    A kind says which keys of a spec's `evaluate` are its own (`Keys`), makes its stages of them (`stages_for`), and tells
+    what they give: columns, and values for fields of a row.
+
+    Attributes:
+        rank: where its columns stand among those of other kinds.
+    """
+
+    rank: ClassVar[int] = 100
+    Keys: ClassVar[type[Section]]
+    Result: ClassVar[type[Facts]]
+
+    @classmethod
+    def stages_for(cls, evaluate: Any, spec: Spec, state: State) -> Sequence[Self]:
+        """The stages that measure a model. SpecError for a name that nothing answers to.
+
+        Args:
+            evaluate: the spec's section, with the keys of all kinds.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def defaults(cls, spec: Spec) -> dict[str, Any]:
+        """Keys that are None where the spec does not write them, and what they then are."""
+        return {}
+
+    @classmethod
+    def lengths(cls, evaluate: Any) -> Sequence[tuple[Loc, int]]:
+        """Sequence lengths that a model has to take, and the key below `evaluate` that sets each."""
+        return ()
+
+    @property
+    def role(self) -> str:
+        """What a row calls the stage."""
+        raise NotImplementedError
+
+    def columns(self) -> Sequence[Column]:
+        """The columns that the stage fills."""
+        return ()
+
+    def facts(self, result: Any, device: str | None) -> Mapping[str, Any]:
+        """Fields of a row, by name; mappings and lists are merged with those of the row's other stages.
+
+        Args:
+            result: what the stage left.
+            device: what it was measured on, where that is known.
+        """
+        raise NotImplementedError
+
+    def read(self, directory: Path) -> Any:
+        """The typed result in an artifact's folder."""
+        return self.Result.model_validate_json((directory / RESULT).read_bytes())
+
+
+@cache
+def measures() -> tuple[type[Measure], ...]:
+    """All kinds of measuring stages, in the order of their columns; a module of this package is all that one needs."""
+    import importlib
+    import pkgutil
+
+    package = importlib.import_module("reproducer.stages")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    return tuple(sorted(Measure.__subclasses__(), key=lambda kind: (kind.rank, kind.kind)))

@@ -1,0 +1,210 @@
+"""What the artifacts of a spec's stages say about its rows: the content of results.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from reproducer.queue import Artifact, Outcome, describe_machine
+from reproducer.stages import results as facts
+from reproducer.stages.base import Measure
+from reproducer.stages.expand import Expansion, Row
+from reproducer.stages.perplexity import Perplexity
+from reproducer.stages.recovery import Recover
+from reproducer.stages.search import Search
+from reproducer.stages.zeroshot import ZeroShot
+
+AVERAGE = "average_acc"
+
+
+def collect(expansion: Expansion, outcome: Outcome, command: Sequence[str] = ()) -> facts.Results:
+    """Read every row's artifacts; a row with a stage that failed, or has not run, says so."""
+    searches = _searches(expansion, outcome)
+    made = [artifact for stage in expansion.stages if (artifact := outcome[stage].artifact)]
+    read = {name: digest for artifact in made for name, digest in artifact.record["fingerprints"].items()}
+    read.pop("device", None)
+    return facts.Results(
+        spec=expansion.resolved_spec,
+        profile=list(expansion.spec.profile),
+        command=list(command),
+        environment=_environment(made),
+        models=[_model(model, outcome) for model in expansion.models],
+        columns=_columns(expansion),
+        rows=[_row(row, outcome, searches) for row in expansion.rows],
+        searches=list(searches.values()),
+        **_uses(expansion, outcome),
+        stages=_kinds(expansion, outcome),
+        seconds=sum(artifact.seconds for artifact in made),
+        wall_seconds=_covered(_interval(artifact) for artifact in made),
+        sources=[facts.Source(name=name, digest=digest) for name, digest in sorted(read.items())],
+    )
+
+
+def _environment(made: Sequence[Artifact]) -> facts.Environment:
+    if not made:
+        return facts.Environment(**describe_machine())
+    newest = max(made, key=lambda artifact: artifact.record["finished"]).record["environment"]
+    return facts.Environment(**newest, others=sum(artifact.record["environment"] != newest for artifact in made))
+
+
+def _columns(expansion: Expansion) -> list[facts.Column]:
+    """The columns; several accuracies have their average last."""
+    columns = list(expansion.columns)
+    shown = [place for place, column in enumerate(columns) if column.kind == "accuracy"]
+    if len(shown) > 1:
+        average = facts.Column(key=AVERAGE, label="Average", kind="accuracy", higher_is_better=True)
+        columns.insert(shown[-1] + 1, average)
+    return columns
+
+
+def _model(model: Any, outcome: Outcome) -> facts.Model:
+    artifact = outcome[model.state.model].artifact
+    return facts.Model(**model.facts, parameters=artifact.facts["parameters"] if artifact else model.entry.parameters)
+
+
+def _row(row: Row, outcome: Outcome, searches: Mapping[str, facts.Search]) -> facts.Row:
+    found = {role: outcome[stage] for role, stage in row.stages.items()}
+    own = [result.artifact for role, result in found.items() if result.artifact and role != "model"]
+    open_ones = [result for result in found.values() if result.artifact is None]
+    failed = [result for result in open_ones if result.status == "failed"] or open_ones
+    missing = all(result.status == "missing" for result in open_ones)
+    total, left = _parameters(row, outcome)
+    measured = _measured(row, outcome)
+    return facts.Row(
+        **row.facts,
+        status="done" if not open_ones else "missing" if missing else "failed",
+        error=f"{failed[0].stage.label}: {failed[0].message or 'not run'}" if failed else None,
+        params=left,
+        params_removed=None if left is None or total is None else (total - left) / total,
+        seconds=sum(artifact.seconds for artifact in own) if own else None,
+        peak_memory_bytes=max((artifact.peak_memory_bytes for artifact in own), default=None),
+        stages={role: stage.key for role, stage in row.stages.items()},
+        search_objective=_objective(row, searches),
+        **measured,
+    )
+
+
+def _measured(row: Row, outcome: Outcome) -> dict[str, Any]:
+    """What the row's measuring stages say, merged; and the training of its recovery."""
+    merged: dict[str, Any] = {"metrics": {}}
+    accuracies: list[str] = []
+    for stage in row.stages.values():
+        artifact = outcome[stage].artifact
+        if isinstance(stage, Recover) and artifact:
+            merged["training"] = stage.read(artifact.directory).losses
+        if not isinstance(stage, Measure):
+            continue
+        merged["metrics"] |= {column.key: None for column in stage.columns()}
+        accuracies += [column.key for column in stage.columns() if column.kind == "accuracy"]
+        if artifact is None:
+            continue
+        for name, value in stage.facts(stage.read(artifact.directory), artifact.record["fingerprints"].get("device")).items():
+            known = merged.get(name)
+            merged[name] = known | value if isinstance(known, dict) else known + value if isinstance(known, list) else value
+    values = [merged["metrics"][key] for key in accuracies]
+    if values:
+        merged["metrics"][AVERAGE] = None if None in values else sum(values) / len(values)
+    return merged
+
+
+def _parameters(row: Row, outcome: Outcome) -> tuple[int | None, int | None]:
+    """Parameters of the base model and of the row's, None where not known."""
+    model = outcome[row.stages["model"]].artifact
+    total = model.facts["parameters"] if model else None
+    if "plan" not in row.stages:
+        return total, total
+    plan = outcome[row.stages["plan"]].artifact
+    return total, plan.facts["parameters"]["left"] if plan else None
+
+
+def _objective(row: Row, searches: Mapping[str, facts.Search]) -> float | None:
+    """A row's search objective: its own search's, or what a search of the same model, cut and seed saw of its method.
+
+    A configuration that was searched elsewhere has none here.
+    """
+
+    def fits(search: facts.Search) -> bool:
+        return all(getattr(search, name) == getattr(row, name) for name in ("model", "ratio", "structure_ratio", "seed"))
+
+    if "search" in row.stages:
+        own = searches.get(row.stages["search"].key)
+        return own.best.value if own and fits(own) else None
+    seen = (baseline for search in searches.values() if fits(search) for baseline in search.baselines)
+    return next((baseline.value for baseline in seen if baseline.method == row.method), None)
+
+
+def _searches(expansion: Expansion, outcome: Outcome) -> dict[str, facts.Search]:
+    """Every finished search of the spec once, by its stage's key.
+
+    A search is told by the cut that it was made for, which a row that takes its configuration over need not have;
+    `label` is that of the row that searched, where the spec has one.
+    """
+    found: dict[str, tuple[bool, facts.Search]] = {}
+    for row in expansion.rows:
+        stage = row.stages.get("search") or row.stages.get("transfer")
+        if not isinstance(stage, Search) or (artifact := outcome[stage].artifact) is None:
+            continue
+        own = "search" in row.stages
+        if stage.key not in found or (own and not found[stage.key][0]):
+            found[stage.key] = (own, stage.told(artifact, row.model if own else stage.model.label, row.label))
+    return {key: search for key, (_, search) in found.items()}
+
+
+def _uses(expansion: Expansion, outcome: Outcome) -> dict[str, list[Any]]:
+    """What was read and trained, each setting once, with the numbers that were really used."""
+    texts: dict[str, facts.TextUse] = {}
+    tasks: dict[str, facts.TaskUse] = {}
+    calibration: dict[Any, facts.CalibrationUse] = {}
+    recoveries: dict[Any, facts.RecoveryUse] = {}
+    for stage in expansion.stages:
+        artifact = outcome[stage].artifact
+        if isinstance(stage, Perplexity):
+            _first(texts, stage.text.name, stage.use(artifact))
+        elif isinstance(stage, ZeroShot):
+            _first(tasks, stage.task.name, stage.use(artifact))
+        elif isinstance(stage, Recover):
+            use = stage.use(artifact)
+            known = recoveries.get(use)
+            recoveries[repr(use)] = use.model_copy(update={"runs": known.runs + 1}) if known else use
+        if used := getattr(stage, "calibration", None):
+            pool = artifact.facts.get("pool") if artifact else None
+            entry = {"dataset": used.text.name, "samples": used.samples, "length": used.length, "limit": used.pool}
+            _first(calibration, tuple(entry.values()), facts.CalibrationUse(**entry, pool=pool))
+    return {
+        "texts": list(texts.values()),
+        "tasks": list(tasks.values()),
+        "calibration": list(calibration.values()),
+        "recoveries": list(recoveries.values()),
+    }
+
+
+def _first(known: dict[Any, Any], key: Any, use: Any) -> None:
+    """Keep `use` unless one that knows more is there already."""
+    there = known.get(key)
+    if there is None or sum(value is None for value in vars(there).values()) > sum(v is None for v in vars(use).values()):
+        known[key] = use
+
+
+def _kinds(expansion: Expansion, outcome: Outcome) -> list[facts.StageUse]:
+    found = []
+    for kind in dict.fromkeys(stage.kind for stage in expansion.stages):
+        of_kind = [stage for stage in expansion.stages if stage.kind == kind]
+        made = [artifact for stage in of_kind if (artifact := outcome[stage].artifact)]
+        seconds = sum(artifact.seconds for artifact in made)
+        found.append(facts.StageUse(kind=kind, stages=len(of_kind), done=len(made), seconds=seconds))
+    return found
+
+
+def _covered(intervals: Iterable[tuple[float, float]]) -> float:
+    """The length of the union of intervals (start, end)."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(intervals):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+def _interval(artifact: Artifact) -> tuple[float, float]:
+    end = datetime.fromisoformat(artifact.record["finished"]).timestamp()
+    return end - artifact.seconds, end

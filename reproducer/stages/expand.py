@@ -1,0 +1,162 @@
+"""The rows of a table, and which stages each needs: a spec expanded, with nothing read or loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from reproducer.models.catalogue import resolve
+from reproducer.queue import Stage, topological
+from reproducer.recovery.registry import Recovery
+from reproducer.spec import MethodSpec, Spec
+from reproducer.stages.base import Cut, Measure, OnModel, State, measures
+from reproducer.stages.model import FetchModel
+from reproducer.stages.prune import Prune, PruneAsFound
+from reproducer.stages.recovery import Recover
+from reproducer.stages.resolve import DENSE, Resolved, ResolvedMethod, ResolvedModel, resolved
+from reproducer.stages.results import Column
+from reproducer.stages.search import Search
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: what it is, and the stages behind it by role.
+
+    Roles are `model`, `search` or `transfer`, `training`, `plan`, `recovery`, and those of the measures.
+    """
+
+    model: str
+    method: str
+    label: str
+    ratio: float | None
+    structure_ratio: float | None
+    recovery: str
+    seed: int
+    stages: Mapping[str, Stage]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The fields that results.json has too."""
+        return {name: value for name, value in vars(self).items() if name != "stages"}
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """A spec's rows and columns."""
+
+    found: Resolved
+    rows: Sequence[Row]
+
+    @property
+    def spec(self) -> Spec:
+        return self.found.spec
+
+    @cached_property
+    def stages(self) -> list[Stage]:
+        """Every stage once, inputs before what needs them."""
+        return topological(stage for row in self.rows for stage in row.stages.values())
+
+    @property
+    def columns(self) -> list[Column]:
+        """Those of the dense model's measures: every row has the same."""
+        measured = [stage for stage in self.rows[0].stages.values() if isinstance(stage, Measure)]
+        return [column for stage in measured for column in stage.columns()]
+
+
+def expand(spec: Spec) -> Expansion:
+    """All rows and stages of a spec: the same spec always gives the same stages with the same keys.
+
+    Raises:
+        SpecError: a name of the spec is unknown; tells the file, the line and the nearest right name.
+    """
+    found = resolved(spec)
+    rows: list[Row] = []
+    for model in found.models:
+        rows.append(_dense(found, model))
+        for asked in Cut.all_of(MethodSpec(name=DENSE).prune_for(spec, model.given)):
+            for name, recovery in found.recoveries:
+                for method in found.methods:
+                    cut = _own_cut(spec, model, method, asked)
+                    rows += [_pruned(found, model, method, cut, name, recovery, seed) for seed in spec.seeds]
+    return Expansion(found, rows)
+
+
+def _own_cut(spec: Spec, model: ResolvedModel, method: ResolvedMethod, asked: Cut) -> Cut:
+    """The cut that is asked for under a method's own settings; a single ratio among these wins."""
+    own = Cut.all_of(method.given.prune_for(spec, model.given))[0]
+    if any(method.given.prune.get(key) is not None for key in ("ratio", "structure_ratio")):
+        return own
+    return own.at(ratio=asked.ratio, structure_ratio=asked.structure_ratio)
+
+
+def _dense(found: Resolved, model: ResolvedModel) -> Row:
+    stages = {"model": model.state.model, **_measuring(found, model.state)}
+    return Row(model.name, DENSE, model.label, 0.0, None, "none", found.spec.seeds[0], stages)
+
+
+def _pruned(
+    found: Resolved,
+    model: ResolvedModel,
+    method: ResolvedMethod,
+    cut: Cut,
+    recovery_name: str,
+    recovery: Recovery | None,
+    seed: int,
+) -> Row:
+    stages: dict[str, Stage] = {"model": model.state.model}
+    plan: OnModel
+    if method.search is not None:
+        search, transfer = _search(found, model, method, cut, seed)
+        stages["transfer" if transfer else "search"] = search
+        plan = PruneAsFound.of(search, model.state, method.label, cut, seed, transfer)
+    else:
+        plan = Prune.of(method, model.state, cut, seed)
+        if plan.training is not None:
+            stages["training"] = plan.training
+    stages["plan"] = plan
+    state = State(model.state.model, model.state.dtype, plan)
+    if recovery is not None:
+        stages["recovery"] = Recover.of(recovery_name, recovery, state, seed)
+        state = State(model.state.model, model.state.dtype, plan, stages["recovery"])
+    return Row(
+        model=model.name,
+        method=method.method.name,
+        label=method.label,
+        ratio=cut.ratio,
+        structure_ratio=cut.structure_ratio,
+        recovery=recovery_name,
+        seed=seed,
+        stages={**stages, **_measuring(found, state)},
+    )
+
+
+def _measuring(found: Resolved, state: State) -> dict[str, Stage]:
+    stages = [stage for kind in measures() for stage in kind.stages_for(found.evaluate, found.spec, state)]
+    return {stage.role: stage for stage in stages}
+
+
+def _search(
+    found: Resolved, model: ResolvedModel, method: ResolvedMethod, cut: Cut, seed: int
+) -> tuple[Search, bool]:
+    """The search behind a row, and whether it was made elsewhere: on another model, or at another cut."""
+    assert method.search is not None
+    baselines = [*method.search.baselines]
+    baselines += [
+        other.name for other in found.methods if other.search is None and other.plain and other.name not in baselines
+    ]
+    state, transfer = model.state, method.search.transfer
+    if transfer is not None:
+        if transfer.model is not None:
+            state = _source_state(found, transfer.model, model.state.dtype)
+        if transfer.ratio is not None or transfer.structure_ratio is not None:
+            cut = cut.at(ratio=transfer.ratio, structure_ratio=transfer.structure_ratio)
+    search = Search.of(method, state, cut, baselines, found.evaluate.seq_len, seed)
+    return search, transfer is not None
+
+
+def _source_state(found: Resolved, name: str, dtype: str) -> State:
+    """The model that a configuration was searched on: one of the spec's, or any other."""
+    known = next((model for model in found.models if model.given.name == name), None)
+    return known.state if known else State(FetchModel.of(resolve(name).with_dtype(dtype)), dtype)

@@ -1,0 +1,50 @@
+"""What a model writes after a prompt (Table 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+from reproducer.queue import Context
+from reproducer.spec import Listed, Section, Spec, Text
+from reproducer.stages.base import Measure, State, write_result
+from reproducer.stages.results import Generation
+
+NEW_TOKENS = 64
+
+
+class Generate(Measure):
+    """The greedy continuation of a prompt."""
+
+    kind: ClassVar[str] = "generation"
+    Result: ClassVar = Generation
+
+    prompt: str
+    number: int
+    max_new_tokens: int = NEW_TOKENS
+
+    class Keys(Section):
+        """`generate`: the prompts."""
+
+        generate: Listed[Text] = []
+
+    @classmethod
+    def stages_for(cls, evaluate: Any, spec: Spec, state: State) -> Sequence[Self]:
+        return [
+            cls(**state.fields, prompt=prompt, number=number, label=f"{state.label}: text after a prompt")
+            for number, prompt in enumerate(evaluate.generate)
+        ]
+
+    @property
+    def role(self) -> str:
+        return f"generation_{self.number}"
+
+    def facts(self, result: Any, device: str | None) -> Mapping[str, Any]:
+        return {"generations": [result]}
+
+    def run(self, context: Context) -> None:
+        from reproducer.evaluation.generation import generate
+
+        model, tokenizer = self.load(context)
+        text = generate(model, tokenizer, self.prompt, self.max_new_tokens)
+        write_result(context, Generation(prompt=self.prompt, text=text))

@@ -1,0 +1,56 @@
+"""Stages that provide a dense model: one fetches it, one makes it out of another by fine-tuning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from reproducer.models import fetch
+from reproducer.models.catalogue import Entry
+from reproducer.queue import Context, Stage
+from reproducer.stages.base import OnModel, forget
+from reproducer.stages.recovery import Recover
+
+if TYPE_CHECKING:
+    from reproducer.stages.cost import Cost, ModelCost
+
+
+class FetchModel(Stage):
+    """The model's files, or where they are; `recipe` determines the weights."""
+
+    kind: ClassVar[str] = "model"
+    recipe: dict[str, Any]
+
+    @classmethod
+    def of(cls, entry: Entry) -> FetchModel:
+        return cls(recipe=fetch.recipe(entry), label=entry.name)
+
+    def fingerprints(self, device: str) -> dict[str, str]:
+        return fetch.fingerprints(self.recipe)
+
+    def run(self, context: Context) -> None:
+        from reproducer.models.load import count_parameters
+
+        fetch.fetch(self.recipe, context.directory, context.say)
+        context.record("parameters", count_parameters(context.directory))
+
+
+class DeriveModel(OnModel):
+    """The base with a recovery merged into its weights, written as `save_pretrained` does."""
+
+    kind: ClassVar[str] = "derived"
+
+    @classmethod
+    def of(cls, name: str, recovery: Recover) -> DeriveModel:
+        return cls(model=recovery.model, dtype=recovery.dtype, recovery=recovery, label=name)
+
+    def run(self, context: Context) -> None:
+        from reproducer.models.architecture import parameter_count
+        from reproducer.models.load import load_model
+
+        assert isinstance(self.recovery, Recover)
+        forget()
+        model, tokenizer = load_model(context.inputs["model"], self.dtype, context.device)
+        merged: Any = self.recovery.how.merge(model, context.inputs["recovery"])
+        merged.save_pretrained(context.directory)
+        tokenizer.save_pretrained(context.directory)
+        context.record("parameters", parameter_count(merged))

@@ -1,0 +1,93 @@
+"""Perplexity of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, Self
+
+from reproducer.data.text import text_label
+from reproducer.queue import Artifact, Context
+from reproducer.spec import Count, Listed, Section, Spec, Text, Tokens
+from reproducer.spec.origins import Loc
+from reproducer.stages.base import Measure, State, TextSource, named, slug, write_result
+from reproducer.stages.results import Column, Facts, TextUse
+
+TEXTS = ("wikitext2", "ptb")  # the paper's
+
+
+class Perplexity(Measure):
+    """Perplexity over non-overlapping windows of a text, LLM-Pruner's protocol."""
+
+    kind: ClassVar[str] = "perplexity"
+    rank: ClassVar[int] = 0
+
+    text: TextSource
+    seq_len: int
+    windows: int | None
+
+    class Keys(Section):
+        """`windows` of `seq_len` tokens of each text; None: all of them. `perplexity` None: the paper's two texts."""
+
+        perplexity: Listed[Text] | None = None
+        seq_len: Tokens = 128
+        windows: Count | None = None
+
+    class Result(Facts):
+        """`value` is exp of the mean of `nll_per_window`, each the mean loss of a window in nats a token."""
+
+        value: float
+        nll_per_window: list[float]
+        tokens: int
+
+    @classmethod
+    def defaults(cls, spec: Spec) -> dict[str, Any]:
+        return {"perplexity": [spec.substitute("datasets", name) for name in TEXTS]}
+
+    @classmethod
+    def lengths(cls, evaluate: Any) -> Sequence[tuple[Loc, int]]:
+        return [(("seq_len",), evaluate.seq_len)] if evaluate.perplexity else []
+
+    @classmethod
+    def stages_for(cls, evaluate: Any, spec: Spec, state: State) -> Sequence[Self]:
+        return [
+            cls(
+                **state.fields,
+                text=named(spec, ("evaluate", "perplexity", index), partial(TextSource.of, name, "report")),
+                seq_len=evaluate.seq_len,
+                windows=evaluate.windows,
+                label=f"{state.label}: {name}",
+            )
+            for index, name in enumerate(evaluate.perplexity)
+        ]
+
+    @property
+    def role(self) -> str:
+        return f"{slug(self.text.name)}_ppl"
+
+    def columns(self) -> Sequence[Column]:
+        label = text_label(self.text.name)
+        return [
+            Column(key=self.role, label=label, kind="perplexity", source=self.text.name, higher_is_better=False)
+        ]
+
+    def facts(self, result: Any, device: str | None) -> Mapping[str, Any]:
+        return {"metrics": {self.role: result.value}, "window_losses": {self.role: result.nll_per_window}}
+
+    def use(self, artifact: Artifact | None) -> TextUse:
+        """What results.json says of the text."""
+        windows = len(self.read(artifact.directory).nll_per_window) if artifact else None
+        label = text_label(self.text.name)
+        return TextUse(name=self.text.name, label=label, limit=self.windows, seq_len=self.seq_len, windows=windows)
+
+    def fingerprints(self, device: str) -> dict[str, str]:
+        return self.text.fingerprints()
+
+    def run(self, context: Context) -> None:
+        from reproducer.data.text import windows
+        from reproducer.evaluation.perplexity import perplexity
+
+        model, tokenizer = self.load(context)
+        ids = windows(self.text.load(), tokenizer, self.seq_len, self.windows)
+        found = perplexity(model, ids, progress=partial(context.progress, text=self.text.name))
+        write_result(context, self.Result(**vars(found)))

@@ -1,0 +1,159 @@
+"""Stages that decide what goes: a training run before the cut where a method has one, and the plan."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from reproducer.methods.registry import METHODS
+from reproducer.queue import Context, Stage
+from reproducer.registry import source_digest
+from reproducer.stages.base import PLAN, Calibration, Cut, OnModel, State, seed_text
+from reproducer.stages.search import Search
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from reproducer.pruning.plan import Plan
+    from reproducer.stages.resolve import ResolvedMethod
+
+Scalar = float | int | str | bool
+
+
+class _ByMethod(OnModel):
+    """What a method that is not searched works with.
+
+    Attributes:
+        method, parameters: its name and what is set of its own parameters.
+        source: digest of the module of a method that is not this package's.
+        calibration: None for a method that reads no samples.
+        seed: of the draw and the method; None for a method that draws nothing, so that all seeds share its plan.
+    """
+
+    method: str
+    parameters: dict[str, Scalar]
+    source: str | None = None
+    cut: Cut
+    calibration: Calibration | None = None
+    seed: int | None = None
+
+    def fingerprints(self, device: str) -> dict[str, str]:
+        return self.calibration.text.fingerprints() if self.calibration else {}
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What is asked of the method."""
+        return {"layers": self.cut.indices, "cut": self.cut.allocation(), "seed": self.seed or 0}
+
+    def samples(self, context: Context, tokenizer: Any) -> Tensor | None:
+        """The calibration samples, LongTensor [samples, length]."""
+        if self.calibration is None:
+            return None
+        pool = self.calibration.passages(tokenizer)
+        context.record("pool", len(pool))
+        return pool.ids[pool.draw(self.calibration.samples, self.seed or 0)]
+
+
+class Train(_ByMethod):
+    """What a method learns before it decides; it goes on where it was interrupted."""
+
+    kind: ClassVar[str] = "training"
+    resumable: ClassVar[bool] = True
+
+    def run(self, context: Context) -> None:
+        from reproducer.methods.prune import train
+
+        model, tokenizer = self.load(context)
+        ids = self.samples(context, tokenizer)
+        train(model, METHODS.get(self.method), self.parameters, ids, **self.request, directory=context.directory, progress=context.progress)
+
+
+class Prune(_ByMethod):
+    """The plan of a method's scores or decision."""
+
+    kind: ClassVar[str] = "prune"
+    version: ClassVar[int] = 2
+
+    training: Stage | None = None
+
+    @classmethod
+    def of(cls, found: ResolvedMethod, state: State, cut: Cut, seed: int) -> Prune:
+        """The stage for a method of the spec, with the training in front of it that the method has."""
+        method = found.method
+        fields: dict[str, Any] = {
+            **state.fields,
+            "method": found.name,
+            "parameters": dict(found.given.parameters),
+            "source": source_digest(method),
+            "cut": cut,
+            "calibration": found.calibration if method.calibrated else None,
+            "seed": seed if method.calibrated or method.random else None,
+        }
+        label = f"{state.label} {found.label} {cut}{seed_text(fields['seed'])}"
+        training = Train(**fields, label=f"{label}, training") if method.trains else None
+        return cls(**fields, training=training, label=label)
+
+    def run(self, context: Context) -> None:
+        from reproducer.methods.prune import prune_as
+
+        model, tokenizer = self.load(context)
+        ids = self.samples(context, tokenizer)
+        plan = prune_as(METHODS.get(self.method), self.parameters, model, ids, **self.request, trained=context.inputs.get("training"))
+        leave(context, plan, model)
+
+
+class PruneAsFound(OnModel):
+    """The plan of a search, exactly as it was evaluated; or, at another cut or on another model, its configuration.
+
+    Attributes:
+        cut: None for the search's own model and cut.
+        length: tokens a sample, where the samples are cut anew.
+    """
+
+    kind: ClassVar[str] = "prune-found"
+
+    search: Search
+    cut: Cut | None = None
+    length: int | None = None
+    seed: int = 0
+
+    @classmethod
+    def of(cls, search: Search, state: State, label: str, cut: Cut, seed: int, transfer: bool) -> PruneAsFound:
+        text = f"{state.label} {label} {cut}{seed_text(seed)}"
+        if not transfer:
+            return cls(**state.fields, search=search, label=text)
+        return cls(**state.fields, search=search, cut=cut, length=search.calibration.length, seed=seed, label=text)
+
+    def run(self, context: Context) -> None:
+        from reproducer.pruning.plan import Plan
+
+        model, tokenizer = self.load(context)
+        if self.cut is None:
+            plan = Plan.load(context.inputs["search"] / PLAN)
+        else:
+            plan = self._transferred(context, model, tokenizer, self.cut)
+        leave(context, plan, model)
+
+    def _transferred(self, context: Context, model: Any, tokenizer: Any, cut: Cut) -> Plan:
+        """What the search found, metric and samples, applied to this model and cut."""
+        from reproducer.data.pool import cut_samples
+        from reproducer.methods.prune import prune
+
+        best = self.search.read(context.inputs["search"]).best
+        ids = cut_samples([sample.text for sample in best.samples], tokenizer, self.length or 0)
+        return prune(
+            model,
+            best.method,
+            ids,
+            layers=cut.indices,
+            seed=self.seed,
+            **cut.model_dump(exclude={"layers"}),
+            **best.params,
+        )
+
+
+def leave(context: Context, plan: Plan, model: Any) -> None:
+    """Write the plan, and how many parameters it leaves."""
+    from reproducer.models.architecture import parameter_count
+
+    plan.save(context.directory / PLAN)
+    context.record("parameters", {"total": parameter_count(model), "left": plan.parameters_left(model)})

@@ -1,0 +1,73 @@
+"""The stage that fine-tunes a pruned model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from reproducer.queue import Artifact, Context
+from reproducer.recovery.registry import RECOVERIES, Job, Recovery
+from reproducer.registry import source_digest
+from reproducer.stages.base import RESULT, OnModel, State, forget, seed_text, write_result
+from reproducer.stages.results import Facts, RecoveryUse, TrainingStep
+
+
+class Recover(OnModel):
+    """What a kind of recovery learns on the (pruned) model of its inputs.
+
+    Attributes:
+        name, settings: the kind and all of its parameters.
+        reads: what names its data in a key.
+        source: digest of the module of a kind that is not this package's.
+    """
+
+    kind: ClassVar[str] = "recovery"
+    resumable: ClassVar[bool] = True
+
+    name: str
+    settings: dict[str, Any]
+    reads: dict[str, Any]
+    source: str | None = None
+    seed: int
+
+    @classmethod
+    def of(cls, name: str, recovery: Recovery, state: State, seed: int) -> Recover:
+        return cls(
+            **state.fields,
+            name=name,
+            settings=recovery.model_dump(mode="json"),
+            reads=recovery.sources(),
+            source=source_digest(type(recovery)),
+            seed=seed,
+            label=f"{state.label} + {recovery.name}{seed_text(seed)}",
+        )
+
+    @property
+    def how(self) -> Recovery:
+        """The kind with its parameters."""
+        return RECOVERIES.get(self.name).model_validate(self.settings)
+
+    def fingerprints(self, device: str) -> dict[str, str]:
+        return self.how.fingerprints()
+
+    def run(self, context: Context) -> None:
+        model, tokenizer = self.load(context)
+        forget()  # the kind may change it
+        job = Job(model, tokenizer, context.directory, self.seed, context.progress, context.say)
+        write_result(context, Trained(losses=[TrainingStep(**step) for step in self.how.train(job)]))
+
+    def read(self, directory: Path) -> Trained:
+        """What the stage left."""
+        return Trained.model_validate_json((directory / RESULT).read_bytes())
+
+    def use(self, artifact: Artifact | None) -> RecoveryUse:
+        """What results.json says of it."""
+        losses = self.read(artifact.directory).losses if artifact else []
+        steps, examples = (len(losses), losses[-1].examples) if losses else (None, None)
+        return RecoveryUse(name=self.name, settings=self.settings, steps=steps, examples=examples)
+
+
+class Trained(Facts):
+    """What a recovery leaves beside its weights."""
+
+    losses: list[TrainingStep]

@@ -1,0 +1,216 @@
+"""A spec's names, each looked up once: from here on the program passes objects on.
+
+A name that nothing answers to is told with its file, its line and the nearest right one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pydantic import create_model
+
+from reproducer.methods.registry import METHODS, Method
+from reproducer.methods.space import Space
+from reproducer.models import fetch
+from reproducer.models.catalogue import Entry, resolve
+from reproducer.recovery.registry import RECOVERIES, Recovery
+from reproducer.search.settings import SearchSettings
+from reproducer.spec import CalibrationSpec, MethodSpec, ModelSpec, RecoverySpec, Section, Spec
+from reproducer.spec.origins import Loc
+from reproducer.stages.base import Calibration, Cut, State, TextSource, measures, named
+from reproducer.stages.model import DeriveModel, FetchModel
+from reproducer.stages.recovery import Recover
+
+POOL_TEXT = "bookcorpus"  # the paper's calibration data
+DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model of the spec: its catalogue entry (of a derived one, its base's) and the stage that provides it."""
+
+    name: str
+    label: str
+    given: ModelSpec
+    entry: Entry
+    state: State
+    tuned: Recovery | None = None
+
+    def facts(self, stands_for: str | None) -> dict[str, Any]:
+        """What results.json says of it."""
+        return {
+            "name": self.name,
+            "label": self.label,
+            "source": fetch.recipe(self.entry),
+            "dtype": self.entry.dtype,
+            "notes": self.entry.notes,
+            "stands_for": stands_for,
+            "base": self.given.base,
+            "tuned": self.tuned and {"name": self.tuned.name, **self.tuned.model_dump(mode="json")},
+        }
+
+
+@dataclass(frozen=True)
+class ResolvedMethod:
+    """A method of the spec with what it changes in the spec's sections."""
+
+    name: str
+    label: str
+    given: MethodSpec
+    method: Method
+    calibration: Calibration
+    search: SearchSettings | None = None
+    space: Space | None = None
+    texts: tuple[TextSource, ...] = ()  # that it searches on
+
+    @property
+    def plain(self) -> bool:
+        """Whether it runs as its name alone says, so that a search may score it as a baseline."""
+        return not (self.given.parameters or self.given.prune or self.given.calibration or self.method.trains)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A spec with every name looked up."""
+
+    spec: Spec
+    evaluate: Any
+    models: Sequence[ResolvedModel]
+    methods: Sequence[ResolvedMethod]
+    recoveries: Sequence[tuple[str, Recovery | None]]
+
+
+def resolved(spec: Spec) -> Resolved:
+    """Look up all names of a spec.
+
+    Raises:
+        SpecError: with file, line and the nearest right name.
+    """
+    evaluate = _evaluate(spec)
+    recoveries = [(entry.name, _recovery(spec, ("recovery", index), entry)) for index, entry in enumerate(spec.recovery)]
+    models = [_model(spec, index) for index in range(len(spec.models))]
+    _distinct(spec, "models", [model.given.label or model.given.name for model in models])
+    methods = [_method(spec, index, evaluate) for index, given in enumerate(spec.methods) if given.name != DENSE]
+    _distinct(spec, "methods", [given.label or given.name for given in spec.methods])
+    found = Resolved(spec, evaluate, models, methods, recoveries)
+    _check_lengths(found)
+    return found
+
+
+def _evaluate(spec: Spec) -> Any:
+    """The section `evaluate` with the keys of all measuring stages, and the paper's texts where it names none."""
+    keys = create_model("Evaluate", __base__=tuple(kind.Keys for kind in measures()))
+    found: Any = spec.parse(("evaluate",), keys, spec.evaluate)
+    defaults = {name: value for kind in measures() for name, value in kind.defaults(spec).items()}
+    missing = {name: value for name, value in defaults.items() if getattr(found, name) is None}
+    return found.model_copy(update=missing)
+
+
+def _recovery(spec: Spec, loc: Loc, given: RecoverySpec) -> Recovery | None:
+    if given.name == "none":
+        spec.parse(loc, Section, given.parameters)
+        return None
+    kind = named(spec, (*loc, "name"), partial(RECOVERIES.get, given.name))
+    settings = spec.parse(loc, kind, given.parameters)
+    return named(spec, loc, partial(settings.resolved, spec.substitute))
+
+
+def _model(spec: Spec, index: int) -> ResolvedModel:
+    given = spec.models[index]
+    place = "name" if given.base is None else "base"
+    entry = named(spec, ("models", index, place), partial(resolve, given.base or given.name))
+    if given.weights == "random":
+        entry = named(spec, ("models", index, "weights"), entry.with_random_weights)
+    if given.dtype != "auto":
+        entry = entry.with_dtype(given.dtype)
+    several = sum(other.name == given.name for other in spec.models) > 1
+    name = given.label or given.name if several else given.name
+    state = State(FetchModel.of(entry), entry.dtype)
+    if given.tuned is None:
+        return ResolvedModel(name, given.label or entry.label, given, entry, state)
+    tuned = _recovery(spec, ("models", index, "tuned"), given.tuned)
+    assert tuned is not None  # `tuned: none` is refused by the spec
+    # the same for all seeds of a spec
+    derived = DeriveModel.of(given.name, Recover.of(given.tuned.name, tuned, state, seed=0))
+    return ResolvedModel(name, given.label or given.name, given, entry, State(derived, entry.dtype), tuned)
+
+
+def _method(spec: Spec, index: int, evaluate: Any) -> ResolvedMethod:
+    given = spec.methods[index]
+    if ":" not in given.name and given.name not in (known := METHODS.all()):
+        raise spec.error(("methods", index, "name"), f"unknown method '{given.name}'", [DENSE, *known])
+    method = named(spec, ("methods", index, "name"), partial(METHODS.get, given.name))
+    for parameter in given.parameters:
+        if method.space is not None or parameter not in method.parameters:
+            message = f"method '{given.name}' has no parameter '{parameter}' to set"
+            choices = [] if method.space is not None else list(method.parameters)
+            raise spec.error(("methods", index, "parameters", parameter), message, choices, name=parameter)
+    calibration = _calibration(spec, given.calibration_for(spec))
+    found = ResolvedMethod(given.name, given.label or method.label, given, method, calibration)
+    if method.space is None:
+        return found
+    own: Loc = ("methods", index, "search") if given.search else ("search",)
+    settings = spec.parse(own, SearchSettings, given.search_for(spec))
+    space = spec.parse((*own, "space"), method.space, settings.space)
+    texts = _search_texts(spec, settings, evaluate.perplexity)
+    for baseline in settings.baselines:
+        known = {name: one for name, one in METHODS.all().items() if one.space is None}
+        if baseline not in known:
+            raise spec.error(("search", "baselines"), f"unknown baseline '{baseline}'", list(known), name=baseline)
+    source = settings.transfer and settings.transfer.model
+    if source and source not in [model.name for model in spec.models]:
+        named(spec, (*own, "transfer", "model"), partial(resolve, source))
+    return ResolvedMethod(given.name, found.label, given, method, calibration, settings, space, texts)
+
+
+def _calibration(spec: Spec, section: CalibrationSpec) -> Calibration:
+    dataset = section.dataset or spec.substitute("datasets", POOL_TEXT)
+    text = named(spec, ("calibration", "dataset"), partial(TextSource.of, dataset, "calibration"))
+    return Calibration(text=text, samples=section.samples, length=section.length, pool=section.pool)
+
+
+def _search_texts(spec: Spec, settings: SearchSettings, reported: Sequence[str]) -> tuple[TextSource, ...]:
+    """The texts to search on. One that the report measures on has to be asked for."""
+    names = settings.texts or reported
+    if not names:
+        message = "the search needs texts: name some here or in evaluate.perplexity"
+        raise spec.error(("search", "texts"), message)
+    place: Loc = ("search", "texts")
+    texts = tuple(named(spec, place, partial(TextSource.of, name, settings.split)) for name in names)
+    measured = [TextSource.of(name, "report").source for name in reported]
+    for text in texts if settings.split == "search" else ():
+        if text.source in measured:
+            message = f"'{text.name}' has no split of its own to search on: the report measures on the same rows"
+            hint = "name another text in search.texts, or set search.split: report to search as the paper does"
+            raise spec.error(place, f"{message}; {hint}")
+    return texts
+
+
+def _distinct(spec: Spec, section: str, labels: Sequence[str]) -> None:
+    for index, label in enumerate(labels):
+        if label in labels[:index]:
+            raise spec.error((section, index), f"'{label}' stands here twice; give one of them another label")
+
+
+def _check_lengths(found: Resolved) -> None:
+    """Everything that runs through a model has to be within its context, where that is known already."""
+    spec = found.spec
+    lengths: list[tuple[Loc, int]] = []
+    for kind in measures():
+        lengths += [(("evaluate", *loc), length) for loc, length in kind.lengths(found.evaluate)]
+    for index, (_, recovery) in enumerate(found.recoveries):
+        for key, length in recovery.lengths().items() if recovery else ():
+            lengths.append((("recovery", index, key), length))
+    for method in found.methods:
+        if method.method.calibrated:
+            own = ("methods", spec.methods.index(method.given)) if "length" in method.given.calibration else ()
+            lengths.append(((*own, "calibration", "length"), method.calibration.length))
+    for model in found.models:
+        limit = (model.entry.config or {}).get("max_position_embeddings")
+        for loc, length in lengths if limit is not None else ():
+            if length > limit:
+                message = f"{length} tokens are longer than the context of {model.entry.name}: {limit}"
+                raise spec.error(loc, message)
