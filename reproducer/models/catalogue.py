@@ -174,7 +174,13 @@ TINY = {
 }
 # Heads together wider than the hidden size, and tied embeddings: what square, untied matrices would hide.
 TINY_GQA = {**TINY, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 16, "tie_word_embeddings": True}
-TINY_PHI3 = {**TINY, "model_type": "phi3", "num_key_value_heads": 2, "original_max_position_embeddings": 2048}
+TINY_PHI3 = {
+    **TINY,
+    "model_type": "phi3",
+    "num_key_value_heads": 2,
+    "original_max_position_embeddings": 2048,
+    "pad_token_id": 0,  # its own lies beyond the vocabulary of bytes
+}
 TINY_OPT = {
     "model_type": "opt",
     "vocab_size": 259,
