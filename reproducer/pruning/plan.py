@@ -46,6 +46,8 @@ class Plan:
     kept_channels: dict[int, list[int]]
     method: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    removed_layers: list[int] = field(default_factory=list)
     scores: Mapping[int, Mapping[Kind, Tensor]] = field(default_factory=dict, compare=False, repr=False)
 
     def kept(self, kind: Kind, layer: int) -> list[int] | None:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from reproducer.errors import UserError
 from reproducer.models.architecture import KINDS, Architecture, Kind, layer_shape
-from reproducer.pruning.allocation import Allocation, allocate, default_layers
-from reproducer.pruning.plan import Plan, units_of
+from reproducer.pruning.allocation import default_layers
 from reproducer.pruning.statistics import Statistics, Vectors
 
 Score = Callable[[Vectors, torch.Generator], Tensor]  # one member's statistics [vectors] -> scores [vectors]
 
 
 def structure_scores(
-    model: nn.Module, architecture: Architecture, statistics: Statistics, score: Score, seed: int = 0
+    model: nn.Module,
+    architecture: Architecture,
+    statistics: Statistics,
+    score: Score,
+    generator: torch.Generator,
+    members: Literal["all", "outputs"] = "all",
 ) -> dict[int, dict[Kind, Tensor]]:
-    """Scores [units] of every layer's structures: the sum over their member vectors of what `score` gives each."""
-    generator = torch.Generator().manual_seed(seed)
+    """Scores [units] of every layer's structures: the sum over their member vectors of what `score` gives each.
+
+    Args:
+        members: all of a structure's, or those of the output and down projections alone (columns).
+    """
     layers = architecture.decoder_layers(model)
     scores: dict[int, dict[Kind, Tensor]] = {}
     for index, of_layer in statistics.items():
@@ -31,22 +38,10 @@ def structure_scores(
             parts = [
                 score(of_layer[member.module], generator).view(shape.units(kind), -1).sum(1)
                 for member in architecture.members(kind)
+                if members == "all" or member.axis == 1
             ]
             scores[index][kind] = torch.stack(parts).sum(0)
     return scores
-
-
-def make_plan(
-    model: nn.Module,
-    architecture: Architecture,
-    scores: Mapping[int, Mapping[Kind, Tensor]],
-    allocation: Allocation,
-    method: str,
-    settings: dict[str, Any],
-) -> Plan:
-    """The plan that keeps the best-scored units."""
-    kept = allocate(model, architecture, scores, allocation)
-    return Plan(units_of(model, architecture), kept["heads"], kept["channels"], method, settings, scores)
 
 
 def check_layers(layers: Sequence[int] | None, count: int) -> list[int]:
