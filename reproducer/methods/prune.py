@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -54,7 +54,7 @@ def prune(
     Raises:
         UserError: an unknown method or parameter, a bad ratio, layers out of range, missing or unfit samples.
     """
-    from reproducer.pruning.allocation import Allocation
+    from reproducer.pruning.allocation import Allocation, check_reachable
     from reproducer.pruning.scoring import check_samples
     from reproducer.pruning.statistics import collect
 
@@ -65,11 +65,13 @@ def prune(
     ids = calibration if chosen.calibrated else None
     if chosen.calibrated:
         check_samples(ids, model)
+    if isinstance(rule, Rule):  # before minutes are spent; a decision cuts as it likes
+        check_reachable(model, indices, cut)
     options: dict[str, Any] = {"layers": indices, "cut": cut, "ids": ids, "seed": seed}
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
         trained = None
         if isinstance(rule, Decision) and rule.train is not None:
-            trained = Path(folder)
+            trained = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             train(model, rule, directory=trained, **options)
         statistics = collect(model, ids, indices, rule.needs, limits)
         settings = cut_settings(cut, seed, parameters)
@@ -103,10 +105,10 @@ def train(
 
     assert rule.train is not None
     if ids is None:
-        raise UserError("a method that trains needs calibration samples", "pass calibration=LongTensor [samples, length]")
+        raise UserError("a method that trains needs calibration samples; register it with calibrated=True")
     more = {} if progress is None else {"progress": progress}
     job = TrainingJob(model, architecture_of(model), ids, _indices(model, layers), cut, seed, directory, **more)
-    with left_as_found(model), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), _left_as_found(model, seed):
         rule.train(job)
 
 
@@ -123,35 +125,83 @@ def decide(
     method: str = "",
     settings: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """The plan of a rule or a decision from given statistics.
+    """The plan of a rule or a decision from given statistics, for stages and the search.
 
     Args:
         statistics: at least those that the rule needs, of `layers` alone.
         layers, cut, ids, seed: as in `prune`.
         trained: the directory of the method's training.
         method, settings: what the plan says of its origin.
+
+    Raises:
+        UserError: the cut cannot be reached, or a decision's plan does not fit the model.
     """
     from reproducer.models.architecture import architecture_of
 
     request = Request(
-        model, architecture_of(model), _indices(model, layers), cut, ids, seed, statistics, trained, method, settings or {}
+        model,
+        architecture_of(model),
+        _indices(model, layers),
+        cut,
+        ids,
+        seed,
+        statistics,
+        trained,
+        method,
+        settings or {},
     )
     if isinstance(rule, Rule):
         return request.plan(request.scores(rule.score, rule.members))
-    with left_as_found(model):
-        return rule.decide(request)
+    with _left_as_found(model, seed):
+        plan = rule.decide(request)
+    plan.check(model)
+    return plan
 
 
 def _indices(model: nn.Module, layers: Sequence[int] | None) -> list[int]:
     from reproducer.models.architecture import architecture_of
-    from reproducer.pruning.scoring import check_layers
+    from reproducer.pruning.allocation import check_layers
 
     return check_layers(layers, len(architecture_of(model).decoder_layers(model)))
 
 
 @contextmanager
-def left_as_found(model: nn.Module) -> Iterator[None]:
+def _left_as_found(model: nn.Module, seed: int) -> Iterator[None]:
+    """Evaluation mode, frozen parameters and seeded generators inside; everything as before afterwards, come what may.
+
+    That is modules, parameters, hooks and other attributes of modules, modes, flags, gradients, and torch's generators.
+    Values that were written over cannot be brought back.
+
+    Raises:
+        UserError: weights were changed in place.
+    """
+    import torch
+
     from reproducer.models.walk import frozen
 
-    with frozen(model):
-        yield
+    modules = [(module, {name: _shallow(value) for name, value in vars(module).items()}) for module in model.modules()]
+    parameters = [(p, p.data, p.grad, None if p.is_inference() else p._version) for p in model.parameters()]
+    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=devices), frozen(model):
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            for module, attributes in modules:
+                vars(module).clear()
+                for name, (value, entries) in attributes.items():
+                    vars(module)[name] = value
+                    if entries is not None:
+                        value.clear()
+                        value.update(entries)
+            for parameter, data, gradient, _ in parameters:
+                if parameter.data_ptr() != data.data_ptr():
+                    parameter.data = data
+                parameter.grad = gradient
+    if any(version is not None and parameter._version != version for parameter, _, _, version in parameters):
+        raise UserError("the method changed the model's weights", "it may add hooks and modules of its own")
+
+
+def _shallow(value: Any) -> tuple[Any, dict[str, Any] | None]:
+    """An attribute of a module, with its entries if it is a dictionary: submodules, parameters, hooks."""
+    return value, dict(value) if isinstance(value, dict) else None

@@ -1,10 +1,11 @@
-"""Where methods are registered, and the two shapes that a method has: a rule that scores, or a decision over all layers.
+"""Where methods are registered, and the two shapes of a method: a rule that scores, a decision over all layers.
 
 A method is one file with one decorated function of the method's parameters:
 
     @register("my-wanda", label="Wanda", source="https://arxiv.org/abs/2306.11695")
     def my_wanda() -> Rule:
-        return Rule((Power(1), Norm()), lambda vectors, _: vectors[Power(1)] * vectors[Norm()], members="outputs")
+        weights, inputs = Power(1), InputNorm()
+        return Rule((weights, inputs), lambda vectors, _: vectors[weights] * vectors[inputs], members="outputs")
 
 It may live in this package, in an installed one (entry-point group `reproducer.methods`), or in a module of the user's
 own, which a spec names as `my_module:my_wanda`.
@@ -51,6 +52,12 @@ class Rule:
     needs: tuple[Statistic, ...]
     score: Score
     members: Members = "all"
+
+    def __post_init__(self) -> None:
+        for statistic in self.needs:
+            if self.members == "all" and statistic.outputs_only:
+                message = f"{statistic} exists for the columns of the output and the down projection alone"
+                raise UserError(message, 'a Rule that needs it has members="outputs"')
 
 
 @dataclass(frozen=True)
@@ -197,7 +204,11 @@ class Method:
     space: type[Space] | None = None
 
     def __post_init__(self) -> None:
-        functools.update_wrapper(self, self.function)  # its module, whose source joins the keys of stages, and its text
+        # Its module, whose source joins the keys of stages, and its text.
+        functools.update_wrapper(self, self.function)  # type: ignore[arg-type]
+        for name, default in self.parameters.items():
+            if default is inspect.Parameter.empty:
+                raise UserError(f"method '{self.name}' has a parameter without a default: {name}")
 
     @property
     def summary(self) -> str:
@@ -214,7 +225,10 @@ class Method:
             if name not in self.parameters:
                 hint = nearest(name, self.parameters) or "it has none"
                 raise UserError(f"method '{self.name}' has no parameter '{name}'", hint)
-        return self.function(**(parameters or {}))
+        made = self.function(**(parameters or {}))
+        if not isinstance(made, Rule | Decision):
+            raise UserError(f"method '{self.name}' gives a {type(made).__name__}; it should give a Rule or a Decision")
+        return made
 
 
 METHODS: Registry[Method] = Registry("method", "reproducer.methods", "reproducer.methods")

@@ -17,7 +17,7 @@ reduced, and dropped. No weight-sized gradient outlives its chunk.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -44,9 +44,11 @@ class Statistic:
 
     Attributes:
         additive: whether it is the mean over the samples (of one length) of what each sample alone gives.
+        outputs_only: whether it exists for columns of the output and the down projection alone.
     """
 
     additive: ClassVar[bool] = False
+    outputs_only: ClassVar[bool] = False
 
 
 class WeightStatistic(Statistic):
@@ -63,6 +65,8 @@ class InputStatistic(Statistic):
     It exists for the columns of these two weights only. The tokens come in portions; what is kept of a portion is a
     *state*, a tuple of tensors [features], and states are merged in float64. Sums merge by addition, the default.
     """
+
+    outputs_only: ClassVar[bool] = True
 
     def reduce(self, inputs: Tensor) -> State:
         """The state of a portion of inputs [tokens, features] in float32 or wider."""
@@ -205,6 +209,7 @@ class Element(GradientStatistic):
         return torch.linalg.vector_norm(torch.sub(terms.s1, terms.s2, alpha=self.factor / 2), ord=1, dim=1)
 
 
+Vectors = Mapping[Statistic, Tensor]  # one member's statistics, each [vectors]
 Statistics = dict[int, dict[str, dict[Statistic, Tensor]]]  # layer -> module -> statistic -> [vectors]
 
 
@@ -292,7 +297,9 @@ def _of_weights(model: nn.Module, chosen: list[int], wanted: list[WeightStatisti
         for path, axis in architecture.modules().items() if wanted else ():
             weight = linear_at(layers[index], path).weight.detach()
             wide = weight.to(_accumulator(weight.dtype))
-            found = {statistic: statistic.of(wide if axis == 0 else wide.T).cpu() for statistic in wanted}
+            found: dict[Statistic, Tensor] = {
+                statistic: statistic.of(wide if axis == 0 else wide.T).cpu() for statistic in wanted
+            }
             if not all(torch.isfinite(values).all() for values in found.values()):
                 raise UserError(f"layer {index}'s {path} holds weights that are not finite", REPAIR)
             collected[index][path].update(found)
@@ -506,7 +513,7 @@ def _out_of_memory(error: RuntimeError) -> bool:
 
 def reduce_gradients(
     weight: Tensor, left: Tensor, right: Tensor, wanted: set[GradientStatistic], chunk: _Chunk, per_sample: bool = False
-) -> dict[GradientStatistic, Tensor]:
+) -> dict[Statistic, Tensor]:
     """Reduce per-sample weight gradients `left_jᵀ right_j` to one number a vector, a chunk of vectors at a time.
 
     Args:
@@ -520,7 +527,7 @@ def reduce_gradients(
     vectors, length = weight.shape
     wide = _accumulator(weight.dtype)
     shape = (len(left), vectors) if per_sample else (vectors,)
-    results = {
+    results: dict[Statistic, Tensor] = {
         statistic: torch.empty(shape, dtype=wide, device=weight.device) for statistic in sorted(wanted, key=repr)
     }
     start = 0
@@ -545,7 +552,7 @@ def reduce_gradients(
 
 def _reduce_chunk(
     weight: Tensor, left: Tensor, right: Tensor, wanted: set[GradientStatistic]
-) -> dict[GradientStatistic, Tensor]:
+) -> dict[Statistic, Tensor]:
     samples = left.shape[0]
     needed = set().union(*(statistic.needs() for statistic in wanted))
     terms = Terms()
