@@ -38,13 +38,17 @@ class Objective:
     stopped: int = 0
     sample_tokens: int = 0
     text_tokens: int = 0
+    pool: range = range(20)
+
+    def expect(self, needs):
+        pass
 
     def statistics(self, samples, needs):
         return {}
 
-    def plan(self, rule, samples, method, settings, seed=0):
+    def plan(self, method, parameters, samples, seed=0):
         self.sample_tokens += len(samples)
-        return Plan(json.dumps([method, list(samples), settings], sort_keys=True))
+        return Plan(json.dumps([method.name, list(samples), dict(parameters)], sort_keys=True))
 
     def measure(self, plan, against=None):
         self.evaluated += 1
