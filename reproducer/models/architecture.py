@@ -1,12 +1,15 @@
 """Which weight rows and columns an architecture couples: declared as data, one declaration a family.
 
-Scoring, counting, allocation and surgery all read the same declaration. To add an architecture whose decoder layers
-couple their weights in the same way, add its `model_type` to a family; for one that does not, declare a new family.
+Statistics, scoring, counting, allocation, surgery and random weights all read the same declaration. To add an
+architecture whose decoder layers couple their weights as a family here does, add its `model_type` to that family; for
+one that does not, declare a new family. `tests/families.py` then needs a configuration of it, and the tests prove that
+slicing equals masking.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from operator import attrgetter
 from typing import Any, Literal, cast
 
@@ -16,59 +19,125 @@ from reproducer.errors import UserError
 
 Kind = Literal["heads", "channels"]
 KINDS: tuple[Kind, Kind] = ("heads", "channels")
+Vectors = Literal["query", "key_value", "fused", "channel"]
 
 
 @dataclass(frozen=True)
 class Member:
-    """One weight of a coupled structure.
+    """One weight, or one part of a fused weight, of a coupled structure.
 
     Attributes:
         module: where the linear layer sits inside a decoder layer.
         axis: 0 if the structure owns rows of the weight (output features), 1 if it owns columns.
-        vectors: what one unit owns: `query` rows of all query heads of its key-value group, `key_value` one head's
-            rows, `channel` one row or column.
+        vectors: what one unit owns: `query` the rows of all query heads of its key-value group, `key_value` one head's
+            rows, `fused` the rows [query, key, value] of one head side by side, `channel` one row or column.
+        after: the vectors of the same weight that stand in front of this member's, where several share a weight.
     """
 
     module: str
     axis: Literal[0, 1]
-    vectors: Literal["query", "key_value", "channel"]
+    vectors: Vectors
+    after: tuple[Vectors, ...] = ()
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A root-mean-square norm over the outputs of all heads together (OLMo 2), which shrinks with them."""
+
+    module: str
+    vectors: Vectors
+
+
+@dataclass(frozen=True)
+class Width:
+    """An attribute from which a forward pass reads a width.
+
+    Attributes:
+        module: the module inside a decoder layer that has the attribute.
+        attribute: its name; `config.NAME` where the module reads it from the model's configuration.
+        counts: what it counts: query heads, key-value groups or MLP channels.
+    """
+
+    module: str
+    attribute: str
+    counts: Literal["queries", "groups", "channels"]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A family of causal language models with the same coupled structures and the same module names."""
+    """A family of causal language models with the same coupled structures and the same module names.
+
+    Attributes:
+        family: its name for people.
+        model_types: the `model_type` of the configurations that belong to it.
+        heads: weights of an attention head (of a key-value group with its query heads); the output projection is last.
+        channels: weights of an MLP channel; the output projection is last.
+        decoder: path of the decoder, which holds the decoder layers as `layers`.
+        head: path of the language-model head.
+        attention: path of the attention inside a decoder layer, and `head_dim` the attribute that tells a head's width.
+        norms: norms over all heads together.
+        widths: attributes that state a width.
+        logit_divisor: the configuration's attribute by which the head's output is divided, if any.
+        logit_cap: the configuration's attribute c of a final c·tanh(logits / c), if any.
+        unit_norms: norm weights are offsets from one.
+    """
 
     family: str
     model_types: tuple[str, ...]
     heads: tuple[Member, ...]
     channels: tuple[Member, ...]
-    embedding: str = "model.embed_tokens"
     decoder: str = "model"
-    layers: str = "model.layers"
-    norm: str = "model.norm"
     head: str = "lm_head"
+    attention: str = "self_attn"
+    head_dim: str = "head_dim"
+    norms: tuple[Norm, ...] = ()
+    widths: tuple[Width, ...] = ()
+    logit_divisor: str | None = None
+    logit_cap: str | None = None
+    unit_norms: bool = False
 
-    def members(self, kind: Kind) -> tuple[Member, ...]:
-        return self.heads if kind == "heads" else self.channels
+    def members(self, kind: Kind | None = None) -> tuple[Member, ...]:
+        """Members of the structures of a kind; of both without one."""
+        return {None: (*self.heads, *self.channels), "heads": self.heads, "channels": self.channels}[kind]
+
+    def modules(self, kind: Kind | None = None) -> dict[str, Literal[0, 1]]:
+        """{path of a linear module in a decoder layer: axis that the structures own}; each fused module once."""
+        return {member.module: member.axis for member in self.members(kind)}
+
+    @cached_property
+    def layers(self) -> str:
+        """Path of the decoder layers."""
+        return f"{self.decoder}.layers"
+
+    def decoder_of(self, model: nn.Module) -> nn.Module:
+        return attrgetter(self.decoder)(model)
 
     def decoder_layers(self, model: nn.Module) -> nn.ModuleList:
         return attrgetter(self.layers)(model)
 
+    def head_of(self, model: nn.Module) -> nn.Linear:
+        return attrgetter(self.head)(model)
+
+
+SEPARATE_HEADS = (
+    Member("self_attn.q_proj", 0, "query"),
+    Member("self_attn.k_proj", 0, "key_value"),
+    Member("self_attn.v_proj", 0, "key_value"),
+    Member("self_attn.o_proj", 1, "query"),
+)
+GATED_CHANNELS = (
+    Member("mlp.gate_proj", 0, "channel"),
+    Member("mlp.up_proj", 0, "channel"),
+    Member("mlp.down_proj", 1, "channel"),
+)
+MLP_WIDTH = Width("mlp", "intermediate_size", "channels")
 
 LLAMA = Architecture(
     family="LLaMA",
     model_types=("llama", "mistral", "qwen2", "qwen3"),
-    heads=(
-        Member("self_attn.q_proj", 0, "query"),
-        Member("self_attn.k_proj", 0, "key_value"),
-        Member("self_attn.v_proj", 0, "key_value"),
-        Member("self_attn.o_proj", 1, "query"),
-    ),
-    channels=(
-        Member("mlp.gate_proj", 0, "channel"),
-        Member("mlp.up_proj", 0, "channel"),
-        Member("mlp.down_proj", 1, "channel"),
-    ),
+    heads=SEPARATE_HEADS,
+    channels=GATED_CHANNELS,
+    widths=(MLP_WIDTH,),
 )
 
 FAMILIES = (LLAMA,)
@@ -88,69 +157,42 @@ class LayerShape:
         """How many prunable units: key-value groups with their query heads (heads if each has its own), channels."""
         return self.groups if kind == "heads" else self.channels
 
-    def vectors_per_unit(self, member: Member) -> int:
+    def vectors_per_unit(self, member: Member | Norm) -> int:
         """Rows or columns of `member`'s weight that one unit owns."""
+        return self._per_unit(member.vectors)
+
+    def span(self, member: Member) -> slice:
+        """Which rows (axis 0) or columns (axis 1) of its module's weight are the member's."""
+        start = sum(self._width(vectors) for vectors in member.after)
+        return slice(start, start + self._width(member.vectors))
+
+    def _per_unit(self, vectors: Vectors) -> int:
         return {
             "query": self.queries_per_group * self.head_dim,
             "key_value": self.head_dim,
+            "fused": 3 * self.head_dim,
             "channel": 1,
-        }[member.vectors]
+        }[vectors]
+
+    def _width(self, vectors: Vectors) -> int:
+        return self.units("channels" if vectors == "channel" else "heads") * self._per_unit(vectors)
 
 
-def architecture_of(model: nn.Module) -> Architecture:
-    """The declaration for `model`.
-
-    Raises:
-        UserError: no family lists its `model_type`, or a declared module is missing or no plain linear layer
-            (quantised models are refused by name).
-    """
-    model_type = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
-    for family in FAMILIES:
-        if model_type in family.model_types:
-            if not type(model).__name__.endswith("ForCausalLM"):
-                raise UserError(
-                    f"a {type(model).__name__} is no causal language model of its own",
-                    "load it with AutoModelForCausalLM; of a model that peft has wrapped, merge the adapter first",
-                )
-            _check(model, family, model_type)
-            return family
-    known = ", ".join(name for family in FAMILIES for name in family.model_types)
-    raise UserError(
-        f"no declaration of coupled structures for models of type '{model_type}'",
-        f"supported types: {known}; a new one is declared in reproducer/models/architecture.py",
-    )
-
-
-def _check(model: nn.Module, family: Architecture, model_type: str) -> None:
-    for index, layer in enumerate(family.decoder_layers(model)):
-        for member in (*family.heads, *family.channels):
-            try:
-                module = layer.get_submodule(member.module)
-            except AttributeError:
-                raise UserError(f"layer {index} of this {model_type} model has no {member.module}") from None
-            if type(module) is not nn.Linear:
-                raise UserError(
-                    f"layer {index}'s {member.module} is a {type(module).__name__}; only linear layers are pruned",
-                    "load the model unquantised, and merge adapters before pruning",
-                )
-        attention: Any = layer.get_submodule("self_attn")
-        for name in ("q_norm", "k_norm"):
-            norm = getattr(attention, name, None)
-            if norm is not None and norm.weight.shape != (attention.head_dim,):
-                raise UserError(f"layer {index}'s {name} spans several heads; such models cannot be pruned by heads")
-
-
-def layer_shape(layer: nn.Module) -> LayerShape:
-    """The widths of a decoder layer of a declared family, from its weights (a meta device will do)."""
-    queries, keys = linear_at(layer, "self_attn.q_proj"), linear_at(layer, "self_attn.k_proj")
-    attention: Any = layer.get_submodule("self_attn")
-    groups = keys.out_features // attention.head_dim
+def layer_shape(layer: nn.Module, architecture: Architecture) -> LayerShape:
+    """The widths of a decoder layer, from its weights (a meta device will do)."""
+    head_dim: int = getattr(layer.get_submodule(architecture.attention), architecture.head_dim)
+    output = linear_at(layer, architecture.heads[-1].module)
+    queries = output.in_features // head_dim
+    source = next(member.module for member in architecture.heads if member.vectors in ("key_value", "fused"))
+    shared = [member.vectors for member in architecture.heads if member.module == source]
+    rows = linear_at(layer, source).out_features - shared.count("query") * queries * head_dim
+    groups = rows // (head_dim * (3 if shared == ["fused"] else shared.count("key_value")))
     return LayerShape(
-        hidden=queries.in_features,
-        head_dim=attention.head_dim,
+        hidden=output.out_features,
+        head_dim=head_dim,
         groups=groups,
-        queries_per_group=queries.out_features // attention.head_dim // groups,
-        channels=linear_at(layer, "mlp.gate_proj").out_features,
+        queries_per_group=queries // groups,
+        channels=linear_at(layer, architecture.channels[-1].module).in_features,
     )
 
 
@@ -160,17 +202,73 @@ def linear_at(layer: nn.Module, path: str) -> nn.Linear:
 
 
 def unit_parameters(layer: nn.Module, architecture: Architecture, kind: Kind) -> int:
-    """Parameters that leave the model with one unit of `layer`: weights and the biases of its rows."""
-    shape = layer_shape(layer)
+    """Parameters that leave the model with one unit of `layer`: weights, the biases of its rows, norms over heads."""
+    shape = layer_shape(layer, architecture)
     total = 0
     for member in architecture.members(kind):
         linear = linear_at(layer, member.module)
         length = linear.weight.shape[1 - member.axis]
         biased = member.axis == 0 and linear.bias is not None
         total += shape.vectors_per_unit(member) * (length + int(biased))
+    if kind == "heads":
+        total += sum(shape.vectors_per_unit(norm) for norm in architecture.norms)
     return total
 
 
 def parameter_count(model: nn.Module) -> int:
     """All parameters, shared ones (tied embeddings) counted once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def family_of(config: Any) -> Architecture:
+    """The family that lists a configuration's `model_type`.
+
+    Raises:
+        UserError: none does; says why where the reason is known.
+    """
+    model_type = getattr(config, "model_type", type(config).__name__)
+    for family in FAMILIES:
+        if model_type in family.model_types:
+            return family
+    known = ", ".join(name for family in FAMILIES for name in family.model_types)
+    raise UserError(
+        f"no declaration of coupled structures for models of type '{model_type}'",
+        f"supported types: {known}; a new one is declared in reproducer/models/architecture.py",
+    )
+
+
+def architecture_of(model: nn.Module) -> Architecture:
+    """The declaration for `model`.
+
+    Raises:
+        UserError: no family lists its `model_type`, or a declared module is missing or no plain linear layer
+            (quantised models are refused by name).
+    """
+    family = family_of(getattr(model, "config", model))
+    if not type(model).__name__.endswith("ForCausalLM"):
+        raise UserError(
+            f"a {type(model).__name__} is no causal language model of its own",
+            "load it with AutoModelForCausalLM; of a model that peft has wrapped, merge the adapter first",
+        )
+    _check(model, family)
+    return family
+
+
+def _check(model: Any, family: Architecture) -> None:
+    for index, layer in enumerate(family.decoder_layers(model)):
+        for path in family.modules():
+            try:
+                module = layer.get_submodule(path)
+            except AttributeError:
+                raise UserError(f"layer {index} of this {model.config.model_type} model has no {path}") from None
+            if type(module) is not nn.Linear:
+                raise UserError(
+                    f"layer {index}'s {path} is a {type(module).__name__}; only linear layers are pruned",
+                    "load the model unquantised, and merge adapters before pruning",
+                )
+        attention: Any = layer.get_submodule(family.attention)
+        declared = {norm.module.rpartition(".")[2] for norm in family.norms}
+        for name in {"q_norm", "k_norm"} - declared:
+            norm = getattr(attention, name, None)
+            if norm is not None and norm.weight.shape != (attention.head_dim,):
+                raise UserError(f"layer {index}'s {name} spans several heads; such models cannot be pruned by heads")

@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from reproducer.models.architecture import family_of
 
 LOGITS_AT_ONCE = 2**24  # elements of one chunk of logits: 64 MiB in fp32, 340 tokens of a 49,152-word vocabulary
 SCORED_TOKENS = 1024  # tokens of a batch of a task, whose logits exist together: lm-eval looks at all of them
 
 
-def token_losses(hidden: Tensor, head: nn.Linear, labels: Tensor, chunk_tokens: int | None = None) -> Tensor:
+def next_token_losses(model: nn.Module, hidden: Tensor, labels: Tensor, chunk_tokens: int | None = None) -> Tensor:
+    """`token_losses` with `model`'s own head, its scaling and soft-capping of the logits included.
+
+    Args:
+        model: a causal language model of a declared family, also with adapters in it.
+        hidden: [batch, length, width], what its decoder returns as `last_hidden_state`.
+        labels: LongTensor [batch, length], the input ids themselves (the shift happens here); -100 is ignored.
+        chunk_tokens: rows of logits held at once; by default about 64 MiB of them.
+    """
+    config: Any = model.config
+    family = family_of(config)
+    divisor = getattr(config, family.logit_divisor) if family.logit_divisor else 1.0
+    cap = getattr(config, family.logit_cap) if family.logit_cap else None
+    return token_losses(hidden, family.head_of(model), labels, chunk_tokens, divisor, cap)
+
+
+def token_losses(
+    hidden: Tensor,
+    head: nn.Linear,
+    labels: Tensor,
+    chunk_tokens: int | None = None,
+    divisor: float = 1.0,
+    cap: float | None = None,
+) -> Tensor:
     """Cross-entropy of every next token, from the hidden states behind the model's final norm.
 
     The logits are made and dropped chunk by chunk. Differentiable with respect to `hidden`: its gradient is
@@ -21,6 +48,8 @@ def token_losses(hidden: Tensor, head: nn.Linear, labels: Tensor, chunk_tokens: 
         head: the language-model head, `vocabulary` x `width`.
         labels: LongTensor [batch, length], the input ids themselves (the shift happens here); -100 is ignored.
         chunk_tokens: rows of logits held at once; by default about 64 MiB of them.
+        divisor: of the head's output (Granite's `logits_scaling`).
+        cap: c of a final c·tanh(logits / c) (Gemma 2's `final_logit_softcapping`).
 
     Returns:
         float32 (float64 for a float64 model) [batch, length - 1]; position t holds the loss of token t + 1,
@@ -30,15 +59,24 @@ def token_losses(hidden: Tensor, head: nn.Linear, labels: Tensor, chunk_tokens: 
     targets = labels[:, 1:].reshape(-1).to(rows.device)
     chunk = chunk_tokens or max(1, LOGITS_AT_ONCE // head.weight.shape[0])
     bias = None if head.bias is None else head.bias.detach()
-    losses = _HeadCrossEntropy.apply(rows, head.weight.detach(), bias, targets, chunk)
+    losses = _HeadCrossEntropy.apply(rows, head.weight.detach(), bias, targets, chunk, divisor, cap)
     return losses.view(hidden.shape[0], hidden.shape[1] - 1)
 
 
 class _HeadCrossEntropy(torch.autograd.Function):
-    """Cross-entropy of `rows @ weight.T + bias`; d loss / d rows is ready when the forward pass ends."""
+    """Cross-entropy of capped, scaled `rows @ weight.T + bias`; d loss / d rows is ready when the forward pass ends."""
 
     @staticmethod
-    def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, chunk: int) -> Tensor:
+    def forward(
+        ctx,
+        rows: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        chunk: int,
+        divisor: float,
+        cap: float | None,
+    ) -> Tensor:
         wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
         losses = torch.zeros(rows.shape[0], dtype=wide, device=rows.device)
         gradient = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
@@ -46,15 +84,25 @@ class _HeadCrossEntropy(torch.autograd.Function):
             part = slice(start, start + chunk)
             counted = targets[part] >= 0
             index = targets[part].clamp(min=0).unsqueeze(1)
-            logits = nn.functional.linear(rows[part], weight, bias).to(wide)
+            logits = nn.functional.linear(rows[part], weight, bias)
+            if divisor != 1:
+                logits = logits / divisor
+            if cap is not None:
+                logits = torch.tanh(logits / cap).mul_(cap)
+            logits = logits.to(wide)
+            slope = 1 - (logits / cap).square_() if cap is not None and gradient is not None else None
             normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
             losses[part] = (normaliser - logits.gather(1, index)).squeeze(1) * counted
             if gradient is not None:
                 surplus = logits.sub_(normaliser).exp_()  # the probabilities, in the logits' place
                 surplus.scatter_add_(1, index, torch.full_like(index, -1, dtype=wide))
+                if slope is not None:  # of the cap: the derivative of c·tanh(x / c) is 1 - tanh²(x / c)
+                    surplus.mul_(slope)
+                if divisor != 1:
+                    surplus.div_(divisor)
                 gradient[part] = (surplus.to(weight.dtype) @ weight) * counted.unsqueeze(1)
                 del surplus
-            del logits  # before the next chunk's are made
+            del logits, slope  # before the next chunk's are made
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return losses
@@ -62,4 +110,4 @@ class _HeadCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, upstream: Tensor) -> tuple:
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream.unsqueeze(1).to(gradient.dtype), None, None, None, None
+        return gradient * upstream.unsqueeze(1).to(gradient.dtype), None, None, None, None, None, None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of
-from reproducer.models.loss import token_losses
+from reproducer.models.loss import next_token_losses
 
 BATCH_TOKENS = 2048  # tokens that run through a layer at once where only losses are wanted
 
@@ -36,12 +35,14 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 class _Recorder(nn.Module):
-    """Stands where a decoder layer stands and keeps the arguments that the model would have called it with."""
+    """Stands where a decoder layer stands: keeps how the model calls it, and answers with what it is told to."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self._layer = [layer]  # in a list: the layer must not become a submodule
         self.arguments: dict[str, Any] = {}
+        self.given: Tensor | None = None
+        self.answer: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -50,15 +51,16 @@ class _Recorder(nn.Module):
             return getattr(self._layer[0], name)
 
     def forward(self, hidden: Tensor, **arguments: Any) -> Tensor:
-        self.arguments = arguments
-        return hidden
+        self.arguments, self.given = arguments, hidden
+        return hidden if self.answer is None else self.answer
 
 
 class LayerWalk:
     """Runs the decoder layers of a causal language model one at a time on unpadded sequences of one length.
 
-    Position embeddings and attention masks are those that the model's own forward pass makes; no model code is
-    repeated here.
+    What lies in front of the first layer and behind the last one (scaled embeddings, learned positions, projections,
+    the final norm), position embeddings and attention masks are those of the model's own forward pass, in which
+    recorders stand in place of the layers; no model code is repeated here.
 
     Args:
         model: a model of a declared architecture.
@@ -72,30 +74,42 @@ class LayerWalk:
         limit = getattr(model.config, "max_position_embeddings", None)
         if limit is not None and length > limit:
             raise UserError(f"sequences of {length} tokens are longer than the model's context of {limit}")
+        self.model = model
         self.architecture = architecture_of(model)
         self.layers = self.architecture.decoder_layers(model)
-        self.norm: nn.Module = attrgetter(self.architecture.norm)(model)
-        self.head: nn.Linear = attrgetter(self.architecture.head)(model)
-        self._embedding: nn.Module = attrgetter(self.architecture.embedding)(model)
-        self.device = self.head.weight.device
-        # The decoder's own forward pass on a shallow copy whose layers only record how they are called.
-        decoder = copy.copy(attrgetter(self.architecture.decoder)(model))
-        decoder._modules = dict(decoder._modules)
+        self.device = self.architecture.head_of(model).weight.device
         recorders = [_Recorder(layer) for layer in self.layers]
-        decoder._modules["layers"] = nn.ModuleList(recorders)
         with torch.no_grad():
-            decoder(input_ids=torch.zeros(1, length, dtype=torch.long, device=self.device), use_cache=False)
+            self._decoder(recorders)(input_ids=self._blank(1, length), use_cache=False)
         self._arguments = [recorder.arguments for recorder in recorders]
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Token embeddings of `ids` [batch, length] as [batch, length, width]."""
-        return self._embedding(ids.to(self.device))
+        """Hidden states [batch, length, width] in front of the first layer, of token ids [batch, length]."""
+        recorder = _Recorder(self.layers[0])
+        self._decoder([recorder])(input_ids=ids.to(self.device), use_cache=False)
+        assert recorder.given is not None
+        return recorder.given
 
     def run(self, index: int, hidden: Tensor, layer: nn.Module | None = None) -> Tensor:
         """Decoder layer `index` (or `layer` in its place) on hidden states [batch, length, width]."""
         output = (layer or self.layers[index])(hidden, **self._arguments[index])
         return output[0] if isinstance(output, tuple) else output
 
+    def finish(self, hidden: Tensor) -> Tensor:
+        """What the head sees [batch, length, width of the head], from the hidden states behind the last layer."""
+        recorder = _Recorder(self.layers[0])
+        recorder.answer = hidden
+        return self._decoder([recorder])(input_ids=self._blank(*hidden.shape[:2]), use_cache=False).last_hidden_state
+
     def losses(self, hidden: Tensor, ids: Tensor) -> Tensor:
         """Next-token losses [batch, length - 1] from the hidden states behind the last layer."""
-        return token_losses(self.norm(hidden), self.head, ids)
+        return next_token_losses(self.model, self.finish(hidden), ids)
+
+    def _decoder(self, layers: list[_Recorder]) -> nn.Module:
+        """The model's decoder on a shallow copy that has these layers."""
+        decoder = copy.copy(self.architecture.decoder_of(self.model))
+        decoder._modules = {**decoder._modules, "layers": nn.ModuleList(layers)}
+        return decoder
+
+    def _blank(self, batch: int, length: int) -> Tensor:
+        return torch.zeros(batch, length, dtype=torch.long, device=self.device)

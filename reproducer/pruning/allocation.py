@@ -93,7 +93,7 @@ class _Cut:
     def __init__(self, model: nn.Module, architecture: Architecture, scores: Scores, settings: Allocation) -> None:
         self.settings = settings
         layers = architecture.decoder_layers(model)
-        shapes = {index: layer_shape(layers[index]) for index in scores}
+        shapes = {index: layer_shape(layers[index], architecture) for index in scores}
         grouped = any(shape.queries_per_group > 1 for shape in shapes.values())
         self.pooled = settings.heads == "pooled" or (settings.heads == "auto" and grouped)
         self.units = {kind: {index: shapes[index].units(kind) for index in scores} for kind in KINDS}

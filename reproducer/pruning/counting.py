@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -51,10 +50,10 @@ def count(model: nn.Module, plan: Plan | None = None, *, length: int = 64, dtype
     """
     architecture = architecture_of(model)
     parameters = parameter_count(model) if plan is None else plan.parameters_left(model)
-    head: Any = attrgetter(architecture.head)(model)
+    head: Any = architecture.head_of(model)
     macs = length * head.weight.numel()
     for index, layer in enumerate(architecture.decoder_layers(model)):
-        shape = layer_shape(layer)
+        shape = layer_shape(layer, architecture)
         kept = {kind: None if plan is None else plan.kept(kind, index) for kind in KINDS}
         units = {kind: shape.units(kind) if of_kind is None else len(of_kind) for kind, of_kind in kept.items()}
         macs += length * shape.hidden * _vectors(architecture, shape, units)

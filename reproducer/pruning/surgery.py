@@ -1,61 +1,25 @@
-"""Cut coupled structures out of a decoder layer's linear modules."""
+"""Cut coupled structures out of a decoder layer, and whole layers out of a model."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from reproducer.models.architecture import KINDS, Architecture, Member, layer_shape, linear_at
-
-
-def slice_linear(linear: nn.Linear, member: Member, vectors: Tensor) -> nn.Linear:
-    """A new linear module with only the given rows (axis 0, with their biases) or columns (axis 1) of `linear`.
-
-    Args:
-        vectors: LongTensor of row or column indices to keep.
-    """
-    vectors = vectors.to(linear.weight.device)
-    weight = linear.weight.detach().index_select(member.axis, vectors)
-    bias: Tensor | None = linear.bias
-    if bias is not None:
-        bias = bias.detach().index_select(0, vectors) if member.axis == 0 else bias.detach().clone()
-    smaller = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    smaller.weight = nn.Parameter(weight, requires_grad=linear.weight.requires_grad)
-    if bias is not None:
-        assert linear.bias is not None
-        smaller.bias = nn.Parameter(bias, requires_grad=linear.bias.requires_grad)
-    return smaller.train(linear.training)
-
-
-def sliced_members(
-    layer: nn.Module, architecture: Architecture, heads: Sequence[int] | None, channels: Sequence[int] | None
-) -> dict[str, nn.Linear]:
-    """New modules, by their path in `layer`, that keep only the given units; None keeps all of a kind."""
-    shape = layer_shape(layer)
-    modules: dict[str, nn.Linear] = {}
-    for kind, kept in zip(KINDS, (heads, channels), strict=True):
-        if kept is None or len(kept) == shape.units(kind):
-            continue
-        units = torch.tensor(kept, dtype=torch.long)
-        for member in architecture.members(kind):
-            width = shape.vectors_per_unit(member)
-            vectors = (units[:, None] * width + torch.arange(width)).flatten()
-            modules[member.module] = slice_linear(linear_at(layer, member.module), member, vectors)
-    return modules
-
-
-def place(layer: nn.Module, modules: dict[str, nn.Linear]) -> None:
-    """Put `modules` into `layer`, and tell the attributes that state a width."""
-    for path, module in modules.items():
-        parent, _, name = path.rpartition(".")
-        setattr(layer.get_submodule(parent), name, module)
-    mlp: Any = layer.get_submodule("mlp")
-    if "mlp.down_proj" in modules and hasattr(mlp, "intermediate_size"):
-        mlp.intermediate_size = modules["mlp.down_proj"].in_features
+from reproducer.models.architecture import (
+    KINDS,
+    Architecture,
+    LayerShape,
+    Member,
+    Norm,
+    architecture_of,
+    layer_shape,
+    linear_at,
+)
 
 
 def sliced_layer(
@@ -65,7 +29,134 @@ def sliced_layer(
     smaller = _shallow(layer)
     for name, child in layer.named_children():
         smaller._modules[name] = _shallow(child)
-    place(smaller, sliced_members(layer, architecture, heads, channels))
+    place(smaller, architecture, sliced_members(layer, architecture, heads, channels))
+    return smaller
+
+
+def sliced_members(
+    layer: nn.Module, architecture: Architecture, heads: Sequence[int] | None, channels: Sequence[int] | None
+) -> dict[str, nn.Module]:
+    """New modules, by their path in `layer`, that keep only the given units; None keeps all of a kind."""
+    shape = layer_shape(layer, architecture)
+    modules: dict[str, nn.Module] = {}
+    for kind, kept in zip(KINDS, (heads, channels), strict=True):
+        if kept is None or len(kept) == shape.units(kind):
+            continue
+        units = torch.tensor(kept, dtype=torch.long)
+        for path, axis in architecture.modules(kind).items():
+            members = [member for member in architecture.members(kind) if member.module == path]
+            vectors = torch.cat([_vectors(shape, member, units) for member in members])
+            modules[path] = _sliced_linear(linear_at(layer, path), axis, vectors)
+        if kind == "heads":
+            for norm in architecture.norms:
+                modules[norm.module] = _sliced_norm(layer.get_submodule(norm.module), _vectors(shape, norm, units))
+    return modules
+
+
+def place(layer: nn.Module, architecture: Architecture, modules: Mapping[str, nn.Module]) -> None:
+    """Put what `sliced_members` made into `layer`, and tell the attributes that state a width."""
+    if not modules:
+        return
+    for path, module in modules.items():
+        parent, _, name = path.rpartition(".")
+        setattr(layer.get_submodule(parent), name, module)
+    shape = layer_shape(layer, architecture)
+    counts = {
+        "queries": shape.groups * shape.queries_per_group,
+        "groups": shape.groups,
+        "channels": shape.channels,
+    }
+    for width in architecture.widths:
+        module = layer.get_submodule(width.module)
+        owner, _, name = width.attribute.rpartition(".")
+        if owner:
+            setattr(module, owner, _OwnConfig(getattr(module, owner), name, counts[width.counts]))
+        else:
+            setattr(module, name, counts[width.counts])
+
+
+def remove_layers(model: nn.Module, indices: Collection[int]) -> None:
+    """Take whole decoder layers out of `model`, in place.
+
+    The layers that stay keep what they are (their attention's window, whether they rotate); their places in the
+    key-value cache and the configuration's entries of each layer follow.
+    """
+    if not indices:
+        return
+    architecture, config = architecture_of(model), model.config
+    layers = architecture.decoder_layers(model)
+    kept = [index for index in range(len(layers)) if index not in set(indices)]
+    for name in PER_LAYER:
+        values = getattr(config, name, None)
+        if values is not None:
+            setattr(config, name, [values[index] for index in kept])
+    config.num_hidden_layers = len(kept)
+    architecture.decoder_of(model).layers = nn.ModuleList([layers[index] for index in kept])
+    for place_now, index in enumerate(kept):
+        for module in layers[index].modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = place_now
+
+
+PER_LAYER = ("layer_types", "no_rope_layers")  # lists in a configuration that have an entry a layer
+
+
+class _OwnConfig:
+    """The model's configuration as one layer's attention sees it: with a number of heads of its own.
+
+    Phi-3's forward pass reads the number of query heads from the configuration, which all layers share. Everything
+    else is asked of the model's own, so that what is set there later counts here too.
+    """
+
+    def __init__(self, config: Any, name: str, value: int) -> None:
+        base = config._base if isinstance(config, _OwnConfig) else config
+        self.__dict__.update({"_base": base, name: value})
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_base":  # not yet there, while this is being copied
+            raise AttributeError(name)
+        return getattr(self._base, name)
+
+
+def _vectors(shape: LayerShape, member: Member | Norm, units: Tensor) -> Tensor:
+    """Rows or columns of `member`'s weight that belong to `units`."""
+    width = shape.vectors_per_unit(member)
+    start = shape.span(member).start if isinstance(member, Member) else 0
+    return (start + units[:, None] * width + torch.arange(width)).flatten()
+
+
+def _sliced_linear(linear: nn.Linear, axis: int, vectors: Tensor) -> nn.Linear:
+    """A new linear module with only these rows (axis 0, with their biases) or columns (axis 1) of `linear`."""
+    vectors = vectors.to(linear.weight.device)
+    weight = linear.weight.detach().index_select(axis, vectors)
+    bias: Tensor | None = linear.bias
+    if bias is not None:
+        bias = bias.detach().index_select(0, vectors) if axis == 0 else bias.detach().clone()
+    smaller = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    smaller.weight = nn.Parameter(weight, requires_grad=linear.weight.requires_grad)
+    if bias is not None:
+        assert linear.bias is not None
+        smaller.bias = nn.Parameter(bias, requires_grad=linear.bias.requires_grad)
+    return smaller.train(linear.training)
+
+
+def _sliced_norm(norm: nn.Module, vectors: Tensor) -> nn.Module:
+    """A norm over fewer outputs that gives what `norm` gives where the others are zero.
+
+    Over n outputs x, of which all but m are zero, a root-mean-square norm gives w·x / sqrt(Σx²/n + ε). The sum has no
+    other terms than those of the m, and with Σx²/n = (m/n)·Σx²/m this is
+
+        w·x / sqrt((m/n)·(Σx²/m + ε·n/m)) = sqrt(n/m)·w · x / sqrt(Σx²/m + ε·n/m):
+
+    a norm over the m outputs with weight sqrt(n/m)·w and epsilon ε·n/m, exactly.
+    """
+    old: Any = norm
+    share = old.weight.numel() / len(vectors)
+    smaller = copy.copy(old)
+    smaller._parameters = dict(old._parameters)
+    weight = old.weight.detach().index_select(0, vectors.to(old.weight.device)) * math.sqrt(share)
+    smaller.weight = nn.Parameter(weight, requires_grad=old.weight.requires_grad)
+    smaller.variance_epsilon = old.variance_epsilon * share
     return smaller
 
 
