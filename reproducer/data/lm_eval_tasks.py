@@ -18,6 +18,7 @@ from reproducer.errors import UserError, nearest
 
 OUTPUTS = ("multiple_choice", "loglikelihood", "generate_until")
 NAMED = rb"^[\"']?(?:task|group)[\"']?:[ \t]*[\"']?(%s)[\"']?[ \t]*(?:#.*)?\r?$"
+ANY = NAMED % rb"\S+"
 CATALOGUE = {
     "quiz": FOLDER / "quiz.yaml",
     "boolq": "super_glue/boolq/default.yaml",
@@ -117,11 +118,11 @@ def shown_metrics(config: Mapping[str, Any]) -> dict[str, bool]:
     lm-eval's own results.
     """
     import lm_eval.api.metrics  # noqa: F401  # fills the registry
-    from lm_eval.api.registry import is_higher_better
+    from lm_eval.api.registry import HIGHER_IS_BETTER_REGISTRY as KNOWN
 
-    known = {_metric_name(metric["metric"]): metric for metric in config.get("metric_list") or ()}
+    own = {_metric_name(metric["metric"]): metric for metric in config.get("metric_list") or ()}
     better = {
-        name: bool(known.get(name, {}).get("higher_is_better", is_higher_better(name) is not False))
+        name: bool(own.get(name, {}).get("higher_is_better", KNOWN.get(name) if name in KNOWN else True))
         for name in metric_names(config)
     }
     filters = [one["name"] for one in config.get("filter_list") or ()]
@@ -139,9 +140,6 @@ def task_source(config: Mapping[str, Any]) -> Source:
 
 def evaluated_split(config: Mapping[str, Any]) -> str | None:
     return config.get("test_split") or config.get("validation_split")
-
-
-ANY = NAMED % rb"\S+"
 
 
 def _folder() -> Path:

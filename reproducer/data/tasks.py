@@ -12,7 +12,8 @@ from typing import Any
 
 from reproducer.data.sources import Rows, Source, find_source
 from reproducer.errors import UserError, nearest
-from reproducer.spec import Named, Text
+from reproducer.spec.sections import Named
+from reproducer.spec.values import Text
 
 QUIZ_CHOICES = 4
 ACCURACIES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_all", "exact_match", "em", "f1")
