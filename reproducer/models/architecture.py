@@ -8,7 +8,7 @@ slicing equals masking.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
 from typing import Any, Literal, cast
@@ -134,13 +134,94 @@ MLP_WIDTH = Width("mlp", "intermediate_size", "channels")
 
 LLAMA = Architecture(
     family="LLaMA",
-    model_types=("llama", "mistral", "qwen2", "qwen3"),
+    model_types=("llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo"),
     heads=SEPARATE_HEADS,
     channels=GATED_CHANNELS,
     widths=(MLP_WIDTH,),
 )
+GRANITE = replace(LLAMA, family="Granite", model_types=("granite",), logit_divisor="logits_scaling")
+GEMMA = replace(
+    LLAMA,
+    family="Gemma",
+    model_types=("gemma", "gemma2", "gemma3_text"),
+    logit_cap="final_logit_softcapping",
+    unit_norms=True,
+)
+OLMO2 = replace(
+    LLAMA,
+    family="OLMo 2",
+    model_types=("olmo2", "olmo3"),
+    norms=(Norm("self_attn.q_norm", "query"), Norm("self_attn.k_norm", "key_value")),
+)
+PHI3 = Architecture(
+    family="Phi-3",
+    model_types=("phi3",),
+    heads=(
+        Member("self_attn.qkv_proj", 0, "query"),
+        Member("self_attn.qkv_proj", 0, "key_value", after=("query",)),
+        Member("self_attn.qkv_proj", 0, "key_value", after=("query", "key_value")),
+        Member("self_attn.o_proj", 1, "query"),
+    ),
+    channels=(
+        Member("mlp.gate_up_proj", 0, "channel"),
+        Member("mlp.gate_up_proj", 0, "channel", after=("channel",)),
+        Member("mlp.down_proj", 1, "channel"),
+    ),
+    widths=(
+        Width("self_attn", "config.num_attention_heads", "queries"),
+        Width("self_attn", "num_key_value_heads", "groups"),
+    ),
+)
+GPT_NEOX = Architecture(
+    family="GPT-NeoX",
+    model_types=("gpt_neox",),
+    heads=(Member("attention.query_key_value", 0, "fused"), Member("attention.dense", 1, "query")),
+    channels=(Member("mlp.dense_h_to_4h", 0, "channel"), Member("mlp.dense_4h_to_h", 1, "channel")),
+    decoder="gpt_neox",
+    attention="attention",
+    head_dim="head_size",
+)
+OPT = Architecture(
+    family="OPT",
+    model_types=("opt",),
+    heads=(*SEPARATE_HEADS[:3], Member("self_attn.out_proj", 1, "query")),
+    channels=(Member("fc1", 0, "channel"), Member("fc2", 1, "channel")),
+    decoder="model.decoder",
+    widths=(Width("self_attn", "num_heads", "queries"),),
+)
 
-FAMILIES = (LLAMA,)
+FAMILIES = (LLAMA, GRANITE, GEMMA, OLMO2, PHI3, GPT_NEOX, OPT)
+SUPPORTED = ", ".join(name for family in FAMILIES for name in family.model_types)
+
+# What a configuration has that no family here could be declared for, and what would do.
+UNSUPPORTED = (
+    (
+        ("text_config", "vision_config", "audio_config"),
+        "it wraps a language model together with other inputs",
+        "load its language model alone, with a config.json of that model's own type (gemma3_text for gemma3)",
+    ),
+    (
+        ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "moe_intermediate_size"),
+        "its layers route each token to some of several MLPs (a mixture of experts), so that a channel is not one "
+        "structure of the layer",
+        "a dense model of the same family would do",
+    ),
+    (
+        ("kv_lora_rank",),
+        "the keys and values of all its heads come out of one latent vector, so that heads share their weights",
+        "a model with keys and values of each head, or of groups of heads, would do",
+    ),
+    (
+        ("num_kv_shared_layers",),
+        "its later layers use keys and values of earlier ones, so that layers cannot be cut independently",
+        "a model whose layers have keys and values of their own would do",
+    ),
+    (
+        ("state_size", "ssm_state_size", "mamba_d_state", "conv_L_cache", "attention_hidden_size"),
+        "its layers are recurrent and have no attention heads",
+        "a model with attention in every layer would do",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -230,10 +311,14 @@ def family_of(config: Any) -> Architecture:
     for family in FAMILIES:
         if model_type in family.model_types:
             return family
-    known = ", ".join(name for family in FAMILIES for name in family.model_types)
+    for attributes, reason, instead in UNSUPPORTED:
+        if any(getattr(config, name, None) not in (None, 0) for name in attributes):
+            raise UserError(
+                f"models of type '{model_type}' cannot be pruned: {reason}", f"{instead}; supported types: {SUPPORTED}"
+            )
     raise UserError(
         f"no declaration of coupled structures for models of type '{model_type}'",
-        f"supported types: {known}; a new one is declared in reproducer/models/architecture.py",
+        f"supported types: {SUPPORTED}; a new one is declared in reproducer/models/architecture.py",
     )
 
 

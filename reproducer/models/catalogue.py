@@ -10,6 +10,7 @@ from typing import Any
 
 from reproducer.errors import UserError, nearest
 
+HUB_ID_LENGTH = 96  # the hub's own limit
 HUB_ID = re.compile(r"(?P<id>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 
 
@@ -78,7 +79,8 @@ class Entry:
 
     Attributes:
         dtype: what it computes in unless a spec says otherwise; `auto`: what its own config.json says.
-        config: the LLaMA configuration, where it is known before anything is fetched.
+        config: what its config.json holds of its shape, `model_type` included, where it is known before anything is
+            fetched.
         notes: what a sceptical reader of a report should know about the weights.
     """
 
@@ -91,8 +93,12 @@ class Entry:
 
     @property
     def parameters(self) -> int | None:
-        """The number of parameters (tied embeddings counted once), or None where the config is not known yet."""
-        return None if self.config is None else _parameters(self.config)
+        """The number of parameters (tied embeddings counted once), or None where this module cannot tell.
+
+        It can tell for LLaMA's layout; `load.count_parameters` tells for any once there is a config.
+        """
+        known = self.config is not None and self.config["model_type"] == "llama"
+        return _parameters(self.config) if known else None
 
     def describe(self) -> str:
         """Source and size in a few words."""
@@ -125,6 +131,7 @@ class Entry:
 
 
 def _parameters(config: Mapping[str, Any]) -> int:
+    """Of LLaMA's layout without biases."""
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     head_dim = config.get("head_dim") or hidden // heads
     projections = 2 * heads + 2 * (config.get("num_key_value_heads") or heads)  # q, o; k, v
@@ -134,6 +141,7 @@ def _parameters(config: Mapping[str, Any]) -> int:
 
 
 LLAMA_7B = {
+    "model_type": "llama",
     "vocab_size": 32000,
     "hidden_size": 4096,
     "intermediate_size": 11008,
@@ -143,6 +151,7 @@ LLAMA_7B = {
     "rms_norm_eps": 1e-6,
 }
 SMOLLM2_135M = {
+    "model_type": "llama",
     "vocab_size": 49152,
     "hidden_size": 576,
     "intermediate_size": 1536,
@@ -155,6 +164,7 @@ SMOLLM2_135M = {
     "tie_word_embeddings": True,
 }
 TINY = {
+    "model_type": "llama",
     "vocab_size": 259,  # 256 bytes and three special tokens
     "hidden_size": 64,
     "intermediate_size": 160,
@@ -164,6 +174,22 @@ TINY = {
 }
 # Heads together wider than the hidden size, and tied embeddings: what square, untied matrices would hide.
 TINY_GQA = {**TINY, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 16, "tie_word_embeddings": True}
+TINY_PHI3 = {
+    **TINY,
+    "model_type": "phi3",
+    "num_key_value_heads": 2,
+    "original_max_position_embeddings": 2048,
+    "pad_token_id": 0,  # its own lies beyond the vocabulary of bytes
+}
+TINY_OPT = {
+    "model_type": "opt",
+    "vocab_size": 259,
+    "hidden_size": 64,
+    "ffn_dim": 160,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 2048,
+}
 
 HALF = "Stored in float16; computed in bfloat16, in whose range small gradients survive."
 
@@ -217,6 +243,22 @@ CATALOGUE: dict[str, Entry] = {
             TINY_GQA,
             "For tests: untrained, grouped-query attention, tied embeddings, one token a byte.",
         ),
+        Entry(
+            "tiny-phi3",
+            "Tiny-Phi-3",
+            Random(TINY_PHI3),
+            "float32",
+            TINY_PHI3,
+            "For tests: untrained, fused projections, grouped-query attention, one token a byte.",
+        ),
+        Entry(
+            "tiny-opt",
+            "Tiny-OPT",
+            Random(TINY_OPT),
+            "float32",
+            TINY_OPT,
+            "For tests: untrained, biases, no gate, learned positions, tied embeddings, one token a byte.",
+        ),
     )
 }
 
@@ -238,7 +280,7 @@ def resolve(name: str) -> Entry:
         return Entry(name, folder.name, Folder(str(folder)))
     if name.startswith((".", "/", "~")):
         raise UserError(f"there is no model folder '{name}' (looked in {Path.cwd()})")
-    if found := HUB_ID.fullmatch(name):
+    if (found := HUB_ID.fullmatch(name)) and len(found["id"]) <= HUB_ID_LENGTH:
         return Entry(name, found["id"].split("/")[1], Hub(found["id"], found["revision"]))
     hint = nearest(name, CATALOGUE)
     raise UserError(

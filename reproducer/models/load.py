@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,6 @@ def _read_model(folder: Path, config: Any, dtype: torch.dtype) -> PreTrainedMode
                 folder,
                 config=config,
                 dtype=dtype,
-                attn_implementation="sdpa",
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
@@ -90,15 +89,21 @@ def _read_model(folder: Path, config: Any, dtype: torch.dtype) -> PreTrainedMode
     return model
 
 
+def meta_model(config: PreTrainedConfig | Mapping[str, Any]) -> PreTrainedModel:
+    """The model of a configuration, or of what its config.json holds, without weights: on the meta device."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with quiet(), torch.device("meta"):
+        full = AutoConfig.for_model(**config) if isinstance(config, Mapping) else config
+        return AutoModelForCausalLM.from_config(full, trust_remote_code=False)
+
+
 def count_parameters(directory: str | Path) -> int:
     """How many parameters the model has, tied ones counted once, from its config alone: nothing is loaded."""
-    import torch
-    from transformers import AutoModelForCausalLM
+    from reproducer.models.architecture import parameter_count
 
-    config = read_config(locate(Path(directory)))
-    with quiet(), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    return sum(parameter.numel() for parameter in model.parameters())
+    return parameter_count(meta_model(read_config(locate(Path(directory)))))
 
 
 def locate(directory: Path) -> Path:
@@ -137,9 +142,11 @@ def read_config(folder: Path) -> PreTrainedConfig:
             raise UserError(f"{path}: {key} is {value}, not a number a model can have")
     kind = raw.get("model_type")
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        from reproducer.models.architecture import SUPPORTED
+
         raise UserError(
             f"{path}: model_type is {kind!r}, which transformers does not know as a causal language model",
-            "models that bring their own code are not run; LLaMA, Mistral, Qwen2 and Qwen3 can be pruned",
+            f"models that bring their own code are not run; types that can be pruned: {SUPPORTED}",
         )
     try:
         with quiet():

@@ -25,7 +25,7 @@ def next_token_losses(model: nn.Module, hidden: Tensor, labels: Tensor, chunk_to
     config: Any = model.config
     family = family_of(config)
     divisor = getattr(config, family.logit_divisor) if family.logit_divisor else 1.0
-    cap = getattr(config, family.logit_cap) if family.logit_cap else None
+    cap = getattr(config, family.logit_cap, None) if family.logit_cap else None  # the first Gemma has none
     return token_losses(hidden, family.head_of(model), labels, chunk_tokens, divisor, cap)
 
 

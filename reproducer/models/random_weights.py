@@ -9,23 +9,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reproducer.models.load import meta_model
+
 if TYPE_CHECKING:
     import torch
-    from transformers import LlamaConfig, PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 SPREAD = 0.5  # standard deviation of the logarithm of a unit's scale
 SEED = "random.json"  # in the directory of a model whose weights are made while it loads
 
 
 def write_random(config: Mapping[str, Any], seed: int, directory: Path) -> None:
-    """Write a LLaMA model with random weights and the byte tokenizer to `directory`, as `save_pretrained` would."""
+    """Write a model with random weights and the byte tokenizer to `directory`, as `save_pretrained` would.
+
+    Args:
+        config: what its config.json holds, `model_type` included.
+        seed: determines the weights, with the config.
+        directory: exists and is empty.
+    """
     import torch
     from safetensors.torch import save_file
-    from transformers import LlamaForCausalLM
 
     full = _write_config(config, directory)
-    with torch.device("meta"):
-        shapes = {name: weight.shape for name, weight in LlamaForCausalLM(full).named_parameters()}
+    shapes = {name: weight.shape for name, weight in meta_model(full).named_parameters()}
     weights = {name: fill(torch.empty(shape), name, full, seed) for name, shape in shapes.items()}
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
 
@@ -49,7 +55,7 @@ def draw_model(
     from transformers.initialization import no_init_weights
 
     with no_init_weights(), torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.tie_weights()
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -58,7 +64,7 @@ def draw_model(
 
 
 def fill(weight: torch.Tensor, name: str, config: PreTrainedConfig, seed: int) -> torch.Tensor:
-    """Fill a LLaMA's weight in place with random numbers, by a generator of its own on its device.
+    """Fill a weight of a model of a declared family in place with random numbers, by a generator on its device.
 
     The generator is seeded by both the weight's name and the seed, so the order in which a release of transformers
     lists them does not matter.
@@ -69,35 +75,41 @@ def fill(weight: torch.Tensor, name: str, config: PreTrainedConfig, seed: int) -
     """
     import torch
 
+    from reproducer.models.architecture import KINDS, family_of
+
+    family = family_of(config)
     generator = torch.Generator(weight.device).manual_seed(_seed_of(name, seed))
     weight.normal_(generator=generator)
     if weight.dim() == 1:
-        return weight.mul_(0.1).add_(1)
-    weight.div_(math.sqrt(config.hidden_size if "embed" in name else weight.shape[1]))
-    if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight", "up_proj.weight")):
-        unit = (config.head_dim or config.hidden_size // config.num_attention_heads) if "self_attn" in name else 1
-        scale = torch.empty(weight.shape[0] // unit, device=weight.device).normal_(generator=generator)
-        weight.mul_(torch.exp(SPREAD * scale).to(weight.dtype).repeat_interleave(unit)[:, None])
+        return weight.mul_(0.1).add_(0 if family.unit_norms or name.endswith(".bias") else 1)
+    weight.div_(math.sqrt(weight.shape[1]))
+    for kind in KINDS:
+        scaled = tuple(f".{path}.weight" for path, axis in family.modules(kind).items() if axis == 0)
+        if name.startswith(family.layers) and name.endswith(scaled):
+            head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+            unit = head if kind == "heads" else 1
+            scale = torch.empty(weight.shape[0] // unit, device=weight.device).normal_(generator=generator)
+            weight.mul_(torch.exp(SPREAD * scale).to(weight.dtype).repeat_interleave(unit)[:, None])
     return weight
 
 
-def _write_config(config: Mapping[str, Any], directory: Path) -> LlamaConfig:
+def _write_config(config: Mapping[str, Any], directory: Path) -> PreTrainedConfig:
     """Write the byte tokenizer, and the whole config that fits it."""
-    from transformers import LlamaConfig
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     from reproducer.models.tokenizer import byte_tokenizer
 
     tokenizer = byte_tokenizer()
-    full = LlamaConfig(
-        **{
-            **config,
-            "architectures": ["LlamaForCausalLM"],
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-            "dtype": "float32",
-        }
-    )
+    given = {
+        **config,
+        "architectures": [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config["model_type"]]],
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "dtype": "float32",
+    }
+    full = AutoConfig.for_model(**given)
     full.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return full

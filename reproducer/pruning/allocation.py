@@ -14,7 +14,8 @@ comparable whose scores differ in scale. `heads` = local, pooled or auto (pooled
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -27,6 +28,7 @@ from reproducer.models.architecture import (
     KINDS,
     Architecture,
     Kind,
+    architecture_of,
     layer_shape,
     parameter_count,
     unit_parameters,
@@ -35,6 +37,8 @@ from reproducer.models.architecture import (
 Scores = Mapping[int, Mapping[Kind, Tensor]]  # layer -> kind -> [units]
 Kept = dict[Kind, dict[int, list[int]]]
 Counts = dict[Kind, dict[int, int]]
+
+TOLERANCE = 0.005  # by which a cut may miss a ratio of all parameters
 
 
 @dataclass(frozen=True)
@@ -76,17 +80,46 @@ def default_layers(count: int) -> range:
     return range(count // 8, count - count // 16)
 
 
+def check_layers(layers: Iterable[int] | None, count: int) -> list[int]:
+    """Sorted layer indices; the protocol's share of them for None. UserError if one is out of range."""
+    indices = sorted(default_layers(count) if layers is None else set(layers))
+    if not indices or indices[0] < 0 or indices[-1] >= count:
+        given = f"{indices[0]} to {indices[-1]}" if indices else "none"
+        raise UserError(f"layers to prune: {given}; the model has layers 0 to {count - 1}")
+    return indices
+
+
 def allocate(model: nn.Module, architecture: Architecture, scores: Scores, settings: Allocation) -> Kept:
     """The units to keep of every layer in `scores`: {kind: {layer: sorted unit indices}}.
 
     Raises:
-        UserError: the ratio cannot be reached with these layers; says how much can.
+        UserError: the ratio cannot be reached with these layers (says how much can), or nothing would be removed.
     """
     cut = _Cut(model, architecture, scores, settings)
-    if settings.structure_ratio is not None:
-        return cut.kept(cut.counts(settings.structure_ratio))
-    assert settings.ratio is not None
-    return cut.kept_for_parameters(settings.ratio)
+    return cut.kept(cut.decide())
+
+
+def check_reachable(model: nn.Module, layers: Iterable[int] | None, settings: Allocation) -> None:
+    """Refuse what `allocate` would refuse whatever the scores, before any is known; a meta device will do.
+
+    That no cut of these layers removes enough, or that any cut removes nothing, never depends on scores. That the
+    nearest cut misses the ratio does not either where layers are of one shape, unless a global cut is rounded.
+
+    Args:
+        layers: those to prune; by default the protocol's.
+
+    Raises:
+        UserError: as `allocate` does, or a layer is out of range.
+    """
+    architecture = architecture_of(model)
+    blocks = architecture.decoder_layers(model)
+    shapes = {index: layer_shape(blocks[index], architecture) for index in check_layers(layers, len(blocks))}
+    ones: Scores = {i: {kind: torch.ones(shape.units(kind)) for kind in KINDS} for i, shape in shapes.items()}
+    cut = _Cut(model, architecture, ones, settings)
+    if len(set(shapes.values())) == 1 and (settings.scope == "local" or settings.round_to == 1):
+        cut.decide()
+    else:
+        cut.check_most(settings.ratio or 0)
 
 
 class _Cut:
@@ -115,10 +148,10 @@ class _Cut:
     def _ranking(self, kind: Kind, shares: bool) -> list[int]:
         """Layers in the order in which they lose units of `kind`, all ranked together; one unit a layer stays."""
         entries = []
-        for index, values in self.scores[kind].items():
-            scale = float(values.sum()) if shares else 1.0
+        for index, scores in self.scores[kind].items():
+            values, scale = scores.tolist(), float(scores.sum()) if shares else 1.0
             for place, unit in enumerate(self.order[kind][index][:-1]):
-                entries.append((float(values[unit]) / (scale or 1.0), place, index))
+                entries.append((values[unit] / (scale or 1.0), place, index))
         return [index for _, _, index in sorted(entries)]
 
     def removed(self, kind: Kind, ratio: float) -> dict[int, int]:
@@ -127,10 +160,8 @@ class _Cut:
         together = self.settings.scope == "global" or (kind == "heads" and self.pooled)
         if not together:
             return {index: min(_floor(ratio * count), count - 1) for index, count in units.items()}
-        counts = dict.fromkeys(units, 0)
-        for index in self.ranking[kind][: _floor(ratio * sum(units.values()))]:
-            counts[index] += 1
-        return counts
+        lost = Counter(self.ranking[kind][: _floor(ratio * sum(units.values()))])
+        return {index: lost[index] for index in units}
 
     def counts(self, ratio: float, channels: float | None = None) -> Counts:
         """Units that each layer loses at a structure ratio; the channels' own ratio if it differs."""
@@ -177,21 +208,46 @@ class _Cut:
     def _parameters_at(self, heads: float, channels: float) -> int:
         return self.parameters(self.counts(heads, channels))
 
-    def kept_for_parameters(self, ratio: float, tolerance: float = 0.005) -> Kept:
-        """The structure ratio whose cut comes nearest to `ratio` of all parameters.
+    def decide(self) -> Counts:
+        """Units that each layer loses.
+
+        Raises:
+            UserError: the ratio cannot be reached, or nothing would be removed.
+        """
+        ratio, structure_ratio = self.settings.ratio, self.settings.structure_ratio
+        if structure_ratio is not None:
+            counts = self.counts(structure_ratio)
+        else:
+            assert ratio is not None
+            counts = self.counts_for_parameters(ratio)
+        if not any(count for of_kind in counts.values() for count in of_kind.values()):
+            raise UserError(
+                f"a ratio of {structure_ratio or ratio} removes nothing from layers {self.range()}",
+                "choose a larger one: a layer loses whole heads and channels",
+            )
+        return counts
+
+    def check_most(self, ratio: float) -> None:
+        """UserError if the layers together, one unit of each kind staying in each, hold too little for `ratio`."""
+        most = self.parameters(self.counts(1.0)) / self.total
+        if most < ratio - TOLERANCE:
+            raise UserError(
+                f"a ratio of {ratio} cannot be reached: layers {self.range()} "
+                f"hold {most:.1%} of all parameters at the most",
+                "prune more layers (prune.layers) or choose a smaller ratio",
+            )
+
+    def range(self) -> str:
+        return f"{min(self.units['heads'])} to {max(self.units['heads'])}"
+
+    def counts_for_parameters(self, ratio: float) -> Counts:
+        """Those of the structure ratio whose cut comes nearest to `ratio` of all parameters.
 
         Heads are coarse: where all layers lose one more at once the cut jumps. So heads follow the structure ratio on
         either side of the jump, and the channels alone are then cut to make up for the rest; the nearer side wins.
         """
+        self.check_most(ratio)
         target = ratio * self.total
-        most = self.parameters(self.counts(1.0))
-        if most < target - tolerance * self.total:
-            layers = sorted(self.units["heads"])
-            raise UserError(
-                f"a ratio of {ratio} cannot be reached: layers {layers[0]} to {layers[-1]} "
-                f"hold {most / self.total:.1%} of all parameters at the most",
-                "prune more layers (prune.layers) or choose a smaller ratio",
-            )
         cuts = []
         for heads in _around(lambda r: self.parameters(self.counts(r)), target):
             cuts.append(self.counts(heads))
@@ -199,12 +255,12 @@ class _Cut:
             cuts += [self.counts(heads, channels) for channels in _around(removed, target)]
         best = min(cuts, key=lambda counts: abs(self.parameters(counts) - target))
         reached = self.parameters(best) / self.total
-        if abs(reached - ratio) > tolerance:
+        if abs(reached - ratio) > TOLERANCE:
             raise UserError(
-                f"a ratio of {ratio} cannot be reached within {tolerance:.1%}: the nearest cut removes {reached:.2%}",
+                f"a ratio of {ratio} cannot be reached within {TOLERANCE:.1%}: the nearest cut removes {reached:.2%}",
                 "the units are too coarse: set heads: pooled, scope: global, or a smaller round_to",
             )
-        return self.kept(best)
+        return best
 
 
 def _around(removed: Callable[[float], int], target: float) -> tuple[float, float]:

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
-from reproducer.models.architecture import (
-    KINDS,
-    Architecture,
-    LayerShape,
-    architecture_of,
-    layer_shape,
-    parameter_count,
-)
+from reproducer.models.architecture import KINDS, architecture_of, layer_shape, parameter_count
 from reproducer.pruning.plan import Plan
 
 
@@ -50,19 +42,20 @@ def count(model: nn.Module, plan: Plan | None = None, *, length: int = 64, dtype
     """
     architecture = architecture_of(model)
     parameters = parameter_count(model) if plan is None else plan.parameters_left(model)
-    head: Any = architecture.head_of(model)
-    macs = length * head.weight.numel()
-    for index, layer in enumerate(architecture.decoder_layers(model)):
+    layers = architecture.decoder_layers(model)
+    inside = {id(module) for module in layers.modules()}
+    outside = [module for module in model.modules() if isinstance(module, nn.Linear) and id(module) not in inside]
+    macs = length * sum(linear.weight.numel() for linear in outside)  # the head, and OPT's projections
+    for index, layer in enumerate(layers):
+        if plan is not None and index in plan.removed_layers:
+            continue
         shape = layer_shape(layer, architecture)
-        kept = {kind: None if plan is None else plan.kept(kind, index) for kind in KINDS}
-        units = {kind: shape.units(kind) if of_kind is None else len(of_kind) for kind, of_kind in kept.items()}
-        macs += length * shape.hidden * _vectors(architecture, shape, units)
-        queries = units["heads"] * shape.queries_per_group
-        macs += 2 * length * length * queries * shape.head_dim
-    size = (dtype or head.weight.dtype).itemsize
+        for kind in KINDS:
+            kept = None if plan is None else plan.kept(kind, index)
+            units = shape.units(kind) if kept is None else len(kept)
+            vectors = units * sum(shape.vectors_per_unit(member) for member in architecture.members(kind))
+            macs += length * shape.hidden * vectors
+            if kind == "heads":
+                macs += 2 * length * length * units * shape.queries_per_group * shape.head_dim
+    size = (dtype or architecture.head_of(model).weight.dtype).itemsize
     return Counts(parameters, macs, parameters * size)
-
-
-def _vectors(architecture: Architecture, shape: LayerShape, units: Any) -> int:
-    """Rows and columns, each as long as the hidden size, that a layer's linear modules have with so many units."""
-    return sum(units[kind] * shape.vectors_per_unit(member) for kind in KINDS for member in architecture.members(kind))
