@@ -11,7 +11,6 @@ from typing import Any
 
 from reproducer.errors import UserError
 
-
 HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # json.loads takes one without its other half as well
 
 

@@ -68,7 +68,9 @@ def task_config(name: str, functions: bool) -> dict[str, Any]:
         raise UserError(f"lm-eval's task {name} cannot be read from {path}: {type(error).__name__}: {error}") from error
     if "group" in config:
         members = config["task"] if isinstance(config.get("task"), list) else []
-        raise _group(name, [str(one.get("task", one.get("group")) if isinstance(one, dict) else one) for one in members])
+        raise _group(
+            name, [str(one.get("task", one.get("group")) if isinstance(one, dict) else one) for one in members]
+        )
     return config
 
 
@@ -167,8 +169,8 @@ def _tagged(name: str) -> list[str]:
     return found
 
 
-def _group(name: str, members: list[str]) -> UserError:
-    some = ", ".join(members[:10]) + (f" and {len(members) - 10} more" if len(members) > 10 else "")
+def _group(name: str, members: list[Any]) -> UserError:
+    some = ", ".join(map(str, members[:10])) + (f" and {len(members) - 10} more" if len(members) > 10 else "")
     return UserError(f"'{name}' is a group of lm-eval's tasks", f"name its tasks themselves: {some}" if some else None)
 
 
@@ -184,7 +186,9 @@ def _registered(metric: str, config: Mapping[str, Any]) -> bool:
 
     if config.get("process_results") is not None:
         return True
-    entry = next(one for one in config.get("metric_list") or [{"metric": metric}] if _metric_name(one["metric"]) == metric)
+    entry = next(
+        one for one in config.get("metric_list") or [{"metric": metric}] if _metric_name(one["metric"]) == metric
+    )
     return Path(entry["metric"]).is_absolute() or (metric in METRIC_REGISTRY and not entry.get("hf_evaluate"))
 
 

@@ -12,8 +12,7 @@ from typing import Any
 
 from reproducer.data.sources import Rows, Source, find_source
 from reproducer.errors import UserError, nearest
-from reproducer.spec.sections import Named
-from reproducer.spec.values import Text
+from reproducer.spec import Label, Name, Named
 
 QUIZ_CHOICES = 4
 ACCURACIES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_all", "exact_match", "em", "f1")
@@ -28,9 +27,9 @@ class TaskSpec(Named):
         label: the heading of the column.
     """
 
-    metric: Text | None = None
-    data: Text | None = None
-    label: Text | None = None
+    metric: Name | None = None
+    data: Name | None = None
+    label: Label | None = None
 
 
 @dataclass(frozen=True)

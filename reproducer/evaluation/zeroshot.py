@@ -85,7 +85,7 @@ def zeroshot(
     several = len({sample["filter"] for sample in report["samples"][task.name]}) > 1
     scores = {}
     for key, value in report["results"][task.name].items():
-        metric, comma, filtered = key.partition(",")
+        metric, comma, _ = key.partition(",")
         if comma and not metric.endswith("_stderr") and isinstance(value, int | float):
             scores[key if several else metric] = float(value)
     if task.metric not in scores or not math.isfinite(scores[task.metric]):
