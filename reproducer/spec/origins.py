@@ -69,7 +69,7 @@ class Node:
             inside = node.value
             if isinstance(inside, dict):
                 # pydantic names numeric keys by their text
-                key = next((key for key in inside if key == part or str(key) == str(part)), None)
+                key = part if part in inside else next((key for key in inside if str(key) == str(part)), None)
                 if key is not None:
                     node = inside[key]
                     written.append(part)
