@@ -1,160 +1,441 @@
-"""results.json: what the artifacts say about the rows of a spec, as one plain dict."""
+"""What results.json holds: facts about a run and nothing else. Sentences about them live in the report's templates.
+
+Units: accuracies and `params_removed` are fractions of 1, perplexities are per token, seconds are wall time, losses
+are in nats a token; `PaperComparison` alone has the paper's units. `None` says that something was not measured, or not
+yet. `python -m reproducer.stages.results` prints the JSON schema that is committed as reports/results.schema.json.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+import json
+import sys
+from typing import Any, Literal, Self
 
-from reproducer.data.tasks import TASKS
-from reproducer.queue import Outcome, Result, Stage, describe_machine
-from reproducer.spec import Spec
-from reproducer.stages.budget import budget
-from reproducer.stages.choices import choices
-from reproducer.stages.found import artifact_json, searches_of
-from reproducer.stages.rows import Expansion, Row
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from reproducer.paper import PrintedText, Slip
+
+Scalar = float | int | str | bool | None
+Settings = dict[str, JsonValue]
 
 
-def collect(spec: Spec, expansion: Expansion, outcome: Outcome) -> dict[str, Any]:
-    """Read every row's artifacts; a row with a stage that failed, or has not run, says so.
+class Facts(BaseModel):
+    """Frozen; unknown keys, NaN and infinity are refused: JSON cannot hold the latter two.
 
-    Returns:
-        What `reproducer.reporting.render` takes and writes as results.json.
+    Lone surrogates, which no file in UTF-8 can hold, become U+FFFD.
     """
-    searches = searches_of(expansion, outcome)
-    return {
-        "spec": spec.model_dump(mode="json"),
-        "profile": list(spec.profile),
-        "environment": _environment(outcome),
-        "stands_for": dict(getattr(spec, "stands_for", {})),
-        "metrics": _metrics(expansion),
-        "rows": [_row(row, expansion, outcome, searches) for row in expansion.rows],
-        "searches": list(searches.values()),
-        "budget": budget(expansion, outcome),
-        "choices": choices(spec, expansion, outcome),
-        "paper": None,
-    }
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_surrogates(cls, data: Any) -> Any:
+        return _encodable(data)
 
 
-def _metrics(expansion: Expansion) -> list[dict[str, Any]]:
-    """The columns; `score` says which of a task's two accuracies is shown. Several tasks have their average last."""
-    found = [
-        {
-            "key": metric.key,
-            "label": metric.label,
-            "kind": metric.kind,
-            "higher_is_better": metric.higher_is_better,
-            "source_key": metric.source,
-            "score": TASKS[metric.source].metric if metric.kind == "accuracy" else None,
-        }
-        for metric in expansion.metrics
-    ]
-    last = max((i for i, metric in enumerate(found) if metric["kind"] == "accuracy"), default=-1)
-    if sum(metric["kind"] == "accuracy" for metric in found) > 1:
-        average = {"key": "average_acc", "label": "Average", "source_key": None, "score": None}
-        found.insert(last + 1, {**found[last], **average})
-    return found
+def _encodable(data: Any) -> Any:
+    if isinstance(data, str):
+        return data if data.isascii() else data.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(data, dict):
+        return {_encodable(key): _encodable(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_encodable(value) for value in data]
+    return data
 
 
-def _environment(outcome: Outcome) -> dict[str, Any]:
-    """Where the newest artifact was made; `others` counts the artifacts that were made elsewhere or otherwise."""
-    records = [result.artifact.record for result in outcome.results.values() if result.artifact]
-    if not records:
-        return describe_machine()
-    newest = max(records, key=lambda record: record["finished"])["environment"]
-    return {**newest, "others": sum(record["environment"] != newest for record in records)}
+class Environment(Facts):
+    """Where the newest artifact was made; `others` counts artifacts made elsewhere or with other versions."""
+
+    python: str
+    platform: str
+    cpu: str
+    cpu_count: int | None
+    device: str | None = None
+    packages: dict[str, str] = Field(default_factory=dict)
+    others: int = 0
 
 
-def _json(outcome: Outcome, stage: Stage, name: str) -> Any:
-    artifact = outcome[stage].artifact
-    return None if artifact is None else artifact_json(artifact, name)
+class Model(Facts):
+    """A model of the spec.
 
-
-def _row(row: Row, expansion: Expansion, outcome: Outcome, searches: Mapping[str, Any]) -> dict[str, Any]:
-    results = {role: outcome[stage] for role, stage in row.stages.items()}
-    own = [result.artifact for role, result in results.items() if result.artifact and role != "model"]
-    unfinished = [result for result in results.values() if result.artifact is None]
-    failed = [result for result in unfinished if result.status == "failed"] or unfinished
-    measured = {metric: _json(outcome, row.stages[metric.role], "result.json") for metric in expansion.metrics}
-    metrics = {
-        metric.key: result and result[metric.key if metric.kind == "other" else "value"]
-        for metric, result in measured.items()
-    }
-    accuracies = [metrics[metric.key] for metric in expansion.metrics if metric.kind == "accuracy"]
-    if accuracies:
-        metrics["average_acc"] = None if None in accuracies else sum(accuracies) / len(accuracies)
-    total, left = _parameters(row, results)
-    generations = [stage for role, stage in row.stages.items() if role.startswith("generation_")]
-    training = row.stages.get("adapter")
-    return {
-        "model": row.model,
-        "method": row.method,
-        "label": row.label,
-        "ratio": row.ratio,
-        "structure_ratio": row.structure_ratio,
-        "recovery": row.recovery,
-        "seed": row.seed,
-        "status": _status(unfinished),
-        "error": f"{failed[0].stage.label}: {failed[0].message or 'not run'}" if failed else None,
-        "metrics": metrics,
-        "params": left,
-        "params_removed": None if left is None or total is None else (total - left) / total,
-        "seconds": sum(artifact.seconds for artifact in own) if own else None,
-        "peak_memory_bytes": max((artifact.peak_memory_bytes for artifact in own), default=None),
-        "stages": {role: stage.key for role, stage in row.stages.items()},
-        "search_objective": _objective(row, searches),
-        "task_metrics": {m.source: _scores(r) for m, r in measured.items() if r and m.kind == "accuracy"},
-        "items": {m.source: r["items"] for m, r in measured.items() if r and m.kind == "accuracy"},
-        "window_losses": {m.key: r["nll_per_window"] for m, r in measured.items() if r and m.kind == "perplexity"},
-        "generations": [text for stage in generations if (text := _json(outcome, stage, "result.json"))],
-        "training": _json(outcome, training, "losses.json") if training else None,
-    }
-
-
-def _scores(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Both accuracies of a task with their standard errors, as lm-eval gives them; a task may lack `acc_norm`."""
-    n = len(result["items"])
-    found: dict[str, Any] = {"items": n, "shown": result["metric"]}
-    for name in ("acc", "acc_norm"):
-        value = result[name]
-        known = value is not None and n > 1
-        found[name] = value
-        found[f"{name}_stderr"] = math.sqrt(value * (1 - value) / (n - 1)) if known else None
-    return found
-
-
-def _status(unfinished: Sequence[Result]) -> str:
-    """`done`, `failed`, or `missing`: something has not run yet, and nothing failed."""
-    if not unfinished:
-        return "done"
-    return "missing" if all(result.status == "missing" for result in unfinished) else "failed"
-
-
-def _parameters(row: Row, results: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Parameters of the base model and of the row's, None where not known."""
-    model = results["model"].artifact
-    total = model.record["facts"]["parameters"] if model else None
-    if "plan" not in results:
-        return total, total
-    plan = results["plan"].artifact
-    return total, plan.record["facts"]["parameters"]["left"] if plan else None
-
-
-def _objective(row: Row, searches: Mapping[str, Any]) -> float | None:
-    """A row's search objective: a search's own result, or what a search of the same cut and seed saw of a baseline.
-
-    A configuration that was searched elsewhere has none here.
+    Attributes:
+        name, label: in rows (`name`), and for a reader.
+        source: where the weights are from: `kind` (package, hub, folder, random, drawn) and what determines them
+            (`package` and `version`; `id` and `revision`; `path`; `seed`).
+        parameters: of the dense model, tied embeddings counted once.
+        notes: what the catalogue says of the weights.
+        stands_for: the paper's model whose place it takes under a profile.
+        tuned: the recovery that made it out of its `base`, name and settings; None for a model as it is.
     """
-    same = ("model", "ratio", "structure_ratio", "seed")
 
-    def fits(search: Mapping[str, Any]) -> bool:
-        return all(search[name] == getattr(row, name) for name in same)
+    name: str
+    label: str
+    source: Settings
+    dtype: str
+    parameters: int | None = None
+    notes: str = ""
+    stands_for: str | None = None
+    base: str | None = None
+    tuned: Settings | None = None
 
-    if "search" in row.stages:
-        own = searches.get(row.stages["search"].key)
-        return own["best"]["value"] if own and fits(own) else None
-    for search in filter(fits, searches.values()):
-        for candidate in search["candidates"]:
-            if candidate["method"] == row.method:
-                return candidate["value"]
-    return None
+
+class Column(Facts):
+    """A measure.
+
+    Attributes:
+        key: in a row's `metrics`, such as `wikitext2_ppl`, `boolq_acc`, `average_acc`.
+        kind: perplexity; accuracy, a fraction of 1; or other.
+        source: the text or task behind it; None for an average.
+        score: of a task, the metric of lm-eval that is shown.
+        timed: never twice the same, so no regression check compares it.
+    """
+
+    key: str
+    label: str
+    kind: Literal["perplexity", "accuracy", "other"]
+    higher_is_better: bool
+    source: str | None = None
+    score: str | None = None
+    timed: bool = False
+
+
+class TaskScores(Facts):
+    """All scores of a task; `shown` names the one in the column. `stderr` has those that are known."""
+
+    items: int
+    shown: str
+    scores: dict[str, float]
+    stderr: dict[str, float] = Field(default_factory=dict)
+
+
+class Item(Facts):
+    """One item of a task: its row in the data, from 0, and its scores (0 or 1 where they are accuracies)."""
+
+    id: int
+    scores: dict[str, float]
+
+
+class Generation(Facts):
+    prompt: str
+    text: str
+
+
+class TrainingStep(Facts):
+    """One step of a recovery: the mean loss of its batch, and the examples seen so far."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    examples: int
+
+
+class Latency(Facts):
+    """Seconds of every timed pass, and the device that they were measured on."""
+
+    device: str
+    seconds: list[float]
+    quartiles: tuple[float, float]
+
+
+class Row(Facts):
+    """One row: what it is, what was measured, what it cost.
+
+    Attributes:
+        label: in the table, such as `w/o D`.
+        ratio, structure_ratio: the cut that was asked for: of all parameters, or of each layer's structures.
+        recovery, recovery_label: its name, `none` for no recovery; its label for a reader, None: the name.
+        status: `missing`: something has not run yet, and nothing failed.
+        error: why it failed.
+        params, params_removed: parameters left, and the share of the dense model's that is gone.
+        seconds, peak_memory_bytes: sum and maximum over its own stages.
+        stages: their keys by role.
+        search_objective: its own search's, or what a search of the same cut and seed saw of this method.
+        task_scores, items: by task. window_losses: by column key, the mean loss of each window.
+    """
+
+    model: str
+    method: str
+    label: str
+    ratio: float | None = None
+    structure_ratio: float | None = None
+    recovery: str = "none"
+    recovery_label: str | None = None
+    seed: int = 0
+    status: Literal["done", "failed", "missing"] = "done"
+    error: str | None = None
+    metrics: dict[str, float | None] = Field(default_factory=dict)
+    params: int | None = None
+    params_removed: float | None = None
+    seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    stages: dict[str, str] = Field(default_factory=dict)
+    search_objective: float | None = None
+    task_scores: dict[str, TaskScores] = Field(default_factory=dict)
+    items: dict[str, list[Item]] = Field(default_factory=dict)
+    window_losses: dict[str, list[float]] = Field(default_factory=dict)
+    generations: list[Generation] = Field(default_factory=list)
+    training: list[TrainingStep] | None = None
+    latency: Latency | None = None
+
+
+class Trial(Facts):
+    """One trial. `partial`: a stopped trial's objective on the texts that it saw. `baseline`: the method it stands for.
+
+    `state`: complete; stopped (hopeless on a part of the texts); void (no finite objective); failed.
+    """
+
+    number: int
+    value: float | None
+    partial: float | None = None
+    state: str
+    params: dict[str, Scalar]
+    baseline: str | None = None
+    seconds: float | None = None
+    phase: str | None = None
+    worker: int = 0
+
+
+class Baseline(Facts):
+    """A method that the search scored on its own objective; `value` None: not finite."""
+
+    method: str
+    label: str
+    value: float | None
+
+
+class Sample(Facts):
+    """A calibration sample: its index in the pool, and the passage that it begins."""
+
+    index: int
+    text: str
+
+
+class Best(Facts):
+    """What a search returned. `number`: its trial, None where a method beside the study won; `baseline`: whose name."""
+
+    number: int | None
+    value: float
+    method: str
+    params: dict[str, Scalar]
+    samples: list[Sample]
+    baseline: str | None = None
+
+
+class SearchCosts(Facts):
+    """Tokens of samples that went forward and backward, tokens of texts that went forward; seconds of all trials."""
+
+    trials: int
+    stopped: int
+    seconds: float
+    sample_tokens: int
+    text_tokens: int
+
+
+class Search(Facts):
+    """One search, told by the cut that it was made for.
+
+    Attributes:
+        settings: all of them, as resolved (`trials`, `sampler`, `mode`, `order`, `data`, `encoding`, `stop`, `start`,
+            `split`, `windows`, `transfer`, …).
+        space: the method's own, by parameter: a list of values, `{low, high}`, or a setting.
+        texts: what the objective is the mean perplexity of.
+        baselines: every method beside the search, without the search's own result.
+        importances: each parameter's share in what sets the best trials apart (PED-ANOVA).
+    """
+
+    model: str
+    method: str
+    label: str
+    ratio: float | None = None
+    structure_ratio: float | None = None
+    seed: int
+    settings: Settings
+    space: Settings
+    texts: list[str]
+    workers: int = 1
+    trials: list[Trial]
+    baselines: list[Baseline]
+    best: Best
+    importances: dict[str, float] = Field(default_factory=dict)
+    costs: SearchCosts | None = None
+    seconds: float
+
+
+class TextUse(Facts):
+    """A text that perplexity was measured on: `limit` windows were asked for (None: all), `windows` were read."""
+
+    name: str
+    label: str
+    limit: int | None
+    seq_len: int
+    windows: int | None = None
+
+
+class TaskUse(Facts):
+    name: str
+    label: str
+    limit: int | None
+    metric: str
+    items: int | None = None
+
+
+class CalibrationUse(Facts):
+    """Passages to calibrate on: `limit` asked for (None: all), `pool` found, of which `samples` are taken."""
+
+    dataset: str
+    samples: int
+    length: int
+    limit: int | None
+    pool: int | None = None
+
+
+class RecoveryUse(Facts):
+    """A recovery with its settings, what it used, and how many rows did so."""
+
+    name: str
+    label: str | None = None
+    settings: Settings
+    steps: int | None = None
+    examples: int | None = None
+    runs: int = 1
+
+
+class StageUse(Facts):
+    """Of one kind of stage: how many there are, how many have a result, and the seconds that these took."""
+
+    kind: str
+    stages: int
+    done: int
+    seconds: float
+
+
+class Source(Facts):
+    """Something that was read from outside the store, and its fingerprint."""
+
+    name: str
+    digest: str
+
+
+class Cut(Facts):
+    """What rows share that are compared with each other: model, cut and recovery."""
+
+    model: str
+    ratio: float | None
+    structure_ratio: float | None
+    recovery: str
+    recovery_label: str | None = None
+
+
+class Place(Cut):
+    """A row without its seed."""
+
+    label: str
+
+
+class PaperCell(Facts):
+    """A metric of the paper's row and of ours, in the paper's units: perplexities, and accuracies in percent.
+
+    `ours` is the mean over seeds, a difference ours minus the paper's; `…_from_dense` is minus the dense row's value,
+    `…_over_dense` a multiple of it (not of accuracies).
+    """
+
+    paper: float | None = None
+    ours: float | None = None
+    difference: float | None = None
+    paper_from_dense: float | None = None
+    ours_from_dense: float | None = None
+    difference_from_dense: float | None = None
+    paper_over_dense: float | None = None
+    ours_over_dense: float | None = None
+
+
+class ComparedRow(Place):
+    """One of our rows and its partner in the paper; `status` is `done` with one finished seed at least.
+
+    `stated`: metrics that the paper's text gives and its table does not; `derived`: computed from its printed cells.
+    """
+
+    method: str
+    paper_model: str
+    paper_label: str
+    status: Literal["done", "failed", "missing"]
+    stated: list[str] = Field(default_factory=list)
+    derived: list[str] = Field(default_factory=list)
+    cells: dict[str, PaperCell]
+
+
+class Order(Cut):
+    """Kendall's tau-b between the paper's order of `methods` methods and ours, by one metric."""
+
+    metric: str
+    methods: int
+    tau: float
+
+
+class PaperComparison(Facts):
+    """The paper's item and our rows.
+
+    Attributes:
+        in_kind: another model stands in the place of the paper's: only what is relative to its dense row compares.
+        models: the paper's model by ours.
+        only_paper, only_ours: rows without a partner.
+        any_method: what is measured does not depend on which method pruned.
+        quotes: what the paper says of it.
+    """
+
+    item: str
+    caption: str
+    in_kind: bool
+    models: dict[str, str]
+    rows: list[ComparedRow]
+    only_paper: list[Place]
+    only_ours: list[Place]
+    orders: list[Order]
+    any_method: bool = False
+    slips: list[Slip] = Field(default_factory=list)
+    quotes: list[str] = Field(default_factory=list)
+    generations: list[PrintedText] = Field(default_factory=list)
+
+
+class Results(Facts):
+    """A run. `spec`: as it was run, with profile, `--set` and defaults. `paper`: added by the report, if it has one."""
+
+    spec: Settings
+    profile: list[str] = Field(default_factory=list)
+    command: list[str] = Field(default_factory=list)
+    environment: Environment
+    models: list[Model]
+    columns: list[Column]
+    rows: list[Row]
+    searches: list[Search] = Field(default_factory=list)
+    texts: list[TextUse] = Field(default_factory=list)
+    tasks: list[TaskUse] = Field(default_factory=list)
+    calibration: list[CalibrationUse] = Field(default_factory=list)
+    recoveries: list[RecoveryUse] = Field(default_factory=list)
+    stages: list[StageUse] = Field(default_factory=list)
+    seconds: float = 0.0
+    wall_seconds: float = 0.0
+    sources: list[Source] = Field(default_factory=list)
+    paper: PaperComparison | None = None
+
+    @model_validator(mode="after")
+    def _fractions(self) -> Self:
+        for column in self.columns:
+            for index, row in enumerate(self.rows):
+                value = row.metrics.get(column.key)
+                if column.kind == "accuracy" and value is not None and not 0 <= value <= 1:
+                    raise ValueError(f"rows.{index}.metrics.{column.key}: an accuracy is a fraction of 1, not {value}")
+        return self
+
+    def to_json(self) -> str:
+        """The text of results.json; `Results.model_validate_json` reads it back."""
+        return self.model_dump_json(indent=1) + "\n"
+
+
+def schema() -> str:
+    """The JSON schema of results.json, as reports/results.schema.json has it."""
+    return json.dumps(Results.model_json_schema(mode="serialization"), indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(schema())
