@@ -90,7 +90,7 @@ def _top(cluster: Sequence[float], step: float) -> float:
     return _bottom(cluster, step) + step * (len(cluster) - 1)
 
 
-def short(label: str, limit: int = 22) -> str:
+def short(label: str, limit: int = 30) -> str:
     label = one_line(label)
     return label if len(label) <= limit else label[: limit - 1] + "…"
 

@@ -171,7 +171,7 @@ def _panel(ax: Axes, panel: Sequence[list[Line]], columns: Sequence[Column], den
     names = list(dict.fromkeys(line["label"] for block in panel for line in block))
     width = 0.8 / len(panel)
     for k, block in enumerate(panel):
-        color, label = (SKY, BLUE, GREEN, PURPLE)[k % 4], tuning(block[0])
+        color = (SKY, BLUE, GREEN, PURPLE)[k % 4]
         for line in block:
             x, height = names.index(line["label"]) + (k - (len(panel) - 1) / 2) * width, _height(line, columns)
             if height is None:
@@ -179,15 +179,14 @@ def _panel(ax: Axes, panel: Sequence[list[Line]], columns: Sequence[Column], den
                         transform=ax.get_xaxis_transform(), ha="center", va="bottom")  # fmt: skip
                 continue
             if accuracy:
-                ax.bar(x, height, 0.94 * width, color=color, label=label)
+                ax.bar(x, height, 0.94 * width, color=color, label=tuning(line))
             else:
-                ax.scatter(x, height, s=40, color=color, label=label, zorder=3)
+                ax.scatter(x, height, s=40, color=color, label=tuning(line), zorder=3)
             text = f"{height:.1f}" if accuracy else perplexity(height) if height < 100 else f"{height:.4g}"
             ax.annotate(
                 text, (x, height), xytext=(0, 2 if accuracy else 5), textcoords="offset points", ha="center",
                 fontsize=7.5, zorder=6, path_effects=[withStroke(linewidth=2, foreground="white")],
             )  # fmt: skip
-            label = None
     if dense is not None:
         ax.axhline(dense, color=RED, lw=1.2, ls="--", label="dense", zorder=0.5 if accuracy else 2)
         ax.annotate(
@@ -206,13 +205,16 @@ def search_history(search: Search) -> Figure:
     values = [trial.value for trial in search.trials if trial.value is not None]
     baselines = [(b.value, f"{short(b.label)} {perplexity(b.value)}") for b in search.baselines if b.value is not None]
     set_scale(ax, values + [value for value, _ in baselines if value <= FAR * max(values)])
-    for label, of_baselines, look in (
-        ("trial", False, {"s": 18, "color": SKY, "zorder": 3}),
-        ("trial set to a baseline", True, {"s": 34, "color": ORANGE, "marker": "D", "zorder": 4}),
+    for label, of_baselines, color, marker in (
+        ("trial", False, SKY, "o"),
+        ("trial set to a baseline", True, ORANGE, "D"),
     ):
-        shown = [t for t in search.trials if t.value is not None and bool(t.baseline) == of_baselines]
+        shown = {
+            t.number + 1: t.value for t in search.trials if t.value is not None and bool(t.baseline) == of_baselines
+        }
         if shown:
-            ax.scatter([t.number + 1 for t in shown], [t.value for t in shown], label=label, **look)
+            ax.scatter(list(shown), list(shown.values()), s=34 if of_baselines else 18, color=color, marker=marker,
+                       label=label, zorder=3 + of_baselines)  # fmt: skip
     curve = best_so_far(search, baselines=True)
     start = sum(value == float("inf") for value in curve)
     ax.step(range(start + 1, len(curve) + 1), curve[start:], where="post", color=BLUE, lw=2, zorder=5,
@@ -284,7 +286,6 @@ def losses(rows: Sequence[Row]) -> Figure:
                     loss.rolling(window, center=True, min_periods=1).mean(), color=color, label=label,
                     lw=1.5 if len(line["rows"]) == 1 else 1, marker="o" if len(loss) == 1 else None,
                 )  # fmt: skip
-                label = None
         if len(panels) > 1:
             ax.set_title(short(f"{panel[0]['model']}, {cut(panel[0])}", 40), fontsize=10, parse_math=False)
         ax.set_xlabel("step", fontsize=10)

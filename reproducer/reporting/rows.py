@@ -27,7 +27,7 @@ def lines(rows: Sequence[Row]) -> list[Line]:
     values = DataFrame([{name: getattr(row, name) for name in COSTS} | row.metrics for row in rows], dtype=float)
     frame = DataFrame([{name: getattr(row, name) for name in [*LINE, "status"]} for row in rows], dtype=object)
     frame.loc[frame["method"] == "dense", "ratio"] = 0.0
-    found = []
+    found: list[Line] = []
     for key, members in frame.groupby(LINE, sort=False, dropna=False):
         done = members.index[members["status"] == "done"]
         used = values.loc[done if len(done) else members.index]

@@ -128,7 +128,7 @@ class Histories:
         for by_seed in curves.values():
             for seed, curve in by_seed.items():
                 least[seed] = min(curve[-1], least.get(seed, float("inf")))
-        found = []
+        found: list[dict[str, Any]] = []
         for label, by_seed in curves.items():
             for seed, curve in by_seed.items():
                 own, common = (trials_until(curve, (1 + NEAR) * best) for best in (curve[-1], least[seed]))
@@ -158,7 +158,7 @@ def histories(searches: Sequence[Search]) -> list[Histories]:
             objective = (*search.texts, search.settings.get("split"), search.settings.get("windows"))
             key = (search.model, search.ratio, search.structure_ratio, objective)
             found.setdefault(key, {}).setdefault(search.label, {})[search.seed] = search
-    groups = [Histories(*key[:3], by_label) for key, by_label in found.items()]
+    groups = [Histories(key[0], key[1], key[2], by_label) for key, by_label in found.items()]
     return [group for group in groups if sum(map(len, group.by_label.values())) > 1]
 
 
