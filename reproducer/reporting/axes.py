@@ -1,10 +1,10 @@
 """What all figures share: colours, size, scales, and labels that keep apart."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from reproducer.reporting.summary import perplexity_text
+from reproducer.reporting.escape import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,9 +50,9 @@ def set_scale(ax: "Axes", values: Sequence[float]) -> None:
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}" if value < 1e6 else f"{value:.0e}"))
 
 
-def labels_at_right(figure: "Figure", ax: "Axes", baselines: Sequence[Mapping[str, Any]]) -> None:
-    """Write each baseline's name and value right of its line, moved apart where lines lie close."""
-    if not baselines:
+def labels_at_right(ax: "Axes", labels: Sequence[tuple[float, str]]) -> None:
+    """Write each label right of the axes at the height of its value, moved apart where they lie close."""
+    if not labels:
         return
     low, high = ax.get_ylim()
     log = ax.get_yscale() == "log"
@@ -61,14 +61,11 @@ def labels_at_right(figure: "Figure", ax: "Axes", baselines: Sequence[Mapping[st
         a, b, v = (math.log(x) if log else x for x in (low, high, value))
         return min((v - a) / (b - a), 1.0)
 
-    step = 0.062  # of the axes' height: a line of text
-    ordered = sorted(baselines, key=lambda baseline: baseline["value"])
-    places = apart([height(baseline["value"]) for baseline in ordered], step)
-    for baseline, place in zip(ordered, places, strict=True):
-        beyond = " ↑" if baseline["value"] > high else ""
+    ordered = sorted(labels)
+    places = apart([height(value) for value, _ in ordered], 0.062)  # of the axes' height: a line of text
+    for (value, text), place in zip(ordered, places, strict=True):
         ax.annotate(
-            f"{short(baseline['label'])} {perplexity_text(baseline['value'])}{beyond}",
-            xy=(1.0, height(baseline["value"])), xytext=(1.04, place), xycoords="axes fraction",
+            text + " ↑" * bool(value > high), xy=(1.0, height(value)), xytext=(1.04, place), xycoords="axes fraction",
             textcoords="axes fraction", fontsize=8, va="center", color="#333333", annotation_clip=False,
             parse_math=False,
             arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.7, "shrinkA": 1, "shrinkB": 0},
@@ -93,8 +90,8 @@ def _top(cluster: Sequence[float], step: float) -> float:
     return _bottom(cluster, step) + step * (len(cluster) - 1)
 
 
-def short(label: str, limit: int = 22) -> str:
-    label = " ".join(label.split())
+def short(label: str, limit: int = 30) -> str:
+    label = one_line(label)
     return label if len(label) <= limit else label[: limit - 1] + "…"
 
 

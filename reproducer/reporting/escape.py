@@ -1,17 +1,12 @@
-"""Escaping for the two report formats, built into the template environments so that it cannot be forgotten.
+"""Escaping for the formats of a report, built into the template environment so that it cannot be forgotten.
 
-Whatever a template prints is escaped unless it is `Raw`, which only this package's own table code makes.
+Whatever a template prints is escaped unless it is `Raw`: what a macro has made, or the package's own table code. The
+words of the templates that all formats share are escaped too.
 """
 
 import re
 import unicodedata
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-TEMPLATES = Path(__file__).parent / "templates"
 
 
 class Raw(str):
@@ -43,13 +38,22 @@ def escape_markdown(value: Any) -> Raw:
     """`value` as inline Markdown (CommonMark with GitHub's tables, maths and links) that reads as it was given."""
     if isinstance(value, Raw):
         return value
-    text = re.sub(r"([\\`*_\[\]<>|~$])", r"\\\1", one_line(value)).replace("&", "&amp;").replace("![", r"\![")
-    text = re.sub(r"(?<=\w):(?=//)", r"\\:", text)  # GitHub makes links of bare addresses
-    text = re.sub(r"\bwww\.", r"www\\.", text, flags=re.IGNORECASE)
-    text = re.sub(r"(?<=\w)@(?=\w)", r"\\@", text)
+    text = _markdown_characters(one_line(value))
     # at the start of a list item or paragraph these would begin a heading, a list or a rule
     text = re.sub(r"^([#+=-])(?=\1*(\s|$))", r"\\\1", text)
     return Raw(re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", text))
+
+
+def _markdown_characters(text: str) -> str:
+    text = re.sub(r"([\\`*_\[\]<>|~$])", r"\\\1", text).replace("&", "&amp;").replace("![", r"\![")
+    text = re.sub(r"(?<=\w):(?=//)", r"\\:", text)  # GitHub makes links of bare addresses
+    text = re.sub(r"\bwww\.", r"www\\.", text, flags=re.IGNORECASE)
+    return re.sub(r"(?<=\w)@(?=\w)", r"\\@", text)
+
+
+def words_markdown(text: str) -> str:
+    """The words of a shared template: lines and paragraphs stay; none of them begins with a sign of Markdown."""
+    return _markdown_characters(re.sub(r"[ \t]*\n[ \t]*", "\n", text))
 
 
 _TEX = {
@@ -122,19 +126,6 @@ def escape_tex(value: Any) -> Raw:
     return Raw("".join(map(_tex_character, one_line(value))))
 
 
-def environment(escape: Callable[[Any], Raw]) -> Environment:
-    """A Jinja2 environment that escapes everything it prints; blocks are `((* *))`, values `(( ))` in both formats."""
-    return Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        finalize=escape,
-        undefined=StrictUndefined,
-        block_start_string="((*",
-        block_end_string="*))",
-        variable_start_string="((",
-        variable_end_string="))",
-        comment_start_string="((#",
-        comment_end_string="#))",
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+def words_tex(text: str) -> str:
+    """The words of a shared template: lines and paragraphs stay."""
+    return "".join(c if c.isspace() else _tex_character(c) for c in re.sub(r"[ \t]*\n[ \t]*", "\n", text))

@@ -1,72 +1,294 @@
-"""Which figures a report has, written as PNG, and as PDF for LaTeX."""
+"""The figures of a report, written as PNG, and as PDF for LaTeX. Their captions are in the templates."""
+
+from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproducer.reporting.axes import WIDTH
-from reproducer.reporting.bars import averaged, averages
-from reproducer.reporting.convergence import histories
-from reproducer.reporting.curves import convergence, losses, search_history
-from reproducer.reporting.summary import ratio_text
+import pandas
+
+from reproducer.reporting.axes import (
+    BLUE,
+    GREEN,
+    GREY,
+    LINES,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    WIDTH,
+    labels_at_right,
+    legend,
+    new_figure,
+    set_scale,
+    short,
+)
+from reproducer.reporting.comparison import item_of
+from reproducer.reporting.numbers import cut, perplexity, tuning
+from reproducer.reporting.rows import Line, blocks, lines
+from reproducer.reporting.searches import Histories, best_so_far, histories
+from reproducer.stages.results import Column, Results, Row, Search
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+FAR = 3  # a baseline so many times above the worst trial would squeeze the trials together: it is named at the top
+PLACE = ("model", "ratio", "structure_ratio")
 
-def draw(results: Mapping[str, Any], directory: Path) -> list[dict[str, Any]]:
-    """Draw what `results` has figures for into `directory`.
 
-    Returns:
-        For each figure `name` (a file name without its ending: `name`.png and `name`.pdf were written), `title`,
-        `caption`, `wide` (it needs a page's whole width) and `place`: `results`, `training`, `searches`, or `search 3`,
-        the fourth search of `results`.
+@dataclass(frozen=True)
+class Picture:
+    """A figure that was drawn.
+
+    Attributes:
+        kind: `accuracy`, `perplexity`, `training`, `histories` or `search`.
+        name: of its files, without their endings.
+        of: what it shows: the columns, the `Histories`, or the place of the search in the results.
+        wide: it needs a page's whole width.
     """
-    drawn: list[dict[str, Any]] = []
 
-    def save(figure: "Figure", place: str, name: str, title: str, more: str) -> None:
-        taken = [other["name"] for other in drawn]
+    kind: str
+    name: str
+    of: Any
+    wide: bool
+
+
+def draw(results: Results, directory: Path) -> list[Picture]:
+    """Draw what `results` has figures for into `directory`, each as `name`.png and `name`.pdf."""
+    drawn: list[Picture] = []
+
+    def save(figure: Figure, kind: str, name: str, of: Any) -> None:
+        name = re.sub(r"[^a-z0-9]+", "-", name.lower().replace("%", "")).strip("-")[:100]
+        taken = {picture.name for picture in drawn}
         name = next(n for n in (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3))) if n not in taken)
-        wide = figure.get_figwidth() > 1.3 * WIDTH
-        _save(figure, directory / name)
-        drawn.append({"name": name, "title": title, "caption": title + more, "place": place, "wide": wide})
+        figure.savefig(directory / f"{name}.png", dpi=200)
+        figure.savefig(directory / f"{name}.pdf", metadata={"CreationDate": None})  # same results, same bytes
+        drawn.append(Picture(kind, name, of, figure.get_figwidth() > 1.3 * WIDTH))
 
     directory.mkdir(parents=True, exist_ok=True)
-    for kind, name, title in (
-        ("accuracy", "average-accuracy", "Average zero-shot accuracy by method"),
-        ("perplexity", "average-perplexity", "Mean perplexity by method"),
-    ):
-        figure = averages(results, kind)
-        if figure is not None:
-            keys = [metric["label"] for metric in averaged(results, kind)]
-            of = "" if len(keys) == 1 else f" (mean of {', '.join(keys)})"
-            save(figure, "results", name, title, f"{of}; the dashed line is the dense model.")
-    if any(row.get("training") for row in results["rows"]):
-        more = " after each step of fine-tuning, smoothed where there are many; pale, the losses themselves."
-        save(losses(results["rows"]), "training", "training-loss", "Training loss", more)
-    searches = results.get("searches") or []
-    for group in histories(searches):
-        ratio = ratio_text(group.ratio, group.structure_ratio)
-        title = f"Search histories on {group.name}"
-        more = ": the best objective so far (lower is better), baselines left out; a line is the mean over seeds, its "
-        more += "band reaches from the least to the greatest."
-        save(convergence(group), "searches", _slug("histories", group.model, ratio), title, more)
-    for i, search in enumerate(searches):
-        if not any(trial["value"] is not None for trial in search["trials"]):
-            continue
-        ratio = ratio_text(search.get("ratio"), search.get("structure_ratio"))
-        name = _slug("search", search["model"], search["label"], ratio, f"seed{search['seed']}")
-        title = f"Search history of {search['label']} on {search['model']} at {ratio}, seed {search['seed']}"
-        more = ": each trial’s objective (lower is better) and the best so far, with the baselines on the same texts."
-        save(search_history(search), f"search {i}", name, title, more)
+    for kind in ("accuracy", "perplexity"):
+        if (figure := averages(results, kind)) is not None:
+            save(figure, kind, f"average-{kind}", averaged(results, kind))
+    if any(row.training for row in results.rows):
+        save(losses(results.rows), "training", "training-loss", None)
+    for group in histories(results.searches):
+        save(convergence(group), "histories", f"histories-{group.model}-{cut(group)}", group)
+    for i, search in enumerate(results.searches):
+        if any(trial.value is not None for trial in search.trials):
+            name = f"search-{search.model}-{search.label}-{cut(search)}-seed{search.seed}"
+            save(search_history(search), "search", name, i)
     return drawn
 
 
-def _slug(*parts: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower().replace("%", "")).strip("-")
+def averaged(results: Results, kind: str) -> list[Column]:
+    """The columns whose mean is shown: `average_acc` where the run has it, else all of the kind."""
+    found = [column for column in results.columns if column.kind == kind]
+    return [column for column in found if column.key == "average_acc"] or found
 
 
-def _save(figure: "Figure", path: Path) -> None:
-    figure.savefig(path.with_name(f"{path.name}.png"), dpi=200)
-    figure.savefig(path.with_name(f"{path.name}.pdf"), metadata={"CreationDate": None})  # same results, same bytes
+Panel = tuple[str, list[list[Line]], float | None]  # title, blocks, the dense model's height
+
+
+def averages(results: Results, kind: str) -> Figure | None:
+    """A bar (a point for perplexities) a method, a panel a model and cut, colours by recovery.
+
+    None if no pruned row has the columns; a line counts only with all of them. Accuracies, in percent, have the paper's
+    own averages in panels beside them, where they are known. Perplexities are on a logarithmic axis where they differ
+    much, on which bars would have no base.
+    """
+    columns = averaged(results, kind)
+    panels = _panels(lines(results.rows), columns)
+    if not panels:
+        return None
+    if kind == "accuracy":
+        printed = _panels(_paper_lines(results), columns)
+        panels += [(f"{title} (paper)", members, dense) for title, members, dense in printed]
+    names = max(len({line["label"] for block in members for line in block}) for _, members, _ in panels)
+    figure, axes = new_figure(len(panels), width=min(max(WIDTH, 0.85 * names * len(panels)), 3 * WIDTH))
+    heights = [_height(line, columns) for _, members, _ in panels for block in members for line in block]
+    known = [height for height in [*heights, *(dense for *_, dense in panels)] if height is not None]
+    for ax, (title, members, dense) in zip(axes, panels, strict=True):
+        if kind == "perplexity":
+            set_scale(ax, known)
+            low, high = ax.get_ylim()
+            ax.set_ylim(top=high * (high / low) ** 0.06 if ax.get_yscale() == "log" else high + 0.06 * (high - low))
+        else:
+            ax.set_ylim(0, 1.12 * max(known))
+        _panel(ax, members, columns, dense)
+        if len(panels) > 1:
+            ax.set_title(short(title, 40), fontsize=10, parse_math=False)
+    one = short(columns[0].label, 40) if len(columns) == 1 and columns[0].source else "average"
+    name = "mean perplexity (lower is better)" if kind == "perplexity" else f"{one} accuracy (%)"
+    axes[0].set_ylabel(name, fontsize=10, parse_math=False)
+    legend(figure, *axes)
+    return figure
+
+
+def _panels(found: Sequence[Line], columns: Sequence[Column]) -> list[Panel]:
+    dense = {line["model"]: _height(line, columns) for line in found if line["method"] == "dense"}
+    pruned = [line for line in found if line["method"] != "dense"]
+    return [
+        (f"{panel[0]['model']}, {cut(panel[0])}", blocks(panel), dense.get(panel[0]["model"]))
+        for panel in blocks(pruned, PLACE)
+        if any(_height(line, columns) is not None for line in panel)
+    ]
+
+
+def _paper_lines(results: Results) -> list[Line]:
+    """The paper's rows, of the models that ours stand for, as if they were rows of ours."""
+    item, paper = item_of(results), results.paper
+    if item is None or paper is None:
+        return []
+    labels = {row.recovery: row.recovery_label for row in results.rows}
+    return lines(
+        [
+            Row(
+                **row.model_dump(include={"model", "method", "label", "ratio", "recovery"}),
+                recovery_label=labels.get(row.recovery),
+                metrics={"average_acc": average / 100},
+            )
+            for row in item.rows
+            if row.model in paper.models.values() and (average := row.metrics.get("average_acc")) is not None
+        ]
+    )
+
+
+def _height(line: Line, columns: Sequence[Column]) -> float | None:
+    values = [line["mean"][column.key] for column in columns if column.key in line["mean"]]
+    if not values or len(values) < len(columns):
+        return None
+    return sum(values) / len(values) * (100 if columns[0].kind == "accuracy" else 1)
+
+
+def _panel(ax: Axes, panel: Sequence[list[Line]], columns: Sequence[Column], dense: float | None) -> None:
+    from matplotlib.patheffects import withStroke
+
+    accuracy = columns[0].kind == "accuracy"
+    names = list(dict.fromkeys(line["label"] for block in panel for line in block))
+    width = 0.8 / len(panel)
+    for k, block in enumerate(panel):
+        color = (SKY, BLUE, GREEN, PURPLE)[k % 4]
+        for line in block:
+            x, height = names.index(line["label"]) + (k - (len(panel) - 1) / 2) * width, _height(line, columns)
+            if height is None:
+                ax.text(x, 0.01, "failed" if line["status"] == "failed" else "–", rotation=90, fontsize=8, color=RED,
+                        transform=ax.get_xaxis_transform(), ha="center", va="bottom")  # fmt: skip
+                continue
+            if accuracy:
+                ax.bar(x, height, 0.94 * width, color=color, label=tuning(line))
+            else:
+                ax.scatter(x, height, s=40, color=color, label=tuning(line), zorder=3)
+            text = f"{height:.1f}" if accuracy else perplexity(height) if height < 100 else f"{height:.4g}"
+            ax.annotate(
+                text, (x, height), xytext=(0, 2 if accuracy else 5), textcoords="offset points", ha="center",
+                fontsize=7.5, zorder=6, path_effects=[withStroke(linewidth=2, foreground="white")],
+            )  # fmt: skip
+    if dense is not None:
+        ax.axhline(dense, color=RED, lw=1.2, ls="--", label="dense", zorder=0.5 if accuracy else 2)
+        ax.annotate(
+            f"{dense:.1f}" if accuracy else perplexity(dense), (1, dense), xycoords=("axes fraction", "data"),
+            xytext=(2, 0), textcoords="offset points", va="center", fontsize=7.5, color=RED, annotation_clip=False,
+        )  # fmt: skip
+    ax.set_xticks(range(len(names)), [short(name) for name in names], fontsize=8.5, parse_math=False)
+    ax.set_xlim(-0.6, len(names) - 0.4)
+    for tick in ax.get_xticklabels():
+        tick.set(rotation=25, ha="right", rotation_mode="anchor")
+
+
+def search_history(search: Search) -> Figure:
+    """Objective by trial, counted from 1, best so far, a labelled line a baseline; a rug of trials without a value."""
+    figure, (ax,) = new_figure()
+    values = [trial.value for trial in search.trials if trial.value is not None]
+    baselines = [(b.value, f"{short(b.label)} {perplexity(b.value)}") for b in search.baselines if b.value is not None]
+    set_scale(ax, values + [value for value, _ in baselines if value <= FAR * max(values)])
+    for label, of_baselines, color, marker in (
+        ("trial", False, SKY, "o"),
+        ("trial set to a baseline", True, ORANGE, "D"),
+    ):
+        shown = {
+            t.number + 1: t.value for t in search.trials if t.value is not None and bool(t.baseline) == of_baselines
+        }
+        if shown:
+            ax.scatter(list(shown), list(shown.values()), s=34 if of_baselines else 18, color=color, marker=marker,
+                       label=label, zorder=3 + of_baselines)  # fmt: skip
+    curve = best_so_far(search, baselines=True)
+    start = sum(value == float("inf") for value in curve)
+    ax.step(range(start + 1, len(curve) + 1), curve[start:], where="post", color=BLUE, lw=2, zorder=5,
+            label="best so far")  # fmt: skip
+    for value, _ in baselines:
+        if value <= ax.get_ylim()[1]:  # else its label alone, with an arrow, at the top
+            ax.axhline(value, color=GREY, lw=0.9, ls="--", zorder=1)
+    lost = [trial for trial in search.trials if trial.value is None]
+    for place, (states, label, marker, color) in enumerate(
+        ((("stopped",), "stopped", "|", GREY), (("failed", "void"), "failed", "x", RED))
+    ):
+        numbers = [trial.number + 1 for trial in lost if trial.state in states]
+        if numbers:  # a rug along the bottom of the axes
+            ax.scatter(numbers, [0.02 + 0.03 * place] * len(numbers), transform=ax.get_xaxis_transform(), marker=marker,
+                       s=24, color=color, zorder=4, label=label)  # fmt: skip
+    _trials(ax, "trial", "objective (lower is better)")
+    labels_at_right(ax, baselines)
+    legend(figure, ax)
+    return figure
+
+
+def _trials(ax: Axes, across: str, up: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    ax.set_xlabel(across, fontsize=10)
+    ax.set_ylabel(up, fontsize=10)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def convergence(group: Histories) -> Figure:
+    """Best so far by trial: for each label the mean over its seeds, and a band from the least to the greatest."""
+    figure, (ax,) = new_figure()
+    shown: list[float] = []
+    for i, (label, searches) in enumerate(group.by_label.items()):
+        color = LINES[i % len(LINES)]
+        curves = [best_so_far(search) for search in searches.values()]
+        start = max(sum(value == float("inf") for value in curve) for curve in curves)
+        at = range(start, max(start + 1, min(map(len, curves))))
+        curves = [curve + curve[-1:] * (len(at) + start - len(curve)) for curve in curves]  # a short one keeps its best
+        mean = [sum(curve[i] for curve in curves) / len(curves) for i in at]
+        low, high = ([pick(curve[i] for curve in curves) for i in at] for pick in (min, max))
+        counts = [i + 1 for i in at]
+        text = f"{short(label, 30)} ({len(curves)} seeds)" if len(curves) > 1 else short(label, 30)
+        ax.step(counts, mean, where="post", color=color, lw=2, label=text, zorder=3)
+        if len(curves) > 1:
+            ax.fill_between(counts, low, high, step="post", color=color, alpha=0.2, lw=0, zorder=2)
+        settled = len(at) // 10  # what lies above the curves from here on may be cut off
+        shown += low[settled:] + high[settled:]
+    set_scale(ax, shown)
+    _trials(ax, "trials made", "best objective so far")
+    legend(figure, ax)
+    return figure
+
+
+def losses(rows: Sequence[Row]) -> Figure:
+    """Loss by step of every row that was trained: a panel a model and cut, a colour a method, smoothed where noisy."""
+    panels = blocks(lines([row for row in rows if row.training]), PLACE)
+    figure, axes = new_figure(len(panels), width=max(WIDTH, 3.9 * len(panels)))
+    labels = list(dict.fromkeys(line["label"] for panel in panels for line in panel))
+    for ax, panel in zip(axes, panels, strict=True):
+        for line in panel:
+            color, label = LINES[labels.index(line["label"]) % len(LINES)], short(line["label"], 30)
+            for row in line["rows"]:
+                loss = pandas.Series([step.loss for step in row.training], [step.step for step in row.training])
+                window = 2 * (len(loss) // 15) + 1
+                if window > 1:
+                    ax.plot(loss.index, loss, color=color, lw=0.6, alpha=0.25)
+                ax.plot(
+                    loss.rolling(window, center=True, min_periods=1).mean(), color=color, label=label,
+                    lw=1.5 if len(line["rows"]) == 1 else 1, marker="o" if len(loss) == 1 else None,
+                )  # fmt: skip
+        if len(panels) > 1:
+            ax.set_title(short(f"{panel[0]['model']}, {cut(panel[0])}", 40), fontsize=10, parse_math=False)
+        ax.set_xlabel("step", fontsize=10)
+    axes[0].set_ylabel("training loss", fontsize=10)
+    legend(figure, *axes)
+    return figure

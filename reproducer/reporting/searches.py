@@ -1,205 +1,222 @@
-"""What the report says of the searches: one line each, then what each found. Text here is unescaped."""
+"""What the records of searches tell: how far each got beyond its baselines, what it cost, and how soon it got there.
 
-import statistics
+Trials are counted from 1, the baselines' and the failed or stopped ones among them. Where searches are compared with
+each other, what the baselines' trials reached is left out, for all searches begin with them.
+"""
+
+from __future__ import annotations
+
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Any
 
-from reproducer.reporting import convergence
-from reproducer.reporting.costs import costs_sentence, importances_table
-from reproducer.reporting.summary import perplexity_text, ratio_text, seconds_text
-from reproducer.reporting.tables import Cell, Table, best
+from reproducer.paper import load_item
+from reproducer.stages.results import Baseline, Search
 
-Search = Mapping[str, Any]
-MANY = 4  # more searches than so many are told in one sentence of the headline
-STATES = {"complete": "done", "fail": "failed"}
-SPLITS = {
-    "search": "searched on texts of their own, disjoint from those that the table reports on",
-    "report": "searched on the texts that the table reports on, as the paper does",
-}
+NEAR = 0.02  # of the final best: what counts as converged
+PARAMETERS_7B = 6.74e9  # LLaMA-7B's
+FORWARD, FORWARD_BACKWARD = 2, 6  # floating-point operations a parameter and token, as usually estimated
+SPEED = 100e12  # floating-point operations a second that a GPU is taken to sustain
 
 
-def headline(searches: Sequence[Search]) -> list[str]:
-    """A sentence a search, or one for all of many."""
-    if len(searches) <= MANY:
-        return [f"{search_name(search)}: {_verdict(search)}" for search in searches]
-    gaps = [gap for search in searches if (gap := _gap(search)) is not None]
-    if not gaps:
-        return [f"{len(searches)} searches (see “What the search found”)."]
-    below, equal = sum(gap > 0 for gap in gaps), sum(gap == 0 for gap in gaps)
-    return [
-        f"{len(searches)} searches: what was found is below the best baseline on the search objective in {below}, "
-        f"the best baseline itself in {equal}, above it in {len(gaps) - below - equal}; "
-        f"by {100 * statistics.median(gaps):.1f} % at the median."
+def rival(search: Search) -> Baseline | None:
+    """The best of the baselines with a value."""
+    known = [(baseline.value, i) for i, baseline in enumerate(search.baselines) if baseline.value is not None]
+    return search.baselines[min(known)[1]] if known else None
+
+
+def gap(search: Search) -> float | None:
+    """How far, as a share of it, the search's best is below the best baseline."""
+    other = rival(search)
+    return None if other is None or other.value is None else 1 - search.best.value / other.value
+
+
+def states(search: Search) -> dict[str, int]:
+    """How many trials ended in each state, in the order of their first."""
+    ended = [trial.state for trial in search.trials]
+    return {state: ended.count(state) for state in dict.fromkeys(ended)}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The search's best or a baseline. `below`: how many of the `trials` with a value are better than it."""
+
+    label: str
+    value: float | None
+    below: int
+    trials: int
+
+
+def candidates(search: Search) -> list[Candidate]:
+    """From the best on; those without a value last."""
+    values = [trial.value for trial in search.trials if trial.value is not None]
+    found = [(search.label, search.best.value), *((baseline.label, baseline.value) for baseline in search.baselines)]
+    found.sort(key=lambda pair: (pair[1] is None, pair[1] or 0.0))
+    return [Candidate(label, v, sum(v is not None and x < v for x in values), len(values)) for label, v in found]
+
+
+def importances(search: Search) -> list[tuple[list[str], float]]:
+    """Parameters and their share, the largest first; numbered ones, such as the samples, together."""
+    families: dict[str, list[str]] = {}
+    for name in search.importances:
+        families.setdefault(re.sub(r"_\d+$", "", name), []).append(name)
+    summed = [
+        (sorted(names, key=_number), sum(map(search.importances.__getitem__, names))) for names in families.values()
     ]
+    return sorted(summed, key=lambda pair: -pair[1])
 
 
-def searches_section(searches: Sequence[Search]) -> dict[str, Any] | None:
-    """`summary` and `histories` over all searches, then `details` of each; None without searches."""
-    if not searches:
+def _number(name: str) -> int:
+    return int(name.rpartition("_")[2]) if re.search(r"_\d+$", name) else 0
+
+
+def flop_7b(search: Search) -> float | None:
+    """Floating-point operations that the trials' tokens would take on LLaMA-7B."""
+    if search.costs is None:
         return None
-    groups = convergence.histories(searches)
-    return {
-        "summary": _summary_table(searches) if len(searches) > 1 else None,
-        "histories": [
-            {"name": group.name, "table": convergence.convergence_table(group), "claims": convergence.claims(group)}
-            for group in groups
-        ],
-        "details": [
-            {
-                "name": search_name(search),
-                "place": f"search {i}",
-                "sentences": _sentences(search),
-                "candidates": _candidates(search),
-                "parameters": _parameters(search),
-                "importances": importances_table(search),
-                "samples": _samples(search),
-            }
-            for i, search in enumerate(searches)
-        ],
-    }
+    tokens = FORWARD_BACKWARD * search.costs.sample_tokens + FORWARD * search.costs.text_tokens
+    return float(tokens * PARAMETERS_7B)
 
 
-def search_name(search: Search) -> str:
-    parts = [search["label"], search["model"], ratio_text(search.get("ratio"), search.get("structure_ratio"))]
-    return ", ".join([*parts, f"seed {search['seed']}"])
+def best_so_far(search: Search, baselines: bool = False) -> list[float]:
+    """After 1, 2, … trials the least value so far; infinite before the first. With `baselines`, theirs too."""
+    values: dict[int, float] = {}
+    for trial in search.trials:
+        counts = trial.value is not None and (baselines or not trial.baseline)
+        value = trial.value if counts and trial.value is not None else float("inf")
+        values[trial.number] = min(value, values.get(trial.number, float("inf")))
+    curve: list[float] = []
+    for number in range(max(values, default=-1) + 1):
+        curve.append(min(values.get(number, float("inf")), curve[-1] if curve else float("inf")))
+    return curve
 
 
-def _summary_table(searches: Sequence[Search]) -> Table:
-    headers = ["Search", "Model", "Cut", "Seed", "Best↓", "Best baseline", "Gap", "Trials", "Stopped", "Time"]
-    table = Table(headers, "lllrrlrrrr")
+def trials_until(curve: Sequence[float], limit: float) -> int | None:
+    """After how many trials the best so far is at `limit` or below; None if never."""
+    return next((count for count, value in enumerate(curve, start=1) if value <= limit), None)
+
+
+def settled(search: Search) -> int | None:
+    """After how many trials the best so far, baselines' trials included, is within `NEAR` of the final best."""
+    curve = best_so_far(search, baselines=True)
+    return trials_until(curve, (1 + NEAR) * curve[-1]) if curve and curve[-1] < float("inf") else None
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Searches of one model, cut and objective, by label, then by seed; at least two, each with a value of its own."""
+
+    model: str
+    ratio: float | None
+    structure_ratio: float | None
+    by_label: dict[str, dict[int, Search]]
+
+    def lines(self) -> list[dict[str, Any]]:
+        """A line a label and seed and, after several seeds, their mean.
+
+        Each has `label`, `seed` (None: the mean), `best` (and `deviation`), `own` and `common`: the trials until within
+        `NEAR` of its own final best, and of the best of all searches of its seed (None: never); of the mean, over the
+        seeds that got there, which `own_seeds` and `common_seeds` count.
+        """
+        curves = {
+            label: {seed: best_so_far(search) for seed, search in sorted(searches.items())}
+            for label, searches in self.by_label.items()
+        }
+        least: dict[int, float] = {}
+        for by_seed in curves.values():
+            for seed, curve in by_seed.items():
+                least[seed] = min(curve[-1], least.get(seed, float("inf")))
+        found: list[dict[str, Any]] = []
+        for label, by_seed in curves.items():
+            for seed, curve in by_seed.items():
+                own, common = (trials_until(curve, (1 + NEAR) * best) for best in (curve[-1], least[seed]))
+                found.append({"label": label, "seed": seed, "best": curve[-1], "own": own, "common": common})
+            if len(by_seed) > 1:
+                lines = found[-len(by_seed) :]
+                bests = [line["best"] for line in lines]
+                mean = {
+                    "label": label,
+                    "seed": None,
+                    "best": fmean(bests),
+                    "deviation": stdev(bests),
+                    "seeds": len(lines),
+                }
+                for name in ("own", "common"):
+                    counts = [line[name] for line in lines if line[name] is not None]
+                    mean |= {name: fmean(counts) if counts else None, f"{name}_seeds": len(counts)}
+                found.append(mean)
+        return found
+
+
+def histories(searches: Sequence[Search]) -> list[Histories]:
+    """Searches that differ in label, seed and sampler alone, where there are several to compare."""
+    found: dict[tuple, dict[str, dict[int, Search]]] = {}
     for search in searches:
-        value, rival, gap = (search.get("best") or {}).get("value"), _rival(search), _gap(search)
-        table.add(
-            search["label"],
-            search["model"],
-            ratio_text(search.get("ratio"), search.get("structure_ratio")),
-            str(search["seed"]),
-            None if value is None else perplexity_text(value),
-            None if rival is None else f"{rival['label']} {perplexity_text(rival['value'])}",
-            None if gap is None else _signed_percent(-gap),
-            str(len(search["trials"])),
-            str(sum(_state(trial) == "stopped" for trial in search["trials"])),
-            seconds_text(search["seconds"]),
-        )
-    return table
+        if any(trial.value is not None and not trial.baseline for trial in search.trials):
+            objective = (*search.texts, search.settings.get("split"), search.settings.get("windows"))
+            key = (search.model, search.ratio, search.structure_ratio, objective)
+            found.setdefault(key, {}).setdefault(search.label, {})[search.seed] = search
+    groups = [Histories(key[0], key[1], key[2], by_label) for key, by_label in found.items()]
+    return [group for group in groups if sum(map(len, group.by_label.values())) > 1]
 
 
-def _signed_percent(share: float) -> str:
-    return f"{100 * share:+.1f}%".replace("-", "−") if round(1000 * share) else "0.0%"
+@dataclass(frozen=True)
+class AgainstRandom:
+    """A sampler against random search that is otherwise alike, on the seeds of both.
+
+    Attributes:
+        label, sampler, reference: the search, how it samples, the random search.
+        seeds: compared; `reached`: those on which it got to random search's final best.
+        trials, reference_trials: means over the latter of the trials until then; None where there is none.
+        ratio: of the two; `paper_ratio`: that of the paper's text, if it has one for the sampler.
+        paper_trials: what the paper's text says that the sampler, and random search, need.
+        verdict: of the paper's claim: `holds`, `holds in part` (not for every seed) or `does not hold`; None without.
+    """
+
+    label: str
+    sampler: str
+    reference: str
+    seeds: list[int]
+    reached: int
+    trials: float | None
+    reference_trials: float | None
+    ratio: float | None
+    paper_trials: tuple[int, int] | None
+    verdict: str | None
 
 
-def _baselines(search: Search) -> list[Mapping[str, Any]]:
-    return [candidate for candidate in search["candidates"] if candidate["label"] != search["label"]]
+def against_random(group: Histories) -> list[AgainstRandom]:
+    found = []
+    random = {label: s for label, s in group.by_label.items() if _settings(s)[0] == "random"}
+    for reference, at_random in random.items():
+        for label, searches in group.by_label.items():
+            sampler, *others = _settings(searches)
+            both = sorted(searches.keys() & at_random.keys())
+            if sampler not in (None, "random") and others == _settings(at_random)[1:] and both:
+                pairs = [(best_so_far(searches[seed]), best_so_far(at_random[seed])) for seed in both]
+                found.append(_against_random(label, str(sampler), reference, both, pairs))
+    return found
 
 
-def _rival(search: Search) -> Mapping[str, Any] | None:
-    """The best of the baselines that were evaluated."""
-    known = [candidate for candidate in _baselines(search) if candidate["value"] is not None]
-    return min(known, key=lambda candidate: candidate["value"], default=None)
+def _settings(searches: Mapping[int, Search]) -> list[Any]:
+    settings = next(iter(searches.values())).settings
+    return [settings.get(name) for name in ("sampler", "data", "order")]
 
 
-def _gap(search: Search) -> float | None:
-    """How far, as a share of it, what was found is below the best baseline."""
-    found, rival = search.get("best"), _rival(search)
-    if not found or found["value"] is None or rival is None:
-        return None
-    return 1 - found["value"] / rival["value"]
-
-
-def _verdict(search: Search) -> str:
-    found, rival, gap = search.get("best"), _rival(search), _gap(search)
-    if not found or found["value"] is None:
-        return "the search found no configuration."
-    text = f"search objective {perplexity_text(found['value'])}"
-    if rival is None or gap is None:
-        return text + "."
-    against = f"the best baseline ({rival['label']}, {perplexity_text(rival['value'])})"
-    if gap == 0:
-        return f"{text}, that of {against}: no trial was better."
-    return f"{text}, {abs(100 * gap):.1f} % {'below' if gap > 0 else 'above'} {against}."
-
-
-def _state(trial: Mapping[str, Any]) -> str:
-    """`done`, `failed`, `stopped` (after a part of the texts), `void` (no objective), or Optuna's other words."""
-    state = trial["state"].lower()
-    if state == "pruned":
-        return "void" if trial.get("partial") is None else "stopped"
-    return STATES.get(state, state)
-
-
-def _sentences(search: Search) -> list[str]:
-    trials = search["trials"]
-    states: dict[str, int] = {}
-    for trial in trials:
-        states[_state(trial)] = states.get(_state(trial), 0) + 1
-    counted = ", ".join(f"{count} {state}" for state, count in states.items())
-    split = SPLITS.get(search["split"], search["split"])
-    sentences = [
-        f"Objective (lower is better): {search['objective']}; {split}.",
-        f"{len(trials)} trials ({counted or 'none'}) in {seconds_text(search['seconds'])}: {_verdict(search)}",
-    ]
-    curve = convergence.best_so_far(search, baselines=True) if trials else []
-    if curve and curve[-1] < float("inf"):
-        count = convergence.trials_until(curve, (1 + convergence.NEAR) * curve[-1])
-        near = f"{100 * convergence.NEAR:g} %"
-        sentences.append(
-            f"The best so far is within {near} of the final best from the {_ordinal(count or 0)} trial on."
-        )
-    if states.get("stopped"):
-        sentences.append("Stopped trials were hopeless on a first part of the texts; shares of trials leave them out.")
-    if states.get("void"):
-        sentences.append("Void trials have no objective: both weights 0, or a perplexity that is not finite.")
-    if search.get("workers", 1) > 1:
-        text = f"{search['workers']} processes shared the study: which trials were made depends on their timing, and "
-        sentences.append(text + "another run makes others.")
-    return sentences + costs_sentence(search)
-
-
-def _ordinal(count: int) -> str:
-    ending = "th" if count % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(count % 10, "th")
-    return f"{count}{ending}"
-
-
-def _candidates(search: Search) -> Table:
-    """The search's best and every baseline on the same texts, in order, with the share of trials that beat each."""
-    table = Table(["Candidate", "Objective↓", "Against the best", "Trials below it"], "lrrr")
-    values = [trial["value"] for trial in search["trials"] if trial["value"] is not None]
-    found = search.get("best") or {}
-    lines = [(search["label"], found.get("value"))]
-    lines += [(candidate["label"], candidate["value"]) for candidate in _baselines(search)]
-    bold = best([None if v is None else (v, perplexity_text(v)) for _, v in lines], higher_is_better=False)
-    order = sorted(range(len(lines)), key=lambda i: (lines[i][1] is None, lines[i][1] or 0.0, i))
-    for i in order:
-        label, value = lines[i]
-        if value is None:
-            table.add(label, "failed", None, None)
-            continue
-        below = sum(v < value for v in values)
-        gap = "" if i == 0 or found.get("value") is None else _signed_percent(value / found["value"] - 1)
-        share = f"{below} of {len(values)} ({100 * below / len(values):.0f}%)" if values else None
-        table.add(label, Cell(perplexity_text(value), i in bold), gap, share)
-    return table
-
-
-def _parameters(search: Search) -> Table:
-    found = search.get("best") or {}
-    table = Table(["Parameter", "Value"], "ll")
-    number = found.get("number")
-    origin = f"the {_ordinal(number + 1)} trial" if number is not None else "a baseline, not a trial"
-    if found:
-        table.add("from", f"{found.get('label') or search['label']} ({origin})")
-    for name, value in (found.get("params") or {}).items():
-        table.add(name, f"{value:.6g}" if isinstance(value, float) else _flat(value))
-    return table
-
-
-def _flat(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _samples(search: Search) -> Table:
-    table = Table(["Passage", "It begins"], "rp")
-    for sample in (search.get("best") or {}).get("samples") or []:
-        text = " ".join(sample["text"].split())
-        table.add(str(sample["index"]), text if len(text) <= 110 else text[:110].rsplit(" ", 1)[0] + " …")
-    return table
+def _against_random(
+    label: str, sampler: str, reference: str, seeds: list[int], pairs: Sequence[tuple[list[float], list[float]]]
+) -> AgainstRandom:
+    counts = [(trials_until(curve, other[-1]), trials_until(other, other[-1])) for curve, other in pairs]
+    there = [(ours, theirs) for ours, theirs in counts if ours is not None and theirs is not None]
+    trials, reference_trials = (fmean(side) for side in zip(*there, strict=True)) if there else (None, None)
+    ratio = trials / reference_trials if trials is not None and reference_trials else None
+    printed = load_item("figure4").trials_to_converge
+    paper, verdict = None, None
+    if sampler in printed:
+        paper = (printed[sampler], printed["random"])
+        verdict = "holds" if len(there) == len(pairs) else "holds in part"
+        if ratio is None or ratio >= 1 or len(there) <= len(pairs) / 2:
+            verdict = "does not hold"
+    return AgainstRandom(label, sampler, reference, seeds, len(there), trials, reference_trials, ratio, paper, verdict)

@@ -1,78 +1,72 @@
-"""Is the difference between AdaPruner and a baseline more than chance?
+"""Paired tests between the paper's own method and the others, over the items and windows that both rows hold.
 
-With one seed: paired tests over the same items. Zero-shot items: the exact McNemar test, per task and over all tasks
-together. Perplexity: Wilcoxon's signed-rank test over the windows' losses. Each of the three families of a block (one
-model, ratio and recovery) is corrected after Holm. With several seeds the table's standard deviations speak instead.
+Scores of 0 and 1: the exact McNemar test, per task and over all tasks together. Other scores, and the losses of
+perplexity's windows: Wilcoxon's signed-rank test. Each of the three families of a block (one model, cut and recovery)
+is corrected after Holm. They hold for one pruned model: blocks with several seeds are left out, whose standard
+deviations tell more.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Literal
 
-from reproducer.reporting.summary import Group, Row, blocks, groups
+from reproducer.paper import method
+from reproducer.reporting.rows import CUT, Line, blocks, lines
+from reproducer.stages.results import Column, Results, Row
 
-POOLED = "all tasks"
-WINDOWS = "Wilcoxon signed-rank"
+LEVEL = 0.05  # the paper's
+Family = Literal["pooled", "windows", "tasks"]
 
 
 @dataclass(frozen=True)
 class PairedTest:
     """One paired test.
 
-    `better` and `worse` count the items or windows on which the reference beats the baseline or loses to it, among `n`
-    pairs; `p_holm` is p after Holm's correction.
+    Attributes:
+        measure: the key of a column; None for all tasks together.
+        n: pairs; 0 where the two rows do not hold the same items.
+        better, worse: pairs in which the reference beats the baseline, or loses to it.
+        p, p_holm: two-sided; after Holm's correction. None without pairs.
     """
 
     model: str
     ratio: float | None
     structure_ratio: float | None
     recovery: str
+    recovery_label: str | None
     reference: str
     baseline: str
-    measure: str
-    test: str
+    family: Family
+    measure: str | None
     n: int
     better: int
     worse: int
-    p: float
-    p_holm: float = math.nan
+    p: float | None
+    p_holm: float | None = None
+
+    @property
+    def significant(self) -> bool:
+        return self.p_holm is not None and self.p_holm < LEVEL
 
 
-def paired_tests(results: Mapping[str, Any]) -> list[PairedTest]:
-    """All paired tests that the per-item results of `results` allow, block by block.
+def paired_tests(results: Results) -> list[PairedTest]:
+    """All paired tests that the items of `results` allow, block by block.
 
-    The reference is the first `adapruner` line of a block; every other pruned line of the block is tested against it.
-    A block with several seeds is left out. Two lines can be compared on a task only if both hold the same item ids (or
-    as many windows); where they do not, the test is there with n = 0 and NaN for p.
+    The reference is the first line of the paper's own method in a block; every other pruned line is tested against it.
     """
-    correct = {
-        metric["key"].removesuffix("_acc"): metric.get("score") or "acc"
-        for metric in results["metrics"]
-        if metric["kind"] == "accuracy"
-    }
-    order = {metric["key"]: place for place, metric in enumerate(results["metrics"])}
-    found: list[PairedTest] = []
-    for block in blocks(groups(results["rows"])):
-        lines = [line for line in block if not line.dense and len(line.done) == 1]
-        reference = next((line for line in lines if line.method == "adapruner"), None)
-        if reference is None or any(len(line.rows) > 1 for line in block):
+    families: tuple[Family, ...] = ("tasks", "pooled", "windows")
+    found = []
+    for block in blocks(lines(results.rows)):
+        pruned = [line for line in block if line["method"] != "dense" and line["done"]]
+        reference = next((line for line in pruned if line["method"] == method().name), None)
+        if reference is None or any(len(line["rows"]) > 1 for line in block):
             continue
-        families: tuple[list[PairedTest], ...] = ([], [], [])
-        for line in lines:
-            if line is reference:
-                continue
-            for test in _mcnemar_tests(reference, line, correct, order):
-                families[test.measure == POOLED].append(test)
-            families[2].extend(_window_tests(reference, line, order))
+        tests = [test for line in pruned if line is not reference for test in _tests(reference, line, results.columns)]
         for family in families:
-            found.extend(_holm(family))
+            found += _holm([test for test in tests if test.family == family])
     return found
-
-
-def several_seeds(results: Mapping[str, Any]) -> bool:
-    """True if any configuration was run with more than one seed."""
-    return any(len(line.rows) > 1 for line in groups(results["rows"]))
 
 
 def mcnemar_p(better: int, worse: int) -> float:
@@ -89,50 +83,52 @@ def wilcoxon_p(a: Sequence[float], b: Sequence[float]) -> float:
     return float(wilcoxon(a, b).pvalue) if any(x != y for x, y in zip(a, b, strict=True)) else 1.0
 
 
-def _test(reference: Group, line: Group, measure: str, test: str, pairs: Sequence[tuple], p: Callable) -> PairedTest:
-    """`pairs` are (reference, baseline) scores, higher better; `p` gives the p-value from the counts."""
-    better = sum(a > b for a, b in pairs)
-    worse = sum(a < b for a, b in pairs)
-    value = float(p(better, worse)) if pairs else math.nan
-    return PairedTest(*line.block, reference.label, line.label, measure, test, len(pairs), better, worse, value)
+Scores = list[tuple[float, float]]  # of the reference and the baseline, higher is better
 
 
-def _mcnemar_tests(
-    reference: Group, line: Group, correct: Mapping[str, str], order: Mapping[str, int]
-) -> list[PairedTest]:
-    """One test a task, and where there are several tasks, one more over all of them."""
-    mine, theirs = reference.done[0].get("items") or {}, line.done[0].get("items") or {}
+def _tests(reference: Line, line: Line, columns: Sequence[Column]) -> list[PairedTest]:
+    ours, theirs = reference["done"][0], line["done"][0]
+    identity = {name: line[name] for name in CUT} | {"reference": reference["label"], "baseline": line["label"]}
+
+    def test(family: Family, measure: str | None, scores: Scores, binary: bool) -> PairedTest:
+        better, worse = sum(a > b for a, b in scores), sum(a < b for a, b in scores)
+        p = None
+        if scores:
+            p = mcnemar_p(better, worse) if binary else wilcoxon_p(*zip(*scores, strict=True))
+        return PairedTest(
+            **identity, family=family, measure=measure, n=len(scores), better=better, worse=worse, p=p
+        )  # fmt: skip
+
     tests, pooled = [], []
-    for task, items in sorted(mine.items(), key=lambda entry: order.get(f"{entry[0]}_acc", len(order))):
-        field = correct.get(task, "acc")
-        a, b = _by_id(items, field), _by_id(theirs.get(task) or [], field)
-        pairs = [(a[key], b[key]) for key in a] if a.keys() == b.keys() else []
-        pooled += pairs
-        tests.append(_test(reference, line, task, "exact McNemar", pairs, mcnemar_p))
-    if len(tests) > 1:
-        tests.append(_test(reference, line, POOLED, "exact McNemar", pooled, mcnemar_p))
+    for column in columns:
+        if column.source is not None and column.score is not None and column.source in ours.items:
+            scores = _items(ours, theirs, column.source, column.score, column.higher_is_better)
+            binary = {abs(score) for pair in scores for score in pair} <= {0, 1}
+            tests.append(test("tasks", column.key, scores, binary))
+            if binary:
+                pooled.append(scores)
+        if column.key in ours.window_losses:
+            pairs = zip(ours.window_losses[column.key], theirs.window_losses.get(column.key, []), strict=False)
+            same = len(ours.window_losses[column.key]) == len(theirs.window_losses.get(column.key, []))
+            tests.append(test("windows", column.key, [(-a, -b) for a, b in pairs] if same else [], False))
+    if len(pooled) > 1:
+        tests.append(test("pooled", None, [pair for scores in pooled for pair in scores], True))
     return tests
 
 
-def _by_id(items: Sequence[Row], field: str) -> dict[Any, bool]:
-    return {item["id"]: bool(item["acc"] if item.get(field) is None else item[field]) for item in items}
-
-
-def _window_tests(reference: Group, line: Group, order: Mapping[str, int]) -> list[PairedTest]:
-    mine, theirs = reference.done[0].get("window_losses") or {}, line.done[0].get("window_losses") or {}
-    tests = []
-    for dataset, losses in sorted(mine.items(), key=lambda entry: order.get(entry[0], len(order))):
-        others = theirs.get(dataset) or []
-        pairs = [(-a, -b) for a, b in zip(losses, others, strict=True)] if len(losses) == len(others) else []
-        p = wilcoxon_p(losses, others) if pairs else math.nan
-        tests.append(_test(reference, line, dataset, WINDOWS, pairs, lambda *_, p=p: p))
-    return tests
+def _items(ours: Row, theirs: Row, task: str, score: str, higher_is_better: bool) -> Scores:
+    """The items' scores, paired by id; nothing where the rows do not hold the same items."""
+    sign = 1 if higher_is_better else -1
+    a, b = (
+        {item.id: sign * item.scores[score] for item in row.items.get(task, []) if score in item.scores}
+        for row in (ours, theirs)
+    )
+    return [(a[key], b[key]) for key in a] if a.keys() == b.keys() else []
 
 
 def _holm(family: Sequence[PairedTest]) -> list[PairedTest]:
     from statsmodels.stats.multitest import multipletests
 
-    tested = [test for test in family if test.n]
-    corrected = multipletests([test.p for test in tested], method="holm")[1] if tested else []
-    by_test = dict(zip(map(id, tested), corrected, strict=True))
-    return [replace(test, p_holm=float(by_test.get(id(test), math.nan))) for test in family]
+    p_values = [test.p for test in family if test.p is not None]
+    corrected = iter(multipletests(p_values, method="holm")[1] if p_values else [])
+    return [test if test.p is None else replace(test, p_holm=float(next(corrected))) for test in family]

@@ -1,7 +1,8 @@
 """Tables without a format: cells know their text and whether they are bold; Markdown or LaTeX is made of them last."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from tabulate import tabulate
 
@@ -16,30 +17,37 @@ class Cell:
     bold: bool = False
 
 
-@dataclass
 class Table:
-    """`align` has one of l, r, p (a paragraph) a column; a rule is drawn above the rows that `rules` names by index."""
+    """What a template fills row by row.
 
-    headers: list[str]
-    align: str
-    rows: list[list[Cell]] = field(default_factory=list)
-    rules: list[int] = field(default_factory=list)
+    Attributes:
+        align: one of l, r, p (a paragraph) a column; the last one given holds for the rest.
+        repeated: so many columns at the left are left blank where they repeat the row above.
+        long: in LaTeX it goes on over pages.
+    """
 
-    @property
-    def wide(self) -> bool:
-        """True if it needs pages on their side."""
-        return len(self.headers) > 11
+    def __init__(self, headers: Sequence[str], align: str, repeated: int = 0, long: bool = False) -> None:
+        self.headers = list(headers)
+        self.align = align[: len(headers)].ljust(len(headers), align[-1])
+        self.repeated, self.long = repeated, long or "p" in self.align
+        self.rows: list[list[Cell]] = []
+        self.rules: set[int] = set()  # a rule is drawn above these rows
+        self._above: list[Cell] = []
 
-    def add(self, *cells: "Cell | str | None") -> None:
+    def add(self, cells: Sequence[Any]) -> None:
         row = [cell if isinstance(cell, Cell) else Cell(cell) for cell in cells]
-        if len(row) != len(self.headers) or len(self.align) != len(self.headers):
+        if len(row) != len(self.headers):
             raise ValueError(f"{len(row)} cells for {len(self.headers)} columns")
-        self.rows.append(row)
+        same = self.repeated if self._above else 0
+        same = next((i for i in range(same) if row[i] != self._above[i]), same)
+        self._above = row
+        self.rows.append([Cell("") if i < same else cell for i, cell in enumerate(row)])
 
     def rule(self) -> None:
         """Draw a rule above the next row."""
-        if self.rows and len(self.rows) not in self.rules:
-            self.rules.append(len(self.rows))
+        if self.rows:
+            self.rules.add(len(self.rows))
+            self._above = []
 
 
 def best(shown: Sequence[tuple[float, str] | None], higher_is_better: bool) -> set[int]:
@@ -51,64 +59,49 @@ def best(shown: Sequence[tuple[float, str] | None], higher_is_better: bool) -> s
     there = [(cell, i) for i, cell in enumerate(shown) if cell is not None]
     if len(there) < 2:
         return set()
-    values = [cell[0] for cell, _ in there]
-    top = values.index(max(values) if higher_is_better else min(values))
-    return {i for cell, i in there if cell[1] == there[top][0][1]}
+    pick = max if higher_is_better else min
+    text = pick((cell for cell, _ in there), key=lambda cell: cell[0])[1]
+    return {i for cell, i in there if cell[1] == text}
 
 
 def markdown(table: Table) -> Raw:
     """A table in GitHub's Markdown; rules have no place there."""
-
-    def text(cell: Cell) -> str:
-        inner = escape_markdown(cell.text)
-        return f"**{inner}**" if cell.bold and cell.text else inner
-
     sides = {"l": "left", "p": "left", "r": "right"}
     return Raw(
         tabulate(
-            [[text(cell) for cell in row] for row in table.rows],
+            [[_text(cell, escape_markdown, "**{}**") for cell in row] for row in table.rows],
             headers=[escape_markdown(header) for header in table.headers],
             tablefmt="pipe",
             colalign=[sides[side] for side in table.align] if table.rows else None,
             disable_numparse=True,
         )
+        + "\n"
     )
 
 
 def tex(table: Table) -> Raw:
-    """A booktabs `tabular` of LaTeX."""
-    rule = "\\midrule\n"
-    return Raw(
-        f"\\begin{{tabular}}{{{_columns(table)}}}\n\\toprule\n{_tex_row(_headers(table))}{rule}"
-        + "".join((rule if i in table.rules else "") + _tex_row(row) for i, row in enumerate(table.rows))
-        + "\\bottomrule\n\\end{tabular}"
-    )
-
-
-def longtable(table: Table) -> Raw:
-    """The same as a `longtable`, which goes on over pages."""
-    head = f"\\toprule\n{_tex_row(_headers(table))}\\midrule\n"
-    return Raw(
-        f"\\begin{{longtable}}{{{_columns(table)}}}\n{head}\\endhead\n\\bottomrule\n\\endfoot\n"
-        + "".join(("\\midrule\n" if i in table.rules else "") + _tex_row(row) for i, row in enumerate(table.rows))
-        + "\\end{longtable}"
-    )
-
-
-def _headers(table: Table) -> list[Cell]:
-    return [Cell(header) for header in table.headers]
-
-
-def _columns(table: Table) -> str:
+    """A booktabs `tabular` of LaTeX, shrunk to the page where it is too large; or a `longtable`."""
+    head = f"\\toprule\n{_tex_row([Cell(header) for header in table.headers])}\\midrule\n"
+    body = "".join(("\\midrule\n" if i in table.rules else "") + _tex_row(row) for i, row in enumerate(table.rows))
     paragraphs = table.align.count("p")
     share = max(0.92 - 0.11 * (len(table.align) - paragraphs), 0.15) / max(paragraphs, 1)  # of the line, roughly
-    width = f">{{\\raggedright\\arraybackslash}}p{{{share:.2f}\\linewidth}}"
-    return "".join(width if side == "p" else side for side in table.align)
+    paragraph = f">{{\\raggedright\\arraybackslash}}p{{{share:.2f}\\linewidth}}"
+    columns = "".join(paragraph if side == "p" else side for side in table.align)
+    if table.long:
+        return Raw(
+            f"{{\\small\n\\begin{{longtable}}{{{columns}}}\n{head}\\endhead\n\\bottomrule\n\\endfoot\n{body}"
+            "\\end{longtable}\n}\n"
+        )
+    return Raw(
+        f"\\begin{{fitted}}\n\\begin{{tabular}}{{{columns}}}\n{head}{body}\\bottomrule\n\\end{{tabular}}\n"
+        "\\end{fitted}\n"
+    )
 
 
 def _tex_row(row: Sequence[Cell]) -> str:
-    cells = []
-    for cell in row:
-        inner = escape_tex(cell.text)
-        cells.append(f"\\textbf{{{inner}}}" if cell.bold and cell.text else inner)
-    return " & ".join(cells) + " \\\\\n"
+    return " & ".join(_text(cell, escape_tex, "\\textbf{{{}}}") for cell in row) + " \\\\\n"
+
+
+def _text(cell: Cell, escape: Callable[[Any], Raw], bold: str) -> str:
+    text = escape(cell.text)
+    return bold.format(text) if cell.bold and cell.text else text

@@ -1,22 +1,46 @@
 """What results.json holds: facts about a run and nothing else. Sentences about them live in the report's templates.
 
 Units: accuracies and `params_removed` are fractions of 1, perplexities are per token, seconds are wall time, losses
-are in nats a token. `None` says that something was not measured, or not yet.
+are in nats a token; `PaperComparison` alone has the paper's units. `None` says that something was not measured, or not
+yet. `python -m reproducer.stages.results` prints the JSON schema that is committed as reports/results.schema.json.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import json
+import sys
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from reproducer.paper import PrintedText, Slip
 
 Scalar = float | int | str | bool | None
+Settings = dict[str, JsonValue]
 
 
 class Facts(BaseModel):
-    """Frozen; unknown keys, NaN and infinity are refused: JSON cannot hold the latter two."""
+    """Frozen; unknown keys, NaN and infinity are refused: JSON cannot hold the latter two.
+
+    Lone surrogates, which no file in UTF-8 can hold, become U+FFFD.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_surrogates(cls, data: Any) -> Any:
+        return _encodable(data)
+
+
+def _encodable(data: Any) -> Any:
+    if isinstance(data, str):
+        return data if data.isascii() else data.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(data, dict):
+        return {_encodable(key): _encodable(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_encodable(value) for value in data]
+    return data
 
 
 class Environment(Facts):
@@ -36,22 +60,23 @@ class Model(Facts):
 
     Attributes:
         name, label: in rows (`name`), and for a reader.
-        source: where the weights are from: `kind` (package, hub, folder, random, drawn) and what determines them.
+        source: where the weights are from: `kind` (package, hub, folder, random, drawn) and what determines them
+            (`package` and `version`; `id` and `revision`; `path`; `seed`).
         parameters: of the dense model, tied embeddings counted once.
         notes: what the catalogue says of the weights.
         stands_for: the paper's model whose place it takes under a profile.
-        tuned: the recovery that made it out of its base, with all settings; None for a model as it is.
+        tuned: the recovery that made it out of its `base`, name and settings; None for a model as it is.
     """
 
     name: str
     label: str
-    source: dict[str, Any]
+    source: Settings
     dtype: str
     parameters: int | None = None
     notes: str = ""
     stands_for: str | None = None
     base: str | None = None
-    tuned: dict[str, Any] | None = None
+    tuned: Settings | None = None
 
 
 class Column(Facts):
@@ -118,7 +143,7 @@ class Row(Facts):
     Attributes:
         label: in the table, such as `w/o D`.
         ratio, structure_ratio: the cut that was asked for: of all parameters, or of each layer's structures.
-        recovery: name of the recovery; `none`.
+        recovery, recovery_label: its name, `none` for no recovery; its label for a reader, None: the name.
         status: `missing`: something has not run yet, and nothing failed.
         error: why it failed.
         params, params_removed: parameters left, and the share of the dense model's that is gone.
@@ -134,6 +159,7 @@ class Row(Facts):
     ratio: float | None = None
     structure_ratio: float | None = None
     recovery: str = "none"
+    recovery_label: str | None = None
     seed: int = 0
     status: Literal["done", "failed", "missing"] = "done"
     error: str | None = None
@@ -206,7 +232,17 @@ class SearchCosts(Facts):
 
 
 class Search(Facts):
-    """One search, told by the cut that it was made for. `settings`: all of them, as resolved; `space`: likewise."""
+    """One search, told by the cut that it was made for.
+
+    Attributes:
+        settings: all of them, as resolved (`trials`, `sampler`, `mode`, `order`, `data`, `encoding`, `stop`, `start`,
+            `split`, `windows`, `transfer`, …).
+        space: what the method's own space offers, by parameter: a list of values or `{low, high}`; empty where the
+            metric is fixed.
+        texts: what the objective is the mean perplexity of.
+        baselines: every method beside the search, without the search's own result.
+        importances: each parameter's share in what sets the best trials apart (PED-ANOVA).
+    """
 
     model: str
     method: str
@@ -214,8 +250,8 @@ class Search(Facts):
     ratio: float | None = None
     structure_ratio: float | None = None
     seed: int
-    settings: dict[str, Any]
-    space: dict[str, Any]
+    settings: Settings
+    space: Settings
     texts: list[str]
     workers: int = 1
     trials: list[Trial]
@@ -258,7 +294,8 @@ class RecoveryUse(Facts):
     """A recovery with its settings, what it used, and how many rows did so."""
 
     name: str
-    settings: dict[str, Any]
+    label: str | None = None
+    settings: Settings
     steps: int | None = None
     examples: int | None = None
     runs: int = 1
@@ -280,10 +317,91 @@ class Source(Facts):
     digest: str
 
 
+class Cut(Facts):
+    """What rows share that are compared with each other: model, cut and recovery."""
+
+    model: str
+    ratio: float | None
+    structure_ratio: float | None
+    recovery: str
+    recovery_label: str | None = None
+
+
+class Place(Cut):
+    """A row without its seed."""
+
+    label: str
+
+
+class PaperCell(Facts):
+    """A metric of the paper's row and of ours, in the paper's units: perplexities, and accuracies in percent.
+
+    `ours` is the mean over seeds, a difference ours minus the paper's; `…_from_dense` is minus the dense row's value,
+    `…_over_dense` a multiple of it (not of accuracies).
+    """
+
+    paper: float | None = None
+    ours: float | None = None
+    difference: float | None = None
+    paper_from_dense: float | None = None
+    ours_from_dense: float | None = None
+    difference_from_dense: float | None = None
+    paper_over_dense: float | None = None
+    ours_over_dense: float | None = None
+
+
+class ComparedRow(Place):
+    """One of our rows and its partner in the paper; `status` is `done` with one finished seed at least.
+
+    `stated`: metrics that the paper's text gives and its table does not; `derived`: computed from its printed cells.
+    """
+
+    method: str
+    paper_model: str
+    paper_label: str
+    status: Literal["done", "failed", "missing"]
+    stated: list[str] = Field(default_factory=list)
+    derived: list[str] = Field(default_factory=list)
+    cells: dict[str, PaperCell]
+
+
+class Order(Cut):
+    """Kendall's tau-b between the paper's order of `methods` methods and ours, by one metric."""
+
+    metric: str
+    methods: int
+    tau: float
+
+
+class PaperComparison(Facts):
+    """The paper's item and our rows.
+
+    Attributes:
+        in_kind: another model stands in the place of the paper's: only what is relative to its dense row compares.
+        models: the paper's model by ours.
+        only_paper, only_ours: rows without a partner.
+        any_method: what is measured does not depend on which method pruned.
+        quotes: what the paper says of it.
+    """
+
+    item: str
+    caption: str
+    in_kind: bool
+    models: dict[str, str]
+    rows: list[ComparedRow]
+    only_paper: list[Place]
+    only_ours: list[Place]
+    orders: list[Order]
+    any_method: bool = False
+    slips: list[Slip] = Field(default_factory=list)
+    quotes: list[str] = Field(default_factory=list)
+    generations: list[PrintedText] = Field(default_factory=list)
+
+
 class Results(Facts):
     """A run. `spec`: as it was run, with profile, `--set` and defaults. `paper`: added by the report, if it has one."""
 
-    spec: dict[str, Any]
+    spec: Settings
     profile: list[str] = Field(default_factory=list)
     command: list[str] = Field(default_factory=list)
     environment: Environment
@@ -299,4 +417,26 @@ class Results(Facts):
     seconds: float = 0.0
     wall_seconds: float = 0.0
     sources: list[Source] = Field(default_factory=list)
-    paper: dict[str, Any] | None = None
+    paper: PaperComparison | None = None
+
+    @model_validator(mode="after")
+    def _fractions(self) -> Self:
+        for column in self.columns:
+            for index, row in enumerate(self.rows):
+                value = row.metrics.get(column.key)
+                if column.kind == "accuracy" and value is not None and not 0 <= value <= 1:
+                    raise ValueError(f"rows.{index}.metrics.{column.key}: an accuracy is a fraction of 1, not {value}")
+        return self
+
+    def to_json(self) -> str:
+        """The text of results.json; `Results.model_validate_json` reads it back."""
+        return self.model_dump_json(indent=1) + "\n"
+
+
+def schema() -> str:
+    """The JSON schema of results.json, as reports/results.schema.json has it."""
+    return json.dumps(Results.model_json_schema(mode="serialization"), indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(schema())

@@ -1,0 +1,208 @@
+"""The paper's numbers and what was measured, cell by cell, in the paper's units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pandas import DataFrame
+
+from reproducer.paper import SEVEN_TASKS, Item, items, load_item, method
+from reproducer.paper import PaperRow as Printed
+from reproducer.reporting.rows import CUT, Line, blocks, lines
+from reproducer.stages.results import Column, ComparedRow, Order, PaperCell, PaperComparison, Place, Results
+
+PLACE = [*CUT, "label"]
+
+
+def item_of(results: Results) -> Item | None:
+    """The paper's item that the spec reproduces, its averages over the tasks of this run; None if none is held.
+
+    Where an item prints no single tasks, an average over others than the seven that the paper has is not known.
+    """
+    key = "".join(f"{kind}{number}" for kind, number in reproduces(results).items())
+    if key not in items():
+        return None
+    item = load_item(key)
+    tasks = [column.key for column in results.columns if column.kind == "accuracy" and column.source]
+    if not tasks or set(tasks) == set(SEVEN_TASKS):
+        return item
+    return item.model_copy(update={"rows": [_averaged(row, tasks) for row in item.rows]})
+
+
+def reproduces(results: Results) -> dict[str, Any]:
+    """`{"table": 1}`; empty for a spec that reproduces nothing."""
+    found = results.spec.get("reproduces")
+    return found if isinstance(found, dict) else {}
+
+
+def _averaged(row: Printed, tasks: Sequence[str]) -> Printed:
+    if row.metrics.get("average_acc") is None:
+        return row
+    values = [row.metrics.get(task) for task in tasks]
+    known = [value for value in values if value is not None]
+    average = round(sum(known) / len(known), 4) if len(known) == len(values) else None
+    metrics = {**row.metrics, "average_acc": average}
+    return row.model_copy(update={"metrics": metrics, "derived": sorted({*row.derived, "average_acc"})})
+
+
+def compare(results: Results) -> PaperComparison | None:
+    """The paper's rows beside ours; None if the spec reproduces no item that is held.
+
+    A row of ours and one of the paper's are the same when model, method, label, recovery and ratio are (the method
+    plays no part where the item says `any_method`); the model is the one that ours stands for.
+    """
+    item = item_of(results)
+    if item is None:
+        return None
+    ours = lines(results.rows)
+    models = _stands_for(results, item)
+    pairs = [(line, _partner(line, ours, item, models)) for line in ours]
+    matched = [(line, paper) for line, paper in pairs if paper is not None]
+    dense = {paper.model: (line, paper) for line, paper in matched if line["method"] == "dense"}
+    labels = {line["recovery"]: line["recovery_label"] for line in ours}
+    rows = [_compared(line, paper, dense.get(paper.model), results.columns) for line, paper in matched]
+    return PaperComparison(
+        **item.model_dump(include={"item", "caption", "any_method", "slips", "quotes", "generations"}),
+        in_kind=any(name != paper for name, paper in models.items()),
+        models=models,
+        rows=rows,
+        only_paper=[
+            Place(**row.model_dump(include=set(PLACE)), recovery_label=labels.get(row.recovery))
+            for row in item.rows
+            if not any(row is paper for _, paper in matched)
+        ],
+        only_ours=[Place(**{name: line[name] for name in PLACE}) for line, paper in pairs if paper is None],
+        orders=_orders(rows),
+    )
+
+
+def _stands_for(results: Results, item: Item) -> dict[str, str]:
+    """The paper's model by ours: as told, else in their order."""
+    told = {model.name: model.stands_for or model.name for model in results.models}
+    papers = list(dict.fromkeys(row.model for row in item.rows))
+    names = list(dict.fromkeys(row.model for row in results.rows))
+    models = {name: told.get(name, name) for name in names if told.get(name, name) in papers}
+    left = [paper for paper in papers if paper not in models.values()]
+    return models | dict(zip((name for name in names if name not in models), left, strict=False))
+
+
+def _plain(label: str) -> str:
+    """A label without case, blanks and the name of the paper's method: `w/o D` after that name is `w/o D`."""
+    return "".join(label.lower().replace(method().label.lower(), "").split())
+
+
+def _partner(line: Line, ours: Sequence[Line], item: Item, models: Mapping[str, str]) -> Printed | None:
+    def same(paper: Printed) -> bool:
+        methods = {paper.method, line["method"]}
+        if paper.model != models.get(line["model"]) or not (
+            len(methods) == 1 or (item.any_method and "dense" not in methods)
+        ):
+            return False
+        if line["method"] == "dense":
+            return True
+        by_ratio = line["ratio"] is not None and abs(line["ratio"] - paper.ratio) < 1e-9
+        by_layer = line["structure_ratio"] is not None and line["structure_ratio"] == paper.structure_ratio
+        return paper.recovery == line["recovery"] and (by_ratio or by_layer)
+
+    found = [paper for paper in item.rows if same(paper)]
+    named = [paper for paper in found if _plain(paper.label) == _plain(line["label"])]
+    if named:
+        return named[0]
+    alike = [other for other in ours if all(other[name] == line[name] for name in ["method", *CUT])]
+    return found[0] if (len(alike) == 1 or item.any_method) and len(found) == 1 else None
+
+
+def _compared(line: Line, paper: Printed, dense: tuple[Line, Printed] | None, columns: Sequence[Column]) -> ComparedRow:
+    cells = {}
+    for column in columns:
+        theirs, ours = paper.metrics.get(column.key), _in_paper_units(line, column)
+        their_dense = dense[1].metrics.get(column.key) if dense else None
+        our_dense = _in_paper_units(dense[0], column) if dense else None
+        relative = {"paper_from_dense": _minus(theirs, their_dense), "ours_from_dense": _minus(ours, our_dense)}
+        if column.kind != "accuracy":
+            relative |= {"paper_over_dense": _over(theirs, their_dense), "ours_over_dense": _over(ours, our_dense)}
+        cells[column.key] = PaperCell(
+            paper=theirs,
+            ours=ours,
+            difference=_minus(ours, theirs),
+            difference_from_dense=_minus(relative["ours_from_dense"], relative["paper_from_dense"]),
+            **relative,
+        )
+    return ComparedRow(
+        **{name: line[name] for name in [*PLACE, "method", "status"]},
+        paper_model=paper.model,
+        paper_label=paper.label,
+        stated=paper.stated,
+        derived=paper.derived,
+        cells=cells,
+    )
+
+
+def _in_paper_units(line: Line, column: Column) -> float | None:
+    value = line["mean"].get(column.key)
+    return value if value is None else value * (100 if column.kind == "accuracy" else 1)
+
+
+def _minus(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
+def _over(a: float | None, b: float | None) -> float | None:
+    return None if a is None or not b else a / b
+
+
+def _orders(rows: Sequence[ComparedRow]) -> list[Order]:
+    from scipy.stats import kendalltau
+
+    orders = []
+    for block in blocks([row.model_dump() for row in rows if row.method != "dense"]):
+        for key in block[0]["cells"]:
+            cells = [row["cells"][key] for row in block]
+            both = [(c["paper"], c["ours"]) for c in cells if c["paper"] is not None and c["ours"] is not None]
+            if len(both) < 3 or any(len(set(side)) < 2 for side in zip(*both, strict=True)):
+                continue  # no order to compare
+            tau = float(kendalltau(*zip(*both, strict=True)).statistic)
+            orders.append(Order(**{name: block[0][name] for name in CUT}, metric=key, methods=len(both), tau=tau))
+    return orders
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The mean over perplexities of a line of the paper's own method, and of the best baseline of its block.
+
+    Over the seeds that both have finished, and the texts that all of these measured.
+    """
+
+    line: Line
+    other: Line
+    value: float
+    other_value: float
+    seeds: list[int]
+    columns: list[Column]
+
+
+def standings(results: Results) -> list[Standing]:
+    columns = [column for column in results.columns if column.kind == "perplexity"]
+    found = []
+    for block in blocks(lines(results.rows)):
+        own = [line for line in block if line["method"] == method().name]
+        others = [line for line in block if line["method"] not in ("dense", method().name)]
+        for line in own:
+            pairs = [pair for other in others if (pair := _standing(line, other, columns)) is not None]
+            if pairs:
+                found.append(min(pairs, key=lambda pair: pair.other_value))
+    return found
+
+
+def _standing(line: Line, other: Line, columns: list[Column]) -> Standing | None:
+    ours, theirs = (
+        DataFrame({row.seed: [row.metrics.get(column.key) for column in columns] for row in one["done"]}, dtype=float)
+        for one in (line, other)
+    )
+    seeds = [seed for seed in sorted({*ours} & {*theirs}) if ours[seed].notna().all() and theirs[seed].notna().all()]
+    if not seeds or not columns:
+        return None
+    means = [float(side[seeds].to_numpy().mean()) for side in (ours, theirs)]
+    return Standing(line, other, means[0], means[1], seeds, columns)

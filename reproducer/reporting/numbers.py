@@ -1,0 +1,121 @@
+"""Numbers and settings as a report shows them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def perplexity(value: float) -> str:
+    """Two decimals as the paper prints; fewer from a thousand on, powers of ten from a million on."""
+    if abs(value) >= 1e6:
+        return f"{value:.2e}".replace("e+0", "e").replace("e+", "e")
+    return f"{value:.1f}" if abs(value) >= 999.995 else f"{value:.2f}"
+
+
+def percent(fraction: float) -> str:
+    """In percent without its sign, two decimals, as the paper prints accuracies."""
+    return f"{100 * fraction:.2f}"
+
+
+def other(value: float) -> str:
+    """Two decimals as the paper prints; of numbers below 1 four digits that tell something."""
+    return f"{value:.4g}" if abs(value) < 1 else perplexity(value)
+
+
+FORMATS = {"perplexity": perplexity, "accuracy": percent, "other": other}
+
+
+def signed(value: float | None, kind: str) -> str:
+    """With its sign, in the paper's units: an accuracy is in percent already. Nothing for None."""
+    if value is None:
+        return ""
+    text = FORMATS["other" if kind == "other" else "perplexity"](abs(value))
+    return text if float(text) == 0 else ("+" if value > 0 else "−") + text
+
+
+def signed_percent(share: float) -> str:
+    return f"{100 * share:+.1f}%".replace("-", "−") if round(1000 * share) else "0.0%"
+
+
+def p_value(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+
+
+def seconds(value: float) -> str:
+    if value < 0.1:
+        return f"{1000 * value:.0f} ms"
+    if value < 59.95:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(round(value / 60), 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def size(count: float) -> str:
+    """Bytes in GiB or MiB."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def thousands(count: float) -> str:
+    return f"{count:,}"
+
+
+def ordinal(count: int) -> str:
+    ending = "th" if count % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(count % 10, "th")
+    return f"{count}{ending}"
+
+
+def short(value: float) -> str:
+    """A fraction in percent, without zeros at its end."""
+    return f"{100 * value:.4g}%"
+
+
+def percent1(share: float) -> str:
+    """A share in percent, one decimal, as in a sentence."""
+    return f"{100 * share:.1f}%"
+
+
+def cut(place: Any) -> str:
+    """`20%` of all parameters, or `25% a layer` where it was asked for layer by layer; of a row, line or search."""
+    ratio, structure_ratio = (_of(place, name) for name in ("ratio", "structure_ratio"))
+    if ratio is not None:
+        return short(ratio)
+    return "–" if structure_ratio is None else f"{short(structure_ratio)} a layer"
+
+
+def tuning(place: Any) -> str:
+    """`w/o tune`, or `w/ LoRA`: the label of a row's recovery, or else its name."""
+    recovery = _of(place, "recovery")
+    return "w/o tune" if recovery == "none" else f"w/ {_of(place, 'recovery_label') or recovery}"
+
+
+def _of(place: Any, name: str) -> Any:
+    return place.get(name) if isinstance(place, Mapping) else getattr(place, name)
+
+
+def setting(value: Any) -> str:
+    """A value of a spec or a search space: `{0, 1e6, only}` for a list, `[0, 1]` for what has a low and a high end."""
+    if isinstance(value, list | tuple):
+        return "{" + ", ".join(map(setting, value)) + "}"
+    if isinstance(value, Mapping):
+        if {"low", "high"} <= value.keys():
+            return f"[{setting(value['low'])}, {setting(value['high'])}]"
+        return ", ".join(f"{name} {setting(inner)}" for name, inner in value.items())
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, float):
+        if value == 0 or 1e-4 <= abs(value) < 1e5:
+            return f"{value:.6g}"
+        mantissa, exponent = f"{value:.5e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return str(value)
+
+
+FILTERS = {
+    function.__name__: function
+    for function in (
+        perplexity, percent, other, signed, signed_percent, p_value, seconds, size, thousands, ordinal, short,
+        percent1, cut, tuning, setting,
+    )
+}  # fmt: skip
