@@ -12,7 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from reproducer.models.architecture import FAMILIES, architecture_of, layer_shape
+from reproducer.models.architecture import FAMILIES, architecture_of, family_of, layer_shape
 
 VOCABULARY, LENGTH = 61, 64
 
@@ -143,7 +143,7 @@ class Double(TorchFunctionMode):
 
 def layers_of(model: nn.Module) -> nn.ModuleList:
     """The decoder layers."""
-    return architecture_of(model).decoder_layers(model)
+    return family_of(model.config).decoder_layers(model)
 
 
 def zeroed(model: Any, kept: Mapping[int, Mapping[str, Sequence[int]]]) -> Any:

@@ -7,43 +7,56 @@ import pytest
 import torch
 from hypothesis import given
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, GPT2Config
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GPT2Config
 
 from reproducer.errors import UserError
 from reproducer.models.architecture import (
     FAMILIES,
-    KINDS,
     architecture_of,
+    family_of,
     layer_shape,
+    linear_at,
     parameter_count,
     unit_parameters,
 )
-from tests.helpers import cut_by_hand, decoder_layers, examples, shapes, tiny, widths
+from tests.families import ZOO, family_model, family_shapes, layers_of
+from tests.helpers import decoder_layers, examples, tiny
 
 
-@examples(20)
-@given(shape=shapes())
-def test_shape_and_parameters_of_a_unit(shape):
-    """One unit cut away by hand takes exactly `unit_parameters` with it."""
-    model = tiny(**shape)
-    architecture, last = architecture_of(model), shape["layers"] - 1
-    layer = decoder_layers(model)[last]
-    found = layer_shape(layer)
-    assert (found.groups, found.queries_per_group, found.channels) == widths(model, last)
-    assert (found.hidden, found.head_dim) == (shape["hidden"], shape["head_dim"])
-    for kind in KINDS:
-        units = found.units(kind)
-        if units == 1:
-            continue
-        smaller = cut_by_hand(model, {last: {kind: range(1, units)}})
-        assert parameter_count(model) - parameter_count(smaller) == unit_parameters(layer, architecture, kind)
+@examples(30)
+@given(shape=family_shapes())
+def test_the_shape_is_that_of_the_configuration(shape):
+    model = family_model(**shape)
+    for layer in layers_of(model):
+        found = layer_shape(layer, architecture_of(model))
+        assert (found.groups, found.groups * found.queries_per_group) == (shape["groups"], shape["heads"])
+        assert (found.channels, found.hidden) == (shape["channels"], shape["hidden"])
+        assert found.head_dim == shape.get("head_dim", shape["hidden"] // shape["heads"])
+
+
+@pytest.mark.parametrize("kind", ZOO)
+def test_members_cover_their_modules(kind):
+    """The members of a module divide its rows or columns among them, without a gap and without an overlap."""
+    model = family_model(kind, **ZOO[kind])
+    architecture = architecture_of(model)
+    for layer in layers_of(model):
+        shape = layer_shape(layer, architecture)
+        for path, axis in architecture.modules().items():
+            members = [member for member in architecture.members() if member.module == path]
+            ranges = [range(10**6)[shape.span(member)] for member in members]
+            assert [v for part in ranges for v in part] == list(range(linear_at(layer, path).weight.shape[axis]))
+            for member, part in zip(members, ranges, strict=True):
+                kind_of = "channels" if member.vectors == "channel" else "heads"
+                assert len(part) == shape.units(kind_of) * shape.vectors_per_unit(member)
+    assert architecture.modules() == {**architecture.modules("heads"), **architecture.modules("channels")}
 
 
 def test_uneven_layers_are_read_from_their_weights(uneven_model):
-    layers = decoder_layers(uneven_model)
-    assert [layer_shape(layer).groups for layer in layers] == [4, 3, 4, 4]
-    assert [layer_shape(layer).channels for layer in layers] == [20, 13, 11, 20]
-    assert {layer_shape(layer).queries_per_group for layer in layers} == {2}
+    architecture = architecture_of(uneven_model)
+    shapes = [layer_shape(layer, architecture) for layer in decoder_layers(uneven_model)]
+    assert [shape.groups for shape in shapes] == [4, 3, 4, 4]
+    assert [shape.channels for shape in shapes] == [20, 13, 11, 20]
+    assert {shape.queries_per_group for shape in shapes} == {2}
 
 
 def test_tied_embeddings_count_once():
@@ -56,6 +69,34 @@ def test_unknown_model_type_is_refused_with_those_that_are_known():
         architecture_of(AutoModelForCausalLM.from_config(config))
     for name in (name for family in FAMILIES for name in family.model_types):
         assert name in str(error.value)
+
+
+SMALL = {"hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 30}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings", "reason"),
+    [
+        ("mixtral", {}, "mixture of experts"),
+        ("qwen2_moe", {}, "mixture of experts"),
+        ("qwen3_moe", {}, "mixture of experts"),
+        ("olmoe", {}, "mixture of experts"),
+        ("granitemoe", {}, "mixture of experts"),
+        ("deepseek_v2", {}, "latent|mixture of experts"),
+        ("minicpm3", {}, "latent"),
+        ("gemma3n_text", {}, "keys and values of earlier"),
+        ("mamba", {}, "recurrent"),
+        ("falcon_mamba", {}, "recurrent"),
+        ("rwkv", {}, "recurrent"),
+        ("gemma3", None, "other inputs.*\n.*gemma3_text"),
+        ("mllama", None, "other inputs"),
+    ],
+)
+def test_a_model_that_cannot_be_supported_says_why(model_type, settings, reason):
+    """The configuration alone tells: no such model is made here, and none has to be loaded."""
+    config = AutoConfig.for_model(model_type, **({} if settings is None else {**SMALL, **settings}))
+    with pytest.raises(UserError, match=f"'{model_type}' cannot be pruned: .*({reason})"):
+        family_of(config)
 
 
 def test_something_that_is_no_language_model_is_refused():
@@ -94,7 +135,7 @@ def test_a_model_without_a_language_model_head_is_refused():
 def test_a_norm_over_several_heads_is_refused():
     model = tiny("qwen3")
     decoder_layers(model)[2].self_attn.q_norm.weight = nn.Parameter(torch.ones(32))
-    with pytest.raises(UserError, match="layer 2's q_norm"):
+    with pytest.raises(UserError, match="layer 2's q_norm spans several heads"):
         architecture_of(model)
 
 
@@ -108,6 +149,6 @@ def test_a_missing_member_is_named():
 def test_adding_a_unit_needs_no_weights():
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(tiny(groups=2).config)
-    layer = decoder_layers(model)[0]
-    assert layer_shape(layer).groups == 2
-    assert unit_parameters(layer, architecture_of(model), "channels") == 3 * 32
+    layer, architecture = decoder_layers(model)[0], architecture_of(model)
+    assert layer_shape(layer, architecture).groups == 2
+    assert unit_parameters(layer, architecture, "channels") == 3 * 32

@@ -9,24 +9,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reproducer.errors import UserError
+from reproducer.models.architecture import parameter_count
 from reproducer.models.catalogue import CATALOGUE, Entry, Folder, Hub, Package, resolve
 from reproducer.models.fetch import recipe
+from reproducer.models.load import meta_model
 
 
 def test_the_catalogue_is_found_by_name():
     assert {name: resolve(name) for name in CATALOGUE} == CATALOGUE
-    assert all(entry.label and entry.notes and entry.describe() and entry.parameters for entry in CATALOGUE.values())
+    assert all(entry.label and entry.notes and entry.describe() for entry in CATALOGUE.values())
     assert {"llama-7b", "vicuna-7b", "smollm2-135m", "tiny", "tiny-gqa"} <= set(CATALOGUE)
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_parameters_are_those_of_the_model(name):
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    with torch.device("meta"):
-        model = LlamaForCausalLM(LlamaConfig(**CATALOGUE[name].config))
-    assert CATALOGUE[name].parameters == sum(weight.numel() for weight in model.parameters())
+    entry, model = CATALOGUE[name], meta_model(CATALOGUE[name].config)
+    assert model.config.model_type == entry.config["model_type"]
+    assert entry.parameters in (parameter_count(model), None)
+    assert (entry.parameters is None) == (entry.config["model_type"] != "llama")
 
 
 def test_a_recipe_is_json_and_tells_models_apart():
@@ -66,8 +66,9 @@ def test_a_folder_that_is_no_model(tmp_path, monkeypatch):
     (tmp_path / "org" / "model").mkdir(parents=True)
     with pytest.raises(UserError, match=r"'org/model' is no model: it has no config\.json"):
         resolve("org/model")
-    with pytest.raises(UserError, match=r"no model folder '\./absent'"):
-        resolve("./absent")
+    for name in ("./absent", "~nobody-of-that-name/x", "/absent"):
+        with pytest.raises(UserError, match=f"no model folder '{name}'"):
+            resolve(name)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ import torch
 
 from reproducer import prune
 from reproducer.errors import UserError
+from reproducer.models.architecture import FAMILIES, architecture_of, layer_shape, linear_at
 from reproducer.models.catalogue import CATALOGUE, Drawn, resolve
 from reproducer.models.fetch import fetch, recipe
 from reproducer.models.load import count_parameters, load_model
+from reproducer.models.walk import LayerWalk
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +47,60 @@ def test_another_seed_gives_other_weights(folder, tmp_path):
     assert not torch.equal(mine, other)
 
 
-def test_in_place_they_are_the_weights_that_a_file_would_hold(tmp_path):
+TYPES = [model_type for family in FAMILIES for model_type in family.model_types]
+
+
+def settings(model_type):
+    """A small configuration of any declared type, for the byte tokenizer."""
+    width = "ffn_dim" if model_type == "opt" else "intermediate_size"
+    window = {"query_pre_attn_scalar": 8} if model_type.startswith(("gemma2", "gemma3")) else {}
+    return {
+        "model_type": model_type,
+        "vocab_size": 259,
+        "hidden_size": 64,
+        width: 96,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 128,
+        "pad_token_id": 0,
+        **window,
+    }
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_in_place_they_are_the_weights_that_a_file_would_hold(model_type, tmp_path):
     """Also every buffer is: nothing of the model's own initialisation that it needs is skipped."""
-    config = CATALOGUE["tiny"].config
     models = []
     for source in ("random", "drawn"):
         (tmp_path / source).mkdir()
-        fetch({"source": source, "config": config, "seed": 0}, tmp_path / source, print)
+        fetch({"source": source, "config": settings(model_type), "seed": 0}, tmp_path / source, print)
         models.append(load_model(tmp_path / source)[0])
     ids = torch.arange(40)[None]
     assert torch.equal(*(model(ids).logits for model in models))
     written, drawn = (dict(model.named_buffers()) for model in models)
     assert written.keys() == drawn.keys() and all(torch.equal(written[name], drawn[name]) for name in written)
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_pruning_has_something_to_tell_apart(model_type, tmp_path):
+    """Layers add to the residual stream without drowning it, and heads and channels differ in scale."""
+    fetch({"source": "drawn", "config": settings(model_type), "seed": 0}, tmp_path, print)
+    model, _ = load_model(tmp_path)
+    architecture, walk = architecture_of(model), LayerWalk(model, 40)
+    with torch.no_grad():
+        hidden = walk.embed(torch.arange(40)[None])
+        for index, layer in enumerate(walk.layers):
+            following = walk.run(index, hidden)
+            added = (following - hidden).norm() / hidden.norm()
+            assert 0.05 < added < 20
+            hidden = following
+            shape = layer_shape(layer, architecture)
+            for kind, least in (("heads", 1.2), ("channels", 4)):
+                member = architecture.members(kind)[0]
+                rows = linear_at(layer, member.module).weight[shape.span(member)]
+                norms = rows.view(shape.units(kind), -1).norm(dim=1)
+                assert norms.max() / norms.min() > least
 
 
 def test_it_can_be_pruned(folder):
