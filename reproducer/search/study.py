@@ -130,7 +130,7 @@ def search(
         if engine is not None and build is not None and settings.workers > 1 and len(finished(study)) < phase.trials:
             work_together(worker, engine, build, of_baselines | of_trials)
         worker.work()
-    return _conclude(studies, joint, settings, values, directory, text)
+    return _conclude(studies, joint, settings, baselines, values, directory, text)
 
 
 def _phases(joint: JointSpace, baselines: Sequence[str], settings: SearchSettings, one_by_one: bool) -> list[Phase]:
@@ -195,6 +195,7 @@ def _conclude(
     studies: Sequence[optuna.Study],
     joint: JointSpace,
     settings: SearchSettings,
+    baselines: dict[str, Method],
     values: Values,
     directory: Path,
     text: Callable[[int], str],
@@ -224,7 +225,7 @@ def _conclude(
         space=described(joint.own),
         workers=settings.workers,
         trials=trials,
-        baselines=[Baseline(method=name, label=METHODS.get(name).label, value=value) for name, value in scored.items()],
+        baselines=[Baseline(method=name, label=one.label, value=scored[name]) for name, one in baselines.items()],
         best=Best(
             number=number,
             value=value,

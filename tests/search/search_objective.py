@@ -10,7 +10,10 @@ from pathlib import Path
 
 import torch
 
+from reproducer.methods.adapruner import adapruner
 from reproducer.search.objective import Measured
+from reproducer.search.settings import SearchSettings
+from reproducer.search.study import search
 
 MARK = "SEARCH_TEST_MARK"  # names the file that another process makes when it has started
 
@@ -90,3 +93,14 @@ def build():
 def build_mortal():
     Path(os.environ[MARK]).touch()
     return Objective(killed_at=2)
+
+
+BASE = {"trials": 14, "encoding": "indices", "stop": False}
+DRAW = (1, 5, 9)
+
+
+def run(objective, directory, *, space=None, method=adapruner, seed=3, engine=None, build=None, **keys):
+    """A search with `BASE` and these settings."""
+    space, settings = space or method.space(), SearchSettings(**{**BASE, **keys})
+    options = {"seed": seed, "text": lambda index: f"passage {index}", "engine": engine, "build": build}
+    return search(objective, method, space, settings, DRAW, directory, **options)
