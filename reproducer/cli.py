@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reproducer.errors import UserError, nearest
-from reproducer.queue.signals import Ended, orderly
+from reproducer.queue.signals import exit_code, interruptible
 
 SUBCOMMANDS = ("report", "status", "check", "clean", "methods", "models", "specs")
 DONE, FAILED, WRONG = 0, 1, 2
@@ -29,15 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        with orderly():
+        with interruptible():
             return _dispatch(arguments)
     except UserError as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return WRONG
     except KeyboardInterrupt as end:
-        why = f"ended by {end.name}" if isinstance(end, Ended) else "interrupted"
+        code = exit_code(end)
+        why = "interrupted" if code == 130 else f"ended by {end}"
         print(f"reproduce: {why}; what was finished is kept, run again to go on", file=sys.stderr)
-        return end.code if isinstance(end, Ended) else 130
+        return code
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED

@@ -17,7 +17,7 @@ from tabulate import tabulate
 from reproducer.errors import UserError
 from reproducer.methods.registry import METHODS
 from reproducer.models.catalogue import CATALOGUE
-from reproducer.queue import Outcome, Store, console_progress, duration, survey
+from reproducer.queue import ENGINES, Outcome, Store, console_progress, duration, fitting_slots, survey
 from reproducer.queue import run as run_queue
 from reproducer.spec import load_spec
 from reproducer.stages.collect import collect
@@ -171,3 +171,109 @@ def _load(given: Namespace) -> Expansion:
         if (path := str(folder.resolve())) not in sys.path:
             sys.path.insert(0, path)
     return expand(load_spec(given.spec, given.profile, given.overrides))
+
+
+def _run(expansion: Expansion, given: Namespace) -> Outcome:
+    """Bring every stage to an artifact; what cannot work is told before the first one runs."""
+    _check_folder(given.out / expansion.spec.name)
+    store = Store(given.store)
+    outcome = survey(expansion.stages, store, "cpu")
+    if outcome.ok:  # nothing to compute: torch need not even be imported
+        return outcome
+    store.prepare()
+    factory = ENGINES.get(given.engine)
+    devices = _devices(given.devices)
+    todo = [stage for stage in expansion.stages if outcome[stage].artifact is None]
+    expansion.check_cuts()
+    estimates = estimate(todo, store, outcome, devices[0])
+    _announce(expansion, todo, estimates, given)
+    largest = max((one.memory for one in estimates.known.values()), default=0)
+    slots = given.jobs or fitting_slots(devices, largest)
+    return run_queue(
+        expansion.stages,
+        store,
+        factory(min(slots, max(1, len(todo)))),
+        devices,
+        progress=console_progress(),
+        environment={"packages": _packages(), "device": ",".join(devices)},
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    """UserError unless a report can be written to `folder`, which need not be there yet."""
+    try:
+        made = folder.expanduser()
+        made.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=made, prefix=".", suffix=".results.json"):
+            pass
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"the report cannot be written to {folder}: {reason}", "choose another --out") from None
+
+
+def _announce(expansion: Expansion, todo: list[Stage], estimates: Estimates, given: Namespace) -> None:
+    """What a long run is about to do, and what it needs from outside."""
+    short = estimates.seconds < LONG and not estimates.misfits
+    if short:
+        return
+    lines = [f"{expansion.spec.name}: {len(todo)} stages to run, about {duration(estimates.seconds)} on this device"]
+    lines += [f"needs {what}" for what in expansion.needs(todo)]
+    lines += [f"does not fit: {line}" for line in estimates.misfits[:1]]
+    others = [name for name in _profiles(given.spec) if name not in given.profile]
+    if others:
+        lines.append(f"a smaller version: --profile {' or --profile '.join(others)}; --dry-run shows every stage")
+    print("\n".join(lines))
+
+
+def _finish(expansion: Expansion, outcome: Outcome, given: Namespace) -> tuple[int, Results]:
+    from reproducer.reporting import render
+
+    results = collect(expansion, outcome, _command(given))
+    written = render(results, given.out.expanduser() / expansion.spec.name)
+    failed = [result for result in outcome.results.values() if result.status == "failed"]
+    for result in failed:
+        print(f"failed  {result.stage.label}: {result.message}", file=sys.stderr)
+    print(f"{expansion.spec.name}: {len(expansion.rows)} rows from {len(outcome.results)} stages ({_counts(outcome)})")
+    print(f"report: {next(path for path in written if path.name == 'report.md')}")
+    return FAILED if failed else DONE, results
+
+
+def _counts(outcome: Outcome) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(outcome.counts.items()))
+
+
+def _command(given: Namespace) -> list[str]:
+    """The command that makes this report again."""
+    path = given.spec if not given.spec.is_absolute() else Path(given.spec.name)
+    options = [*(("--profile", name) for name in given.profile), *(("--set", text) for text in given.overrides)]
+    return ["reproduce", str(path), *(part for option in options for part in option)]
+
+
+def _row_name(row: Any) -> str:
+    cut = row.ratio if row.ratio is not None else f"{row.structure_ratio} of structures"
+    return f"{row.model} {row.label} {cut} {row.recovery} seed {row.seed}"
+
+
+def _packages() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _devices(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Devices as torch calls them; `auto` is a GPU if there is one. UserError for one that is not there."""
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found = []
+    for name in names:
+        if name == "auto":
+            name = "cuda" if gpus else "cpu"
+        if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= gpus:
+            raise UserError(f"--device {name}: torch sees {gpus or 'no'} GPUs", "take cpu, or leave --device out")
+        found.append(name)
+    return tuple(found)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from reproducer.errors import UserError
-from reproducer.methods.registry import METHODS, Decision, Request, Rule, TrainingJob
+from reproducer.methods.registry import METHODS, Decision, Method, Request, Rule, TrainingJob
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -54,28 +54,48 @@ def prune(
     Raises:
         UserError: an unknown method or parameter, a bad ratio, layers out of range, missing or unfit samples.
     """
-    from reproducer.pruning.allocation import Allocation, check_reachable
+    from reproducer.pruning.allocation import Allocation
+
+    cut = Allocation(structure_ratio, ratio, scope, heads, round_to)
+    return plan_by(METHODS.get(method), parameters, model, calibration, layers=layers, cut=cut, seed=seed, limits=limits)
+
+
+def plan_by(
+    method: Method,
+    parameters: Mapping[str, Any],
+    model: nn.Module,
+    ids: Tensor | None,
+    *,
+    layers: Sequence[int] | None,
+    cut: Allocation,
+    seed: int,
+    limits: Limits | None = None,
+    trained: Path | None = None,
+) -> Plan:
+    """What `prune` does, with the cut as one object.
+
+    Args:
+        trained: the directory of a training that is done; None: a method that trains does so in a temporary one.
+    """
+    from reproducer.pruning.allocation import check_reachable
     from reproducer.pruning.scoring import check_samples
     from reproducer.pruning.statistics import collect
 
-    cut = Allocation(structure_ratio, ratio, scope, heads, round_to)
-    chosen = METHODS.get(method)
-    rule = chosen.make(parameters)
+    rule = method.make(parameters)
     indices = _indices(model, layers)
-    ids = calibration if chosen.calibrated else None
-    if chosen.calibrated:
+    ids = ids if method.calibrated else None
+    if method.calibrated:
         check_samples(ids, model)
     if isinstance(rule, Rule):  # before minutes are spent; a decision cuts as it likes
         check_reachable(model, indices, cut)
     options: dict[str, Any] = {"layers": indices, "cut": cut, "ids": ids, "seed": seed}
     with ExitStack() as stack:
-        trained = None
-        if isinstance(rule, Decision) and rule.train is not None:
+        if isinstance(rule, Decision) and rule.train is not None and trained is None:
             trained = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             train(model, rule, directory=trained, **options)
         statistics = collect(model, ids, indices, rule.needs, limits)
         settings = cut_settings(cut, seed, parameters)
-        return decide(model, rule, statistics, trained=trained, method=chosen.name, settings=settings, **options)
+        return decide(model, rule, statistics, trained=trained, method=method.name, settings=settings, **options)
 
 
 def cut_settings(cut: Allocation, seed: int, parameters: Mapping[str, Any]) -> dict[str, Any]:

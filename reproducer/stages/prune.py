@@ -63,8 +63,9 @@ class Train(_ByMethod):
         from reproducer.methods.prune import train
 
         model, tokenizer = self.load(context)
+        rule: Any = METHODS.get(self.method).make(self.parameters)
         ids = self.samples(context, tokenizer)
-        train(model, METHODS.get(self.method), self.parameters, ids, **self.request, directory=context.directory, progress=context.progress)
+        train(model, rule, ids=ids, **self.request, directory=context.directory, progress=context.progress)
 
 
 class Prune(_ByMethod):
@@ -93,11 +94,12 @@ class Prune(_ByMethod):
         return cls(**fields, training=training, label=label)
 
     def run(self, context: Context) -> None:
-        from reproducer.methods.prune import prune_as
+        from reproducer.methods.prune import plan_by
 
         model, tokenizer = self.load(context)
-        ids = self.samples(context, tokenizer)
-        plan = prune_as(METHODS.get(self.method), self.parameters, model, ids, **self.request, trained=context.inputs.get("training"))
+        method, ids = METHODS.get(self.method), self.samples(context, tokenizer)
+        trained = context.inputs.get("training")
+        plan = plan_by(method, self.parameters, model, ids, **self.request, trained=trained)
         leave(context, plan, model)
 
 
@@ -136,19 +138,12 @@ class PruneAsFound(OnModel):
     def _transferred(self, context: Context, model: Any, tokenizer: Any, cut: Cut) -> Plan:
         """What the search found, metric and samples, applied to this model and cut."""
         from reproducer.data.pool import cut_samples
-        from reproducer.methods.prune import prune
+        from reproducer.methods.prune import plan_by
 
         best = self.search.read(context.inputs["search"]).best
         ids = cut_samples([sample.text for sample in best.samples], tokenizer, self.length or 0)
-        return prune(
-            model,
-            best.method,
-            ids,
-            layers=cut.indices,
-            seed=self.seed,
-            **cut.model_dump(exclude={"layers"}),
-            **best.params,
-        )
+        request: dict[str, Any] = {"layers": cut.indices, "cut": cut.allocation(), "seed": self.seed}
+        return plan_by(METHODS.get(best.method), best.params, model, ids, **request)
 
 
 def leave(context: Context, plan: Plan, model: Any) -> None:

@@ -41,10 +41,11 @@ class ResolvedModel:
 
     def facts(self, stands_for: str | None) -> dict[str, Any]:
         """What results.json says of it."""
+        recipe = fetch.recipe(self.entry)
         return {
             "name": self.name,
             "label": self.label,
-            "source": fetch.recipe(self.entry),
+            "source": {"kind": recipe.pop("source"), **recipe},
             "dtype": self.entry.dtype,
             "notes": self.entry.notes,
             "stands_for": stands_for,

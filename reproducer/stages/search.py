@@ -1,0 +1,139 @@
+"""The stage that searches calibration samples and a method's own parameters."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from reproducer.methods.registry import METHODS
+from reproducer.queue import Artifact, Context
+from reproducer.registry import source_digest
+from reproducer.search.record import Record
+from reproducer.search.settings import SearchSettings
+from reproducer.stages import results
+from reproducer.stages.base import Calibration, Cut, OnModel, State, TextSource, seed_text
+
+if TYPE_CHECKING:
+    from reproducer.search.objective import Objective
+    from reproducer.stages.resolve import ResolvedMethod
+
+# What plays no part in the result, or stands in a field of its own.
+ELSEWHERE = {"texts", "space", "baselines", "transfer"}
+
+
+class Search(OnModel):
+    """A search: its best plan, and the record of how that was found.
+
+    Attributes:
+        method, source: what is searched; the digest of its module if it is not this package's.
+        settings: the spec's, as resolved; `space` the method's own, complete.
+        baselines: methods that are scored on the objective too.
+        texts, seq_len: the objective is the mean perplexity of windows of so many tokens of these.
+        calibration: the pool that samples are chosen from, and how many.
+        seed: of the search, and of the draw that the baselines use.
+    """
+
+    kind: ClassVar[str] = "search"
+    version: ClassVar[int] = 3
+    resumable: ClassVar[bool] = True
+
+    method: str
+    source: str | None = None
+    settings: SearchSettings
+    space: dict[str, Any]
+    baselines: list[str]
+    texts: list[TextSource]
+    seq_len: int
+    calibration: Calibration
+    cut: Cut
+    seed: int
+
+    @classmethod
+    def of(
+        cls, found: ResolvedMethod, state: State, cut: Cut, baselines: list[str], seq_len: int, seed: int
+    ) -> Search:
+        """The search of a method of the spec."""
+        assert found.search is not None and found.space is not None
+        return cls(
+            **state.fields,
+            method=found.name,
+            source=source_digest(found.method),
+            settings=found.search.model_copy(update={"texts": None, "space": {}, "baselines": [], "transfer": None}),
+            space=found.space.model_dump(mode="json"),  # type: ignore[attr-defined]  # a space is a section
+            baselines=baselines,
+            texts=list(found.texts),
+            seq_len=seq_len,
+            calibration=found.calibration,
+            cut=cut,
+            seed=seed,
+            label=f"{state.label} {found.label} search {cut}{seed_text(seed)}",
+        )
+
+    def fingerprints(self, device: str) -> dict[str, str]:
+        read = [self.calibration.text, *self.texts]
+        return {name: digest for text in read for name, digest in text.fingerprints().items()}
+
+    def run(self, context: Context) -> None:
+        from reproducer.search.study import search
+
+        objective, pool = self._objective(*self.load(context))
+        method = METHODS.get(self.method)
+        assert method.space is not None
+        workers = self.settings.workers
+        search(
+            objective,
+            method,
+            method.space.model_validate(self.space),  # type: ignore[attr-defined]
+            self.settings.model_copy(update={"baselines": self.baselines}),
+            pool.draw(self.calibration.samples, self.seed),
+            context.directory,
+            seed=self.seed,
+            text=pool.text,
+            progress=context.progress,
+            engine=context.engine(workers - 1) if workers > 1 else None,
+            build=partial(_objective_elsewhere, self, context.inputs["model"], context.device),
+        )
+        context.record("pool", len(pool))
+
+    def _objective(self, model: Any, tokenizer: Any) -> tuple[Objective, Any]:
+        """The objective, and the pool that samples are from."""
+        from reproducer.data.text import windows
+        from reproducer.search.objective import Objective
+
+        pool = self.calibration.passages(tokenizer)
+        count = self.settings.windows
+        texts = {text.name: windows(text.load(), tokenizer, self.seq_len, count) for text in self.texts}
+        return Objective(model, pool.ids, texts, self.cut.indices, self.cut.allocation()), pool
+
+    def read(self, directory: Path) -> Record:
+        """What the search left."""
+        return Record.read(directory)
+
+    def told(self, artifact: Artifact, model: str, label: str) -> results.Search:
+        """What results.json says of it.
+
+        Args:
+            model, label: of the row that searched.
+        """
+        record = self.read(artifact.directory)
+        settings = self.settings.model_dump(mode="json", exclude=ELSEWHERE)
+        return results.Search(
+            model=model,
+            method=METHODS.get(self.method).name,
+            label=label,
+            ratio=self.cut.ratio,
+            structure_ratio=self.cut.structure_ratio,
+            seed=self.seed,
+            settings={**settings, "samples": self.calibration.samples, "seq_len": self.seq_len},
+            texts=[text.name for text in self.texts],
+            seconds=artifact.seconds,
+            **record.model_dump(),
+        )
+
+
+def _objective_elsewhere(stage: Search, folder: Path, device: str) -> Objective:
+    """The objective once more, in another process of the same search."""
+    from reproducer.models.load import load_model
+
+    return stage._objective(*load_model(folder, stage.dtype, device))[0]
