@@ -22,7 +22,7 @@ from reproducer.queue import run as run_queue
 from reproducer.spec import load_spec
 from reproducer.stages.collect import collect
 from reproducer.stages.expand import Expansion, expand
-from reproducer.stages.results import Environment, Results, Source
+from reproducer.stages.results import Results, Source
 
 PACKAGES = ("reproducer", "torch", "transformers", "optuna", "peft", "datasets", "lm-eval", "tokenizers", "numpy")
 DONE, FAILED = 0, 1
@@ -75,7 +75,8 @@ def check(given: Namespace) -> int:
     read = {source.name: source.digest for source in baseline.sources}
     others = [source.name for source in results.sources if read.get(source.name, source.digest) != source.digest]
     if differences and others:
-        made = f" (the baseline's Python is {baseline.environment.python})" if baseline.environment else ""
+        python = baseline.environment.get("python")
+        made = f" (the baseline's Python is {python})" if python else ""
         print(
             f"other data than the baseline's was read: {', '.join(others)}. Built-in texts are the running Python's "
             f"own documentation, another in each version{made}; numbers on other data differ.",
@@ -101,7 +102,7 @@ class _Baseline(BaseModel):
 
     rows: list[_Row]
     sources: list[Source] = []
-    environment: Environment | None = None
+    environment: dict[str, Any] = {}
 
 
 def _baseline(path: Path) -> _Baseline:
@@ -185,10 +186,7 @@ def _run(expansion: Expansion, given: Namespace) -> Outcome:
     devices = _devices(given.devices)
     todo = [stage for stage in expansion.stages if outcome[stage].artifact is None]
     expansion.check_cuts()
-    estimates = estimate(todo, store, outcome, devices[0])
-    _announce(expansion, todo, estimates, given)
-    largest = max((one.memory for one in estimates.known.values()), default=0)
-    slots = given.jobs or fitting_slots(devices, largest)
+    slots = given.jobs or fitting_slots(devices)
     return run_queue(
         expansion.stages,
         store,
