@@ -21,7 +21,13 @@ SPACE = {
 def value(params):
     """How many samples are low, and how near the weights are to a point."""
     far = sum(params[f"sample_{place}"] / 999 for place in range(10))
-    return far + abs(params["alpha1"] - 0.3) + abs(params["alpha2"] - 0.9) + (params["second"] != 1e6) + abs(params["steps"] - 5) / 9
+    return (
+        far
+        + abs(params["alpha1"] - 0.3)
+        + abs(params["alpha2"] - 0.9)
+        + (params["second"] != 1e6)
+        + abs(params["steps"] - 5) / 9
+    )
 
 
 def run(seed, trials, make=LocalSampler):

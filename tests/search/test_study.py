@@ -126,7 +126,9 @@ def test_a_baseline_beside_the_space_without_a_finite_objective_is_kept_as_that(
     assert run(Objective(magnitude=1.5), tmp_path) == record, "it is not measured again"
 
 
-@pytest.mark.parametrize("part", [{"space": AdaPrunerSpace(taylor="first")}, {"data": "ten-spaces"}, {"data": "random"}])
+@pytest.mark.parametrize(
+    "part", [{"space": AdaPrunerSpace(taylor="first")}, {"data": "ten-spaces"}, {"data": "random"}]
+)
 def test_an_ablation_returns_what_its_own_space_holds(tmp_path, part):
     best = run(Objective(magnitude=1.5), tmp_path, **part).best
     assert beside(tmp_path)["magnitude"] == 1.5
