@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 SecondOrder = float | Literal["only"]
 
 
-@register("adapruner", label="AdaPruner", source="https://arxiv.org/abs/2503.06184", searched=True)
+@register("adapruner", label="AdaPruner", source="https://arxiv.org/abs/2503.06184", space=None)
 def adapruner(
     alpha1: float = 0.5,
     alpha2: float = 0.5,

@@ -1,17 +1,23 @@
-"""`prune`: pick a method by name, score, allocate, and return the plan."""
+"""`prune`, and its two halves that stages and the search call: `train` and `decide`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from reproducer.methods.registry import get
+from reproducer.errors import UserError
+from reproducer.methods.registry import METHODS, Decision, Request, Rule, TrainingJob
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from reproducer.pruning.allocation import Allocation
     from reproducer.pruning.plan import Plan
-    from reproducer.pruning.statistics import Limits
+    from reproducer.pruning.statistics import Limits, Statistics
 
 
 def prune(
@@ -29,11 +35,11 @@ def prune(
     limits: Limits | None = None,
     **parameters: Any,
 ) -> Plan:
-    """Decide which heads and MLP channels of `model` stay. The model's weights, flags, mode and hooks stay as found.
+    """Decide what of `model` stays. The model's weights, gradients, flags, mode and hooks stay as found.
 
     Args:
-        model: a causal language model of the LLaMA family, with or without grouped-query attention.
-        method: a registered name (`reproduce methods` lists them).
+        model: a causal language model of a declared architecture.
+        method: a registered name (`reproduce methods` lists them), or `module:attribute` of a method of your own.
         calibration: LongTensor [samples, length] of token ids, for methods that need it.
         structure_ratio: fraction of the heads and channels of each pruned layer to remove (LLM-Pruner's ratio), or
         ratio: fraction of all parameters to remove, reached within half a point. Exactly one of the two.
@@ -48,27 +54,154 @@ def prune(
     Raises:
         UserError: an unknown method or parameter, a bad ratio, layers out of range, missing or unfit samples.
     """
-    from reproducer.models.architecture import architecture_of
-    from reproducer.pruning.allocation import Allocation
-    from reproducer.pruning.scoring import check_layers, check_samples, make_plan, structure_scores
+    from reproducer.pruning.allocation import Allocation, check_reachable
+    from reproducer.pruning.scoring import check_samples
     from reproducer.pruning.statistics import collect
 
-    allocation = Allocation(structure_ratio, ratio, scope, heads, round_to)
-    chosen = get(method)
-    rule = chosen.make_rule(parameters)
-    architecture = architecture_of(model)
-    indices = check_layers(layers, len(architecture.decoder_layers(model)))
+    cut = Allocation(structure_ratio, ratio, scope, heads, round_to)
+    chosen = METHODS.get(method)
+    rule = chosen.make(parameters)
+    indices = _indices(model, layers)
+    ids = calibration if chosen.calibrated else None
     if chosen.calibrated:
-        check_samples(calibration, model)
-    statistics = collect(model, calibration if chosen.calibrated else None, indices, rule.needs, limits)
-    scores = structure_scores(model, architecture, statistics, rule.score, seed)
-    settings = {
-        "structure_ratio": structure_ratio,
-        "ratio": ratio,
-        "scope": scope,
-        "heads": heads,
-        "round_to": round_to,
-        "seed": seed,
-        "parameters": parameters,
-    }
-    return make_plan(model, architecture, scores, allocation, chosen.name, settings)
+        check_samples(ids, model)
+    if isinstance(rule, Rule):  # before minutes are spent; a decision cuts as it likes
+        check_reachable(model, indices, cut)
+    options: dict[str, Any] = {"layers": indices, "cut": cut, "ids": ids, "seed": seed}
+    with ExitStack() as stack:
+        trained = None
+        if isinstance(rule, Decision) and rule.train is not None:
+            trained = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            train(model, rule, directory=trained, **options)
+        statistics = collect(model, ids, indices, rule.needs, limits)
+        settings = cut_settings(cut, seed, parameters)
+        return decide(model, rule, statistics, trained=trained, method=chosen.name, settings=settings, **options)
+
+
+def cut_settings(cut: Allocation, seed: int, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What a plan says of how it was made."""
+    return {**asdict(cut), "seed": seed, "parameters": dict(parameters)}
+
+
+def train(
+    model: nn.Module,
+    rule: Decision,
+    *,
+    layers: Sequence[int] | None,
+    cut: Allocation,
+    ids: Tensor | None,
+    seed: int,
+    directory: Path,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> None:
+    """Let a method that trains do so; what an interrupted call left in `directory` is taken up.
+
+    Args:
+        progress: called with steps done, steps in total and a word on the state.
+    """
+    import torch
+
+    from reproducer.models.architecture import architecture_of
+
+    assert rule.train is not None
+    if ids is None:
+        raise UserError("a method that trains needs calibration samples; register it with calibrated=True")
+    more = {} if progress is None else {"progress": progress}
+    job = TrainingJob(model, architecture_of(model), ids, _indices(model, layers), cut, seed, directory, **more)
+    with torch.inference_mode(False), torch.enable_grad(), _left_as_found(model, seed):
+        rule.train(job)
+
+
+def decide(
+    model: nn.Module,
+    rule: Rule | Decision,
+    statistics: Statistics,
+    *,
+    layers: Sequence[int] | None,
+    cut: Allocation,
+    ids: Tensor | None = None,
+    seed: int = 0,
+    trained: Path | None = None,
+    method: str = "",
+    settings: Mapping[str, Any] | None = None,
+) -> Plan:
+    """The plan of a rule or a decision from given statistics, for stages and the search.
+
+    Args:
+        statistics: at least those that the rule needs, of `layers` alone.
+        layers, cut, ids, seed: as in `prune`.
+        trained: the directory of the method's training.
+        method, settings: what the plan says of its origin.
+
+    Raises:
+        UserError: the cut cannot be reached, or a decision's plan does not fit the model.
+    """
+    from reproducer.models.architecture import architecture_of
+
+    request = Request(
+        model,
+        architecture_of(model),
+        _indices(model, layers),
+        cut,
+        ids,
+        seed,
+        statistics,
+        trained,
+        method,
+        settings or {},
+    )
+    if isinstance(rule, Rule):
+        return request.plan(request.scores(rule.score, rule.members))
+    with _left_as_found(model, seed):
+        plan = rule.decide(request)
+    plan.check(model)
+    return plan
+
+
+def _indices(model: nn.Module, layers: Sequence[int] | None) -> list[int]:
+    from reproducer.models.architecture import architecture_of
+    from reproducer.pruning.allocation import check_layers
+
+    return check_layers(layers, len(architecture_of(model).decoder_layers(model)))
+
+
+@contextmanager
+def _left_as_found(model: nn.Module, seed: int) -> Iterator[None]:
+    """Evaluation mode, frozen parameters and seeded generators inside; everything as before afterwards, come what may.
+
+    That is modules, parameters, hooks and other attributes of modules, modes, flags, gradients, and torch's generators.
+    Values that were written over cannot be brought back.
+
+    Raises:
+        UserError: weights were changed in place.
+    """
+    import torch
+
+    from reproducer.models.walk import frozen
+
+    modules = [(module, {name: _shallow(value) for name, value in vars(module).items()}) for module in model.modules()]
+    parameters = [(p, p.data, p.grad, None if p.is_inference() else p._version) for p in model.parameters()]
+    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=devices), frozen(model):
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            for module, attributes in modules:
+                vars(module).clear()
+                for name, (value, entries) in attributes.items():
+                    vars(module)[name] = value
+                    if entries is not None:
+                        value.clear()
+                        value.update(entries)
+            for parameter, data, gradient, _ in parameters:
+                if parameter.data_ptr() != data.data_ptr():
+                    parameter.data = data
+                parameter.grad = gradient
+    if any(version is not None and parameter._version != version for parameter, _, _, version in parameters):
+        raise UserError("the method changed the model's weights", "it may add hooks and modules of its own")
+
+
+def _shallow(value: Any) -> tuple[Any, dict[str, Any] | None]:
+    """An attribute of a module, with its entries if it is a dictionary: submodules, parameters, hooks."""
+    return value, dict(value) if isinstance(value, dict) else None

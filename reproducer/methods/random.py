@@ -3,7 +3,7 @@ from __future__ import annotations
 from reproducer.methods.registry import Rule, register
 
 
-@register("random", label="Random", source="baseline without a criterion", calibrated=False)
+@register("random", label="Random", source="baseline without a criterion", calibrated=False, random=True)
 def random() -> Rule:
     """Uniform noise from the seed."""
     import torch

@@ -1,99 +1,251 @@
-"""Where methods are registered, and what a method is: a scoring rule on the core's statistics."""
+"""Where methods are registered, and the two shapes of a method: a rule that scores, a decision over all layers.
+
+A method is one file with one decorated function of the method's parameters:
+
+    @register("my-wanda", label="Wanda", source="https://arxiv.org/abs/2306.11695")
+    def my_wanda() -> Rule:
+        weights, inputs = Power(1), InputNorm()
+        return Rule((weights, inputs), lambda vectors, _: vectors[weights] * vectors[inputs], members="outputs")
+
+It may live in this package, in an installed one (entry-point group `reproducer.methods`), or in a module of the user's
+own, which a spec names as `my_module:my_wanda`.
+"""
 
 from __future__ import annotations
 
-import importlib
+import functools
 import inspect
-import pkgutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from reproducer.errors import UserError, nearest
+from reproducer.methods.space import Space
+from reproducer.registry import Registry
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor, nn
 
-    from reproducer.pruning.statistics import Statistic, Vectors
+    from reproducer.models.architecture import Architecture, Kind
+    from reproducer.pruning.allocation import Allocation
+    from reproducer.pruning.plan import Plan
+    from reproducer.pruning.scoring import Score
+    from reproducer.pruning.statistics import Statistic, Statistics
+
+Members = Literal["all", "outputs"]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How a method scores one member vector.
+    """A method that scores member vectors; how many units go, and where, is the requested cut's business.
 
     Attributes:
-        needs: the statistics that the core has to collect.
+        needs: the statistics that have to be collected.
         score: from one member's statistics, each [vectors], to scores [vectors]; higher is kept. A structure's score
             is the sum over its member vectors. The second argument is a generator seeded by the caller.
+        members: the weights whose vectors are scored: `all` of a structure, or the `outputs` alone (columns of the
+            output and the down projection, the only ones that activation statistics exist of).
     """
 
     needs: tuple[Statistic, ...]
-    score: Callable[[Vectors, torch.Generator], torch.Tensor]
+    score: Score
+    members: Members = "all"
+
+    def __post_init__(self) -> None:
+        for statistic in self.needs:
+            if self.members == "all" and statistic.outputs_only:
+                message = f"{statistic} exists for the columns of the output and the down projection alone"
+                raise UserError(message, 'a Rule that needs it has members="outputs"')
 
 
 @dataclass(frozen=True)
-class Method:
-    """A registered method: `rule(**parameters)` makes its scoring rule."""
+class Decision:
+    """A method that decides over all layers at once: its own ranking, uneven layers, whole layers, changed weights.
 
+    Attributes:
+        decide: makes the plan.
+        needs: the statistics that have to be collected for it.
+        train: runs before `decide` and leaves files for it. It may be interrupted and run again: what it wrote is
+            still there. In a spec's run it is a stage of its own.
+    """
+
+    decide: Callable[[Request], Plan]
+    needs: tuple[Statistic, ...] = ()
+    train: Callable[[TrainingJob], None] | None = None
+
+
+def _silent(done: int, total: int, text: str) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What a method that trains before it cuts works on.
+
+    Attributes:
+        model: frozen and in evaluation mode. A method adds hooks or modules of its own; it does not change weights.
+        architecture: which structures the model couples.
+        ids: calibration samples, LongTensor [samples, length].
+        layers: indices of the layers that may be cut, sorted.
+        cut: how much is to go.
+        seed: for whatever is drawn; the global generator is seeded with it too.
+        directory: for files of any names; an interrupted run's are still there. Files are replaced atomically.
+        progress: called with steps done, steps in total and a word on the state.
+    """
+
+    model: nn.Module
+    architecture: Architecture
+    ids: Tensor
+    layers: list[int]
+    cut: Allocation
+    seed: int
+    directory: Path
+    progress: Callable[[int, int, str], None] = _silent
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a decision is made from, and what makes a plan of it.
+
+    Attributes:
+        model: frozen and in evaluation mode; it may be run, and is not changed.
+        architecture: which structures the model couples.
+        layers: indices of the layers that may be cut, sorted.
+        cut: how much is to go, and from where.
+        ids: calibration samples, LongTensor [samples, length]; None if the method reads none.
+        seed: for whatever is drawn.
+        statistics: {layer: {module: {statistic: Tensor}}} of what the method needs.
+        trained: the directory that the method's training wrote; None if it does not train.
+        method, settings: what the plan says of its origin.
+    """
+
+    model: nn.Module
+    architecture: Architecture
+    layers: list[int]
+    cut: Allocation
+    ids: Tensor | None
+    seed: int
+    statistics: Statistics
+    trained: Path | None = None
+    method: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def generator(self) -> torch.Generator:
+        """A new generator, seeded."""
+        import torch
+
+        return torch.Generator().manual_seed(self.seed)
+
+    def scores(self, score: Score, members: Members = "all") -> dict[int, dict[Kind, Tensor]]:
+        """Scores of structures {layer: {kind: [units]}}: the sums over their vectors of what `score` gives each."""
+        from reproducer.pruning.scoring import structure_scores
+
+        return structure_scores(self.model, self.architecture, self.statistics, score, self.generator(), members)
+
+    def plan(self, scores: Mapping[int, Mapping[Kind, Tensor]], tensors: Mapping[str, Tensor] | None = None) -> Plan:
+        """The plan that keeps the best-scored units, as many as the requested cut leaves."""
+        from reproducer.pruning.allocation import allocate
+
+        kept = allocate(self.model, self.architecture, scores, self.cut)
+        return self.keep(kept["heads"], kept["channels"], tensors=tensors, scores=scores)
+
+    def keep(
+        self,
+        kept_heads: Mapping[int, Sequence[int]] | None = None,
+        kept_channels: Mapping[int, Sequence[int]] | None = None,
+        *,
+        tensors: Mapping[str, Tensor] | None = None,
+        removed_layers: Iterable[int] = (),
+        scores: Mapping[int, Mapping[Kind, Tensor]] | None = None,
+    ) -> Plan:
+        """The plan of a decision of one's own; a layer that is absent keeps all.
+
+        Args:
+            kept_heads, kept_channels: {layer: units that stay}.
+            tensors: {parameter name in the base model: Tensor}, changed or added, shaped as in the pruned model.
+            removed_layers: indices of layers that go as a whole.
+            scores: for the plan's `scores`, if there are any.
+        """
+        from reproducer.pruning.plan import Plan, units_of
+
+        return Plan(
+            units_of(self.model, self.architecture),
+            {int(index): sorted(map(int, units)) for index, units in sorted((kept_heads or {}).items())},
+            {int(index): sorted(map(int, units)) for index, units in sorted((kept_channels or {}).items())},
+            method=self.method,
+            settings=dict(self.settings),
+            tensors=dict(tensors or {}),
+            removed_layers=sorted(map(int, removed_layers)),
+            scores=scores or {},
+        )
+
+
+@dataclass(eq=False)
+class Method:
+    """A registered method.
+
+    Attributes:
+        function: of the method's own parameters, all with defaults; returns its `Rule` or `Decision`.
+        name, label: in specs, and in reports.
+        source: where it was published.
+        calibrated: whether it reads calibration samples.
+        random: whether its result depends on the seed even for the same samples.
+        space: what a search of it searches; None if it is not searched.
+    """
+
+    function: Callable[..., Rule | Decision]
     name: str
     label: str
     source: str
-    rule: Callable[..., Rule]
-    calibrated: bool
-    searched: bool
+    calibrated: bool = True
+    random: bool = False
+    space: type[Space] | None = None
+
+    def __post_init__(self) -> None:
+        # Its module, whose source joins the keys of stages, and its text.
+        functools.update_wrapper(self, self.function)  # type: ignore[arg-type]
+        for name, default in self.parameters.items():
+            if default is inspect.Parameter.empty:
+                raise UserError(f"method '{self.name}' has a parameter without a default: {name}")
 
     @property
     def summary(self) -> str:
-        return (inspect.getdoc(self.rule) or "").partition("\n")[0]
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Names and defaults of the rule's own parameters."""
-        return {name: p.default for name, p in inspect.signature(self.rule).parameters.items()}
+        """Names and defaults of the method's own parameters."""
+        return {name: p.default for name, p in inspect.signature(self.function).parameters.items()}
 
-    def make_rule(self, parameters: Mapping[str, Any]) -> Rule:
-        """The rule with these parameters; UserError for one that the method does not have."""
-        for name in parameters:
+    def make(self, parameters: Mapping[str, Any] | None = None) -> Rule | Decision:
+        """The rule or decision with these parameters; UserError for one that the method does not have."""
+        for name in parameters or {}:
             if name not in self.parameters:
                 hint = nearest(name, self.parameters) or "it has none"
                 raise UserError(f"method '{self.name}' has no parameter '{name}'", hint)
-        return self.rule(**parameters)
+        made = self.function(**(parameters or {}))
+        if not isinstance(made, Rule | Decision):
+            raise UserError(f"method '{self.name}' gives a {type(made).__name__}; it should give a Rule or a Decision")
+        return made
 
 
-_METHODS: dict[str, Method] = {}
+METHODS: Registry[Method] = Registry("method", "reproducer.methods", "reproducer.methods")
 
 
 def register(
-    name: str, *, label: str, source: str, calibrated: bool = True, searched: bool = False
-) -> Callable[[Callable[..., Rule]], Callable[..., Rule]]:
-    """Decorate a function that takes the method's parameters as keywords and returns its `Rule`.
+    name: str,
+    *,
+    label: str,
+    source: str,
+    calibrated: bool = True,
+    random: bool = False,
+    space: type[Space] | None = None,
+) -> Callable[[Callable[..., Rule | Decision]], Method]:
+    """Decorate a function of a method's parameters that returns its `Rule` or `Decision`; see `Method`."""
 
-    Args:
-        name: the name in specs.
-        label: the name in reports.
-        source: where the method was published.
-        calibrated: whether it reads calibration samples.
-        searched: whether its samples and parameters come out of a search.
-    """
-
-    def add(rule: Callable[..., Rule]) -> Callable[..., Rule]:
-        _METHODS[name] = Method(name, label, source, rule, calibrated, searched)
-        return rule
+    def add(function: Callable[..., Rule | Decision]) -> Method:
+        return METHODS.add(name, Method(function, name, label, source, calibrated, random, space))
 
     return add
-
-
-def methods() -> dict[str, Method]:
-    """All methods by name: every module of this package is looked into once."""
-    package = importlib.import_module(__package__ or "reproducer.methods")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
-    return dict(sorted(_METHODS.items()))
-
-
-def get(name: str) -> Method:
-    """The method registered as `name`; UserError with the nearest name otherwise."""
-    known = methods()
-    if name not in known:
-        raise UserError(f"unknown method '{name}'", nearest(name, known))
-    return known[name]

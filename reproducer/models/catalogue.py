@@ -97,8 +97,9 @@ class Entry:
 
         It can tell for LLaMA's layout; `load.count_parameters` tells for any once there is a config.
         """
-        known = self.config is not None and self.config["model_type"] == "llama"
-        return _parameters(self.config) if known else None
+        if self.config is None or self.config["model_type"] != "llama":
+            return None
+        return _parameters(self.config)
 
     def describe(self) -> str:
         """Source and size in a few words."""

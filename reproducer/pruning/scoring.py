@@ -1,61 +1,51 @@
-"""From statistics of member vectors to scores of structures, and on to a plan."""
+"""From statistics of vectors to scores of structures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from reproducer.errors import UserError
-from reproducer.models.architecture import KINDS, Architecture, Kind, layer_shape
-from reproducer.pruning.allocation import Allocation, allocate, default_layers
-from reproducer.pruning.plan import Plan, units_of
+from reproducer.models.architecture import KINDS, Architecture, Kind, Member, layer_shape
 from reproducer.pruning.statistics import Statistics, Vectors
 
 Score = Callable[[Vectors, torch.Generator], Tensor]  # one member's statistics [vectors] -> scores [vectors]
 
 
 def structure_scores(
-    model: nn.Module, architecture: Architecture, statistics: Statistics, score: Score, seed: int = 0
+    model: nn.Module,
+    architecture: Architecture,
+    statistics: Statistics,
+    score: Score,
+    generator: torch.Generator,
+    members: Literal["all", "outputs"] = "all",
 ) -> dict[int, dict[Kind, Tensor]]:
-    """Scores [units] of every layer's structures: the sum over their member vectors of what `score` gives each."""
-    generator = torch.Generator().manual_seed(seed)
+    """Scores [units] of every layer's structures: the sum over their member vectors of what `score` gives each.
+
+    Args:
+        members: all of a structure's, or those of the output and the down projection alone (columns).
+    """
     layers = architecture.decoder_layers(model)
     scores: dict[int, dict[Kind, Tensor]] = {}
     for index, of_layer in statistics.items():
-        shape = layer_shape(layers[index])
+        shape = layer_shape(layers[index], architecture)
+
+        def of_member(member: Member, of_layer: dict = of_layer, shape: Any = shape) -> Vectors:
+            span = shape.span(member)
+            return {statistic: values[span] for statistic, values in of_layer[member.module].items()}
+
         scores[index] = {}
         for kind in KINDS:
             parts = [
-                score(of_layer[member.module], generator).view(shape.units(kind), -1).sum(1)
+                score(of_member(member), generator).view(shape.units(kind), -1).sum(1)
                 for member in architecture.members(kind)
+                if members == "all" or member.axis == 1
             ]
             scores[index][kind] = torch.stack(parts).sum(0)
     return scores
-
-
-def make_plan(
-    model: nn.Module,
-    architecture: Architecture,
-    scores: Mapping[int, Mapping[Kind, Tensor]],
-    allocation: Allocation,
-    method: str,
-    settings: dict[str, Any],
-) -> Plan:
-    """The plan that keeps the best-scored units."""
-    kept = allocate(model, architecture, scores, allocation)
-    return Plan(units_of(model, architecture), kept["heads"], kept["channels"], method, settings, scores)
-
-
-def check_layers(layers: Sequence[int] | None, count: int) -> list[int]:
-    """Sorted layer indices; the protocol's share of them for None. UserError if one is out of range."""
-    indices = sorted(default_layers(count) if layers is None else set(layers))
-    if not indices or indices[0] < 0 or indices[-1] >= count:
-        given = f"{indices[0]} to {indices[-1]}" if indices else "none"
-        raise UserError(f"layers to prune: {given}; the model has layers 0 to {count - 1}")
-    return indices
 
 
 def check_samples(ids: Tensor | None, model: nn.Module) -> None:

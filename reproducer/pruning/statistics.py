@@ -1,25 +1,33 @@
-"""Everything that a scoring rule needs, from one forward and one backward pass.
+"""Statistics of the vectors of coupled structures, each an object that knows what it is of and how it reduces.
 
-A statistic is one number a *member vector* (a row or column of a weight that belongs to a coupled structure). With
-`w` a weight, `g_j` its gradient on calibration sample j (mean next-token loss of that sample), `ḡ` the mean of the
-g_j and `F` the mean of their squares: `s1 = w·ḡ`, `s2 = w²·F`, element by element.
+A statistic is one number a *vector*: a row or column of a linear module's weight that belongs to a coupled structure.
 
-While the backward pass is in a layer, the per-sample weight gradients are formed from the layer's inputs and output
-gradients, a chunk of vectors at a time, reduced, and dropped. No weight-sized gradient outlives its chunk.
+* `WeightStatistic`: of the weights alone; nothing is run.
+* `InputStatistic`: of what goes into the output and the down projection, one number an input feature (a column of the
+  weight), over all calibration tokens; a forward pass.
+* `GradientStatistic`: of weights and gradients, from a forward and a backward pass. With `w` a weight, `g_j` its
+  gradient on calibration sample j (mean next-token loss of that sample), `ḡ` the mean of the g_j and `F` the mean of
+  their squares: `s1 = w·ḡ`, `s2 = w²·F`, element by element.
+
+One call of `collect` takes all that a set of methods asks for, in one pass. While the backward pass is in a layer, the
+per-sample weight gradients are formed from the layer's inputs and output gradients, a chunk of vectors at a time,
+reduced, and dropped. No weight-sized gradient outlives its chunk.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from reproducer.errors import UserError
-from reproducer.models.architecture import Member, linear_at
-from reproducer.models.walk import LayerWalk, frozen
+from reproducer.models.architecture import architecture_of, linear_at
+from reproducer.models.walk import BATCH_TOKENS, LayerWalk, frozen
 
 log = logging.getLogger(__name__)
 
@@ -28,35 +36,181 @@ CHUNK_BYTES = {"cpu": 2**19, "cuda": 2**27}
 ACTIVATION_BYTES = 3 * 2**27
 REPAIR = "load the model in bfloat16 or float32, or leave the sample out; or the model itself is damaged"
 
+State = tuple[Tensor, ...]
+
+
+class Statistic:
+    """Base of all; subclasses are frozen dataclasses of their parameters, equal if these are.
+
+    Attributes:
+        additive: whether it is the mean over the samples (of one length) of what each sample alone gives.
+        outputs_only: whether it exists for columns of the output and the down projection alone.
+    """
+
+    additive: ClassVar[bool] = False
+    outputs_only: ClassVar[bool] = False
+
+
+class WeightStatistic(Statistic):
+    """A statistic of the weights alone."""
+
+    def of(self, weight: Tensor) -> Tensor:
+        """One number a vector, [vectors], of a weight [vectors, length] in float32 or wider."""
+        raise NotImplementedError
+
+
+class InputStatistic(Statistic):
+    """A statistic of the inputs of the output and the down projection: of each feature over all calibration tokens.
+
+    It exists for the columns of these two weights only. The tokens come in portions; what is kept of a portion is a
+    *state*, a tuple of tensors [features], and states are merged in float64. Sums merge by addition, the default.
+    """
+
+    outputs_only: ClassVar[bool] = True
+
+    def reduce(self, inputs: Tensor) -> State:
+        """The state of a portion of inputs [tokens, features] in float32 or wider."""
+        raise NotImplementedError
+
+    def merge(self, one: State, other: State) -> State:
+        """The state of two portions together."""
+        return tuple(a + b for a, b in zip(one, other, strict=True))
+
+    def finish(self, state: State) -> Tensor:
+        """One number a feature, [features], of the state of all tokens."""
+        return state[0]
+
+
+@dataclass
+class Terms:
+    """A chunk of vectors as the gradients give it; what no wanted statistic needs is None.
+
+    Attributes:
+        s1, s2: [vectors, length], element by element.
+        sum_s1, sum_s2: [vectors], their sums; formed without s1 and s2 where nobody needs these.
+    """
+
+    s1: Tensor | None = None
+    s2: Tensor | None = None
+    sum_s1: Tensor | None = None
+    sum_s2: Tensor | None = None
+
+
+class GradientStatistic(Statistic):
+    """A statistic of `s1` and `s2`."""
+
+    def needs(self) -> set[str]:
+        """The fields of `Terms` that it reads. For s2 and its sum every sample's gradient is formed apart."""
+        raise NotImplementedError
+
+    def of(self, terms: Terms) -> Tensor:
+        """One number a vector, [vectors]."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
-class Power:
-    """`Σ |w|^p` of a member vector; needs no gradient."""
+class Power(WeightStatistic):
+    """`Σ |w|^p` of a vector."""
 
     p: float = 2
 
+    def of(self, weight: Tensor) -> Tensor:
+        return weight.abs().pow(self.p).sum(1)
+
 
 @dataclass(frozen=True)
-class First:
+class InputMean(InputStatistic):
+    """Mean of each feature over the tokens."""
+
+    additive: ClassVar[bool] = True
+
+    def reduce(self, inputs: Tensor) -> State:
+        return inputs.sum(0), inputs.new_tensor(len(inputs))
+
+    def finish(self, state: State) -> Tensor:
+        return state[0] / state[1]
+
+
+@dataclass(frozen=True)
+class InputNorm(InputStatistic):
+    """`‖x_j‖₂` of each feature over the tokens (Wanda)."""
+
+    def reduce(self, inputs: Tensor) -> State:
+        return (inputs.square().sum(0),)
+
+    def finish(self, state: State) -> Tensor:
+        return state[0].sqrt()
+
+
+@dataclass(frozen=True)
+class InputVariance(InputStatistic):
+    """Mean squared deviation of each feature from its mean over the tokens (FLAP).
+
+    Portions are merged as Chan, Golub and LeVeque (1983) do: no difference of large sums is ever taken.
+    """
+
+    def reduce(self, inputs: Tensor) -> State:
+        mean = inputs.mean(0)
+        apart = inputs - mean
+        squares = apart.square().sum(0) - apart.sum(0).square() / len(inputs)  # less what the mean is rounded by
+        return inputs.new_tensor(len(inputs)), mean, squares.clamp_(min=0)
+
+    def merge(self, one: State, other: State) -> State:
+        (count, mean, squares), (more, other_mean, other_squares) = one, other
+        total, apart = count + more, other_mean - mean
+        return total, mean + apart * (more / total), squares + other_squares + apart.square() * (count * more / total)
+
+    def finish(self, state: State) -> Tensor:
+        return state[2] / state[0]
+
+
+@dataclass(frozen=True)
+class First(GradientStatistic):
     """`Σ s1`, signed."""
 
+    additive: ClassVar[bool] = True
+
+    def needs(self) -> set[str]:
+        return {"sum_s1"}
+
+    def of(self, terms: Terms) -> Tensor:
+        assert terms.sum_s1 is not None
+        return terms.sum_s1
+
 
 @dataclass(frozen=True)
-class Second:
+class Second(GradientStatistic):
     """`Σ s2`."""
 
+    additive: ClassVar[bool] = True
+
+    def needs(self) -> set[str]:
+        return {"sum_s2"}
+
+    def of(self, terms: Terms) -> Tensor:
+        assert terms.sum_s2 is not None
+        return terms.sum_s2
+
 
 @dataclass(frozen=True)
-class Element:
+class Element(GradientStatistic):
     """`Σ |s1 − ½·factor·s2|`: LLM-Pruner's `param_first` with factor 0, its `param_mix` with factor 1."""
 
     factor: float = 0.0
 
+    def needs(self) -> set[str]:
+        return {"s1", "s2"} if self.factor else {"s1"}
 
-Statistic = Power | First | Second | Element
+    def of(self, terms: Terms) -> Tensor:
+        assert terms.s1 is not None
+        if not self.factor:
+            return torch.linalg.vector_norm(terms.s1, ord=1, dim=1)
+        assert terms.s2 is not None
+        return torch.linalg.vector_norm(torch.sub(terms.s1, terms.s2, alpha=self.factor / 2), ord=1, dim=1)
+
+
 Vectors = Mapping[Statistic, Tensor]  # one member's statistics, each [vectors]
-Statistics = dict[int, dict[str, dict[Statistic, Tensor]]]  # layer -> member module -> statistic -> [vectors]
-ADDITIVE: frozenset[Statistic] = frozenset({First(), Second()})  # means over the samples of what each sample gives
+Statistics = dict[int, dict[str, dict[Statistic, Tensor]]]  # layer -> module -> statistic -> [vectors]
 
 
 @dataclass(frozen=True)
@@ -84,54 +238,131 @@ def collect(
     below: Tensor | None = None,
     per_sample: bool = False,
 ) -> Statistics:
-    """Statistics of every member vector of `layers`, exact to the rounding of the model's dtype.
+    """Statistics of every vector of `layers`, exact to the rounding of the model's dtype.
 
-    Equal to what N separate backward passes give (AdaPruner Eqs. 2 to 4 with the 1/N of LLM-Pruner's code). Sums are
-    accumulated in float32, in float64 for a float64 model. The model's weights, flags, mode and hooks stay as found.
+    Nothing is run for statistics of weights; one forward pass, up to the last of `layers`, for those of inputs; one
+    forward and one backward pass, down to the first of `layers`, for those of gradients, which takes the others along.
+    Those of gradients equal what N separate backward passes give (AdaPruner Eqs. 2 to 4 with the 1/N of LLM-Pruner's
+    code). Sums are accumulated in float32, in float64 for a float64 model. The model's weights, flags, mode and hooks
+    stay as found.
 
     Args:
         model: a causal language model of a declared architecture.
-        ids: LongTensor [samples, length], or None if only `Power` is wanted.
-        layers: indices of the layers to score. Layers below the first are not differentiated.
-        wanted: the statistics to reduce to; several rules share one pass.
+        ids: LongTensor [samples, length], or None if only statistics of weights are wanted.
+        layers: indices of the layers to score.
+        wanted: the statistics to reduce to; several methods share one pass.
         limits: memory limits.
         walk: a walk of this model at this length, if the caller has one.
         below: hidden states [samples, length, width] in front of the first layer, if the caller has them.
-        per_sample: give `First` and `Second` of each sample alone, [samples, vectors]. Both are means over the
-            samples, so those of any set of samples are the means of these.
+        per_sample: give the statistics, which are additive, of each sample alone, [samples, vectors]: those of any set
+            of samples are the means of these.
+
+    Returns:
+        {layer: {module: {statistic: Tensor [vectors]}}} on the CPU. Vectors are all rows (columns, for the output and
+        the down projection) of the module's weight, fused or not: `LayerShape.span` says which are whose.
 
     Raises:
-        ValueError: `per_sample` with a statistic that is no mean over the samples.
+        ValueError: `per_sample` with a statistic that is not additive.
         UserError: a loss or a gradient is not finite (names the sample and the layer), or ids do not fit the model.
     """
     wanted, chosen = set(wanted), sorted(set(layers))
-    powers = [statistic for statistic in wanted if isinstance(statistic, Power)]
-    by_gradient = wanted - set(powers)
-    if per_sample and not wanted <= ADDITIVE:
-        raise ValueError(f"no means over the samples: {sorted(wanted - ADDITIVE, key=repr)}")
-    if by_gradient and ids is None:
+    weights = sorted((one for one in wanted if isinstance(one, WeightStatistic)), key=repr)
+    inputs = sorted((one for one in wanted if isinstance(one, InputStatistic)), key=repr)
+    gradients = {one for one in wanted if isinstance(one, GradientStatistic)}
+    if unknown := wanted - {*weights, *inputs, *gradients}:
+        raise TypeError(f"neither of weights, of inputs nor of gradients: {sorted(unknown, key=repr)}")
+    if per_sample and not all(one.additive for one in wanted):
+        raise ValueError(f"not additive: {sorted((one for one in wanted if not one.additive), key=repr)}")
+    if (inputs or gradients) and ids is None:
         raise UserError("this method needs calibration samples: pass token ids [samples, length]")
     with torch.inference_mode(False), torch.enable_grad(), frozen(model):
-        walk = walk or LayerWalk(model, 2 if ids is None else ids.shape[1])
-        collected: Statistics = {index: _powers(walk, index, powers) for index in chosen}
-        if by_gradient:
-            assert ids is not None
-            _Backward(walk, ids, chosen, by_gradient, limits or Limits(), below, per_sample).run(collected)
+        collected = _of_weights(model, chosen, weights)
+        if ids is not None and (inputs or gradients):
+            walk = walk or LayerWalk(model, ids.shape[1])
+            watched = _Inputs(inputs, walk, chosen, per_sample)
+            if gradients:
+                _Backward(walk, ids, chosen, gradients, watched, limits or Limits(), below, per_sample).run(collected)
+            else:
+                _forward(walk, ids, chosen, watched, below)
+            watched.finish(collected)
     return collected
 
 
-def _powers(walk: LayerWalk, index: int, powers: list[Power]) -> dict[str, dict[Statistic, Tensor]]:
-    found: dict[str, dict[Statistic, Tensor]] = {}
-    for member in (*walk.architecture.heads, *walk.architecture.channels):
-        weight = linear_at(walk.layers[index], member.module).weight.detach()
-        wide = _accumulator(weight.dtype)
-        sums: dict[Statistic, Tensor] = {}
-        for power in powers:
-            sums[power] = weight.to(wide).abs().pow(power.p).sum(1 - member.axis).cpu()
-        if not all(torch.isfinite(values).all() for values in sums.values()):
-            raise UserError(f"layer {index}'s {member.module} holds weights that are not finite", REPAIR)
-        found[member.module] = sums
-    return found
+def _of_weights(model: nn.Module, chosen: list[int], wanted: list[WeightStatistic]) -> Statistics:
+    architecture = architecture_of(model)
+    layers = architecture.decoder_layers(model)
+    collected: Statistics = {}
+    for index in chosen:
+        collected[index] = {path: {} for path in architecture.modules()}
+        for path, axis in architecture.modules().items() if wanted else ():
+            weight = linear_at(layers[index], path).weight.detach()
+            wide = weight.to(_accumulator(weight.dtype))
+            found: dict[Statistic, Tensor] = {
+                statistic: statistic.of(wide if axis == 0 else wide.T).cpu() for statistic in wanted
+            }
+            if not all(torch.isfinite(values).all() for values in found.values()):
+                raise UserError(f"layer {index}'s {path} holds weights that are not finite", REPAIR)
+            collected[index][path].update(found)
+    return collected
+
+
+class _Inputs:
+    """Statistics of inputs, gathered while layers run."""
+
+    def __init__(self, wanted: list[InputStatistic], walk: LayerWalk, chosen: list[int], per_sample: bool) -> None:
+        self.wanted, self.chosen, self.per_sample = wanted, set(chosen) if wanted else set(), per_sample
+        self.paths = [path for path, axis in walk.architecture.modules().items() if axis == 1]
+        self.states: dict[tuple[int, str, InputStatistic], list[State]] = {}
+        self.dtypes: dict[tuple[int, str], torch.dtype] = {}
+
+    @contextmanager
+    def watching(self, index: int, layer: nn.Module, samples: int) -> Iterator[None]:
+        """Take what goes into the projections of a layer, of `samples` samples, while inside."""
+        paths = self.paths if index in self.chosen else []
+        hooks = [
+            layer.get_submodule(path).register_forward_pre_hook(
+                lambda _, arguments, path=path: self._add(index, path, arguments[0].detach(), samples)
+            )
+            for path in paths
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _add(self, index: int, path: str, inputs: Tensor, samples: int) -> None:
+        wide = inputs.to(_accumulator(inputs.dtype))
+        self.dtypes[index, path] = wide.dtype
+        parts = wide.reshape(samples if self.per_sample else 1, -1, wide.shape[-1])
+        for statistic in self.wanted:
+            states = self.states.setdefault((index, path, statistic), [])
+            for part in parts:
+                state = tuple(of_part.double() for of_part in statistic.reduce(part))
+                if states and not self.per_sample:
+                    states[0] = statistic.merge(states[0], state)
+                else:
+                    states.append(state)
+
+    def finish(self, collected: Statistics) -> None:
+        for (index, path, statistic), states in self.states.items():
+            values = torch.stack([statistic.finish(state) for state in states]).to(self.dtypes[index, path]).cpu()
+            if not torch.isfinite(values).all():
+                raise UserError(f"inputs of layer {index}'s {path} are not finite", REPAIR)
+            collected[index][path][statistic] = values if self.per_sample else values[0]
+
+
+def _forward(walk: LayerWalk, ids: Tensor, chosen: list[int], watched: _Inputs, below: Tensor | None) -> None:
+    """A forward pass up to the last chosen layer, some samples at a time."""
+    size = max(1, BATCH_TOKENS // ids.shape[1])
+    with torch.no_grad():
+        for start in range(0, len(ids), size):
+            part = slice(start, start + size)
+            hidden = walk.embed(ids[part]) if below is None else below[part]
+            for index in range(0 if below is None else chosen[0], chosen[-1] + 1):
+                with watched.watching(index, walk.layers[index], len(hidden)):
+                    hidden = walk.run(index, hidden)
+                _check_finite(hidden, f"output of layer {index}", start)
 
 
 @dataclass
@@ -141,7 +372,8 @@ class _Backward:
     walk: LayerWalk
     ids: Tensor
     chosen: list[int]
-    wanted: set[Statistic]
+    wanted: set[GradientStatistic]
+    watched: _Inputs
     limits: Limits
     below: Tensor | None
     per_sample: bool
@@ -157,18 +389,19 @@ class _Backward:
                 hidden = self.walk.embed(self.ids)
                 for index in range(first):
                     hidden = self.walk.run(index, hidden)
-                    self._check_finite(hidden, f"output of layer {index}")
+                    _check_finite(hidden, f"output of layer {index}")
         spare, size = self.limits.activations, 0
         for index in range(first, count):
             boundary[index] = hidden
             if size <= spare:  # the first layer's graph tells the size of all
-                hidden, used = self._forward(index, hidden, collected, chunk)
+                with self.watched.watching(index, self.walk.layers[index], len(self.ids)):
+                    hidden, used = self._forward(index, hidden, collected, chunk)
                 size = size or used
                 spare -= used
             else:
-                with torch.no_grad():
+                with torch.no_grad(), self.watched.watching(index, self.walk.layers[index], len(self.ids)):
                     hidden = self.walk.run(index, hidden)
-            self._check_finite(hidden, f"output of layer {index}")
+            _check_finite(hidden, f"output of layer {index}")
         gradient = self._head_gradient(hidden)
         for index in range(count - 1, first - 1, -1):
             if index not in self.graphs:
@@ -177,7 +410,7 @@ class _Backward:
             del boundary[index]
             (gradient,) = torch.autograd.grad(outputs, inputs, gradient)
             del inputs, outputs
-            self._check_finite(gradient, f"gradient below layer {index}")
+            _check_finite(gradient, f"gradient below layer {index}")
 
     def _forward(self, index: int, hidden: Tensor, collected: Statistics, chunk: _Chunk) -> tuple[Tensor, int]:
         """Run a layer under autograd, its member modules watched; returns its output and the bytes it keeps."""
@@ -193,11 +426,9 @@ class _Backward:
             return tensor.detach()
 
         hooks = []
-        if index in collected:
-            for member in (*self.walk.architecture.heads, *self.walk.architecture.channels):
-                module = layer.get_submodule(member.module)
-                found = collected[index][member.module]
-                hooks.append(module.register_forward_hook(self._watch(member, found, chunk, count)))
+        for path, axis in self.walk.architecture.modules().items() if index in collected else ():
+            watch = self._watch(axis, collected[index][path], chunk, count)
+            hooks.append(layer.get_submodule(path).register_forward_hook(watch))
         try:
             with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
                 outputs = self.walk.run(index, inputs)
@@ -207,14 +438,15 @@ class _Backward:
         self.graphs[index] = (inputs, outputs)
         return outputs.detach(), sum(kept.values())
 
-    def _watch(self, member: Member, found: dict[Statistic, Tensor], chunk: _Chunk, count: Callable) -> Callable:
+    def _watch(self, axis: int, found: dict[Statistic, Tensor], chunk: _Chunk, count: Callable) -> Callable:
         """A forward hook: when the output's gradient arrives, reduce and forget the inputs."""
 
         def forward_hook(module: nn.Linear, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-            features = count(arguments[0])
+            features = self._by_sample(count(arguments[0]))
 
             def output_gradient_hook(gradient: Tensor) -> None:
-                weight, by_row = module.weight.detach(), member.axis == 0
+                weight, by_row = module.weight.detach(), axis == 0
+                gradient = self._by_sample(gradient)
                 found.update(
                     reduce_gradients(
                         weight if by_row else weight.T,
@@ -230,6 +462,10 @@ class _Backward:
 
         return forward_hook
 
+    def _by_sample(self, features: Tensor) -> Tensor:
+        """[samples, tokens, width], also where a layer flattens them to [samples · tokens, width]."""
+        return features.reshape(len(self.ids), -1, features.shape[-1])
+
     def _head_gradient(self, hidden: Tensor) -> Tensor:
         """Gradient of the sum of the samples' mean losses, with respect to the last layer's output."""
         leaf = hidden.detach().requires_grad_()
@@ -244,13 +480,13 @@ class _Backward:
         (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         return gradient
 
-    def _check_finite(self, gradient: Tensor, where: str) -> None:
-        finite = torch.isfinite(gradient).flatten(1).all(dim=1)
-        if not finite.all():
-            raise UserError(
-                f"calibration sample {int((~finite).nonzero()[0])} has a non-finite {where}",
-                REPAIR,
-            )
+
+def _check_finite(values: Tensor, where: str, offset: int = 0) -> None:
+    """UserError that names the sample unless all of `values` [samples, …] are finite; `offset` samples went before."""
+    finite = torch.isfinite(values).flatten(1).all(dim=1)
+    if not finite.all():
+        sample = offset + int((~finite).nonzero()[0])
+        raise UserError(f"calibration sample {sample} has a non-finite {where}", REPAIR)
 
 
 @dataclass
@@ -276,7 +512,7 @@ def _out_of_memory(error: RuntimeError) -> bool:
 
 
 def reduce_gradients(
-    weight: Tensor, left: Tensor, right: Tensor, wanted: set[Statistic], chunk: _Chunk, per_sample: bool = False
+    weight: Tensor, left: Tensor, right: Tensor, wanted: set[GradientStatistic], chunk: _Chunk, per_sample: bool = False
 ) -> dict[Statistic, Tensor]:
     """Reduce per-sample weight gradients `left_jᵀ right_j` to one number a vector, a chunk of vectors at a time.
 
@@ -284,14 +520,14 @@ def reduce_gradients(
         weight: [vectors, length of a vector].
         left: [samples, tokens, vectors], the factor on the vectors' side (rows: output gradients, columns: inputs).
         right: [samples, tokens, length], the other factor.
-        wanted: `First`, `Second` and `Element` statistics.
+        wanted: the statistics to reduce to.
         chunk: its size; reduced here if memory runs out.
         per_sample: one number a vector and sample, [samples, vectors], in place of [vectors].
     """
     vectors, length = weight.shape
     wide = _accumulator(weight.dtype)
     shape = (len(left), vectors) if per_sample else (vectors,)
-    results = {
+    results: dict[Statistic, Tensor] = {
         statistic: torch.empty(shape, dtype=wide, device=weight.device) for statistic in sorted(wanted, key=repr)
     }
     start = 0
@@ -314,50 +550,41 @@ def reduce_gradients(
     return {statistic: values.cpu() for statistic, values in results.items()}
 
 
-def _reduce_chunk(weight: Tensor, left: Tensor, right: Tensor, wanted: set[Statistic]) -> dict[Statistic, Tensor]:
+def _reduce_chunk(
+    weight: Tensor, left: Tensor, right: Tensor, wanted: set[GradientStatistic]
+) -> dict[Statistic, Tensor]:
     samples = left.shape[0]
-    second_order = any(isinstance(s, Second) or (isinstance(s, Element) and s.factor) for s in wanted)
-    elementwise = any(isinstance(s, Element) for s in wanted)
-    s1: Tensor | None = None
-    s2: Tensor | None = None
-    first, second = weight.new_zeros(2, weight.shape[0])
-    if not second_order:  # the mean gradient alone: one product over the tokens of all samples
-        s1 = (left.flatten(0, 1).T @ right.flatten(0, 1)).to(weight.dtype).mul_(weight).div_(samples)
+    needed = set().union(*(statistic.needs() for statistic in wanted))
+    terms = Terms()
+    if needed <= {"s1", "sum_s1"}:  # the mean gradient alone: one product over the tokens of all samples
+        terms.s1 = (left.flatten(0, 1).T @ right.flatten(0, 1)).to(weight.dtype).mul_(weight).div_(samples)
     else:
-        if elementwise:
-            s1 = torch.zeros_like(weight)
-        if any(isinstance(s, Element) and s.factor for s in wanted):
-            s2 = torch.zeros_like(weight)
+        if "s1" in needed or {"s2", "sum_s1"} <= needed:
+            terms.s1 = torch.zeros_like(weight)
+        if "s2" in needed:
+            terms.s2 = torch.zeros_like(weight)
+        first, second = weight.new_zeros(2, weight.shape[0])
         for sample_left, sample_right in zip(left, right, strict=True):
             gradient = (sample_left.T @ sample_right).to(weight.dtype)  # g_j
-            if s1 is not None:
-                s1 += gradient
-            if s2 is not None:
-                s2.addcmul_(gradient, gradient)
-            else:
-                gradient.mul_(weight)
-                second += torch.linalg.vector_norm(gradient, dim=1).square_()
-                if s1 is None and First() in wanted:
-                    first += gradient.sum(dim=1)
-        if s1 is not None:
-            s1.mul_(weight).div_(samples)
-        if s2 is not None:
-            s2.mul_(weight).mul_(weight).div_(samples)
-            second = s2.sum(dim=1)
+            if terms.s1 is not None:
+                terms.s1 += gradient
+            if terms.s2 is not None:
+                terms.s2.addcmul_(gradient, gradient)
+                continue
+            gradient.mul_(weight)
+            second += torch.linalg.vector_norm(gradient, dim=1).square_()
+            if "sum_s1" in needed and terms.s1 is None:
+                first += gradient.sum(dim=1)
+        if terms.s1 is not None:
+            terms.s1.mul_(weight).div_(samples)
         else:
-            second /= samples
-    reduced: dict[Statistic, Tensor] = {}
-    for statistic in wanted:
-        if isinstance(statistic, First):
-            reduced[statistic] = first / samples if s1 is None else s1.sum(dim=1)
-        elif isinstance(statistic, Second):
-            reduced[statistic] = second
-        elif isinstance(statistic, Element):
-            assert s1 is not None
-            if statistic.factor:
-                assert s2 is not None
-                s1_less = torch.sub(s1, s2, alpha=statistic.factor / 2)
-                reduced[statistic] = torch.linalg.vector_norm(s1_less, ord=1, dim=1)
-            else:
-                reduced[statistic] = torch.linalg.vector_norm(s1, ord=1, dim=1)
-    return reduced
+            terms.sum_s1 = first / samples
+        if terms.s2 is not None:
+            terms.s2.mul_(weight).mul_(weight).div_(samples)
+        else:
+            terms.sum_s2 = second / samples
+    if terms.s1 is not None and "sum_s1" in needed:
+        terms.sum_s1 = terms.s1.sum(dim=1)
+    if terms.s2 is not None and "sum_s2" in needed:
+        terms.sum_s2 = terms.s2.sum(dim=1)
+    return {statistic: statistic.of(terms) for statistic in wanted}

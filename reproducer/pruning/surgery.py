@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,10 +16,12 @@ from reproducer.models.architecture import (
     LayerShape,
     Member,
     Norm,
-    architecture_of,
+    family_of,
     layer_shape,
     linear_at,
 )
+
+PER_LAYER = ("layer_types", "no_rope_layers")  # lists in a configuration that have an entry a layer
 
 
 def sliced_layer(
@@ -83,7 +85,8 @@ def remove_layers(model: nn.Module, indices: Collection[int]) -> None:
     """
     if not indices:
         return
-    architecture, config = architecture_of(model), model.config
+    config: Any = model.config
+    architecture = family_of(config)
     layers = architecture.decoder_layers(model)
     kept = [index for index in range(len(layers)) if index not in set(indices)]
     for name in PER_LAYER:
@@ -92,13 +95,11 @@ def remove_layers(model: nn.Module, indices: Collection[int]) -> None:
             setattr(config, name, [values[index] for index in kept])
     config.num_hidden_layers = len(kept)
     architecture.decoder_of(model).layers = nn.ModuleList([layers[index] for index in kept])
-    for place_now, index in enumerate(kept):
-        for module in layers[index].modules():
+    for position, index in enumerate(kept):
+        modules: Iterable[Any] = layers[index].modules()
+        for module in modules:
             if hasattr(module, "layer_idx"):
-                module.layer_idx = place_now
-
-
-PER_LAYER = ("layer_types", "no_rope_layers")  # lists in a configuration that have an entry a layer
+                module.layer_idx = position
 
 
 class _OwnConfig:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from reproducer import prune
-from reproducer.models.architecture import layer_shape
+from reproducer.models.architecture import LLAMA, layer_shape
 from tests.helpers import close, decoder_layers, logits, sample_gradients
 
 FOLDER = Path(__file__).parents[1] / "golden"
@@ -57,7 +57,7 @@ def test_scores(golden, model, case):
     metric, plan = case
     assert list(plan.scores) == list(LAYERS)
     for layer in LAYERS:
-        head_dim = layer_shape(decoder_layers(model)[layer]).head_dim
+        head_dim = layer_shape(decoder_layers(model)[layer], LLAMA).head_dim
         for kind, ours in plan.scores[layer].items():
             expected = importance(golden, metric, layer, kind, head_dim)
             torch.testing.assert_close(ours, expected.to(ours.dtype), rtol=1e-4, atol=0)
@@ -66,7 +66,7 @@ def test_scores(golden, model, case):
 def test_kept_structures(golden, model, case):
     metric, plan = case
     for layer in range(model.config.num_hidden_layers):
-        shape = layer_shape(decoder_layers(model)[layer])
+        shape = layer_shape(decoder_layers(model)[layer], LLAMA)
         for name, kept, units in (
             ("head", plan.kept_heads, shape.groups),
             ("mlp", plan.kept_channels, shape.channels),

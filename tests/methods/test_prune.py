@@ -11,7 +11,7 @@ import torch
 
 from reproducer import Plan, prune
 from reproducer.errors import UserError
-from reproducer.methods.registry import get, methods
+from reproducer.methods.registry import METHODS
 from reproducer.models.architecture import parameter_count
 from tests.helpers import decoder_layers, logits, masked, tiny, tokens
 
@@ -105,13 +105,13 @@ def test_the_same_call_gives_the_same_plan():
 
 
 def test_the_seven_simple_methods_are_registered():
-    assert methods().keys() >= SIMPLE
+    assert METHODS.all().keys() >= SIMPLE
 
 
-@pytest.mark.parametrize("name", sorted(methods()))
+@pytest.mark.parametrize("name", sorted(METHODS.all()))
 def test_every_registered_method(name):
     """Has what a report says about it, prunes a model, and the model still speaks."""
-    method = get(name)
+    method = METHODS.get(name)
     assert method.name == name and method.label and method.source
     assert method.summary and "\n" not in method.summary and len(method.summary) < 110
     model, ids = tiny("qwen2", groups=2, layers=4), tokens(4, 8)
@@ -125,13 +125,13 @@ def test_every_registered_method(name):
 
 
 def test_labels_and_names_are_unique():
-    assert len({method.label for method in methods().values()}) == len(methods())
+    assert len({method.label for method in METHODS.all().values()}) == len(METHODS.all())
 
 
 def test_listing_methods_needs_no_torch():
     """`reproduce methods` and a dry run look names up; that must not take the seconds that torch takes."""
     code = (
-        "import sys; from reproducer.methods.registry import methods; assert methods(); print('torch' in sys.modules)"
+        "import sys; from reproducer.methods.registry import METHODS; assert METHODS.all(); print('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 

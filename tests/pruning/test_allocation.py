@@ -12,7 +12,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from reproducer import Plan
 from reproducer.errors import UserError
 from reproducer.models.architecture import KINDS, architecture_of, layer_shape, parameter_count
-from reproducer.pruning.allocation import Allocation, allocate, default_layers
+from reproducer.models.catalogue import CATALOGUE
+from reproducer.models.load import meta_model
+from reproducer.pruning.allocation import Allocation, allocate, check_reachable, default_layers
 from reproducer.pruning.plan import units_of
 from tests.helpers import decoder_layers, examples, tiny
 
@@ -66,7 +68,7 @@ def noise(model, layers, seed=0, levels=None):
     generator = torch.Generator().manual_seed(seed)
     scores = {}
     for index in layers:
-        shape = layer_shape(decoder_layers(model)[index])
+        shape = layer_shape(decoder_layers(model)[index], architecture_of(model))
         scale = 1.0 if levels else float(10 ** (4 * torch.rand((), generator=generator) - 2))
         scores[index] = {}
         for kind in KINDS:
@@ -83,6 +85,15 @@ def cut(model, scores, **settings):
             assert units and units == sorted(set(units))
             assert units[0] >= 0 and units[-1] < len(scores[index][kind])
     return kept
+
+
+def cut_or_keep(model, scores, **settings):
+    """`cut`, or all units where that is refused because nothing would go."""
+    try:
+        return cut(model, scores, **settings)
+    except UserError as error:
+        assert "removes nothing" in str(error)
+        return {kind: {i: list(range(len(of[kind]))) for i, of in scores.items()} for kind in KINDS}
 
 
 def removed(kept, scores, kind):
@@ -116,7 +127,7 @@ RATIOS = st.floats(0.001, 0.999)
 def test_local_cuts_take_the_floor_and_the_lowest(heads, layers, channels, ratio, seed, levels):
     model = layered(layers=layers, heads=heads, groups=heads, hidden=8 * heads, channels=channels)
     scores = noise(model, range(layers), seed, levels)
-    kept = cut(model, scores, structure_ratio=ratio)
+    kept = cut_or_keep(model, scores, structure_ratio=ratio)
     for kind, count in (("heads", heads), ("channels", channels)):
         exact = math.floor(ratio * count + 1e-9)  # 0.3 of ten are three
         assert set(removed(kept, scores, kind).values()) == {min(exact, count - 1)}
@@ -144,7 +155,7 @@ def test_decimal_ratios_are_not_rounded_below_their_meaning(ratio, count):
 def test_groups_are_pooled_and_a_group_stays_in_every_layer(groups, layers, ratio, seed, levels, heads, scope):
     model = layered(layers=layers, heads=2 * groups, groups=groups, hidden=8 * groups)
     scores = noise(model, range(layers), seed, levels)
-    kept = cut(model, scores, structure_ratio=ratio, heads=heads, scope=scope)
+    kept = cut_or_keep(model, scores, structure_ratio=ratio, heads=heads, scope=scope)
     total = groups * layers
     assert sum(removed(kept, scores, "heads").values()) == min(math.floor(ratio * total + 1e-9), total - layers)
     of_kind = {index: scores[index]["heads"].double() for index in scores}
@@ -165,7 +176,7 @@ def test_global_cuts_rank_all_layers_together(ratio, seed, levels):
     model = layered(channels=30)
     layers = range(1, 6)
     scores = noise(model, layers, seed, levels)
-    kept = cut(model, scores, structure_ratio=ratio, scope="global")
+    kept = cut_or_keep(model, scores, structure_ratio=ratio, scope="global")
     for kind, count in (("heads", 6), ("channels", 30)):
         total = len(layers) * count
         gone = removed(kept, scores, kind)
@@ -363,3 +374,56 @@ def test_exactly_one_ratio(settings):
 def test_unknown_settings(settings, message):
     with pytest.raises(UserError, match=message):
         Allocation(ratio=0.2, **settings)
+
+
+# What can be told before scores are known.
+
+
+@examples(60)
+@given(
+    ratio=st.one_of(st.floats(1e-4, 0.9), st.sampled_from([1e-300, 0.5, 0.999])),
+    structural=st.booleans(),
+    groups=st.sampled_from([2, 3, 6]),
+    scope=st.sampled_from(["local", "global"]),
+    heads=st.sampled_from(["auto", "local", "pooled"]),
+    round_to=st.sampled_from([1, 8, 200]),
+    layers=st.sampled_from([None, [1], [0, 2, 3]]),
+    seed=st.integers(0, 99),
+)
+def test_what_is_refused_for_any_scores_is_refused_before(
+    ratio, structural, groups, scope, heads, round_to, layers, seed
+):
+    """And nothing else: where layers are alike, a cut that is not refused before is never refused."""
+    model = layered(layers=4, groups=groups)
+    settings = Allocation(
+        **{"structure_ratio" if structural else "ratio": ratio}, scope=scope, heads=heads, round_to=round_to
+    )
+    scores = noise(model, default_layers(4) if layers is None else layers, seed)
+    said = []
+    for refuse in (
+        lambda: check_reachable(model, layers, settings),
+        lambda: allocate(model, architecture_of(model), scores, settings),
+    ):
+        try:
+            refuse()
+            said.append(None)
+        except UserError as error:
+            said.append(str(error))
+    if scope == "global" and round_to > 1:  # depends on scores
+        assert said[0] is None or said[0] == said[1]
+    else:
+        assert said[0] == said[1]
+
+
+def test_layers_that_there_are_not():
+    with pytest.raises(UserError, match="layers to prune: 2 to 9; the model has layers 0 to 5"):
+        check_reachable(layered(), [2, 9], Allocation(ratio=0.2))
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_a_catalogue_model_needs_nothing_but_its_config(name):
+    model = meta_model(CATALOGUE[name].config)
+    check_reachable(model, None, Allocation(ratio=0.2))
+    for ratio, message in ((0.95, "at the most"), (1e-300, "removes nothing")):
+        with pytest.raises(UserError, match=message):
+            check_reachable(model, None, Allocation(ratio=ratio))

@@ -5,31 +5,32 @@ import copy
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, LlamaConfig
 
-from reproducer import prune
+from reproducer import Plan, prune
 from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of, layer_shape
 from reproducer.models.catalogue import CATALOGUE
-from reproducer.pruning.allocation import Allocation
+from reproducer.models.load import meta_model
+from reproducer.pruning.allocation import Allocation, allocate
 from reproducer.pruning.counting import count
-from reproducer.pruning.scoring import make_plan
+from reproducer.pruning.plan import units_of
 from reproducer.reporting.compare import load_item
+from tests.families import ZOO, family_model
 from tests.helpers import tiny
 
 
 @pytest.fixture(scope="module")
 def llama():
     """LLaMA-7B without weights."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(LlamaConfig(**CATALOGUE["llama-7b"].config), dtype=torch.bfloat16)
+    return meta_model({**CATALOGUE["llama-7b"].config, "dtype": "bfloat16"})
 
 
 def plan_by_noise(model, layers, **settings):
     architecture = architecture_of(model)
-    shapes = {index: layer_shape(architecture.decoder_layers(model)[index]) for index in layers}
+    shapes = {index: layer_shape(architecture.decoder_layers(model)[index], architecture) for index in layers}
     scores = {i: {k: torch.rand(shape.units(k)) for k in ("heads", "channels")} for i, shape in shapes.items()}
-    return make_plan(model, architecture, scores, Allocation(**settings), "noise", {})
+    kept = allocate(model, architecture, scores, Allocation(**settings))
+    return Plan(units_of(model, architecture), kept["heads"], kept["channels"])
 
 
 def test_llama_7b_under_llm_pruners_protocol(llama):
@@ -51,18 +52,30 @@ def test_rounded_widths_keep_the_ratio_of_llama_7b(llama):
     assert 1 - count(llama, plan).parameters / count(llama).parameters == pytest.approx(0.20, abs=0.005)
 
 
+def check(model, plan, length):
+    """Counts, before and after the plan, are what torch counts in the model itself."""
+    counts = count(model, length=length), count(model, plan, length=length)
+    for own, counted in zip((copy.deepcopy(model), plan.apply(model)), counts, strict=True):
+        assert counted == count(own, length=length)
+        assert counted.parameters == sum(weight.numel() for weight in own.parameters())
+        assert counted.weight_bytes == sum(weight.nbytes for weight in own.parameters())
+        own.set_attn_implementation("eager")  # attention as plain products, which torch counts
+        with FlopCounterMode(display=False) as flops, torch.no_grad():  # two operations a multiply-accumulate
+            own(torch.zeros(1, length, dtype=torch.long), use_cache=False)
+        assert flops.get_total_flops() == 2 * counted.macs
+
+
 @pytest.mark.parametrize("length", [1, 16])
 def test_counts_are_those_of_the_model_itself(zoo_model, length):
-    plan = prune(zoo_model, "random", structure_ratio=0.3, layers=[1])
-    counts = count(zoo_model, length=length), count(zoo_model, plan, length=length)
-    for model, counted in zip((copy.deepcopy(zoo_model), plan.apply(zoo_model)), counts, strict=True):
-        assert counted == count(model, length=length)
-        assert counted.parameters == sum(weight.numel() for weight in model.parameters())
-        assert counted.weight_bytes == sum(weight.nbytes for weight in model.parameters())
-        model.set_attn_implementation("eager")  # attention as plain products, which torch counts
-        with FlopCounterMode(display=False) as flops, torch.no_grad():  # two operations a multiply-accumulate
-            model(torch.zeros(1, length, dtype=torch.long), use_cache=False)
-        assert flops.get_total_flops() == 2 * counted.macs
+    check(zoo_model, prune(zoo_model, "random", structure_ratio=0.3, layers=[1]), length)
+
+
+@pytest.mark.parametrize("kind", ZOO)
+def test_counts_of_every_family_with_a_layer_less(kind):
+    model = family_model(kind, **ZOO[kind], dtype=torch.float32)
+    plan = plan_by_noise(model, [0, 1], structure_ratio=0.4)
+    plan.removed_layers = [2]
+    check(model, plan, 11)
 
 
 def test_layers_of_uneven_widths(uneven_model):

@@ -1,0 +1,72 @@
+"""What a searched method searches: the parameters of its rule, each with its range.
+
+A space is a section of a spec, so that its ranges can be written there:
+
+    class MySpace(Section, Space):
+        high: Positive = 4.0
+
+        def dimensions(self):
+            return {"p": Float(0.5, self.high)}
+
+    @register("my-power", label="My power", source="…", space=MySpace)
+    def my_power(p: float = 2) -> Rule: ...
+
+The search chooses calibration samples beside these parameters; it knows no space by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Scalar = float | int | str | bool
+
+
+@dataclass(frozen=True)
+class Float:
+    """Any number from `low` to `high`, both included."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Int:
+    """A whole number from `low` to `high`, both included."""
+
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of `values`, without an order between them."""
+
+    values: tuple[Scalar, ...]
+
+
+Dimension = Float | Int | Choice
+
+
+class Space:
+    """Base of the spaces; a pydantic section derives from it too (no fields here, only what every space answers)."""
+
+    def dimensions(self) -> dict[str, Dimension]:
+        """What is searched: {parameter of the rule: its range}. Parameters that are left out are not searched."""
+        raise NotImplementedError
+
+    def fixed(self) -> dict[str, Scalar]:
+        """Parameters that this space sets and does not search."""
+        return {}
+
+    def points(self) -> dict[str, dict[str, Scalar]]:
+        """Baselines that are points of the space: {method: value of each dimension}. They are the first trials."""
+        return {}
+
+    def restricted(self) -> bool:
+        """Whether a part of the method is taken away, as in an ablation: a baseline outside is then no result of it."""
+        return False
+
+    def void(self, parameters: Mapping[str, Scalar]) -> bool:
+        """Whether a point means nothing (all weights 0, say), so that no trial should be spent on it."""
+        return False
