@@ -2,7 +2,7 @@
 
 from reproducer.spec.load import load_spec
 from reproducer.spec.models import MethodSpec, ModelSpec, Spec
-from reproducer.spec.origins import SpecError
+from reproducer.spec.origins import Loc, SpecError
 from reproducer.spec.sections import CalibrationSpec, Named, PruneSpec, RecoverySpec, Section
 from reproducer.spec.values import (
     Count,
@@ -28,6 +28,7 @@ __all__ = [
     "Label",
     "Layers",
     "Listed",
+    "Loc",
     "MethodSpec",
     "ModelSpec",
     "Name",

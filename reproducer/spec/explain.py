@@ -31,7 +31,7 @@ _SHOULD_BE: dict[str, Callable[[_Context], str]] = {
     "greater_than_equal": lambda context: f"{context['ge']:g} or more",
     "less_than": lambda context: f"below {context['lt']}",
     "less_than_equal": lambda context: f"{context['le']} or less",
-    "string_too_long": lambda context: f"no longer than {context['max_length']} letters",
+    "string_too_long": lambda context: f"no longer than {context['max_length']} characters",
 }
 
 
@@ -79,7 +79,7 @@ def _words(kind: str, loc: Loc, value: Any, context: _Context, section: type[Sec
     if kind == "unknown_key":
         return f"unknown key '{value}'; {nearest(str(value), _expected(context))}"
     if kind == "invalid_key":
-        return f"the key {said(value if value is not None else loc[-1])} is not text; put quotes around it"
+        return f"the key {said(value)} is not text; put quotes around it"
     if kind == "literal_error":
         choices = _expected(context)
         listed = ", ".join(f"'{choice}'" for choice in choices)

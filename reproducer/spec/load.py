@@ -68,8 +68,8 @@ def load_spec(path: str | Path, profiles: Sequence[str | Path] = (), overrides: 
 def _set(root: Node, override: str) -> Node:
     """One `dotted.key=value` applied; SpecError where it cannot be."""
     key, equals, text = override.partition("=")
-    if not equals or not re.fullmatch(r"[^\s.]+(\.[^\s.]+)*", key.strip()) or not key.isprintable():
-        message = f"{override!r} is not dotted.key=value, such as prune.ratio=0.3 or methods.0.label=mine"
+    if not equals or not re.fullmatch(r"[^\s.]+(\.[^\s.]+){0,20}", key.strip()) or not key.isprintable():
+        message = f"{override[:80]!r} is not dotted.key=value, such as prune.ratio=0.3 or methods.0.label=mine"
         raise SpecError([Mistake(_SET, "", message)])
     problems: list[Mistake] = []
     try:

@@ -19,8 +19,8 @@ from reproducer.spec.origins import Mistake, Node, Origin, SpecError
 
 _TAG = "tag:yaml.org,2002:"
 _MERGE = _TAG + "merge"
-_SCALARS = {_TAG + kind for kind in ("str", "int", "float", "bool", "null")}
 _TEXT = {_TAG + kind for kind in ("str", "timestamp", "value")}  # a date is text
+_SCALARS = _TEXT | {_TAG + kind for kind in ("int", "float", "bool", "null")}
 
 LARGEST_FILE = 2**18  # bytes
 MOST_VALUES = 10_000  # with every alias written out; a spec has a hundred or two
@@ -113,16 +113,8 @@ def parse(text: str, file: str, mistakes: list[Mistake]) -> Node:
     except ReaderError as error:
         line = text[: error.position].count("\n") + 1
         raise refuse(line, "holds a control character or half of one; remove it") from None
-    except _TooMuch as error:
-        raise refuse(error.line, f"{error}; write the values out") from None
     except (ValueError, OverflowError):  # an odd directive, or an escape beyond Unicode
         raise refuse(1, "not valid YAML: a '%' line or an escape cannot be read") from None
-
-
-class _TooMuch(Exception):
-    def __init__(self, line: int, message: str) -> None:
-        super().__init__(message)
-        self.line = line
 
 
 class _Reader:
@@ -144,9 +136,10 @@ class _Reader:
         around = (*around, id(raw))
         self.values += 1
         if self.values > MOST_VALUES:
-            raise _TooMuch(line, f"aliases (*name) make more than {MOST_VALUES} values of what is written")
+            message = f"holds more than {MOST_VALUES:,} values, each alias (*name) written out"
+            raise SpecError([Mistake(origin, "", f"{message}; a spec has a few hundred")])
         if len(around) > DEEPEST:
-            raise _TooMuch(line, f"aliases (*name) nest more than {DEEPEST} levels")
+            raise SpecError([Mistake(origin, "", f"is nested more than {DEEPEST} levels deep through its aliases")])
         if isinstance(raw, MappingNode) and raw.tag == _TAG + "map":
             return Node(self.mapping(raw, place, around), origin)
         if isinstance(raw, SequenceNode) and raw.tag == _TAG + "seq":
@@ -155,7 +148,7 @@ class _Reader:
                 for index, item in enumerate(raw.value)
             ]
             return Node(items, origin)
-        if isinstance(raw, ScalarNode) and raw.tag in _SCALARS | _TEXT:
+        if isinstance(raw, ScalarNode) and raw.tag in _SCALARS:
             return Node(self.scalar(raw, place), origin)
         self.wrong(line, place, f"the tag '{str(raw.tag).replace(_TAG, '!!')}' has no meaning here; remove it")
         return Node(None, origin)
@@ -194,10 +187,13 @@ class _Reader:
                 for values in self.merged(value_node, line, place, around):
                     merged = {**values, **merged}  # the first of several wins
                 continue
-            if not (isinstance(key_node, ScalarNode) and key_node.tag in _SCALARS | _TEXT):
+            if not (isinstance(key_node, ScalarNode) and key_node.tag in _SCALARS):
                 self.wrong(line, place, "a key must be plain text")
                 continue
+            told = len(self.mistakes)
             key = self.scalar(key_node, place)
+            if len(self.mistakes) > told:
+                continue
             if key in written:
                 first = written[key].origin.line
                 self.wrong(line, place, f"the key '{key}' is written twice, first on line {first}; keep one")

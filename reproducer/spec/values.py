@@ -130,7 +130,7 @@ def _plain(value: Any) -> Any:
         elif isinstance(value, float) and not math.isfinite(value):
             errors.append(InitErrorDetails(type="finite_number", loc=loc, input=value))
         elif value is not None and not isinstance(value, str | bool | int | float):
-            error = mistake(f"should be what YAML can hold, not a {type(value).__name__}")
+            error = mistake(f"should be what YAML can hold, not of the type {type(value).__name__}")
             errors.append(InitErrorDetails(type=error, loc=loc, input=None))
 
     walk(value)
