@@ -19,7 +19,7 @@ from reproducer.errors import UserError, nearest
 OUTPUTS = ("multiple_choice", "loglikelihood", "generate_until")
 NAMED = rb"^[\"']?(?:task|group)[\"']?:[ \t]*[\"']?(%s)[\"']?[ \t]*(?:#.*)?\r?$"
 ANY = NAMED % rb"\S+"
-CATALOGUE = {
+CATALOGUE: dict[str, str | Path] = {
     "quiz": FOLDER / "quiz.yaml",
     "boolq": "super_glue/boolq/default.yaml",
     "piqa": "piqa/piqa.yaml",
