@@ -131,7 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--dry-run", action="store_true", help="print the queue and stop")
     commands.add_parser("report", parents=[spec, store, out], help="render from the store, run nothing")
     commands.add_parser("status", parents=[spec, store], help="what of a spec is done")
-    check = commands.add_parser("check", parents=[spec, store, out, machine], help="run a spec, compare with a baseline")
+    check = commands.add_parser(
+        "check", parents=[spec, store, out, machine], help="run a spec, compare with a baseline"
+    )
     check.add_argument("--against", type=Path, required=True, metavar="FILE", help="a results.json to compare with")
     check.add_argument(
         "--tolerance", type=_tolerance, default=0.01, metavar="X", help="relative difference allowed (default: 0.01)"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-import os
 import sys
 import tempfile
 from argparse import Namespace

@@ -57,7 +57,9 @@ def prune(
     from reproducer.pruning.allocation import Allocation
 
     cut = Allocation(structure_ratio, ratio, scope, heads, round_to)
-    return plan_by(METHODS.get(method), parameters, model, calibration, layers=layers, cut=cut, seed=seed, limits=limits)
+    return plan_by(
+        METHODS.get(method), parameters, model, calibration, layers=layers, cut=cut, seed=seed, limits=limits
+    )
 
 
 def plan_by(

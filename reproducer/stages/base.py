@@ -162,7 +162,9 @@ class OnModel(Stage):
 
         The last one stays in memory for the next stage of the process, which must find it as it was.
         """
-        parts = tuple((name, str(context.inputs[name])) for name in ("model", "plan", "recovery") if getattr(self, name))
+        parts = tuple(
+            (name, str(context.inputs[name])) for name in ("model", "plan", "recovery") if getattr(self, name)
+        )
         wanted = (parts, self.dtype, context.device)
         if _Last.wanted != wanted:
             forget()  # before the next is loaded: two may not fit
@@ -207,8 +209,8 @@ def write_result(context: Context, result: BaseModel) -> None:
 class Measure(OnModel):
     """A stage whose result stands in a row of the table.
 
-    A kind says which keys of a spec's `evaluate` are its own (`Keys`), makes its stages of them (`stages_for`), and tells
-    what they give: columns, and values for fields of a row.
+    A kind says which keys of a spec's `evaluate` are its own (`Keys`), makes its stages of them (`stages_for`), and
+    tells what they give: columns, and values for fields of a row.
 
     Attributes:
         rank: where its columns stand among those of other kinds.

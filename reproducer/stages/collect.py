@@ -101,13 +101,24 @@ def _measured(row: Row, outcome: Outcome) -> dict[str, Any]:
         accuracies += [column.key for column in stage.columns() if column.kind == "accuracy"]
         if artifact is None:
             continue
-        for name, value in stage.facts(stage.read(artifact.directory), artifact.record["fingerprints"].get("device")).items():
-            known = merged.get(name)
-            merged[name] = known | value if isinstance(known, dict) else known + value if isinstance(known, list) else value
+        device = artifact.record["fingerprints"].get("device")
+        for name, value in stage.facts(stage.read(artifact.directory), device).items():
+            _merge(merged, name, value)
     values = [merged["metrics"][key] for key in accuracies]
     if values:
         merged["metrics"][AVERAGE] = None if None in values else sum(values) / len(values)
     return merged
+
+
+def _merge(into: dict[str, Any], name: str, value: Any) -> None:
+    """Add a field to those of a row; mappings and lists of several stages are joined."""
+    known = into.get(name)
+    if isinstance(known, dict):
+        into[name] = {**known, **value}
+    elif isinstance(known, list):
+        into[name] = [*known, *value]
+    else:
+        into[name] = value
 
 
 def _parameters(row: Row, outcome: Outcome) -> tuple[int | None, int | None]:
@@ -127,7 +138,9 @@ def _objective(row: Row, searches: Mapping[str, facts.Search]) -> float | None:
     """
 
     def fits(search: facts.Search) -> bool:
-        return all(getattr(search, name) == getattr(row, name) for name in ("model", "ratio", "structure_ratio", "seed"))
+        return all(
+            getattr(search, name) == getattr(row, name) for name in ("model", "ratio", "structure_ratio", "seed")
+        )
 
     if "search" in row.stages:
         own = searches.get(row.stages["search"].key)
@@ -153,7 +166,7 @@ def _searches(expansion: Expansion, outcome: Outcome) -> dict[str, facts.Search]
     return {key: search for key, (_, search) in found.items()}
 
 
-def _uses(expansion: Expansion, outcome: Outcome) -> dict[str, list[Any]]:
+def _uses(expansion: Expansion, outcome: Outcome) -> dict[str, Any]:
     """What was read and trained, each setting once, with the numbers that were really used."""
     texts: dict[str, facts.TextUse] = {}
     tasks: dict[str, facts.TaskUse] = {}
@@ -183,9 +196,12 @@ def _uses(expansion: Expansion, outcome: Outcome) -> dict[str, list[Any]]:
 
 def _first(known: dict[Any, Any], key: Any, use: Any) -> None:
     """Keep `use` unless one that knows more is there already."""
-    there = known.get(key)
-    if there is None or sum(value is None for value in vars(there).values()) > sum(v is None for v in vars(use).values()):
+    if key not in known or _unknowns(use) < _unknowns(known[key]):
         known[key] = use
+
+
+def _unknowns(use: Any) -> int:
+    return sum(value is None for value in vars(use).values())
 
 
 def _kinds(expansion: Expansion, outcome: Outcome) -> list[facts.StageUse]:

@@ -178,9 +178,7 @@ def _measuring(found: Resolved, state: State) -> dict[str, Stage]:
     return {stage.role: stage for stage in stages}
 
 
-def _search(
-    found: Resolved, model: ResolvedModel, method: ResolvedMethod, cut: Cut, seed: int
-) -> tuple[Search, bool]:
+def _search(found: Resolved, model: ResolvedModel, method: ResolvedMethod, cut: Cut, seed: int) -> tuple[Search, bool]:
     """The search behind a row, and whether it was made elsewhere: on another model, or at another cut."""
     assert method.search is not None
     baselines = [*method.search.baselines]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
+from pydantic import Field
+
 from reproducer.queue import Context
 from reproducer.spec import Listed, Section, Spec, Text
 from reproducer.stages.base import Measure, State, write_result
@@ -26,7 +28,7 @@ class Generate(Measure):
     class Keys(Section):
         """`generate`: the prompts."""
 
-        generate: Listed[Text] = []
+        generate: Listed[Text] = Field(default_factory=list)
 
     @classmethod
     def stages_for(cls, evaluate: Any, spec: Spec, state: State) -> Sequence[Self]:

@@ -11,7 +11,7 @@ from reproducer.stages.base import OnModel, forget
 from reproducer.stages.recovery import Recover
 
 if TYPE_CHECKING:
-    from reproducer.stages.cost import Cost, ModelCost
+    pass
 
 
 class FetchModel(Stage):

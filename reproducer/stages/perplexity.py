@@ -67,9 +67,7 @@ class Perplexity(Measure):
 
     def columns(self) -> Sequence[Column]:
         label = text_label(self.text.name)
-        return [
-            Column(key=self.role, label=label, kind="perplexity", source=self.text.name, higher_is_better=False)
-        ]
+        return [Column(key=self.role, label=label, kind="perplexity", source=self.text.name, higher_is_better=False)]
 
     def facts(self, result: Any, device: str | None) -> Mapping[str, Any]:
         return {"metrics": {self.role: result.value}, "window_losses": {self.role: result.nll_per_window}}

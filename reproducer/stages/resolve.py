@@ -20,7 +20,7 @@ from reproducer.recovery.registry import RECOVERIES, Recovery
 from reproducer.search.settings import SearchSettings
 from reproducer.spec import CalibrationSpec, MethodSpec, ModelSpec, RecoverySpec, Section, Spec
 from reproducer.spec.origins import Loc
-from reproducer.stages.base import Calibration, Cut, State, TextSource, measures, named
+from reproducer.stages.base import Calibration, State, TextSource, measures, named
 from reproducer.stages.model import DeriveModel, FetchModel
 from reproducer.stages.recovery import Recover
 
@@ -91,7 +91,9 @@ def resolved(spec: Spec) -> Resolved:
         SpecError: with file, line and the nearest right name.
     """
     evaluate = _evaluate(spec)
-    recoveries = [(entry.name, _recovery(spec, ("recovery", index), entry)) for index, entry in enumerate(spec.recovery)]
+    recoveries = [
+        (given.name, _recovery(spec, ("recovery", index), given)) for index, given in enumerate(spec.recovery)
+    ]
     models = [_model(spec, index) for index in range(len(spec.models))]
     _distinct(spec, "models", [model.given.label or model.given.name for model in models])
     methods = [_method(spec, index, evaluate) for index, given in enumerate(spec.methods) if given.name != DENSE]
@@ -155,7 +157,8 @@ def _method(spec: Spec, index: int, evaluate: Any) -> ResolvedMethod:
         return found
     own: Loc = ("methods", index, "search") if given.search else ("search",)
     settings = spec.parse(own, SearchSettings, given.search_for(spec))
-    space = spec.parse((*own, "space"), method.space, settings.space)
+    section: Any = method.space  # spaces are sections of a spec
+    space: Space = spec.parse((*own, "space"), section, settings.space)
     texts = _search_texts(spec, settings, evaluate.perplexity)
     for baseline in settings.baselines:
         known = {name: one for name, one in METHODS.all().items() if one.space is None}
@@ -210,8 +213,8 @@ def _check_lengths(found: Resolved) -> None:
             own = ("methods", spec.methods.index(method.given)) if "length" in method.given.calibration else ()
             lengths.append(((*own, "calibration", "length"), method.calibration.length))
     for model in found.models:
-        limit = (model.entry.config or {}).get("max_position_embeddings")
-        for loc, length in lengths if limit is not None else ():
-            if length > limit:
+        limit: int | None = (model.entry.config or {}).get("max_position_embeddings")
+        for loc, length in lengths:
+            if limit is not None and length > limit:
                 message = f"{length} tokens are longer than the context of {model.entry.name}: {limit}"
                 raise spec.error(loc, message)

@@ -50,9 +50,7 @@ class Search(OnModel):
     seed: int
 
     @classmethod
-    def of(
-        cls, found: ResolvedMethod, state: State, cut: Cut, baselines: list[str], seq_len: int, seed: int
-    ) -> Search:
+    def of(cls, found: ResolvedMethod, state: State, cut: Cut, baselines: list[str], seq_len: int, seed: int) -> Search:
         """The search of a method of the spec."""
         assert found.search is not None and found.space is not None
         return cls(

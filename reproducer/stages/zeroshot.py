@@ -7,6 +7,8 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, ClassVar, Self
 
+from pydantic import Field
+
 from reproducer.data.tasks import Task, TaskSpec, resolve_task
 from reproducer.queue import Artifact, Context
 from reproducer.spec import Count, Listed, Section, Spec
@@ -28,7 +30,7 @@ class ZeroShot(Measure):
     class Keys(Section):
         """`limit`: the first so many items of each task; None: all."""
 
-        tasks: Listed[TaskSpec] = []
+        tasks: Listed[TaskSpec] = Field(default_factory=list)
         limit: Count | None = None
 
     class Result(Facts):
