@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from reproducer.data.files import DataError
-from reproducer.data.lm_eval_tasks import shown_metrics, task_config, task_source
+from reproducer.data.lm_eval_tasks import task_facts
 from reproducer.data.sources import Rows
 from reproducer.data.tasks import TASKS, Task, TaskSpec, resolve_task
 from reproducer.errors import UserError
@@ -74,14 +74,10 @@ def use_rows(monkeypatch):
 def test_the_catalogue_is_what_lm_eval_itself_says():
     assert set(PUBLISHED) == {"boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa"}
     for name in PUBLISHED:
-        task, config = TASKS[name], task_config(name, functions=False)
-        found = task_source(config)
-        assert (task.source.id, task.source.configuration, task.source.split) == (
-            found.id,
-            found.configuration or "default",
-            found.split,
-        )
-        assert task.metrics == shown_metrics(config)
+        task, (metrics, source) = TASKS[name], task_facts(name, own_data=False)
+        assert (task.source.id, task.source.split) == (source.id, source.split)
+        assert task.source.configuration == (source.configuration or "default")
+        assert task.metrics == metrics
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
