@@ -179,9 +179,9 @@ def _panel(ax: Axes, panel: Sequence[list[Line]], columns: Sequence[Column], den
                         transform=ax.get_xaxis_transform(), ha="center", va="bottom")  # fmt: skip
                 continue
             if accuracy:
-                ax.bar(x, height, 0.94 * width, color=color, label=tuning(line))
+                ax.bar(x, height, 0.94 * width, color=color, label=short(tuning(line)))
             else:
-                ax.scatter(x, height, s=40, color=color, label=tuning(line), zorder=3)
+                ax.scatter(x, height, s=40, color=color, label=short(tuning(line)), zorder=3)
             text = f"{height:.1f}" if accuracy else perplexity(height) if height < 100 else f"{height:.4g}"
             ax.annotate(
                 text, (x, height), xytext=(0, 2 if accuracy else 5), textcoords="offset points", ha="center",

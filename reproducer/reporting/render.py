@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -40,10 +41,9 @@ class Format:
     table: Callable[[Table], Raw]
 
 
-FORMATS = (
-    Format("report.md", "markdown.j2", escape_markdown, words_markdown, markdown),
-    Format("report.tex", "latex.j2", escape_tex, words_tex, tex),
-)
+MARKDOWN = Format("report.md", "markdown.j2", escape_markdown, words_markdown, markdown)
+LATEX = Format("report.tex", "latex.j2", escape_tex, words_tex, tex)
+FORMATS = (MARKDOWN, LATEX)
 
 
 def render(results: Results, directory: Path) -> list[Path]:
@@ -59,23 +59,26 @@ def render(results: Results, directory: Path) -> list[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     drawn = figures.draw(results, directory / "figures")
     written = [_write(directory / "results.json", results.to_json())]
+    written += [_write(directory / form.file, page(results, form, drawn)) for form in FORMATS]
+    endings = ("png", "pdf")
+    return written + [directory / "figures" / f"{picture.name}.{end}" for picture in drawn for end in endings]
+
+
+def page(results: Results, form: Format, drawn: Sequence[figures.Picture] = ()) -> str:
+    """The report in one format, with the figures that were `drawn`; `results` has `paper` attached."""
     content = {
         "results": results,
         "rows": results.rows,
         "blocks": blocks(lines(results.rows)),
         "standings": comparison.standings(results),
         "tests": significance.paired_tests(results),
-        "pictures_drawn": drawn,
+        "drawn": drawn,
         "labels": {column.key: column.label for column in results.columns},
         "recovery_labels": {row.recovery: row.recovery_label for row in results.rows},
         "paper_method": method(),
-        "profile_options": [part for name in results.profile for part in ("--profile", name)],
     }
-    for form in FORMATS:
-        page = environment(form).get_template("report.j2").render(content)
-        written.append(_write(directory / form.file, "\n".join(_paragraphs(page))))
-    endings = ("png", "pdf")
-    return written + [directory / "figures" / f"{picture.name}.{end}" for picture in drawn for end in endings]
+    text = environment(form).get_template("report.j2").render(content)
+    return "\n".join(_paragraphs(text))
 
 
 def _write(path: Path, text: str) -> Path:
@@ -96,6 +99,7 @@ def _paragraphs(page: str) -> Iterable[str]:
     yield ""
 
 
+@cache
 def environment(form: Format) -> Environment:
     """Templates that escape whatever they print; blocks are `<% %>`, values `<< >>` in every format.
 
@@ -135,7 +139,7 @@ def environment(form: Format) -> Environment:
         for function in (
             searches.rival, searches.gap, searches.states, searches.settled, searches.candidates, searches.importances,
             searches.flop_7b, searches.histories, searches.against_random,
-            median, _flat, _bold, _shell, _block_cells, _ends, _beginning, _lines_of, _prompts, _search_budgets,
+            median, _flat, _bold, _command, _block_cells, _ends, _beginning, _lines_of, _prompts, _search_budgets,
             _best_candidates, _distinct_searches, _transfers, _by_cut, _tau, _paper_cell, _printed_columns,
         )
     }  # fmt: skip
@@ -156,7 +160,10 @@ def _bold(text: str | None, really: bool) -> Cell:
     return Cell(text, bool(really))
 
 
-def _shell(command: Sequence[str]) -> str:
+def _command(results: Results) -> str:
+    """The command that runs this again: its own, if it is known, else the spec's name and profiles."""
+    options = [part for name in results.profile for part in ("--profile", name)]
+    command = results.command or ["reproduce", f"specs/{results.spec['name']}.yaml", *options]
     return one_line(shlex.join(command))
 
 

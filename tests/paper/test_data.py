@@ -4,46 +4,46 @@ import os
 import re
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from reproducer.reporting.compare import SEVEN_TASKS, load_item, paper_items
+import reproducer.reporting
+from reproducer.paper import SEVEN_TASKS, Slip, items, load_item, method
 
 TABLES = [f"table{n}" for n in (1, 2, 3, 4, 6, 7, 8, 9)]
 
 
 def cells(item: str, recovery: str, label: str) -> dict[str, float]:
-    found = [row for row in load_item(item)["rows"] if (row["recovery"], row["label"]) == (recovery, label)]
+    found = [row for row in load_item(item).rows if (row.recovery, row.label) == (recovery, label)]
     assert len(found) == 1, (item, recovery, label)
-    return found[0]["metrics"]
+    return found[0].metrics
 
 
 def average(metrics: dict[str, float]) -> float:
     return sum(metrics[key] for key in SEVEN_TASKS) / len(SEVEN_TASKS)
 
 
-def slips(item: str) -> list[dict[str, Any]]:
-    return [slip for slip in load_item(item)["slips"] if "metric" in slip["where"]]
+def slips(item: str) -> list[Slip]:
+    return [slip for slip in load_item(item).slips if "metric" in slip.where]
 
 
 def test_every_item_is_there():
     figures = [f"figure{n}" for n in (1, 3, 4, 5)]
-    assert set(paper_items()) == {*TABLES, *figures, "table10", "text"}
+    assert set(items()) == {*TABLES, *figures, "table10", "text"}
 
 
 @pytest.mark.parametrize("item", TABLES[:-1])
 def test_printed_averages_are_those_of_the_tasks_but_for_the_slips(item):
-    wrong = {slip["where"]["label"]: slip for slip in slips(item) if slip["where"]["metric"] == "average_acc"}
-    for row in load_item(item)["rows"]:
-        metrics = row["metrics"]
-        if "average_acc" in row["derived"]:
+    wrong = {slip.where["label"]: slip for slip in slips(item) if slip.where["metric"] == "average_acc"}
+    for row in load_item(item).rows:
+        metrics = row.metrics
+        if "average_acc" in row.derived:
             assert metrics["average_acc"] == pytest.approx(average(metrics), abs=1e-4)
-        elif row["label"] in wrong:
-            assert metrics["average_acc"] == wrong[row["label"]]["printed"]
-            assert round(average(metrics), 2) == wrong[row["label"]]["should_be"]
+        elif row.label in wrong:
+            assert metrics["average_acc"] == wrong[row.label].printed
+            assert round(average(metrics), 2) == wrong[row.label].should_be
         else:
-            assert metrics["average_acc"] == round(average(metrics), 2), row["label"]
+            assert metrics["average_acc"] == round(average(metrics), 2), row.label
 
 
 def test_what_the_text_derives_from_table_1():
@@ -60,12 +60,12 @@ def test_what_the_text_derives_from_table_1():
 
 
 def test_lorashear_slip_explains_the_claimed_gap():
-    (slip,) = [s for s in slips("table1") if s["where"]["label"] == "LoRAShear"]
+    (slip,) = [s for s in slips("table1") if s.where["label"] == "LoRAShear"]
     row = cells("table1", "lora", "LoRAShear")
-    assert row["arc_easy_acc"] == slip["printed"]
+    assert row["arc_easy_acc"] == slip.printed
     ours = average(cells("table1", "lora", "AdaPruner"))
     assert round(ours - average(row), 2) != 0.81
-    assert round(ours - average(row | {"arc_easy_acc": slip["should_be"]}), 2) in (0.81, 0.82)
+    assert round(ours - average(row | {"arc_easy_acc": slip.should_be}), 2) in (0.81, 0.82)
 
 
 def test_what_the_text_derives_from_the_other_tables():
@@ -93,12 +93,12 @@ def test_what_the_text_derives_from_the_other_tables():
 @pytest.mark.parametrize("item", ["table1", "table2", "table4", "table8"])
 def test_a_slip_with_a_place_quotes_what_is_there(item):
     for slip in slips(item):
-        where = slip["where"]
+        where = slip.where
         row = cells(item, where["recovery"], where["label"])
         printed_in_the_table = where["metric"] != "average_acc" or item in ("table2", "table8")
         if printed_in_the_table:
-            assert row[where["metric"]] == slip["printed"]
-        assert slip["why"].endswith(".")
+            assert row[where["metric"]] == slip.printed
+        assert slip.why.endswith(".")
 
 
 def test_tables_that_repeat_a_row_repeat_it_exactly():
@@ -111,10 +111,17 @@ def test_tables_that_repeat_a_row_repeat_it_exactly():
 
 
 def test_figures_are_the_averages_of_their_tables():
-    rows = {(row["recovery"], row["label"]): row["metrics"] for row in load_item("figure3")["rows"]}
+    rows = {(row.recovery, row.label): row.metrics for row in load_item("figure3").rows}
     assert rows["none", "AdaPruner"] == {"average_acc": cells("table1", "none", "AdaPruner")["average_acc"]}
-    models = {row["model"] for row in load_item("figure5")["rows"]}
+    models = {row.model for row in load_item("figure5").rows}
     assert models == {"vicuna-7b", "llama-7b"}
+
+
+def test_the_papers_own_method_is_in_its_tables_and_named_nowhere_in_the_reports():
+    assert {row.label for row in load_item("table1").rows if row.method == method().name} == {method().label}
+    for file in Path(reproducer.reporting.__file__).parent.rglob("*.*"):
+        if file.suffix in (".py", ".j2"):
+            assert method().name not in file.read_text(encoding="utf-8").lower(), file.name
 
 
 # the paper's text: its table rows are lines with tabs
@@ -154,9 +161,9 @@ def plain(label: str) -> str:
 @pytest.mark.parametrize("item", TABLES)
 def test_every_number_is_the_papers(paper, item):
     data = load_item(item)
-    columns = data["columns"]
-    rows = [row for row in data["rows"] if not (item == "table2" and row["method"] == "dense")]
-    mine = [(row["label"], [row["metrics"][key] for key in columns]) for row in rows]
+    columns = data.columns
+    rows = [row for row in data.rows if not (item == "table2" and row.method == "dense")]
+    mine = [(row.label, [row.metrics[key] for key in columns]) for row in rows]
     # the text breaks Table 2 at its headings between rows, so it is looked for as one run of rows, whole and in order
     everything = [row for table in text_tables(paper) for row in table]
     theirs = [values for _, values in everything]
@@ -171,14 +178,14 @@ def test_every_number_is_the_papers(paper, item):
     assert not after or len(after[0][1]) != len(columns) or after[0][0] not in ("Wanda", "MoreauPruner", "LoRAShear")
 
 
-@pytest.mark.parametrize("item", sorted(set(paper_items()) - {"text"}))
+@pytest.mark.parametrize("item", sorted(set(items()) - {"text"}))
 def test_captions_quotes_and_sentences_are_the_papers(paper, item):
     flat = re.sub(r"</?b>", "", " ".join(paper.split())).replace("exists .", "exists.")
     data = load_item(item)
-    assert f"{data['item']}: {data['caption']}" in flat
-    for fact in data["facts"]:
-        assert fact["quote"].removesuffix(".") in flat.replace("In particular, without", "in particular, without")
-    for generation in data.get("generations", []):
-        assert f"{generation['label']} {' '.join(generation['text'].split())}" in flat
-        if generation["bold"]:
-            assert f"<b>{generation['bold']}</b>" in paper
+    assert f"{data.item}: {data.caption}" in flat
+    for quote in data.quotes:
+        assert quote.removesuffix(".") in flat.replace("In particular, without", "in particular, without")
+    for generation in data.generations:
+        assert f"{generation.label} {' '.join(generation.text.split())}" in flat
+        if generation.bold:
+            assert f"<b>{generation.bold}</b>" in paper

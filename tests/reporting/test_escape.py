@@ -1,31 +1,22 @@
 import re
 import string
+import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from reproducer.reporting.escape import Raw, environment, escape_markdown, escape_tex, one_line, without_paths
+from reproducer.reporting.escape import Raw, escape_markdown, escape_tex, one_line, without_paths
+from reproducer.reporting.render import LATEX, MARKDOWN, environment
+
+from .reading import read
 
 HOSTILE = r"a|b_\input{x}<script>alert(1)</script> *b* `c` [d](http://e) ![f](g) ~~h~~ $i^2$ & % # α→ḡ 中 " + "\nsecond"
 
-TRICKY = st.text(alphabet=st.sampled_from(list(string.printable) + list("αḡ→–…±é中😀ﬁ")), max_size=40)
+TRICKY = st.text(alphabet=st.sampled_from(list(string.printable) + list("αḡ→–…±é中😀ﬁ\ud800\x00\u202e")), max_size=40)
 
 
-def read(source: str) -> tuple[str, set[str]]:
-    """What a CommonMark reader sees of `source`, and the kinds of tokens it is made of."""
-    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(source)
-    kinds, text = set(), []
-    for token in tokens:
-        kinds.add(token.type)
-        for child in token.children or []:
-            kinds.add(child.type)
-            text.append(child.content if child.type != "softbreak" else " ")
-    return "".join(text), kinds
-
-
-@settings(max_examples=80, deadline=None)
 @given(TRICKY)
 def test_markdown_reads_as_it_was_given(text):
     shown, kinds = read(escape_markdown(text))
@@ -33,7 +24,6 @@ def test_markdown_reads_as_it_was_given(text):
     assert kinds <= {"paragraph_open", "paragraph_close", "inline", "text", "text_special"}
 
 
-@settings(max_examples=60, deadline=None)
 @given(TRICKY)
 def test_markdown_cell_stays_one_cell(text):
     _, kinds = read(f"| a | b |\n|---|---|\n| {escape_markdown(text)} | z |\n")
@@ -56,7 +46,6 @@ def test_bare_addresses_do_not_become_links_on_github(text):
     assert not re.search(r"https?://|www\.|\w@\w", escaped)
 
 
-@settings(max_examples=80, deadline=None)
 @given(TRICKY)
 def test_tex_leaves_no_special_character_bare(text):
     escaped = escape_tex(text)
@@ -72,13 +61,34 @@ def test_tex_of_the_fields_own_letters():
     assert escape_tex("中") == r"\texttt{U+4E2D}"
 
 
-@pytest.mark.parametrize("escape", [escape_markdown, escape_tex])
-def test_a_template_cannot_forget_to_escape(escape):
-    render = environment(escape).from_string
-    assert render("(( x ))").render(x="a_b") == escape("a_b") != "a_b"
-    assert render("(( x ~ '_' ))").render(x="a_b") == escape("a_b_")
-    assert render("((* for y in x *))(( y ))((* endfor *))").render(x=["_", "_"]) == escape("_") * 2
-    assert render("(( x ))").render(x=Raw("a_b")) == "a_b"
+@given(TRICKY)
+def test_what_is_escaped_can_be_written(text):
+    for escape in (escape_markdown, escape_tex):
+        escape(text).encode("utf-8")
+        assert not any(unicodedata.category(c) in {"Cc", "Cf", "Cs"} for c in escape(text))
+
+
+@pytest.mark.parametrize("form", [MARKDOWN, LATEX])
+def test_a_template_cannot_forget_to_escape(form):
+    def rendered(source):
+        return environment(form).from_string(source).render(x="a_b&<", y=["_", "_"])
+
+    escaped = form.escape("a_b&<")
+    assert rendered("<< x >>") == escaped != "a_b&<"
+    assert rendered("<< 'a_b&<' >>") == escaped
+    assert rendered("<< x ~ '_' >>") == form.escape("a_b&<_")
+    assert rendered("<% for z in y %><< z >><% endfor %>") == form.escape("_") * 2
+    assert rendered("<% macro m() %><< x >><% endmacro %><< m() >>") == escaped
+    assert rendered("<% set z %><< x >><% endset %><< z >>") == escaped
+    assert rendered("<< strong(x) >>").replace(escaped, "") == form.macros.startswith("m") * "****" or "\\textbf{}"
+    assert environment(form).from_string("<< x >>").render(x=Raw("a_b")) == "a_b"
+
+
+def test_words_of_the_shared_templates_are_escaped_and_keep_their_paragraphs():
+    source = "5 % of “a_b” & c\n\n   next"
+    assert environment(MARKDOWN).from_string(source).render() == "5 % of “a\\_b” &amp; c\n\nnext"
+    tex = r"5 \% of \textquotedblleft{}a\_b\textquotedblright{} \& c"
+    assert environment(LATEX).from_string(source).render() == f"{tex}\n\nnext"
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reproducer.reporting import axes, bars, curves, figures
-from reproducer.reporting.compare import compare, load_item
+from reproducer.paper import load_item
+from reproducer.reporting import axes, figures
+from reproducer.reporting.comparison import compare
+from reproducer.reporting.searches import histories
 
 from . import fake
+from .test_searches import search
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
@@ -26,67 +29,64 @@ def drawn_texts(ax):
 
 
 def test_search_history_shows_every_baseline_trial_and_failure():
-    search = fake.search()
-    (ax,) = curves.search_history(search).axes
+    one = fake.search()
+    (ax,) = figures.search_history(one).axes
     assert [text.split()[0] for text in drawn_texts(ax)] == ["LLM-Pruner-E2", "LLM-Pruner-E1", "Vector", "Magnitude"]
-    magnitude = next(c["value"] for c in search["candidates"] if c["label"] == "Magnitude")
-    assert magnitude > ax.get_ylim()[1] and drawn_texts(ax)[-1].endswith("↑"), "far above the trials: named at the top"
+    assert drawn_texts(ax)[-1].endswith("↑") and ax.get_ylim()[1] < 1795.2, "far above the trials: named at the top"
     assert not any("↑" in text for text in drawn_texts(ax)[:-1])
     points = {collection.get_label(): len(collection.get_offsets()) for collection in ax.collections}
-    assert points == {"trial": 19, "trial set to a baseline": 3, "failed or stopped trial": 2}
+    assert points == {"trial": 19, "trial set to a baseline": 3, "stopped": 1, "failed": 1}
     (best,) = [line for line in ax.lines if line.get_label() == "best so far"]
     heights = list(best.get_ydata())
     assert heights == sorted(heights, reverse=True)
-    assert heights[-1] == search["best"]["value"]
+    assert heights[-1] == one.best.value and list(best.get_xdata()) == list(range(1, 25))
 
 
 def test_close_values_are_drawn_on_a_plain_axis():
-    search = fake.search()
-    search["candidates"] = search["candidates"][1:]
-    (ax,) = curves.search_history(search).axes
+    one = fake.search()
+    (ax,) = figures.search_history(fake.change(one, baselines=one.baselines[1:])).axes
     assert ax.get_yscale() == "linear"
 
 
 def test_averages_have_a_panel_a_model_and_a_bar_a_row():
     results = fake.table1()
-    results["rows"] += fake.table1("other")["rows"]
-    figure = bars.averages(results, "accuracy")
+    both = fake.change(results, rows=[*results.rows, *fake.table1("other").rows])
+    figure = figures.averages(both, "accuracy")
     assert len(figure.axes) == 2
     heights = [bar.get_height() for bar in figure.axes[0].patches]
-    expected = [100 * r["metrics"]["average_acc"] for r in fake.table1()["rows"] if r["method"] != "dense"]
-    assert heights == pytest.approx(expected)
+    assert heights == pytest.approx([100 * r.metrics["average_acc"] for r in results.rows if r.method != "dense"])
 
 
-def test_a_failed_bar_is_marked():
+def test_perplexities_are_points_and_a_failed_one_is_marked():
     results = fake.quickstart()
-    results["rows"][1] = fake.failed("magnitude", results["metrics"], "boom")
-    figure = bars.averages(results, "perplexity")
-    assert "failed" in drawn_texts(figure.axes[0])
-    assert bars.averages(results | {"metrics": []}, "perplexity") is None
+    rows = [*results.rows]
+    rows[1] = fake.failed("magnitude", "boom")
+    results = fake.change(results, rows=rows)
+    (ax,) = figures.averages(results, "perplexity").axes
+    assert "failed" in drawn_texts(ax) and not ax.patches
+    heights = [collection.get_offsets()[0][1] for collection in ax.collections]
+    columns = ("python_topics_ppl", "python_docstrings_ppl")
+    assert heights == pytest.approx([sum(row.metrics[key] for key in columns) / 2 for row in rows[2:]])
+    assert figures.averages(fake.change(results, columns=[]), "perplexity") is None
 
 
-def test_two_searches_never_share_a_file(tmp_path, monkeypatch):
-    paths = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: paths.append(path))
-    results = fake.quickstart()
-    results["searches"] = [fake.search() | {"label": label} for label in ("w/o D", "w o D")]
-    names = [figure["name"] for figure in figures.draw(results, tmp_path)]
-    assert len(set(names)) == len(names) == 5
-    assert [path.name for path in paths] == names
+def test_two_searches_never_share_a_file_and_no_name_is_too_long(tmp_path):
+    labels = ("w/o D", "w o D", "x" * 300, "x" * 301)
+    results = fake.quickstart(searches=[fake.search(label=label, trials=4) for label in labels])
+    names = [picture.name for picture in figures.draw(results, tmp_path)]
+    assert len(set(names)) == len(names) == 7
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.{end}" for name in names for end in ("png", "pdf")}
 
 
 def test_the_papers_own_bars_stand_beside_ours():
     results = fake.table1("smollm2-135m", structure_ratio=None)
-    figure = bars.averages(results | {"paper": compare(results)}, "accuracy")
+    figure = figures.averages(results.model_copy(update={"paper": compare(results)}), "accuracy")
     ours, paper = figure.axes
     assert paper.get_title() == "llama-7b, 20% (paper)"
-    printed = [r for r in load_item("table1")["rows"] if r["method"] != "dense"]
-    assert sorted(bar.get_height() for bar in paper.patches) == pytest.approx(
-        sorted(row["metrics"]["average_acc"] for row in printed)
-    )
+    printed = [row.metrics["average_acc"] for row in load_item("table1").rows if row.method != "dense"]
+    assert sorted(bar.get_height() for bar in paper.patches) == pytest.approx(sorted(printed))
     assert len(ours.patches) == 10
-    results["spec"]["reproduces"] = None
-    assert len(bars.averages(results | {"paper": None}, "accuracy").axes) == 1
+    assert len(figures.averages(fake.quickstart(), "accuracy").axes) == 1
 
 
 @pytest.mark.parametrize(
@@ -100,3 +100,57 @@ def test_a_legend_is_no_wider_than_its_figure(names):
     (made,) = figure.legends
     assert len(made.get_texts()) == len(names)
     assert made.get_window_extent().width <= figure.bbox.width
+
+
+def test_no_text_is_cut_by_the_edge_of_its_figure():
+    results = fake.measured(fake.table1("smollm2-135m", structure_ratio=None), 3)
+    labels = {row.method: f"{row.label}, rather long" for row in results.rows}
+    rows = [fake.change(row, label=labels[row.method]) for row in results.rows]
+    results = fake.change(results, rows=rows, searches=[fake.search(label="AdaPruner, rather long")])
+    drawn = [
+        figures.averages(results, "accuracy"),
+        figures.averages(results, "perplexity"),
+        figures.search_history(results.searches[0]),
+        figures.losses(results.rows),
+    ]
+    for figure in drawn:
+        figure.canvas.draw()
+        for ax in figure.axes:
+            low, high = ax.get_xlim()
+            ticks = [label for label in ax.get_xticklabels() if low <= label.get_position()[0] <= high]
+            for text in (*ticks, ax.xaxis.label, ax.yaxis.label, ax.title, *ax.texts):
+                if text.get_text():
+                    box = text.get_window_extent()
+                    assert box.x0 >= -1 and box.y0 >= -1, text.get_text()
+                    assert box.x1 <= figure.bbox.width + 1 and box.y1 <= figure.bbox.height + 1, text.get_text()
+
+
+def test_the_band_reaches_from_the_least_to_the_greatest_seed():
+    (group,) = histories([search([10.0, 5.0, 5.0, 4.0]), search([8.0, 7.0, 3.0, 2.0], seed=1)])
+    (ax,) = figures.convergence(group).axes
+    (line,) = ax.lines
+    assert list(line.get_xdata()) == [1, 2, 3, 4]
+    assert list(line.get_ydata()) == [9.0, 6.0, 4.0, 3.0]
+    (band,) = ax.collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (2.0, 10.0)
+    assert line.get_label() == "TPE (2 seeds)"
+
+
+def test_a_seed_that_starts_behind_the_end_of_another_does_no_harm():
+    (group,) = histories([search([3.0, 2.0]), search([None, None, None, 5.0, 4.0], seed=1)])
+    (line,) = figures.convergence(group).axes[0].lines
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([4], [3.5])
+
+
+def test_every_trained_row_is_a_line_and_the_methods_are_the_legend():
+    rows = fake.measured(fake.table1(), 3).rows
+    (ax,) = figures.losses(rows).axes
+    _, labels = ax.get_legend_handles_labels()
+    assert labels == list(fake.METHODS.values())
+    smooth = [line for line in ax.lines if not line.get_label().startswith("_")]
+    raw = [line for line in ax.lines if line.get_label().startswith("_")]
+    assert len(smooth) == len(raw) == 5
+    losses = [step.loss for step in next(row for row in rows if row.training).training]
+    assert list(raw[0].get_ydata()) == losses
+    assert smooth[0].get_ydata()[5] == pytest.approx(sum(losses[3:8]) / 5)  # two neighbours on either side of 40

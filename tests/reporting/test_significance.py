@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reproducer.reporting.chance import significance_section
-from reproducer.reporting.significance import POOLED, mcnemar_p, paired_tests, wilcoxon_p
+from reproducer.reporting.significance import mcnemar_p, paired_tests, wilcoxon_p
 
 from . import fake
+from .reading import markdown, section_of, tables
 
 
 @given(st.integers(0, 30), st.integers(0, 30))
@@ -33,89 +33,111 @@ def test_wilcoxon_is_the_share_of_sign_patterns_as_extreme():
     assert wilcoxon_p(a, a) == 1.0
 
 
-def results(right: dict[str, dict[str, str]]):
-    """`right`: method -> task -> one character an item, 1 for right."""
-    found = fake.quickstart()
-    tasks, rows = list(next(iter(right.values()))), []
-    found["metrics"] = fake.metrics([(f"{task}_acc", task.upper(), "accuracy", True, "acc") for task in tasks])
-    for method, of in right.items():
-        items = {t: [{"id": i, "acc": float(c), "acc_norm": None} for i, c in enumerate(s)] for t, s in of.items()}
-        rows.append(fake.row(method, {}, items=items))
-    found["rows"] = rows
-    return found
+def results(scores: dict[str, dict[str, list[float]]], score="acc", kind="accuracy"):
+    """`scores`: method -> task -> the score of each item."""
+    tasks = list(next(iter(scores.values())))
+    columns = [fake.change(fake.acc(task, task.upper(), score), kind=kind) for task in tasks]
+    rows = [
+        fake.row(m, {}, items={t: [{"id": i, "scores": {score: c}} for i, c in enumerate(s)] for t, s in of.items()})
+        for m, of in scores.items()
+    ]
+    return fake.quickstart(columns=columns, rows=rows, searches=[])
+
+
+def bits(text: str) -> list[float]:
+    return [float(character) for character in text]
 
 
 def test_counts_pool_and_holm():
     found = results(
         {
-            "vector": {"a": "0000000001", "b": "0101010101"},
-            "magnitude": {"a": "0000000000", "b": "0000000000"},
-            "adapruner": {"a": "1111111110", "b": "0101010111"},
+            "vector": {"a": bits("0000000001"), "b": bits("0101010101")},
+            "magnitude": {"a": bits("0000000000"), "b": bits("0000000000")},
+            "adapruner": {"a": bits("1111111110"), "b": bits("0101010111")},
         }
     )
     tests = {(t.baseline, t.measure): t for t in paired_tests(found)}
-    assert [(t.better, t.worse, t.n) for k, t in tests.items() if k[0] == "Vector"] == [
-        (9, 1, 10),
-        (1, 0, 10),
-        (10, 1, 20),
-    ]
-    single = sorted((t for k, t in tests.items() if k[1] != POOLED), key=lambda t: t.p)
+    assert {key[1]: (t.better, t.worse, t.n) for key, t in tests.items() if key[0] == "Vector"} == {
+        "a_acc": (9, 1, 10), "b_acc": (1, 0, 10), None: (10, 1, 20),
+    }  # fmt: skip
+    single = sorted((t for key, t in tests.items() if key[1] is not None), key=lambda t: t.p)
     running = 0.0
     for rank, test in enumerate(single):  # Holm: the k-th smallest of m times m - k, never falling
         running = max(running, min(1.0, (len(single) - rank) * test.p))
         assert test.p_holm == pytest.approx(running)
-    pooled = [t for k, t in tests.items() if k[1] == POOLED]
+    pooled = [t for key, t in tests.items() if key[1] is None]
     assert len(pooled) == 2
     assert min(t.p_holm for t in pooled) == pytest.approx(2 * min(t.p for t in pooled))
 
 
 def test_the_metric_of_the_column_decides_what_is_right():
-    found = results({"vector": {"a": "00"}, "adapruner": {"a": "11"}})
-    found["metrics"][0]["score"] = "acc_norm"
-    for row in found["rows"]:
-        for item in row["items"]["a"]:
-            item["acc_norm"] = 1.0
-    assert [(t.better, t.worse) for t in paired_tests(found)] == [(0, 0)]
+    found = results({"vector": {"a": bits("00")}, "adapruner": {"a": bits("11")}})
+    rows = [
+        fake.change(row, items={"a": [{"id": i.id, "scores": i.scores | {"acc_norm": 1.0}} for i in row.items["a"]]})
+        for row in found.rows
+    ]
+    columns = [fake.change(found.columns[0], score="acc_norm")]
+    assert [(t.better, t.worse) for t in paired_tests(fake.change(found, rows=rows, columns=columns))] == [(0, 0)]
+
+
+def test_scores_that_are_not_right_or_wrong_are_ranked_and_not_pooled():
+    scores = {"vector": [0.0, 0.5, 0.25, 0.5], "adapruner": [1.0, 0.75, 0.5, 0.0]}
+    tasks = {m: {"a": s, "b": bits("0101")} for m, s in scores.items()}
+    tests = {t.measure: t for t in paired_tests(results(tasks, "f1", "other"))}
+    assert (tests["a_acc"].better, tests["a_acc"].worse) == (3, 1)
+    assert tests["a_acc"].p == wilcoxon_p(scores["adapruner"], scores["vector"])
+    assert set(tests) == {"a_acc", "b_acc"}
+
+
+def test_a_score_of_which_less_is_better():
+    found = results({"vector": {"a": [2.0, 3.0]}, "adapruner": {"a": [1.0, 5.0]}}, "ter", "other")
+    found = fake.change(found, columns=[fake.change(found.columns[0], higher_is_better=False)])
+    assert [(t.better, t.worse, t.n) for t in paired_tests(found)] == [(1, 1, 2)]
 
 
 def test_items_are_paired_by_id_and_other_items_are_not_compared():
-    found = results({"vector": {"a": "0011"}, "adapruner": {"a": "0011"}})
-    found["rows"][1]["items"]["a"].reverse()
+    found = results({"vector": {"a": bits("0011")}, "adapruner": {"a": bits("0011")}})
+    turned = [*reversed(found.rows[1].items["a"])]
+    found = fake.change(found, rows=[found.rows[0], fake.change(found.rows[1], items={"a": turned})])
     assert [(t.n, t.better, t.worse) for t in paired_tests(found)] == [(4, 0, 0)]
-    found["rows"][1]["items"]["a"][0]["id"] = 99
+    other = [fake.change(turned[0], id=99), *turned[1:]]
+    found = fake.change(found, rows=[found.rows[0], fake.change(found.rows[1], items={"a": other})])
     (test,) = paired_tests(found)
-    assert test.n == 0 and math.isnan(test.p) and math.isnan(test.p_holm)
-    ((_, table),) = significance_section(found)["tables"]
-    assert "not the same items" in [cell.text for cell in table.rows[0]]
+    assert test.n == 0 and test.p is None and test.p_holm is None
+    ((line,),) = tables(found, "Significance")
+    assert line["Pairs"] == "not the same items"
 
 
 def test_lower_window_losses_are_better():
-    found = results({"vector": {}, "adapruner": {}})
-    found["rows"][0]["window_losses"] = {"t": [3.0, 3.1, 3.2]}
-    found["rows"][1]["window_losses"] = {"t": [2.0, 2.1, 3.3]}
+    found = fake.quickstart(
+        searches=[],
+        rows=[
+            fake.row("vector", {}, window_losses={"python_topics_ppl": [3.0, 3.1, 3.2]}),
+            fake.row("adapruner", {}, window_losses={"python_topics_ppl": [2.0, 2.1, 3.3]}),
+        ],
+    )
     (test,) = paired_tests(found)
-    assert (test.better, test.worse, test.test) == (2, 1, "Wilcoxon signed-rank")
+    assert (test.better, test.worse, test.family) == (2, 1, "windows")
+    assert test.p == wilcoxon_p([2.0, 2.1, 3.3], [3.0, 3.1, 3.2])
 
 
 def test_several_seeds_are_not_tested():
-    found = fake.table1(seeds=(0, 1))
-    assert paired_tests(found) == []
-    assert "standard deviation" in significance_section(found)["sentences"][0]
+    assert paired_tests(fake.measured(fake.table1(seeds=(0, 1)), 3)) == []
 
 
 def test_without_items_there_is_no_section():
-    assert significance_section(fake.table1()) is None
+    assert section_of(markdown(fake.table1()), "Significance") == ""
 
 
 def test_seven_tasks_stay_legible():
     found = fake.measured(fake.table1())
-    section = significance_section(found)
-    (first, pooled), (_, texts), (_, single) = section["tables"]
-    assert first.startswith("All tasks together")
-    assert len(pooled.rows) == 2 * 4 and len(texts.rows) == 2 * 4 * 2 and len(single.rows) == 2 * 4
-    assert single.headers[2:] == fake.TASK_LABELS and len(pooled.rules) == 1
+    pooled, texts, single = tables(found, "Significance")
+    assert len(pooled) == 2 * 4 and len(texts) == 2 * 4 * 2 and len(single) == 2 * 4
+    assert list(single[0])[2:] == list(fake.TASKS.values())
     tests = {(t.recovery, t.baseline, t.measure): t for t in paired_tests(found)}
-    test = tests["none", "Magnitude", "boolq"]
-    cell = single.rows[0][2]
-    assert cell.text.startswith(f"{test.better} : {test.worse} (") and cell.bold == (test.p_holm < 0.05)
-    assert [row[2].text for row in texts.rows[:2]] == ["WikiText2", "PTB"]
+    for recovery, line in (("none", single[0]), ("lora", single[4])):
+        test = tests[recovery, "Magnitude", "boolq_acc"]
+        cell = line["BoolQ"].strip("*")
+        assert cell.startswith(f"{test.better} : {test.worse} (")
+        assert line["BoolQ"].startswith("**") == (test.p_holm < 0.05)
+    assert [line["On"] for line in texts[:2]] == ["WikiText2", "PTB"]

@@ -1,0 +1,158 @@
+import pytest
+
+from reproducer.reporting.numbers import cut, other, perplexity, seconds, setting, tuning
+from reproducer.reporting.rows import blocks, lines
+from reproducer.reporting.tables import Cell, Table, best, markdown, tex
+
+from . import fake
+from .reading import markdown as report
+from .reading import section_of, tables
+
+
+def shown(*values: float | None) -> list[tuple[float, str] | None]:
+    return [None if value is None else (value, perplexity(value)) for value in values]
+
+
+def test_best_follows_the_direction():
+    assert best(shown(3.0, 1.0, 2.0), higher_is_better=False) == {1}
+    assert best(shown(3.0, 1.0, 2.0), higher_is_better=True) == {0}
+
+
+def test_ties_are_what_the_reader_cannot_tell_apart():
+    assert best(shown(1.2341, 1.2339, 1.24), higher_is_better=False) == {0, 1}  # both read 1.23
+    assert best(shown(1.2349, 1.2351, 1.26), higher_is_better=False) == {0}  # 1.23 and 1.24
+
+
+def test_missing_cells_and_single_cells_are_not_best():
+    assert best(shown(None, 5.0, None), higher_is_better=False) == set()
+    assert best(shown(None, 5.0, 4.0), higher_is_better=False) == {2}
+    assert best(shown(None, None), higher_is_better=False) == set()
+
+
+def results_table(results):
+    (table,) = tables(results, "Results")
+    return table
+
+
+def test_arrows_tell_the_direction_of_each_metric():
+    headers = results_table(fake.quickstart())[0]
+    assert {"Python topics↓", "Docstrings↓", "Quiz↑", "Search obj.↓"} <= set(headers)
+
+
+def test_bold_leaves_out_dense_and_starts_again_in_every_block():
+    table = results_table(fake.table1())
+    for header in ("WikiText2↓", "BoolQ↑"):
+        bold = [line["Method"] for line in table if line[header].startswith("**")]
+        assert bold == ["AdaPruner", "AdaPruner"]  # once w/o, once with tuning; never dense, which is better
+    assert [line["Tuning"] for line in table] == ["", "w/o tune", "", "", "", "", "w/ LoRA", "", "", "", ""]
+
+
+def test_a_ratio_is_a_block_of_its_own_and_so_is_a_label_of_a_recovery():
+    results = fake.quickstart()
+    worse = [
+        fake.change(row, metrics={k: (v or 0) * 0.9 for k, v in row.metrics.items()}, **more)
+        for more in ({"ratio": 0.5}, {"recovery": "own", "recovery_label": "one"}, {"recovery": "own"})
+        for row in results.rows
+        if row.method != "dense"
+    ]
+    table = results_table(fake.change(results, rows=[*results.rows, *worse]))
+    assert sum(line["Quiz↑"].startswith("**") for line in table) == 4
+    assert [line["Tuning"] for line in table if line["Tuning"]] == ["w/o tune", "w/o tune", "w/ one", "w/ own"]
+
+
+def test_failed_and_missing_cells_read_so():
+    results = fake.quickstart()
+    rows = [*results.rows]
+    rows[3] = fake.failed("llm-pruner-e1", "boom | <b>")
+    rows[4] = fake.change(rows[4], status="missing", metrics={})
+    rows[5] = fake.change(rows[5], metrics=rows[5].metrics | {"quiz_acc": None})
+    results = fake.change(results, rows=rows)
+    assert [line["Quiz↑"] for line in results_table(results)][3:] == ["failed", "–", "–"]
+    text = report(results)
+    assert "- 4 of 6 rows done, 1 failed (see “Failures”)." in text
+    failures = section_of(text, "Failures")
+    assert r"seed 0: boom \| \<b\>" in failures and failures.count("not run") == 1
+
+
+def test_seeds_are_brought_together_as_mean_and_sample_deviation():
+    rows = [fake.row("vector", {"quiz_acc": value}, seed=i) for i, value in enumerate((0.2, 0.3, 0.7))]
+    (line,) = lines(rows)
+    assert line["mean"]["quiz_acc"] == pytest.approx(0.4)
+    assert line["deviation"]["quiz_acc"] == pytest.approx(((0.2**2 + 0.1**2 + 0.3**2) / 2) ** 0.5)
+    assert line["rows"] == line["done"] == rows
+    results = fake.quickstart(rows=rows, searches=[])
+    assert results_table(results)[0]["Quiz↑"] == "40.00 ± 26.46"
+    assert "standard deviation" in section_of(report(results), "Significance")
+
+
+def test_lines_and_blocks_keep_the_order_of_the_rows():
+    rows = fake.table1(seeds=(0, 1)).rows
+    found = lines([*reversed(rows)])
+    backwards = [*reversed(fake.DAMAGE)]
+    assert [line["method"] for line in found] == [*backwards[:5], *backwards]
+    assert [len(block) for block in blocks(found)] == [5, 5, 1]
+    assert lines([]) == []
+
+
+def test_what_was_measured_before_a_failure_is_shown_where_no_seed_finished():
+    half = fake.failed("vector", "boom", seed=1)
+    half = fake.change(half, metrics={"quiz_acc": 0.25})
+    assert lines([half])[0]["mean"] == {"quiz_acc": 0.25}
+    both = [fake.row("vector", {"quiz_acc": 0.5}), half]
+    assert lines(both)[0]["mean"]["quiz_acc"] == 0.5
+    line = results_table(fake.quickstart(rows=both, searches=[]))[0]
+    assert (line["Method"], line["Quiz↑"]) == ("Vector (1 of 2 seeds)", "50.00")
+
+
+def test_two_tables_look_the_same_in_both_formats():
+    table = Table(["a_b", "x↓"], "lr", repeated=1)
+    table.add(["m|n", Cell("1.00", bold=True)])
+    table.add(["m|n", "2"])
+    table.rule()
+    table.add(["m|n", None])
+    assert [line.replace(" ", "") for line in markdown(table).splitlines()[2:]] == [
+        r"|m\|n|**1.00**|", "||2|", r"|m\|n|–|",
+    ]  # fmt: skip
+    assert r"m\textbar{}n & \textbf{1.00} \\" in tex(table)
+    assert tex(table).count("\\midrule") == 2
+    with pytest.raises(ValueError, match="3 cells for 2 columns"):
+        table.add(["1", "2", "3"])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(12.624, "12.62"), (999.994, "999.99"), (999.996, "1000.0"), (1022.1, "1022.1"), (3456789.0, "3.46e6")],
+)
+def test_perplexities_read_as_the_paper_prints_them(value, text):
+    assert perplexity(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(6.738, "6.74"), (425.119, "425.12"), (12892.61, "12892.6"), (0.0034567, "0.003457")]
+)
+def test_other_numbers_keep_digits_that_tell_something(value, text):
+    assert other(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.004, "4 ms"), (59.94, "59.9 s"), (59.96, "1 min 00 s"), (233, "3 min 53 s"),
+     (3599.6, "1 h 00 min"), (9000, "2 h 30 min")],
+)  # fmt: skip
+def test_times(value, text):
+    assert seconds(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [([0.0, 1e5, 2.5e7, "only"], "{0, 1e5, 2.5e7, only}"), ({"low": 0.0, "high": 1}, "[0, 1]"), (1e-5, "1e-5"),
+     (True, "yes"), (100000, "100000"), ({"a": 1, "b": None}, "a 1, b none")],
+)  # fmt: skip
+def test_settings(value, text):
+    assert setting(value) == text
+
+
+def test_cuts_and_recoveries():
+    row = fake.row("vector", {}, structure_ratio=0.25, recovery="lora")
+    assert (cut(row), tuning(row)) == ("25% a layer", "w/ LoRA")
+    assert (cut({"ratio": 0.125}), tuning({"recovery": "own"})) == ("12.5%", "w/ own")

@@ -1,0 +1,211 @@
+import pytest
+
+from reproducer.paper import load_item
+from reproducer.reporting.searches import (
+    against_random,
+    best_so_far,
+    candidates,
+    flop_7b,
+    gap,
+    histories,
+    importances,
+    rival,
+    settled,
+    states,
+    trials_until,
+)
+
+from . import fake
+from .reading import markdown, section_of, tables
+
+
+def search(values, label="TPE", sampler="tpe", seed=0, baseline=None, **more):
+    trials = [
+        {"number": i, "value": v, "state": "stopped" if v is None else "complete", "params": {},
+         "baseline": baseline if i == 0 else None}
+        for i, v in enumerate(values)
+    ]  # fmt: skip
+    settings = {"sampler": sampler, "data": "search", "windows": 16, **more.pop("settings", {})}
+    return fake.change(fake.search(4, seed), trials=trials, label=label, settings=settings, **more)
+
+
+def section(*searches):
+    return section_of(markdown(fake.quickstart(searches=searches)), "Searches")
+
+
+def test_best_so_far_never_rises_and_goes_on_over_trials_without_a_value():
+    assert best_so_far(search([None, 5.0, 7.0, None, 3.0])) == [float("inf"), 5.0, 5.0, 5.0, 3.0]
+    twice = search([5.0, 3.0])
+    again = [twice.trials[0], fake.change(twice.trials[1], value=None, state="failed"), twice.trials[1]]
+    assert best_so_far(fake.change(twice, trials=again)) == [5.0, 3.0]  # killed, then made again
+    assert trials_until([5.0, 5.0, 3.0], 4.9) == 3
+    assert trials_until([5.0], 4.9) is None
+    assert best_so_far(search([])) == [] and settled(search([])) is None
+
+
+def test_what_a_baselines_trial_reached_is_no_merit_of_the_sampler():
+    one = search([2.0, 5.0, 4.0], baseline="vector")
+    assert best_so_far(one) == [float("inf"), 5.0, 4.0]
+    assert best_so_far(one, baselines=True) == [2.0, 2.0, 2.0]
+    assert settled(one) == 1
+    assert histories([one, search([2.0, None], seed=1, baseline="vector")]) == []
+
+
+def test_only_searches_that_differ_in_seed_and_label_alone_are_compared():
+    alike = [search([3.0, 2.0], seed=seed) for seed in (0, 1)]
+    others = [search([3.0], ratio=0.5), search([3.0], settings={"windows": 99}), search([3.0], model="another")]
+    (group,) = histories([*alike, *others, search([None], label="nothing")])
+    assert {label: list(seeds) for label, seeds in group.by_label.items()} == {"TPE": [0, 1]}
+    assert histories(alike[:1]) == []
+
+
+def test_trials_to_the_own_and_to_the_common_best():
+    found = [search([10.0, 5.05, 5.0, 5.0]), search([10.0, 8.0, 4.0, 4.0], seed=1)]
+    found += [search([10.0, 9.0, 6.1, 6.0], "random", "random"), search([9.0, 7.0, 4.05, 4.05], "random", "random", 1)]
+    table = tables(fake.quickstart(searches=found), "Searches")[1]
+    rows = [list(line.values()) for line in table]
+    assert rows[0] == ["TPE", "0", "5.00", "2", "2"]
+    assert rows[1] == ["", "1", "4.00", "3", "3"]
+    assert rows[2] == ["", "mean", "**4.50 ± 0.71**", "2.5", "2.5"]
+    assert rows[3] == ["random", "0", "6.00", "3", "never"]
+    assert rows[5][1:] == ["mean", "5.03 ± 1.38", "3.0", "3.0 (1 of 2 seeds)"]
+
+
+def claims(tpe, random, **more):
+    found = [search(values, seed=seed) for seed, values in enumerate(tpe)]
+    found += [search(values, "random", "random", seed, **more) for seed, values in enumerate(random)]
+    (group,) = histories(found)
+    return against_random(group), section(*found)
+
+
+def test_the_claim_holds_where_every_seed_is_sooner():
+    (one,), text = claims([[9.0, 4.0, 3.0, 3.0], [9.0, 9.0, 4.0, 4.0]], [[9.0, 8.0, 7.0, 5.0], [9.0, 9.0, 9.0, 5.0]])
+    assert (one.reached, one.trials, one.reference_trials, one.ratio) == (2, 2.5, 4.0, 0.625)
+    printed = load_item("figure4").trials_to_converge
+    assert one.verdict == "holds" and one.paper_trials == (printed["tpe"], printed["random"]) == (150, 300)
+    assert "In 2 of 2 seeds TPE reaches the final best of random, after 2.5 trials on average" in text
+    assert "needs 4.0: a ratio of 0.62, the paper’s being 0.50." in text
+    assert "(less than 150 trials against about 300) holds; it is judged in kind" in text
+
+
+def test_the_claim_fails_where_tpe_never_arrives_or_is_later():
+    (one,), text = claims([[9.0, 9.0, 9.0]], [[9.0, 8.0, 7.0]])
+    assert one.verdict == "does not hold" and one.trials is None
+    assert "TPE does not reach the final best of random." in text
+    (one,), _ = claims([[9.0, 9.0, 5.0]], [[9.0, 5.0, 5.0]])
+    assert (one.ratio, one.verdict) == (1.5, "does not hold")
+    (one,), text = claims([[9.0, 4.0, 4.0], [9.0, 4.0, 4.0], [9.0, 9.0, 9.0]], [[9.0, 9.0, 5.0]] * 3)
+    assert (one.reached, one.verdict) == (2, "holds in part") and "not for every seed" in text
+
+
+def test_searches_with_other_data_make_no_claim_about_the_sampler():
+    assert claims([[5.0, 4.0]], [[5.0, 4.5]], settings={"data": "random"})[0] == []
+
+
+def test_another_sampler_makes_no_claim_of_the_papers():
+    (group,) = histories([search([9.0, 4.0], "CMA-ES", "cmaes"), search([9.0, 5.0], "random", "random")])
+    (one,) = against_random(group)
+    assert one.ratio == 1.0 and one.verdict is one.paper_trials is None
+
+
+def test_the_rival_is_the_best_baseline_with_a_value():
+    one = fake.search()
+    one = fake.change(one, baselines=[*one.baselines, {"method": "own", "label": "Own", "value": None}])
+    assert rival(one).label == "LLM-Pruner-E2"
+    assert gap(one) == pytest.approx(1 - one.best.value / 177.3)
+    assert gap(fake.change(one, baselines=[])) is None
+    table = tables(fake.quickstart(searches=[one]), "Searches")[0]
+    assert [*table[-1].values()] == ["Own", "not finite", "–", "–"]
+
+
+def test_a_baseline_that_wins_its_search_shares_the_first_place():
+    one = fake.search()
+    best = fake.change(one.best, baseline="llm-pruner-e2", number=2, value=177.3)
+    results = fake.quickstart(searches=[fake.change(one, best=best)])
+    assert "no trial was better" in markdown(results)
+    table, parameters, _ = tables(results, "Searches")
+    bold = [line["Candidate"] for line in table if line["Objective↓"].startswith("**")]
+    assert bold == ["AdaPruner", "LLM-Pruner-E2"]
+    assert parameters[0] == {"Parameter": "from", "Value": "llm-pruner-e2, the 3rd trial"}
+
+
+def test_shares_of_trials_below_each_candidate():
+    one = fake.search()
+    values = [trial.value for trial in one.trials if trial.value is not None]
+    by_label = {candidate.label: candidate for candidate in candidates(one)}
+    for label, value in (("LLM-Pruner-E1", 231.0), ("Magnitude", 1795.2), ("AdaPruner", one.best.value)):
+        assert (by_label[label].below, by_label[label].trials) == (sum(v < value for v in values), len(values))
+    below = by_label["LLM-Pruner-E1"].below
+    assert f"{below} of {len(values)} ({100 * below / len(values):.0f}%)" in section(one)
+
+
+def test_costs_at_7b_are_two_operations_forward_and_six_with_the_backward_pass():
+    one = fake.search(costs=fake.COSTS)
+    assert flop_7b(one) == (6 * 30_720 + 2 * 98_304) * 6.74e9
+    text = section(one)
+    assert "30,720 tokens" in text and "2.567 PFLOP" in text and "25.7 s at 100 TFLOP/s" in text
+    assert flop_7b(fake.search()) is None and "PFLOP" not in section(fake.search())
+
+
+def test_importances_of_the_samples_are_summed_and_nothing_is_lost():
+    found = importances(fake.search(importances=fake.SHARES))
+    assert [names for names, _ in found] == [
+        [f"sample_{i}" for i in range(10)], ["alpha1"], ["coarse_second"], ["fine_second"],
+    ]  # fmt: skip
+    assert sum(share for _, share in found) == pytest.approx(1)
+    assert r"sample\_0 … sample\_9 (sum of 10)" in section(fake.search(importances=fake.SHARES))
+
+
+def test_many_searches_are_summed_up_first():
+    results = fake.convergence()
+    text = markdown(results)
+    assert "- 6 searches: the result is below the best baseline on the search objective in 6," in text
+    summary = tables(results, "Searches")[0]
+    assert len(summary) == 6 and section_of(text, "Searches").count("\n### ") == 6
+    best = results.searches[0].best.value
+    assert [*summary[0].values()][:4] == ["TPE", "smollm2-135m", "20%", "0"]
+    assert (summary[0]["Gap"], summary[0]["Stopped"]) == (f"−{100 * (1 - best / 177.3):.1f}%", "1")
+
+
+def test_stopped_trials_and_shared_studies_are_told():
+    one = fake.search(workers=2)
+    assert states(one) == {"complete": 22, "failed": 1, "stopped": 1}
+    text = section(one)
+    assert "22 complete, 1 failed, 1 stopped" in text and "2 processes shared the study" in text
+    trials = [fake.change(t, state="void") if t.state == "stopped" else t for t in one.trials]
+    text = section(fake.change(one, trials=trials, workers=1))
+    assert "no finite objective" in text and "timing" not in text and "hopeless" not in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"data": "random"}, "The samples are the baselines’ random draw; only the metric is searched."),
+        ({"order": "sequential"}, "2 samples, each from the whole pool, are searched first, the metric after them."),
+        ({"sampler": "tpe", "mode": "paper"}, "24 trials by TPE (univariate, as in the paper), samples as bare"),
+        ({"split": "report"}, "the very texts that the table reports on, as the paper does."),
+        ({}, "after 5 trials that are baselines or random, samples as bare indices, hopeless trials stopped"),
+        ({}, "α₁·c·\\|Σ(s1 − ½·a·s2)\\| + α₂·f·Σ\\|s1 − ½·b·s2\\|, where α₁ in \\[0, 1\\], b in {0, 1e5, 1e7, only}"),
+        ({}, "Of the space besides: own {1, 2}."),
+    ],
+)
+def test_settings_tell_how_was_searched(settings, sentence):
+    one = fake.search()
+    one = fake.change(one, settings=one.settings | settings)
+    assert sentence in section_of(markdown(fake.quickstart(searches=[one])), "Settings")
+
+
+def test_a_search_of_another_method_and_one_of_a_fixed_metric_are_told():
+    own = fake.search(method="own", label="Own", space={"p": {"low": 1.0, "high": 4.0}})
+    fixed = fake.search(label="w/o I1", space={})
+    text = section_of(markdown(fake.quickstart(searches=[own, fixed])), "Settings")
+    assert "- **Search of Own**: Metric: p \\[1, 4\\]. 2 samples" in text and text.count("α₁") == 0
+    assert "- **Search of w/o I1**: The metric is fixed: alpha1 0.2817, fine\\_second 1e7. 2 samples" in text
+
+
+def test_a_transfer_is_told():
+    transfer = {"model": "llama-7b", "ratio": 0.2}
+    methods = [{"name": "vector"}, {"name": "x", "label": "X", "search": {"transfer": transfer}}]
+    results = fake.quickstart()
+    text = markdown(fake.change(results, spec=results.spec | {"methods": methods}))
+    assert "**Transfer to X**: No search of its own" in text and "on llama-7b at 20% of all parameters found" in text
