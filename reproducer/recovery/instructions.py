@@ -52,7 +52,7 @@ class InstructionTuning(Recovery):
             raise mistake(f"micro_batch {self.micro_batch} does not divide batch {self.batch}; set both to fit")
         return self
 
-    def resolved(self, substitute: Callable[[str, str], str]) -> Self:
+    def resolved(self, substitute: Callable[[Any, str], str]) -> Self:
         return self.model_copy(update={"dataset": self.dataset or substitute("datasets", DATASET)})
 
     def lengths(self) -> dict[str, int]:

@@ -50,7 +50,7 @@ class Recovery(Section):
     label: ClassVar[str]
     source: ClassVar[str]
 
-    def resolved(self, substitute: Callable[[str, str], str]) -> Self:
+    def resolved(self, substitute: Callable[[Any, str], str]) -> Self:
         """With the defaults that are names written out, after `substitute` (`spec.substitute`) had its say."""
         return self
 

@@ -33,6 +33,7 @@ class Row:
     ratio: float | None
     structure_ratio: float | None
     recovery: str
+    recovery_label: str | None
     seed: int
     stages: Mapping[str, Stage]
 
@@ -134,7 +135,7 @@ def _own_cut(spec: Spec, model: ResolvedModel, method: ResolvedMethod, asked: Cu
 
 def _dense(found: Resolved, model: ResolvedModel) -> Row:
     stages = {"model": model.state.model, **_measuring(found, model.state)}
-    return Row(model.name, DENSE, model.label, 0.0, None, "none", found.spec.seeds[0], stages)
+    return Row(model.name, DENSE, model.label, 0.0, None, "none", None, found.spec.seeds[0], stages)
 
 
 def _pruned(
@@ -168,6 +169,7 @@ def _pruned(
         ratio=cut.ratio,
         structure_ratio=cut.structure_ratio,
         recovery=recovery_name,
+        recovery_label=recovery.label if recovery else None,
         seed=seed,
         stages={**stages, **_measuring(found, state)},
     )

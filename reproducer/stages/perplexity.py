@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Self
 
 from reproducer.data.text import text_label
+from reproducer.errors import UserError
 from reproducer.queue import Artifact, Context
 from reproducer.spec import Count, Listed, Section, Spec, Text, Tokens
 from reproducer.spec.origins import Loc
@@ -88,4 +90,7 @@ class Perplexity(Measure):
         model, tokenizer = self.load(context)
         ids = windows(self.text.load(), tokenizer, self.seq_len, self.windows)
         found = perplexity(model, ids, progress=partial(context.progress, text=self.text.name))
+        if not math.isfinite(found.value):
+            loss = sum(found.nll_per_window) / len(found.nll_per_window)
+            raise UserError(f"the perplexity is too large for a number: the mean loss is {loss:.4g} nats a token")
         write_result(context, self.Result(**vars(found)))

@@ -64,7 +64,7 @@ class Recover(OnModel):
         """What results.json says of it."""
         losses = self.read(artifact.directory).losses if artifact else []
         steps, examples = (len(losses), losses[-1].examples) if losses else (None, None)
-        return RecoveryUse(name=self.name, settings=self.settings, steps=steps, examples=examples)
+        return RecoveryUse(name=self.name, label=self.how.label, settings=self.settings, steps=steps, examples=examples)
 
 
 class Trained(Facts):
