@@ -98,7 +98,7 @@ def recorded(stage):
 def run(tmp_path):
     """A function: the results of a spec whose every stage has an artifact, seven seconds each, one after another.
 
-    Stages of the kinds in `broken` have failed, those in `absent` have not run, those in `elsewhere` had another Python.
+    Stages of the kinds in `broken` have failed, of those in `absent` not run, of those in `elsewhere` on another Python.
     """
 
     def make(text=SPEC, broken=(), absent=(), elsewhere=()):
