@@ -37,13 +37,13 @@ class Trial(Facts):
 
     number: int
     value: float | None
-    partial: float | None
+    partial: float | None = None
     state: State
     params: dict[str, Scalar]
-    baseline: str | None
-    seconds: float | None
-    phase: str
-    worker: int
+    baseline: str | None = None
+    seconds: float | None = None
+    phase: str = "joint"
+    worker: int = 0
 
 
 class Baseline(Facts):
@@ -75,7 +75,7 @@ class Best(Facts):
     method: str
     params: dict[str, Scalar]
     samples: list[Sample]
-    baseline: str | None
+    baseline: str | None = None
 
 
 class Costs(Facts):

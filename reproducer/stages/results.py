@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from reproducer.paper import PrintedText, Slip
+from reproducer.search.record import Baseline, Best, Costs, Trial
 
 Scalar = float | int | str | bool | None
 Settings = dict[str, JsonValue]
@@ -178,59 +179,6 @@ class Row(Facts):
     latency: Latency | None = None
 
 
-class Trial(Facts):
-    """One trial. `partial`: a stopped trial's objective on the texts that it saw. `baseline`: the method it stands for.
-
-    `state`: complete; stopped (hopeless on a part of the texts); void (no finite objective); failed.
-    """
-
-    number: int
-    value: float | None
-    partial: float | None = None
-    state: str
-    params: dict[str, Scalar]
-    baseline: str | None = None
-    seconds: float | None = None
-    phase: str | None = None
-    worker: int = 0
-
-
-class Baseline(Facts):
-    """A method that the search scored on its own objective; `value` None: not finite."""
-
-    method: str
-    label: str
-    value: float | None
-
-
-class Sample(Facts):
-    """A calibration sample: its index in the pool, and the passage that it begins."""
-
-    index: int
-    text: str
-
-
-class Best(Facts):
-    """What a search returned. `number`: its trial, None where a method beside the study won; `baseline`: whose name."""
-
-    number: int | None
-    value: float
-    method: str
-    params: dict[str, Scalar]
-    samples: list[Sample]
-    baseline: str | None = None
-
-
-class SearchCosts(Facts):
-    """Tokens of samples that went forward and backward, tokens of texts that went forward; seconds of all trials."""
-
-    trials: int
-    stopped: int
-    seconds: float
-    sample_tokens: int
-    text_tokens: int
-
-
 class Search(Facts):
     """One search, told by the cut that it was made for.
 
@@ -258,7 +206,7 @@ class Search(Facts):
     baselines: list[Baseline]
     best: Best
     importances: dict[str, float] = Field(default_factory=dict)
-    costs: SearchCosts | None = None
+    costs: Costs | None = None
     seconds: float
 
 
