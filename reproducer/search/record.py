@@ -6,18 +6,11 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from reproducer.facts import Facts
 from reproducer.methods.space import Scalar
 
 FILE = "search.json"
 State = Literal["complete", "stopped", "void", "failed"]
-
-
-class Facts(BaseModel):
-    """Frozen; unknown keys, NaN and infinity are refused: JSON cannot hold the latter two."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Trial(Facts):
