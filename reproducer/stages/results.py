@@ -162,8 +162,7 @@ class Search(Facts):
     Attributes:
         settings: all of them, as resolved (`trials`, `sampler`, `mode`, `order`, `data`, `encoding`, `stop`, `start`,
             `split`, `windows`, `transfer`, …).
-        space: what the method's own space offers, by parameter: a list of values or `{low, high}`; empty where the
-            metric is fixed.
+        space: the method's own, by parameter: `{low, high}`, a list of values, or a value that is set.
         texts: what the objective is the mean perplexity of.
         baselines: every method beside the search, without the search's own result.
         importances: each parameter's share in what sets the best trials apart (PED-ANOVA).
