@@ -84,6 +84,7 @@ _TEX = {
     "“": r"\textquotedblleft{}",
     "”": r"\textquotedblright{}",
     "·": r"$\cdot$",
+    "\u2044": "/",  # what ½ is made of
     "•": r"\textbullet{}",
     "\u2009": r"\,",
 }

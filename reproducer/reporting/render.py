@@ -137,7 +137,8 @@ def environment(form: Format) -> Environment:
     made.filters |= {
         function.__name__.removeprefix("_"): function
         for function in (
-            searches.rival, searches.gap, searches.states, searches.settled, searches.candidates, searches.importances,
+            searches.rival, searches.searches_metric, searches.gap, searches.states,
+            searches.settled, searches.candidates, searches.importances,
             searches.flop_7b, searches.histories, searches.against_random,
             median, _flat, _bold, _command, _block_cells, _ends, _beginning, _lines_of, _prompts, _search_budgets,
             _best_candidates, _distinct_searches, _transfers, _by_cut, _tau, _paper_cell, _printed_columns,

@@ -33,6 +33,13 @@ def gap(search: Search) -> float | None:
     return None if other is None or other.value is None else 1 - search.best.value / other.value
 
 
+def searches_metric(search: Search) -> bool:
+    """Whether any parameter of the method's own can vary."""
+    return any(
+        isinstance(value, dict) or (isinstance(value, list) and len(value) > 1) for value in search.space.values()
+    )
+
+
 def states(search: Search) -> dict[str, int]:
     """How many trials ended in each state, in the order of their first."""
     ended = [trial.state for trial in search.trials]

@@ -71,9 +71,9 @@ def paired_tests(results: Results) -> list[PairedTest]:
 
 def mcnemar_p(better: int, worse: int) -> float:
     """The two-sided p of the exact McNemar test for the two counts of discordant pairs; 1 if there are none."""
-    from statsmodels.stats.contingency_tables import mcnemar
+    from scipy.stats import binomtest
 
-    return float(mcnemar([[0, better], [worse, 0]], exact=True).pvalue) if better + worse else 1.0
+    return float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
 
 
 def wilcoxon_p(a: Sequence[float], b: Sequence[float]) -> float:
@@ -127,8 +127,9 @@ def _items(ours: Row, theirs: Row, task: str, score: str, higher_is_better: bool
 
 
 def _holm(family: Sequence[PairedTest]) -> list[PairedTest]:
-    from statsmodels.stats.multitest import multipletests
-
-    p_values = [test.p for test in family if test.p is not None]
-    corrected = iter(multipletests(p_values, method="holm")[1] if p_values else [])
-    return [test if test.p is None else replace(test, p_holm=float(next(corrected))) for test in family]
+    ranked = sorted((test.p, place) for place, test in enumerate(family) if test.p is not None)
+    corrected: dict[int, float] = {}
+    reached = 0.0
+    for rank, (p, place) in enumerate(ranked):  # the k-th smallest of m p-values times m - k, never falling
+        reached = corrected[place] = max(reached, min(1.0, (len(ranked) - rank) * p))
+    return [replace(test, p_holm=corrected.get(place)) for place, test in enumerate(family)]

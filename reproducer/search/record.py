@@ -6,18 +6,11 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from reproducer.facts import Facts
 from reproducer.methods.space import Scalar
 
 FILE = "search.json"
 State = Literal["complete", "stopped", "void", "failed"]
-
-
-class Facts(BaseModel):
-    """Frozen; unknown keys, NaN and infinity are refused: JSON cannot hold the latter two."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Trial(Facts):
@@ -37,13 +30,13 @@ class Trial(Facts):
 
     number: int
     value: float | None
-    partial: float | None
+    partial: float | None = None
     state: State
     params: dict[str, Scalar]
-    baseline: str | None
-    seconds: float | None
-    phase: str
-    worker: int
+    baseline: str | None = None
+    seconds: float | None = None
+    phase: str = "joint"
+    worker: int = 0
 
 
 class Baseline(Facts):
@@ -75,7 +68,7 @@ class Best(Facts):
     method: str
     params: dict[str, Scalar]
     samples: list[Sample]
-    baseline: str | None
+    baseline: str | None = None
 
 
 class Costs(Facts):

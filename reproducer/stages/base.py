@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict
 
 from reproducer.data.text import resolve_text, text_fingerprints
 from reproducer.errors import UserError
+from reproducer.facts import Facts
 from reproducer.queue import Context, Stage
 from reproducer.spec import PruneSpec, Section, Spec, SpecError
 from reproducer.spec.origins import Loc
-from reproducer.stages.results import Column, Facts
+from reproducer.stages.results import Column
 
 if TYPE_CHECKING:
     from reproducer.pruning.allocation import Allocation

@@ -8,11 +8,12 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
+from reproducer.facts import Facts
 from reproducer.queue import Context, describe_machine
 from reproducer.spec import Count, Section, Spec, Tokens
 from reproducer.spec.origins import Loc
 from reproducer.stages.base import Measure, State, write_result
-from reproducer.stages.results import Column, Facts, Latency
+from reproducer.stages.results import Column, Latency
 
 
 class EfficiencyKeys(Section):

@@ -9,11 +9,12 @@ from typing import Any, ClassVar, Self
 
 from reproducer.data.text import text_label
 from reproducer.errors import UserError
+from reproducer.facts import Facts
 from reproducer.queue import Artifact, Context
 from reproducer.spec import Count, Listed, Section, Spec, Text, Tokens
 from reproducer.spec.origins import Loc
 from reproducer.stages.base import Measure, State, TextSource, named, slug, write_result
-from reproducer.stages.results import Column, Facts, TextUse
+from reproducer.stages.results import Column, TextUse
 
 TEXTS = ("wikitext2", "ptb")  # the paper's
 

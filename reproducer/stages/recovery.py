@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+from reproducer.facts import Facts
 from reproducer.queue import Artifact, Context
 from reproducer.recovery.registry import RECOVERIES, Job, Recovery
 from reproducer.registry import source_digest
 from reproducer.stages.base import RESULT, OnModel, State, forget, seed_text, write_result
-from reproducer.stages.results import Facts, RecoveryUse, TrainingStep
+from reproducer.stages.results import RecoveryUse, TrainingStep
 
 
 class Recover(OnModel):

@@ -9,38 +9,16 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
+from reproducer.facts import Facts
 from reproducer.paper import PrintedText, Slip
+from reproducer.search.record import Baseline, Best, Costs, Trial
 
 Scalar = float | int | str | bool | None
 Settings = dict[str, JsonValue]
-
-
-class Facts(BaseModel):
-    """Frozen; unknown keys, NaN and infinity are refused: JSON cannot hold the latter two.
-
-    Lone surrogates, which no file in UTF-8 can hold, become U+FFFD.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_surrogates(cls, data: Any) -> Any:
-        return _encodable(data)
-
-
-def _encodable(data: Any) -> Any:
-    if isinstance(data, str):
-        return data if data.isascii() else data.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(data, dict):
-        return {_encodable(key): _encodable(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_encodable(value) for value in data]
-    return data
 
 
 class Environment(Facts):
@@ -178,67 +156,13 @@ class Row(Facts):
     latency: Latency | None = None
 
 
-class Trial(Facts):
-    """One trial. `partial`: a stopped trial's objective on the texts that it saw. `baseline`: the method it stands for.
-
-    `state`: complete; stopped (hopeless on a part of the texts); void (no finite objective); failed.
-    """
-
-    number: int
-    value: float | None
-    partial: float | None = None
-    state: str
-    params: dict[str, Scalar]
-    baseline: str | None = None
-    seconds: float | None = None
-    phase: str | None = None
-    worker: int = 0
-
-
-class Baseline(Facts):
-    """A method that the search scored on its own objective; `value` None: not finite."""
-
-    method: str
-    label: str
-    value: float | None
-
-
-class Sample(Facts):
-    """A calibration sample: its index in the pool, and the passage that it begins."""
-
-    index: int
-    text: str
-
-
-class Best(Facts):
-    """What a search returned. `number`: its trial, None where a method beside the study won; `baseline`: whose name."""
-
-    number: int | None
-    value: float
-    method: str
-    params: dict[str, Scalar]
-    samples: list[Sample]
-    baseline: str | None = None
-
-
-class SearchCosts(Facts):
-    """Tokens of samples that went forward and backward, tokens of texts that went forward; seconds of all trials."""
-
-    trials: int
-    stopped: int
-    seconds: float
-    sample_tokens: int
-    text_tokens: int
-
-
 class Search(Facts):
     """One search, told by the cut that it was made for.
 
     Attributes:
         settings: all of them, as resolved (`trials`, `sampler`, `mode`, `order`, `data`, `encoding`, `stop`, `start`,
             `split`, `windows`, `transfer`, …).
-        space: what the method's own space offers, by parameter: a list of values or `{low, high}`; empty where the
-            metric is fixed.
+        space: the method's own, by parameter: `{low, high}`, a list of values, or a value that is set.
         texts: what the objective is the mean perplexity of.
         baselines: every method beside the search, without the search's own result.
         importances: each parameter's share in what sets the best trials apart (PED-ANOVA).
@@ -258,7 +182,7 @@ class Search(Facts):
     baselines: list[Baseline]
     best: Best
     importances: dict[str, float] = Field(default_factory=dict)
-    costs: SearchCosts | None = None
+    costs: Costs | None = None
     seconds: float
 
 

@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Self
 from pydantic import Field
 
 from reproducer.data.tasks import Task, TaskSpec, resolve_task
+from reproducer.facts import Facts
 from reproducer.queue import Artifact, Context
 from reproducer.spec import Count, Listed, Section, Spec
 from reproducer.stages.base import Measure, State, named, slug, write_result
-from reproducer.stages.results import Column, Facts, Item, TaskScores, TaskUse
+from reproducer.stages.results import Column, Item, TaskScores, TaskUse
 
 
 class ZeroShot(Measure):

@@ -56,6 +56,7 @@ def test_tex_leaves_no_special_character_bare(text):
 
 
 def test_tex_of_the_fields_own_letters():
+    assert escape_tex("½") == "1/2"
     assert escape_tex("α₁ ↓ ± ḡ é") == r"$\alpha$$_1$ $\downarrow$ $\pm$ g é"
     assert escape_tex(r"\input{x}") == r"\textbackslash{}input\{x\}"
     assert escape_tex("中") == r"\texttt{U+4E2D}"

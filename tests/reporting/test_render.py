@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from reproducer.facts import Facts
 from reproducer.reporting import render
-from reproducer.stages.results import Facts, Model, Results, schema
+from reproducer.stages.results import Model, Results, schema
 
 from . import fake
 from .reading import markdown, read

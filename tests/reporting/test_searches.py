@@ -197,10 +197,13 @@ def test_settings_tell_how_was_searched(settings, sentence):
 
 def test_a_search_of_another_method_and_one_of_a_fixed_metric_are_told():
     own = fake.search(method="own", label="Own", space={"p": {"low": 1.0, "high": 4.0}})
-    fixed = fake.search(label="w/o I1", space={})
+    fixed = fake.search(label="w/o I1", space={"a": 1.0, "b": [2.0]})
     text = section_of(markdown(fake.quickstart(searches=[own, fixed])), "Settings")
     assert "- **Search of Own**: Metric: p \\[1, 4\\]. 2 samples" in text and text.count("α₁") == 0
-    assert "- **Search of w/o I1**: The metric is fixed: alpha1 0.2817, fine\\_second 1e7. 2 samples" in text
+    assert (
+        "- **Search of w/o I1**: The metric is fixed: a 1, b {2}. 2 samples, each from the whole pool, are searched. 24"
+        in text
+    )
 
 
 def test_a_transfer_is_told():
