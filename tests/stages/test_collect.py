@@ -98,7 +98,7 @@ def recorded(stage):
 def run(tmp_path):
     """A function: the results of a spec whose every stage has an artifact, seven seconds each, one after another.
 
-    Stages of the kinds in `broken` have failed, of those in `absent` not run, of those in `elsewhere` on another Python.
+    Stages of kinds in `broken` have failed, those in `absent` have not run, those in `elsewhere` ran on another Python.
     """
 
     def make(text=SPEC, broken=(), absent=(), elsewhere=()):
@@ -256,7 +256,7 @@ def test_a_search_tells_its_settings_and_what_it_found(run):
     assert told.items() <= search.settings.items()
     assert search.importances == {"alpha1": 1.0} and search.costs.model_dump() == COSTS and search.seconds == STEP
     assert [trial.state for trial in search.trials] == ["complete", "stopped", "complete"]
-    assert search.best.samples == [facts.Sample(index=3, text="a passage")]
+    assert search.best.samples == [record.Sample(index=3, text="a passage")]
     assert {(search.ratio, search.seed) for search in results.searches} == {
         (ratio, seed) for ratio in (0.2, 0.5) for seed in (0, 1)
     }
