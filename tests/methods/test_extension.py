@@ -101,7 +101,7 @@ def test_the_layer_without_which_the_loss_is_least():
     for index in range(1, 5):
         twin = copy.deepcopy(model)
         del twin.model.layers[index]
-        losses[index] = float(twin(ids, labels=ids, use_cache=False).loss)
+        losses[index] = twin(ids, labels=ids, use_cache=False).loss.item()
     plan = prune(model, BY_NAME["my_layers"], ids, structure_ratio=0.4, layers=range(5), first=1)
     assert plan.removed_layers == sorted(sorted(losses, key=losses.get)[:2]) and not plan.layers
     plan = prune(model, BY_NAME["my_layers"], ids, ratio=0.2, layers=range(5))
