@@ -22,7 +22,7 @@ TEXTS = ("python-topics", "python-docstrings")
 ROLES = ("calibration", "search", "report")
 
 RULE = 1
-"""Version of the cleaning and splitting below: it joins the recipe of every stage that reads these texts."""
+"""Version of the cleaning and splitting below: it joins the key of every stage that reads these texts."""
 
 PASSAGE_WORDS = 110
 """A passage is a run of paragraphs of at least this many words: nearly always 128 tokens or more."""
@@ -70,7 +70,7 @@ def passages(name: str, role: str) -> tuple[str, ...]:
 
 
 def location(name: str) -> str:
-    """Where the text comes from, for a report: the origin and the version of Python."""
+    """Where the text comes from, for messages and reports: the origin and the version of Python."""
     origin = {"python-topics": "pydoc_data.topics", "python-docstrings": f"docstrings of {len(MODULES)} modules"}
     return f"{origin[name]}, {platform.python_implementation()} {platform.python_version()}"
 

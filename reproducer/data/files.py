@@ -3,12 +3,15 @@
 import gzip
 import hashlib
 import json
+import re
 import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from reproducer.errors import UserError
+
+HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # json.loads takes one without its other half as well
 
 
 class DataError(UserError):
@@ -82,10 +85,20 @@ def _json_lines(content: str, path: Path) -> tuple[list[dict[str, Any]], list[in
             continue
         try:
             row = json.loads(line)
+            if HALF_PAIR.search(line):
+                json.dumps(row, ensure_ascii=False).encode()
         except json.JSONDecodeError as error:
             raise DataError(f"{path}:{number}: not JSON: {error.msg} (column {error.colno})") from error
+        except RecursionError:
+            raise DataError(f"{path}:{number}: its lists and objects are nested too deeply to be read") from None
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(error.object[error.start]):04x}"
+            raise DataError(f"{path}:{number}: {half} is half of a surrogate pair and no character") from None
+        except ValueError as error:  # an integer of more digits than Python reads
+            raise DataError(f"{path}:{number}: a number that cannot be read: {error}") from error
         if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}: a row must be a JSON object, this is {type(row).__name__}")
+            kind = "null" if row is None else type(row).__name__
+            raise DataError(f"{path}:{number}: a row must be a JSON object, this is {kind}")
         rows.append(row)
         lines.append(number)
     return rows, lines

@@ -1,11 +1,9 @@
 """Instruction data for recovery, in Alpaca's format."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from reproducer.data.sources import Rows, Source, check_path, fingerprint, is_path, parse_source, read_rows
-from reproducer.errors import UserError, nearest
+from reproducer.data.sources import Source, find_source
 
 FIELDS = ("instruction", "input", "output")
 
@@ -16,36 +14,26 @@ INSTRUCTIONS: Mapping[str, Source] = {
 
 
 def instruction_source(name: str) -> Source:
-    """The source that a name stands for, with nothing read: a catalogue name, `org/dataset[:configuration[:split]]`
-    or the path of a .jsonl file.
+    """The source that a name stands for, with nothing read: of the catalogue, of the hub, or a .jsonl file.
 
     Raises:
         UserError: an unknown name (with the nearest right one) or a missing file.
     """
-    source = INSTRUCTIONS.get(name) or parse_source(name, split="train", field="output")
-    if source is None or source.id.endswith(".txt"):
-        raise UserError(
-            f"unknown instruction data '{name}'",
-            f"{nearest(name, list(INSTRUCTIONS))} or give org/dataset[:configuration[:split]], "
-            "or the path of a .jsonl or .jsonl.gz file",
-        )
-    if is_path(source.id):
-        check_path(source.id)
-    return source
+    endings = (".jsonl", ".jsonl.gz")  # a text file has no fields
+    return find_source("instruction data", name, INSTRUCTIONS, "train", "output", endings=endings)
 
 
 def resolve_instructions(name: str) -> dict[str, Any]:
-    """Check a name and return its identity for a recipe key (JSON values). UserError as `instruction_source`."""
+    """Check a name and return its identity for a stage's key (JSON values). UserError as `instruction_source`."""
     return instruction_source(name).identity()
 
 
-def instructions_fingerprint(name: str) -> str:
-    """Today's fingerprint of instruction data, without parsing it."""
-    source = instruction_source(name)
-    return fingerprint(source.id, source.configuration, source.split)
+def instructions_fingerprints(name: str) -> dict[str, str]:
+    """Today's fingerprint of instruction data, without parsing it, by its name."""
+    return {name: instruction_source(name).fingerprint()}
 
 
-def load_instructions(name: str, limit: int | None = None) -> Rows:
+def load_instructions(name: str, limit: int | None = None) -> list[dict[str, str]]:
     """Read instruction rows: `instruction`, `input` (may be empty) and `output`.
 
     Args:
@@ -56,11 +44,9 @@ def load_instructions(name: str, limit: int | None = None) -> Rows:
         UserError: as `instruction_source`.
         DataError: not found, empty or damaged; a missing field with file and line.
     """
-    source = instruction_source(name)
-    rows = read_rows(source.id, source.configuration, source.split)
-    columns = [rows.strings(field) for field in FIELDS]
-    kept = [dict(zip(FIELDS, values, strict=True)) for values in zip(*columns, strict=True)]
-    return replace(rows, rows=kept[:limit])
+    rows = instruction_source(name).read()
+    columns = [rows.strings(field)[:limit] for field in FIELDS]
+    return [dict(zip(FIELDS, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def format_prompt(row: Mapping[str, str]) -> tuple[str, str]:

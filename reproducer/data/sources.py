@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,44 +13,11 @@ from typing import Any, Literal, NoReturn
 
 from reproducer.data import builtin, files, hub
 from reproducer.data.files import DataError
-from reproducer.errors import nearest
+from reproducer.errors import UserError, nearest
 
 MIRROR = "REPRODUCER_MIRROR"
+ENDINGS = (".txt", ".jsonl", ".jsonl.gz")
 Origin = Literal["path", "mirror", "hub", "builtin"]
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a spec's data name stands for: a data set on the hub (or its mirror), a file, or built-in data.
-
-    `id` is `org/dataset` (with `@revision` where the spec pins one), a path, or `builtin/NAME`; `field` is the
-    column that holds the text. `configuration` and `split` mean nothing for a path.
-    """
-
-    id: str
-    configuration: str | None = None
-    split: str = "train"
-    field: str = "text"
-
-    def identity(self) -> dict[str, Any]:
-        """JSON values that name the source in a recipe key, with nothing read."""
-        if is_path(self.id):
-            return {"path": str(Path(self.id).expanduser().absolute()), "field": self.field}
-        name, revision = hub.revision_of(self.id)
-        if name.startswith("builtin/"):
-            revision = f"rule {builtin.RULE}"
-        return {
-            "id": name,
-            "configuration": self.configuration,
-            "split": self.split,
-            "field": self.field,
-            "revision": revision,
-        }
-
-    def __str__(self) -> str:
-        if is_path(self.id):
-            return self.id
-        return ":".join([self.id, self.configuration or "default", self.split])
 
 
 @dataclass(frozen=True)
@@ -67,9 +34,6 @@ class Rows:
     """
 
     rows: Sequence[Mapping[str, Any]]
-    id: str
-    configuration: str | None
-    split: str
     origin: Origin
     location: str
     fingerprint: str
@@ -78,13 +42,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def where(self, index: int) -> str:
-        """`file:line` of a row, or its number where there is no file."""
-        return f"{self.location}, row {index}" if self.lines is None else f"{self.location}:{self.lines[index]}"
-
     def fail(self, index: int, field: str, problem: str) -> NoReturn:
         """Raise the error of one field of one row."""
-        raise DataError(f"{self.where(index)}: field '{field}' {problem}")
+        place = f"{self.location}, row {index}" if self.lines is None else f"{self.location}:{self.lines[index]}"
+        raise DataError(f"{place}: field '{field}' {problem}")
 
     def strings(self, field: str) -> Sequence[str]:
         """One column of text. DataError names the line where the field is missing or is not a string."""
@@ -99,35 +60,135 @@ class Rows:
         return [row[field] for row in self.rows]
 
 
+@dataclass(frozen=True)
+class Source:
+    """What a spec's data name stands for: a data set on the hub (or its mirror), a file, or built-in data.
+
+    `id` is `org/dataset` (with `@revision` where the spec pins one), the path of a .txt (a row a paragraph, field
+    `text`), .jsonl or .jsonl.gz file, or `builtin/NAME`; `field` is the column that holds the text. `configuration`
+    (None: the data set's only one, `default`) and `split` mean nothing for a path.
+    """
+
+    id: str
+    configuration: str | None = None
+    split: str = "train"
+    field: str = "text"
+
+    def identity(self) -> dict[str, Any]:
+        """JSON values that name the source in a stage's key, with nothing read."""
+        if is_path(self.id):
+            return {"path": str(_expanded(self.id).absolute()), "field": self.field}
+        name, revision = hub.revision_of(self.id)
+        if name.startswith("builtin/"):
+            revision = f"rule {builtin.RULE}"
+        return {
+            "id": name,
+            "configuration": self.configuration,
+            "split": self.split,
+            "field": self.field,
+            "revision": revision,
+        }
+
+    def read(self) -> Rows:
+        """The rows, looked for in this order: a path; `REPRODUCER_MIRROR`; the hub (`builtin/…`: the package).
+
+        Raises:
+            DataError: found nowhere (the message names every place tried and how to provide the data), or empty,
+                damaged, not UTF-8, not JSON (the message names the line).
+        """
+        if self._is_builtin_text:
+            return _builtin_text(self.id, self.split)
+        origin, path = self._file()
+        if path is None:
+            return _read_hub(self)
+        rows, lines = files.parse(path)
+        location = f"{self.id}.jsonl" if origin == "builtin" else str(path)
+        return Rows(rows, origin, location, files.digest(path), lines)
+
+    def fingerprint(self) -> str:
+        """What `read().fingerprint` would be, without parsing, and from the hub without downloading."""
+        if self._is_builtin_text:
+            return _builtin_text(self.id, self.split).fingerprint
+        _, path = self._file()
+        return _hub_commit(self)[1] if path is None else files.digest(path)
+
+    @property
+    def _is_builtin_text(self) -> bool:
+        return self.id.startswith("builtin/") and self.id.removeprefix("builtin/") in builtin.TEXTS
+
+    def _file(self) -> tuple[Origin, Path | None]:
+        """The file of the user's, of the package or of the mirror that holds the rows, if one does."""
+        if is_path(self.id):
+            return "path", _existing(self.id)
+        if self.id.startswith("builtin/"):
+            name = self.id.removeprefix("builtin/")
+            if name not in builtin.FILES:
+                raise DataError(f"no built-in data '{name}'", nearest(name, [*builtin.TEXTS, *builtin.FILES]))
+            return "builtin", builtin.FILES[name]
+        for part in (self.configuration or "default", self.split):
+            if not re.fullmatch(r"[\w.-]+", part) or part.startswith("."):
+                raise DataError(f"data set {self.id}: '{part}' is not the plain name of a configuration or split")
+        mirror = _mirror()
+        if mirror is not None:
+            for ending in (".jsonl", ".jsonl.gz"):
+                path = mirror / f"{self._mirror_stem}{ending}"
+                if path.is_file():
+                    return "mirror", path
+        return "hub", None
+
+    @property
+    def _mirror_stem(self) -> Path:
+        return Path(hub.revision_of(self.id)[0], self.configuration or "default", self.split)
+
+
 def is_path(name: str) -> bool:
     """Whether a data name is a file of the user's: `.txt`, `.jsonl` or `.jsonl.gz`."""
-    return name.endswith((".txt", ".jsonl", ".jsonl.gz"))
+    return name.endswith(ENDINGS)
 
 
-def check_path(id: str) -> Path:
-    """The file that a path names. DataError where there is none."""
-    path = Path(id).expanduser()
-    if not path.is_file():
-        raise DataError(f"data file {id} does not exist", f"looked for {path.absolute()}")
-    return path
+def find_source(
+    noun: str,
+    name: str,
+    known: Mapping[str, Source],
+    split: str,
+    field: str = "text",
+    *,
+    names: Iterable[str] | None = None,
+    endings: tuple[str, ...] = ENDINGS,
+) -> Source:
+    """The source that a spec's name stands for, with nothing read.
+
+    Args:
+        noun: what is looked for, such as `text`, for messages.
+        name: a name of `known`, `org/dataset[@revision][:configuration[:split[:field]]]`, or `PATH[:field]`.
+        split, field: of a hub data set or file whose name gives none.
+        names: to suggest in place of an unknown one; those of `known` by default.
+        endings: of the files that will do.
+
+    Raises:
+        UserError: an unknown name (with the nearest right one), a missing file, or a file of another kind.
+    """
+    if name in known:
+        return known[name]
+    source = parse_source(name, split, field)
+    if source is None or (is_path(source.id) and not source.id.endswith(endings)):
+        more = "[:field]" if field == "text" else ""
+        forms = f"org/dataset[:configuration[:split{more}]], or the path of a {', '.join(endings)} file"
+        hints = [nearest(name, list(names or known)), f"give {forms}"]
+        raise UserError(f"unknown {noun} '{name}'", " or ".join(filter(None, hints)))
+    if is_path(source.id):
+        _existing(source.id)
+    return source
 
 
 def parse_source(name: str, split: str, field: str = "text") -> Source | None:
-    """Read `PATH[:field]` or `org/dataset[@revision][:configuration[:split[:field]]]`.
-
-    Args:
-        name: the name as the spec has it.
-        split: the split of a hub data set where the name gives none.
-        field: the field where the name gives none.
-
-    Returns:
-        The source, or None where the name has neither shape (it may be the name of a catalogue).
+    """The source that a name spells out, or None where it has no such shape; arguments as `find_source`.
 
     Raises:
         DataError: the name is a file of another kind.
     """
-    if not is_path(name) and Path(name).expanduser().is_file():
-        raise DataError(f"data file {name} is of no known kind", "it must end in .txt, .jsonl or .jsonl.gz")
+    if not is_path(name) and _is_file(_expanded(name)):
+        raise DataError(f"data file {name} is of no known kind", f"it must end in {', '.join(ENDINGS)}")
     path, _, own_field = name.rpartition(":") if not is_path(name) else (name, "", "")
     if is_path(path):
         return Source(path, field=own_field or field)
@@ -138,65 +199,28 @@ def parse_source(name: str, split: str, field: str = "text") -> Source | None:
     return Source(id, configuration or None, own_split or split, own_field or field)
 
 
-def read_rows(id: str, configuration: str | None = None, split: str = "train") -> Rows:
-    """Read a split, looked for in this order: a path; `REPRODUCER_MIRROR`; the hub (`builtin/…`: the package).
-
-    Args:
-        id: `org/dataset`, `org/dataset@revision`, the path of a .txt (a row a paragraph, field `text`), .jsonl or
-            .jsonl.gz file, or `builtin/NAME`.
-        configuration: the data set's configuration; None for its only one (`default`).
-        split: the split's name.
-
-    Raises:
-        DataError: found nowhere (the message names every place tried and how to provide the data), or empty,
-            damaged, not UTF-8, not JSON (the message names the line).
-    """
-    if _is_builtin_text(id):
-        return _builtin_text(id, split)
-    origin, path = _find_file(id, configuration, split)
-    if path is None:
-        return _read_hub(id, configuration, split)
-    rows, lines = files.parse(path)
-    location = f"{id}.jsonl" if origin == "builtin" else str(path)
-    name = id if origin == "path" else hub.revision_of(id)[0]
-    return Rows(rows, name, configuration, split, origin, location, files.digest(path), lines)
+# Files: a path of the user's, the mirror
 
 
-def fingerprint(id: str, configuration: str | None = None, split: str = "train") -> str:
-    """What `read_rows(...).fingerprint` would be, without parsing, and from the hub without downloading."""
-    if _is_builtin_text(id):
-        return _builtin_text(id, split).fingerprint
-    _, path = _find_file(id, configuration, split)
-    if path is not None:
-        return files.digest(path)
-    name, revision = hub.revision_of(id)
+def _expanded(name: str) -> Path:
     try:
-        return _hub_digest(name, configuration, split, hub.commit(name, configuration, revision))
-    except Exception as error:
-        raise _not_found(id, configuration, split, error) from error
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{name}: {str(error).rstrip('.').lower()}", "is the user's name right?") from None
 
 
-# Files: a path of the user's, the mirror, the package
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is longer than the file system allows
+        return False
 
 
-def _find_file(id: str, configuration: str | None, split: str) -> tuple[Origin, Path | None]:
-    if is_path(id):
-        return "path", check_path(id)
-    if id.startswith("builtin/"):
-        name = id.removeprefix("builtin/")
-        if name not in builtin.FILES:
-            raise DataError(f"no built-in data '{name}'", nearest(name, [*builtin.TEXTS, *builtin.FILES]))
-        return "builtin", builtin.FILES[name]
-    for part in (configuration or "default", split):
-        if not re.fullmatch(r"[\w.-]+", part) or part.startswith("."):
-            raise DataError(f"data set {id}: '{part}' is not the plain name of a configuration or split")
-    mirror = _mirror()
-    if mirror is not None:
-        for ending in (".jsonl", ".jsonl.gz"):
-            path = mirror / f"{_mirror_stem(id, configuration, split)}{ending}"
-            if path.is_file():
-                return "mirror", path
-    return "hub", None
+def _existing(id: str) -> Path:
+    path = _expanded(id)
+    if not _is_file(path):
+        raise DataError(f"data file {id} does not exist", f"looked for {path.absolute()}")
+    return path
 
 
 def _mirror() -> Path | None:
@@ -208,14 +232,6 @@ def _mirror() -> Path | None:
     return Path(folder)
 
 
-def _mirror_stem(id: str, configuration: str | None, split: str) -> Path:
-    return Path(hub.revision_of(id)[0], configuration or "default", split)
-
-
-def _is_builtin_text(id: str) -> bool:
-    return id.startswith("builtin/") and id.removeprefix("builtin/") in builtin.TEXTS
-
-
 @lru_cache(maxsize=16)
 def _builtin_text(id: str, split: str) -> Rows:
     name = id.removeprefix("builtin/")
@@ -225,36 +241,41 @@ def _builtin_text(id: str, split: str) -> Rows:
     if not passages:
         raise DataError(f"{id}: this Python ({builtin.location(name)}) holds too little text for '{split}'")
     digest = hashlib.sha256("\0".join(passages).encode()).hexdigest()
-    rows = [{"text": passage} for passage in passages]
-    return Rows(rows, id, None, split, "builtin", builtin.location(name), digest)
+    return Rows([{"text": passage} for passage in passages], "builtin", builtin.location(name), digest)
 
 
 # The hub
 
 
-def _read_hub(id: str, configuration: str | None, split: str) -> Rows:
-    name, revision = hub.revision_of(id)
+def _read_hub(source: Source) -> Rows:
+    commit, digest = _hub_commit(source)
+    name, revision = hub.revision_of(source.id)
     try:
-        commit = hub.commit(name, configuration, revision)
-        rows = hub.load(name, configuration, split, revision, commit)
+        rows = hub.load(name, source.configuration, source.split, revision, commit)
     except Exception as error:
-        raise _not_found(id, configuration, split, error) from error
-    location = f"{name}@{commit} ({configuration or 'default'}/{split})"
+        raise _not_found(source, error) from error
+    location = f"{name}@{commit} ({source.configuration or 'default'}/{source.split})"
     if len(rows) == 0:
         raise DataError(f"{location}: the split is empty")
-    return Rows(rows, name, configuration, split, "hub", location, _hub_digest(name, configuration, split, commit))
+    return Rows(rows, "hub", location, digest)
 
 
-def _hub_digest(*parts: str | None) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+def _hub_commit(source: Source) -> tuple[str, str]:
+    """The commit that the source is at now, and the fingerprint of its rows."""
+    name, revision = hub.revision_of(source.id)
+    try:
+        commit = hub.commit(name, source.configuration, revision)
+    except Exception as error:
+        raise _not_found(source, error) from error
+    return commit, hashlib.sha256(json.dumps([name, source.configuration, source.split, commit]).encode()).hexdigest()
 
 
-def _not_found(id: str, configuration: str | None, split: str, error: Exception) -> Exception:
+def _not_found(source: Source, error: Exception) -> Exception:
     cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
         return cause  # a full disk is not a missing data set
-    name, revision = hub.revision_of(id)
-    mirror, stem = _mirror(), _mirror_stem(id, configuration, split)
+    name, revision = hub.revision_of(source.id)
+    mirror, stem = _mirror(), source._mirror_stem
     if mirror is None:
         mirror_tried = f"{MIRROR} is not set"
     else:
@@ -263,11 +284,10 @@ def _not_found(id: str, configuration: str | None, split: str, error: Exception)
         mirror_tried += f" (splits there: {', '.join(there)})" if there else ""
     reason = next(iter(str(error).strip().splitlines()), "")
     return DataError(
-        f"data set {name} (configuration {configuration or 'default'}, split {split}) was not found\n"
-        f"  path: '{id}' is no .txt, .jsonl or .jsonl.gz file\n"
+        f"data set {name} (configuration {source.configuration or 'default'}, split {source.split}) was not found\n"
+        f"  path: '{source.id}' is no .txt, .jsonl or .jsonl.gz file\n"
         f"  mirror: {mirror_tried}\n"
         f"  hub, revision {revision}: {type(error).__name__}: {reason}",
         f"to provide it: set {MIRROR} to a folder that holds {stem}.jsonl[.gz] (a JSON object a line), "
-        "name a .jsonl or .txt file of yours in the spec (as a text or as instructions), "
-        "or run once where the hub can be reached",
+        "name a .jsonl or .txt file of yours in the spec, or run once where the hub can be reached",
     )

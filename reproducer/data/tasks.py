@@ -1,84 +1,148 @@
 """Zero-shot tasks: which rows each one reads, which metric its column shows, and whether the rows are sound.
 
-The prompts are those of lm-eval's own task files (0.4.13); `quiz` is the one task that the package brings.
+Prompts and scores are those of lm-eval's own task files (0.4.13); `quiz` is the one task that the package brings.
+Any other task that lm-eval knows can be named as well, with its own metric and its own data set.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
-from reproducer.data.sources import Rows, Source, fingerprint, read_rows
+from reproducer.data.sources import Rows, Source, find_source
 from reproducer.errors import UserError, nearest
+from reproducer.spec import Label, Name, Named
 
-Metric = Literal["acc", "acc_norm"]
 QUIZ_CHOICES = 4
+ACCURACIES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_all", "exact_match", "em", "f1")
+
+
+class TaskSpec(Named):
+    """An entry of `evaluate.tasks`: its bare name, or with what it differs in.
+
+    Attributes:
+        metric: the score that the column shows; None: the catalogue's choice, else the task's first.
+        data: the rows, as `org/dataset[:configuration[:split]]` or a .jsonl file; None: the task's own data set.
+        label: the heading of the column.
+    """
+
+    metric: Name | None = None
+    data: Name | None = None
+    label: Label | None = None
 
 
 @dataclass(frozen=True)
-class TaskEntry:
-    """A task of the catalogue.
+class Task:
+    """A task as it is measured.
 
     Attributes:
-        name: the name in specs.
+        name: lm-eval's name.
         label: the heading of its column.
-        task: lm-eval's name, which is the same for all of them.
-        metric: which of lm-eval's two accuracies the column shows, as LLM-Pruner's tables do.
-        source: the split that lm-eval's task file evaluates.
+        metric: the score that the column shows.
+        metrics: the names of all scores that it has, and whether higher is better.
+        source: the rows.
     """
 
     name: str
     label: str
-    task: str
-    metric: Metric
+    metric: str
+    metrics: Mapping[str, bool]
     source: Source
 
+    @property
+    def higher_is_better(self) -> bool:
+        return self.metrics[self.metric]
 
-def _task(name: str, label: str, metric: Metric, *source: str | None) -> TaskEntry:
-    return TaskEntry(name, label, name, metric, Source(*source))  # type: ignore[arg-type]
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether the shown score is a share of 1, as that of other tasks is with which it may be averaged."""
+        return self.metric.partition(",")[0] in ACCURACIES
+
+    def identity(self) -> dict[str, Any]:
+        """What determines the task, in JSON values for a stage's key, with nothing read."""
+        return {"task": self.name, "metric": self.metric, "source": self.source.identity()}
+
+    def fingerprints(self) -> dict[str, str]:
+        """Today's fingerprint of the rows, without parsing them, by the task's name."""
+        return {self.name: self.source.fingerprint()}
+
+    def rows(self) -> Rows:
+        """The rows; those of the catalogue's tasks are checked for the fields that the task needs and their labels.
+
+        Raises:
+            DataError: not found or damaged; a missing field or a label out of range, with file, line and field.
+        """
+        rows = self.source.read()
+        if check := _CHECKS.get(self.name):
+            for index, row in enumerate(rows.rows):
+                check(_Row(rows, index, row))
+        return rows
 
 
+def _task(name: str, label: str, metrics: str, *source: str | None) -> Task:
+    known = dict.fromkeys(metrics.split(), True)
+    return Task(name, label, next(iter(known)), known, Source(*source))  # type: ignore[arg-type]
+
+
+# The metric that LLM-Pruner's tables show stands first. The split is the one that lm-eval's task file evaluates.
 _TASKS = (
     _task("boolq", "BoolQ", "acc", "aps/super_glue", "boolq", "validation", "question"),
-    _task("piqa", "PIQA", "acc", "baber/piqa", "default", "validation", "goal"),
-    _task("hellaswag", "HellaSwag", "acc_norm", "Rowan/hellaswag", "default", "validation", "ctx_a"),
+    _task("piqa", "PIQA", "acc acc_norm", "baber/piqa", "default", "validation", "goal"),
+    _task("hellaswag", "HellaSwag", "acc_norm acc", "Rowan/hellaswag", "default", "validation", "ctx_a"),
     _task("winogrande", "WinoGrande", "acc", "allenai/winogrande", "winogrande_xl", "validation", "sentence"),
-    _task("arc_easy", "ARC-e", "acc", "allenai/ai2_arc", "ARC-Easy", "test", "question"),
-    _task("arc_challenge", "ARC-c", "acc_norm", "allenai/ai2_arc", "ARC-Challenge", "test", "question"),
-    _task("openbookqa", "OBQA", "acc_norm", "allenai/openbookqa", "main", "test", "question_stem"),
-    _task("quiz", "Quiz", "acc", "builtin/quiz", None, "test", "question"),
+    _task("arc_easy", "ARC-e", "acc acc_norm", "allenai/ai2_arc", "ARC-Easy", "test", "question"),
+    _task("arc_challenge", "ARC-c", "acc_norm acc", "allenai/ai2_arc", "ARC-Challenge", "test", "question"),
+    _task("openbookqa", "OBQA", "acc_norm acc", "allenai/openbookqa", "main", "test", "question_stem"),
+    _task("quiz", "Quiz", "acc acc_norm", "builtin/quiz", None, "test", "question"),
 )
-TASKS: Mapping[str, TaskEntry] = {entry.name: entry for entry in _TASKS}
+TASKS: Mapping[str, Task] = {task.name: task for task in _TASKS}
 
 
-def resolve_task(name: str) -> TaskEntry:
-    """The task of that name, with nothing read. UserError with the nearest right name where there is none."""
-    if name not in TASKS:
-        raise UserError(f"unknown task '{name}'", nearest(name, list(TASKS)))
-    return TASKS[name]
+def resolve_task(entry: TaskSpec | str) -> Task:
+    """The task that an entry of a spec stands for, with no data read.
 
-
-def task_fingerprint(name: str) -> str:
-    """Today's fingerprint of a task's rows, without parsing them."""
-    source = resolve_task(name).source
-    return fingerprint(source.id, source.configuration, source.split)
-
-
-def load_task_rows(name: str) -> Rows:
-    """Read a task's rows and check each for the fields that the task file needs and for a label in range.
+    lm-eval is imported for tasks that are not in the catalogue.
 
     Raises:
-        UserError: an unknown name.
-        DataError: not found or damaged; a missing field or a label out of range, with file, line and field.
+        UserError: no such task or metric, with the nearest names; a task that cannot run here, with the reason; data
+            of no known kind, or a file that does not exist.
     """
-    source = resolve_task(name).source
-    rows = read_rows(source.id, source.configuration, source.split)
-    for index, row in enumerate(rows.rows):
-        _CHECKS[name](_Row(rows, index, row))
-    return rows
+    entry = TaskSpec(name=entry) if isinstance(entry, str) else entry
+    task = TASKS.get(entry.name) or _lm_eval_task(entry.name, entry.data is not None)
+    if entry.data is not None:
+        source = find_source("data of a task", entry.data, {}, task.source.split, "", endings=(".jsonl", ".jsonl.gz"))
+        task = replace(task, source=source)
+    if entry.metric is not None:
+        # of a task with several filters, the bare name means the first
+        shown = next((name for name in task.metrics if entry.metric in (name, name.partition(",")[0])), None)
+        if shown is None:
+            message = f"task '{task.name}' has no metric '{entry.metric}'"
+            raise UserError(message, nearest(entry.metric, list(task.metrics)))
+        task = replace(task, metric=shown)
+    return replace(task, label=entry.label or task.label)
+
+
+def _lm_eval_task(name: str, own_data: bool) -> Task:
+    from reproducer.data import lm_eval_tasks
+
+    try:
+        config = lm_eval_tasks.task_config(name, functions=False)
+    except UserError as error:
+        near = nearest(name, list(TASKS))
+        raise UserError(error.message, near if near.startswith("did you") else error.hint) from None
+    lm_eval_tasks.checked(name, config, own_data)
+    metrics = lm_eval_tasks.shown_metrics(config)
+    source = Source("", None, lm_eval_tasks.evaluated_split(config) or "test", "")
+    if not own_data:
+        source = lm_eval_tasks.task_source(config)
+    return Task(name, name, next(iter(metrics)), metrics, source)
 
 
 @dataclass(frozen=True)
 class _Row:
+    """A row whose fields are asked for one by one; each method raises the DataError of what is wrong."""
+
     rows: Rows
     index: int
     row: Mapping[str, Any]

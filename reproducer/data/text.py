@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from reproducer.data import builtin
 from reproducer.data.files import DataError
-from reproducer.data.sources import Rows, Source, check_path, fingerprint, is_path, parse_source, read_rows
-from reproducer.errors import UserError, nearest
+from reproducer.data.sources import Rows, Source, find_source
+from reproducer.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -85,45 +85,33 @@ class Text:
     passages: Sequence[str]
     rows: Rows
 
-    @property
-    def fingerprint(self) -> str:
-        """sha256 (hex) that stands for what was read; see `Rows`."""
-        return self.rows.fingerprint
-
     def joined(self) -> str:
         """All passages as they are, joined by two newlines: LLM-Pruner's protocol (its `ppl_dataset`)."""
         return "\n\n".join(self.passages[:])  # [:] reads a column of the hub at once
 
 
 def text_source(name: str, role: str) -> Source:
-    """The source that a text's name stands for in a role, with nothing read.
+    """The source that a text's name stands for in a role, with nothing read: of the catalogue, of the hub, a file.
 
     Raises:
         UserError: an unknown name (with the nearest right one), a role that the text cannot have, or a missing file.
     """
-    entry = TEXTS.get(name)
-    if entry is not None:
-        if role not in entry.sources:
-            others = sorted(other.name for other in TEXTS.values() if role in other.sources)
-            raise UserError(
-                f"text '{name}' cannot serve for {role}, only for {' and '.join(entry.sources)}",
-                f"those that can: {', '.join(others)}",
-            )
-        return entry.sources[role]
-    source = parse_source(name, DEFAULT_SPLIT[role])
-    if source is None:
+    known = {entry.name: entry.sources[role] for entry in TEXTS.values() if role in entry.sources}
+    if name in TEXTS and name not in known:
         raise UserError(
-            f"unknown text '{name}'",
-            f"{nearest(name, list(TEXTS))} or give org/dataset[:configuration[:split[:field]]], "
-            "or the path of a .txt, .jsonl or .jsonl.gz file",
+            f"text '{name}' cannot serve for {role}, only for {' and '.join(TEXTS[name].sources)}",
+            f"those that can: {', '.join(sorted(known))}",
         )
-    if is_path(source.id):
-        check_path(source.id)
-    return source
+    return find_source("text", name, known, DEFAULT_SPLIT[role], names=TEXTS)
+
+
+def text_label(name: str) -> str:
+    """The text's name in a table."""
+    return TEXTS[name].label if name in TEXTS else name
 
 
 def resolve_text(name: str, role: str) -> dict[str, Any]:
-    """Check a text's name and return its identity for a recipe key (JSON values), with nothing read.
+    """Check a text's name and return its identity for a stage's key (JSON values), with nothing read.
 
     Raises:
         UserError: as `text_source`.
@@ -131,10 +119,9 @@ def resolve_text(name: str, role: str) -> dict[str, Any]:
     return text_source(name, role).identity()
 
 
-def text_fingerprint(name: str, role: str) -> str:
-    """Today's fingerprint of a text, without parsing it."""
-    source = text_source(name, role)
-    return fingerprint(source.id, source.configuration, source.split)
+def text_fingerprints(name: str, role: str) -> dict[str, str]:
+    """Today's fingerprint of a text, without parsing it, by its name and role: `{"ptb (report)": …}`."""
+    return {f"{name} ({role})": text_source(name, role).fingerprint()}
 
 
 def load_text(name: str, role: str) -> Text:
@@ -145,7 +132,7 @@ def load_text(name: str, role: str) -> Text:
         DataError: not found, empty, damaged, or without the field (the message names file and line).
     """
     source = text_source(name, role)
-    rows = read_rows(source.id, source.configuration, source.split)
+    rows = source.read()
     passages = rows.strings(source.field)
     if not any(passage.strip() for passage in passages):
         raise DataError(f"{rows.location}: field '{source.field}' holds no text in any of {len(passages)} rows")

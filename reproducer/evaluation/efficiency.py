@@ -74,8 +74,8 @@ def measure(
     Raises:
         UserError: sequences longer than the model's context.
     """
-    limit = model.config.max_position_embeddings
-    if length > limit:
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and length > limit:
         raise UserError(
             f"efficiency.length is {length} tokens, longer than the model's context of {limit}",
             f"use at most {limit}",

@@ -5,55 +5,89 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import datasets
-import lm_eval
 import lm_eval.api.task
+import numpy
+import pyarrow
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks._yaml_loader import load_yaml
+from lm_eval.models.utils import normalize_gen_kwargs
 
+from reproducer.data.files import DataError
+from reproducer.data.lm_eval_tasks import task_config
+from reproducer.data.sources import Rows
+from reproducer.data.tasks import TASKS
 from reproducer.errors import UserError
+from reproducer.models.quiet import quiet
 
-# Where lm-eval keeps the definition of each task. Its own index knows too, but reads some 14,000 files for it.
-DEFINITIONS = {
-    "boolq": "super_glue/boolq/default.yaml",
-    "piqa": "piqa/piqa.yaml",
-    "hellaswag": "hellaswag/hellaswag.yaml",
-    "winogrande": "winogrande/default.yaml",
-    "arc_easy": "arc/arc_easy.yaml",
-    "arc_challenge": "arc/arc_challenge.yaml",
-    "openbookqa": "openbookqa/openbookqa.yaml",
-}
+SPLIT = "test"
+# Without examples no other split is needed, and a mirror may not have it.
+OTHER_SPLITS = ("training_split", "validation_split", "fewshot_split", "fewshot_config")
 
 
-def task_config(name: str) -> dict[str, Any]:
-    """lm-eval's own configuration of task `name`; of `quiz`, the one beside this file."""
-    here, theirs = Path(__file__).parent, Path(lm_eval.__file__).parent / "tasks"
-    path = here / "quiz.yaml" if name == "quiz" else theirs / DEFINITIONS[name]
-    if not path.is_file():
-        raise UserError(f"lm-eval {lm_eval.__version__} has no definition of task {name} at {path}")
-    return load_yaml(path)
+class TaskOnRows(ConfigurableTask):
+    """lm-eval's task with its prompts, targets and metrics on `rows` as its only split, without examples.
+
+    A task's own preparation of its rows (`process_docs`) may draw random numbers and drop rows: it runs once, and
+    `limit` counts what it leaves. The catalogue's tasks keep all rows, so that no more than `limit` are prepared.
+
+    Raises:
+        UserError: lm-eval cannot read its task, or cannot use these rows.
+        DataError: the rows are no table: a field that holds texts in one row and numbers in another, say.
+    """
+
+    def __init__(self, name: str, rows: Rows, limit: int | None) -> None:
+        self._name, self._rows = name, rows
+        config = task_config(name, functions=True)
+        data = _table(rows, limit if name in TASKS else None)
+        with self._suited():
+            if prepare := config.pop("process_docs", None):
+                data = prepare(data)
+                data = data if isinstance(data, datasets.Dataset) else datasets.Dataset.from_list(list(data))
+            if len(data) == 0:
+                raise UserError(f"lm-eval's task {name} leaves none of the {len(rows)} rows of {rows.location}")
+            data = _first(data, limit)
+            for key in ("tag", "task_list", "dataset_path", "dataset_name", "dataset_kwargs", *OTHER_SPLITS):
+                config.pop(key, None)
+            own = {"custom_dataset": lambda **_: {SPLIT: data}, "test_split": SPLIT, "num_fewshot": 0}
+            super().__init__(config=config | own)
+
+    def build_all_requests(self, **options) -> None:
+        with self._suited():
+            super().build_all_requests(**options)
+
+    @contextmanager
+    def _suited(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # whatever the task's templates and functions raise
+            raise UserError(
+                f"a row of {self._rows.location} does not suit lm-eval's task {self._name}: "
+                f"{type(error).__name__}: {error}",
+                f"the first row has the fields {', '.join(self._rows.rows[0])}",
+            ) from error
 
 
-def task_on_rows(config: dict[str, Any], rows: list[dict]) -> ConfigurableTask:
-    """lm-eval's task with prompts, targets and metrics as `config` has them, on `rows` as its only split."""
-    config = dict(config)
-    split = config.get("test_split") or config["validation_split"]
-    for key in ("tag", "dataset_path", "dataset_name", "dataset_kwargs"):
-        config.pop(key, None)
-    for key in ("training_split", "validation_split", "test_split", "fewshot_split"):
-        config[key] = None  # zero-shot: no other split is needed, and a mirror may not have it
-    config |= {"test_split": split, "num_fewshot": 0}
-    rows_as_data = datasets.Dataset.from_list(rows)
-    return ConfigurableTask(config=config | {"custom_dataset": lambda **_: {split: rows_as_data}})
+def _table(rows: Rows, limit: int | None) -> datasets.Dataset:
+    if isinstance(rows.rows, datasets.Dataset):
+        return _first(rows.rows, limit)
+    try:
+        return datasets.Dataset.from_list([dict(row) for row in rows.rows[:limit]])
+    except (pyarrow.ArrowException, OverflowError, RecursionError, TypeError) as error:
+        raise DataError(f"{rows.location}: the rows are no table: {error}") from error
+
+
+def _first(data: datasets.Dataset, limit: int | None) -> datasets.Dataset:
+    return data.select(range(min(len(data), limit or len(data))))
 
 
 class BudgetedLM(HFLM):
@@ -89,21 +123,50 @@ class BudgetedLM(HFLM):
         self._rows, self._next, self._positions = 1, 0, 0
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        self._count(requests)
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        self._count(requests)
+        longest = 1
+        for instance in requests:
+            prompt, options = instance.args
+            length = len(self.tok_encode(prompt))
+            written = normalize_gen_kwargs(options, self.max_gen_toks)["max_gen_toks"]
+            self._fits(instance, length + written, f" and {written} more to answer it")
+            longest = max(longest, length)
+        self.batch_size_per_gpu = max(1, self._batch_tokens // longest)  # rows of a batch; "auto" would try sizes out
+        return super().generate_until(requests, disable_tqdm=True)
+
+    def _model_generate(self, context, max_length: int, stop: list[str], **options) -> torch.Tensor:
+        def finite(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+            if not torch.isfinite(logits).all():
+                raise self._not_finite(f"{self._instances[0].task_name}: the logits of an answer are not finite")
+            return logits
+
+        return super()._model_generate(context, max_length, stop, logits_processor=[finite], **options)
+
+    def _not_finite(self, problem: str) -> UserError:
+        hint = f"the weights hold non-finite values or overflow in {self.model.dtype}; try dtype: float32"
+        return UserError(problem, hint)
+
+    def _count(self, requests: list[Instance]) -> None:
         self._instances = requests
         if self._progress is not None:
             self.set_cache_hook(_Counter(self._progress, len(requests)))
-        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def _fits(self, instance: Instance, length: int, more: str = "") -> None:
+        if length > self.max_length:
+            raise UserError(
+                f"item {instance.doc_id} of {instance.task_name} is {length} tokens long{more}, more than the model's "
+                f"context of {self.max_length}; cutting it would change what is measured",
+                f"take {instance.task_name} out of evaluate.tasks, a smaller evaluate.limit, or a model with a "
+                "longer context",
+            )
 
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, override_bs: int | None = None):
         for instance, (_, context, answer) in zip(self._instances, requests, strict=True):
-            length = len(context) + len(answer) - 1  # the last token is only predicted
-            if length > self.max_length:
-                raise UserError(
-                    f"item {instance.doc_id} of {instance.task_name} is {length} tokens long, more than the model's "
-                    f"context of {self.max_length}; cutting it would change what is measured",
-                    f"take {instance.task_name} out of evaluate.tasks, a smaller evaluate.limit, or a model with a "
-                    "longer context",
-                )
+            self._fits(instance, len(context) + len(answer) - 1)  # the last token is only predicted
             if not answer:
                 raise UserError(
                     f"item {instance.doc_id} of {instance.task_name}: answer {instance.args[1]!r} adds no token to "
@@ -113,10 +176,8 @@ class BudgetedLM(HFLM):
         answers = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
         for instance, (likelihood, _) in zip(self._instances, answers, strict=True):
             if not math.isfinite(likelihood):
-                raise UserError(
-                    f"item {instance.doc_id} of {instance.task_name}: the likelihood of an answer is {likelihood}",
-                    f"the weights hold non-finite values or overflow in {self.model.dtype}; try dtype: float32",
-                )
+                item = f"item {instance.doc_id} of {instance.task_name}"
+                raise self._not_finite(f"{item}: the likelihood of an answer is {likelihood}")
         return answers
 
     def _batch_scheduler(self, pos: int, n_reordered_requests) -> int:
@@ -150,16 +211,25 @@ class _Counter(CacheHook):
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without the progress bars and remarks of lm-eval and datasets; their settings as before afterwards."""
+def alone(device: torch.device) -> Iterator[None]:
+    """lm-eval without its progress bars and remarks, and at the random numbers that its own runs start from.
+
+    Settings and generators are as before afterwards.
+    """
     logger, bars, tqdm = logging.getLogger("lm_eval"), datasets.are_progress_bars_disabled(), lm_eval.api.task.tqdm
-    level = logger.level
+    level, python_state, numpy_state = logger.level, random.getstate(), numpy.random.get_state()
     try:
         logger.setLevel(logging.ERROR)
         datasets.disable_progress_bars()
         lm_eval.api.task.tqdm = lambda iterable, **_: iterable
-        yield
+        with quiet(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            random.seed(0)
+            numpy.random.seed(1234)
+            torch.manual_seed(1234)
+            yield
     finally:
+        random.setstate(python_state)
+        numpy.random.set_state(numpy_state)
         logger.setLevel(level)
         lm_eval.api.task.tqdm = tqdm
         if not bars:

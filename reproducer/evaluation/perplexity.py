@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from reproducer.errors import UserError
-from reproducer.models.loss import token_losses
+from reproducer.models.architecture import family_of
+from reproducer.models.loss import next_token_losses
 from reproducer.models.walk import BATCH_TOKENS, frozen
 
 
@@ -39,7 +40,7 @@ def perplexity(
     """Perplexity of a causal language model; each window is scored on its own, its first token only as context.
 
     Args:
-        model: a transformers causal language model, pruned or not; left in the mode it was in.
+        model: a transformers causal language model of a declared family, pruned or not; left in the mode it was in.
         windows: LongTensor [windows, length], length at least 2.
         batch_tokens: tokens a forward pass, rounded down to whole windows (at least one). Logits exist for a
             few hundred tokens at a time, however large the batch (`reproducer.models.loss`).
@@ -59,19 +60,19 @@ def perplexity(
             f"seq_len is {length} tokens, longer than the model's context of {limit} (max_position_embeddings)",
             f"use at most {limit}",
         )
-    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    decoder = family_of(model.config).decoder_of(model)
     step = max(1, batch_tokens // length)
     nll: list[float] = []
     with frozen(model), torch.no_grad():
         for start in range(0, count, step):
-            ids = windows[start : start + step].to(head.weight.device)
+            ids = windows[start : start + step].to(model.device)
             hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
-            nll += token_losses(hidden, head, ids).double().mean(dim=1).tolist()
+            nll += next_token_losses(model, hidden, ids).double().mean(dim=1).tolist()
             for window in range(start, len(nll)):
                 if not math.isfinite(nll[window]):
                     raise UserError(
                         f"the loss of window {window} (of {count}, counted from 0) is {nll[window]}",
-                        f"the weights hold non-finite values or overflow in {head.weight.dtype}; try dtype: float32",
+                        f"the weights hold non-finite values or overflow in {model.dtype}; try dtype: float32",
                     )
             if progress is not None:
                 progress(len(nll), count)

@@ -1,93 +1,115 @@
-"""Zero-shot accuracy through lm-eval: its task definitions, its scoring; only the rows come from elsewhere."""
+"""Tasks through lm-eval: its task definitions, its scoring; only the rows come from elsewhere."""
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
+from typing import Any
 
+from lm_eval.api.metrics import mean
 from lm_eval.evaluator import evaluate
 
-from reproducer.data.tasks import load_task_rows, resolve_task
+from reproducer.data.tasks import Task
 from reproducer.errors import UserError
-from reproducer.evaluation.harness import BudgetedLM, quiet, task_config, task_on_rows
+from reproducer.evaluation.harness import BudgetedLM, TaskOnRows, alone
 from reproducer.models.loss import SCORED_TOKENS
 from reproducer.models.walk import frozen
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What `zeroshot` measured.
+    """What `zeroshot` measured; `dataclasses.asdict` of it is JSON.
 
     Attributes:
-        task: the task's name in specs.
-        metric: `acc` or `acc_norm`, the one that the task's column shows.
-        acc: share of items whose answer is the likeliest choice.
-        acc_norm: the same with each likelihood divided by its choice's length in characters; None where the
-            task's definition has no such metric.
-        items: one dict an item in the order of the data: `id` (its row, from 0), `acc` and `acc_norm` (0, 1, None).
+        shown: the score that the task's column shows.
+        scores: all scores by their names, as lm-eval has them: `acc`, say, or `exact_match,strict-match` of a task
+            with several ways to find the answer in what the model wrote. Accuracies are shares of 1.
+        stderr: standard errors of the scores that are means over items.
+        higher_is_better: of each score.
+        items: one a row in the order of the data: `id` (its number, from 0) and `scores`, those whose mean is the
+            task's score (0 or 1 each for an accuracy).
     """
 
-    task: str
-    metric: str
-    acc: float
-    acc_norm: float | None
-    items: list[dict[str, int | None]]
+    shown: str
+    scores: dict[str, float]
+    stderr: dict[str, float]
+    higher_is_better: dict[str, bool]
+    items: list[dict[str, Any]]
 
     @property
     def value(self) -> float:
-        """The accuracy that the task's column shows."""
-        return self.acc if self.metric == "acc" or self.acc_norm is None else self.acc_norm
+        """The score that the task's column shows."""
+        return self.scores[self.shown]
 
 
 def zeroshot(
     model,
     tokenizer,
-    task: str,
+    task: Task,
     limit: int | None = None,
     batch_tokens: int = SCORED_TOKENS,
     progress: Callable[[int, int], None] | None = None,
 ) -> TaskResult:
-    """Accuracy of a causal language model on a multiple-choice task without examples in the prompt.
+    """Scores of a causal language model on a task without examples in the prompt.
 
-    Prompts, choices and metrics are those of lm-eval's own task definition, and the likelihoods are those of its
-    `HFLM`; items come out as lm-eval itself scores them. In bfloat16 an item whose best choices nearly tie can
-    fall either way with the shape of its batch, there as here; `batch_tokens=1` makes the batches of one sequence
-    that lm-eval has by default, bit for bit.
+    Prompts, choices and metrics are those of lm-eval's own task definition, and the likelihoods (of choices, or of
+    an answer) and generated answers are those of its `HFLM`; items come out as lm-eval itself scores them. In
+    bfloat16 an item whose best choices nearly tie can fall either way with the shape of its batch, there as here;
+    `batch_tokens=1` makes the batches of one sequence that lm-eval has by default, bit for bit.
 
     Args:
         model: a transformers causal language model, pruned or not; left in the mode it was in.
         tokenizer: the model's tokenizer.
-        task: a name in `reproducer.data.tasks.TASKS`.
-        limit: the first so many items; None for all.
+        task: what `reproducer.data.tasks.resolve_task` returns.
+        limit: the first so many items; None, or more than there are, for all.
         batch_tokens: tokens of a forward pass, padding included. Logits of so many tokens exist at once.
-        progress: called with (likelihoods known, likelihoods in all).
+        progress: called with (requests answered, requests in all).
 
     Raises:
-        UserError: an unknown task, data that cannot be found or read, and what `BudgetedLM` refuses.
+        UserError: data that cannot be found or read or does not suit the task, what `BudgetedLM` refuses, and a
+            score that is not finite.
     """
-    entry = resolve_task(task)
     if limit is not None and limit < 1:
         raise UserError(f"limit is {limit}; a task needs at least one item", "leave it out for all items")
-    rows = [dict(row) for row in islice(load_task_rows(task).rows, limit)]
-    with frozen(model), quiet():
-        lm_task = task_on_rows(task_config(entry.task), rows)
+    rows = task.rows()
+    with frozen(model), alone(model.device):
+        lm_task = TaskOnRows(task.name, rows, limit)
         lm = BudgetedLM(model, tokenizer, batch_tokens, progress)
-        report = evaluate(lm, {"tasks": {task: lm_task}}, bootstrap_iters=0)
-    samples, means = report["samples"][task], report["results"][task]
-    if len(samples) != len(rows):
-        raise RuntimeError(f"lm-eval scored {len(samples)} items of {task} where {len(rows)} were given")
+        try:
+            report = evaluate(lm, {"tasks": {task.name: lm_task}}, bootstrap_iters=0)
+        except OverflowError:  # exp of a hopeless model's loss
+            raise UserError(f"a score of task {task.name} is too large for a number") from None
+    averaged = {name for name, how in lm_task.aggregation().items() if how is mean}
+    several = len({sample["filter"] for sample in report["samples"][task.name]}) > 1
+    scores = {}
+    for key, value in report["results"][task.name].items():
+        metric, comma, _ = key.partition(",")
+        if comma and not metric.endswith("_stderr") and isinstance(value, int | float):
+            scores[key if several else metric] = float(value)
+    if task.metric not in scores or not math.isfinite(scores[task.metric]):
+        problem = scores.get(task.metric, "missing from lm-eval's results")
+        raise UserError(f"task {task.name}: {task.metric} is {problem}", f"its scores: {', '.join(scores)}")
+    items: dict[int, dict[str, float]] = {}
+    for sample in report["samples"][task.name]:
+        item = items.setdefault(sample["doc_id"], {})
+        for metric in averaged & set(sample["metrics"]):
+            item[f"{metric},{sample['filter']}" if several else metric] = float(sample[metric])
     return TaskResult(
-        task=task,
-        metric=entry.metric,
-        acc=means["acc,none"],
-        acc_norm=means.get("acc_norm,none"),
-        items=[
-            {"id": sample["doc_id"], **{name: _whole(sample.get(name)) for name in ("acc", "acc_norm")}}
-            for sample in samples
-        ],
+        shown=task.metric,
+        scores={name: value for name, value in scores.items() if math.isfinite(value)},
+        stderr=_standard_errors(list(items.values())),
+        higher_is_better={name: bool(lm_task.higher_is_better().get(name.partition(",")[0], True)) for name in scores},
+        items=[{"id": number, "scores": dict(sorted(scores.items()))} for number, scores in items.items()],
     )
 
 
-def _whole(score: float | None) -> int | None:
-    return None if score is None else int(score)
+def _standard_errors(items: list[dict[str, float]]) -> dict[str, float]:
+    """Of the means over items, as lm-eval gives them."""
+    found = {}
+    for name in sorted({name for item in items for name in item}):
+        values = [item[name] for item in items if name in item]
+        if len(values) > 1:
+            found[name] = statistics.stdev(values) / math.sqrt(len(values))
+    return found

@@ -1,25 +1,111 @@
+"""AdaPruner (Kong et al. 2025): a metric of a coarse and a fine term, and the space in which it is searched."""
+
 from __future__ import annotations
 
-from math import inf
-from typing import TYPE_CHECKING, Literal
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
 
 from reproducer.errors import UserError
 from reproducer.methods.registry import Rule, register
+from reproducer.methods.space import Choice, Dimension, Float, Scalar, Space
+from reproducer.spec import NonEmpty, Positive, Section, mistake, said
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from reproducer.pruning.statistics import Vectors
 
-SecondOrder = float | Literal["only"]
+
+def _second_order(value: Any) -> Any:
+    if value == "only":
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise mistake(f"should be a number of 0 or more, or 'only' (no first-order term), not {said(value)}")
+    return float(value)
 
 
-@register("adapruner", label="AdaPruner", source="https://arxiv.org/abs/2503.06184", space=None)
+SecondOrder = Annotated[float | Literal["only"], BeforeValidator(_second_order)]
+
+# The baselines whose metric is a point of the space, provided that the space offers these values.
+EMBEDDED: dict[str, dict[str, Scalar]] = {
+    "vector": {"alpha1": 1.0, "alpha2": 0.0, "coarse_second": 0.0},
+    "llm-pruner-e1": {"alpha1": 0.0, "alpha2": 1.0, "fine_second": 0.0},
+    "llm-pruner-e2": {"alpha1": 0.0, "alpha2": 1.0, "fine_second": "only"},
+    "llm-pruner-mix": {"alpha1": 0.0, "alpha2": 1.0, "fine_second": 1.0},
+}
+TAYLOR = {"first": "llm-pruner-e1", "second": "llm-pruner-e2"}
+
+
+class AdaPrunerSpace(Section, Space):
+    """The metric's part of the solution space: the weights, and the values among which each factor is chosen.
+
+    Attributes:
+        alpha_max: α₁ and α₂ lie in [0, alpha_max], not both 0.
+        coarse_second, fine_second: values of a and b; 0 is first order alone, "only" second order alone.
+        coarse_scale, fine_scale: values of c and f.
+        taylor: fixes the metric at LLM-Pruner's of the first or the second order (Table 2: w/o I1 and w/o I2).
+    """
+
+    alpha_max: Positive = 1.0
+    coarse_second: NonEmpty[SecondOrder] = Field([0.0, 1e5, 1e6, 1e7, "only"])
+    fine_second: NonEmpty[SecondOrder] = Field([0.0, 1e5, 1e6, 1e7, "only"])
+    coarse_scale: NonEmpty[Positive] = Field([1e-2, 1e-3])
+    fine_scale: NonEmpty[Positive] = Field([1e-4])
+    taylor: Literal["first", "second"] | None = None
+
+    def dimensions(self) -> dict[str, Dimension]:
+        if self.taylor is not None:
+            return {}
+        weight, factors = Float(0.0, self.alpha_max), self._factors()
+        return {"alpha1": weight, "alpha2": weight, **{name: Choice(values) for name, values in factors.items()}}
+
+    def fixed(self) -> dict[str, Scalar]:
+        if self.taylor is None:
+            return {}
+        return {**{name: values[0] for name, values in self._factors().items()}, **EMBEDDED[TAYLOR[self.taylor]]}
+
+    def points(self) -> dict[str, dict[str, Scalar]]:
+        if self.taylor is not None:
+            return {TAYLOR[self.taylor]: {}}
+        factors = self._factors()
+        return {
+            method: self._nearest(method)
+            for method, point in EMBEDDED.items()
+            if all(value in factors[name] for name, value in point.items() if name in factors)
+        }
+
+    def default(self) -> dict[str, Scalar]:
+        """LLM-Pruner-E2's metric."""
+        return {} if self.taylor is not None else self._nearest("llm-pruner-e2")
+
+    def restricted(self) -> bool:
+        """Else w/o I1 (Table 2) could return second-order LLM-Pruner."""
+        return self.taylor is not None
+
+    def void(self, parameters: Mapping[str, Scalar]) -> bool:
+        return parameters["alpha1"] == parameters["alpha2"] == 0
+
+    def _factors(self) -> dict[str, tuple[Scalar, ...]]:
+        names = ("coarse_second", "fine_second", "coarse_scale", "fine_scale")
+        return {name: tuple(getattr(self, name)) for name in names}
+
+    def _nearest(self, method: str) -> dict[str, Scalar]:
+        """A baseline's metric, with the first offered value where the space does not have its own."""
+        point = EMBEDDED[method]
+        weights = {name: min(point[name], self.alpha_max) for name in ("alpha1", "alpha2")}  # type: ignore[type-var]
+        factors = self._factors().items()
+        return {**weights, **{name: point[name] if point.get(name) in of else of[0] for name, of in factors}}
+
+
+@register("adapruner", label="AdaPruner", source="https://arxiv.org/abs/2503.06184", space=AdaPrunerSpace)
 def adapruner(
     alpha1: float = 0.5,
     alpha2: float = 0.5,
-    coarse_second: SecondOrder = 1e6,
-    fine_second: SecondOrder = 1e6,
+    coarse_second: float | Literal["only"] = 1e6,
+    fine_second: float | Literal["only"] = 1e6,
     coarse_scale: float = 1e-2,
     fine_scale: float = 1e-4,
 ) -> Rule:
@@ -35,7 +121,7 @@ def adapruner(
     weights = {"alpha1": alpha1, "alpha2": alpha2, "coarse_scale": coarse_scale, "fine_scale": fine_scale}
     factors = {"coarse_second": coarse_second, "fine_second": fine_second}
     for name, value in {**weights, **factors}.items():
-        if not (name in factors and value == "only") and not (isinstance(value, int | float) and 0 <= value < inf):
+        if not (name in factors and value == "only") and not (isinstance(value, int | float) and 0 <= value < math.inf):
             allowed = "a number from 0 on" + (' or "only"' if name in factors else "")
             raise UserError(f"adapruner's {name} is {value!r}; it is {allowed}")
     coarse, fine = alpha1 * coarse_scale, alpha2 * fine_scale

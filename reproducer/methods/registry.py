@@ -217,6 +217,9 @@ class Method:
             if default is inspect.Parameter.empty:
                 raise UserError(f"method '{self.name}' has a parameter without a default: {name}")
 
+    def __reduce__(self) -> Any:  # by where it stands: under the function's name its module has the method
+        return _method_at, (f"{self.__module__}:{self.__qualname__}",)
+
     @property
     def summary(self) -> str:
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
@@ -239,6 +242,10 @@ class Method:
 
 
 METHODS: Registry[Method] = Registry("method", "reproducer.methods", "reproducer.methods")
+
+
+def _method_at(place: str) -> Method:
+    return METHODS.get(place)
 
 
 def register(

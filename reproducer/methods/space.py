@@ -63,6 +63,10 @@ class Space:
         """Baselines that are points of the space: {method: value of each dimension}. They are the first trials."""
         return {}
 
+    def default(self) -> dict[str, Scalar]:
+        """A value of each dimension: where the parameters stay while the samples alone are searched or scored."""
+        return {name: middle(dimension) for name, dimension in self.dimensions().items()}
+
     def restricted(self) -> bool:
         """Whether a part of the method is taken away, as in an ablation: a baseline outside is then no result of it."""
         return False
@@ -70,3 +74,11 @@ class Space:
     def void(self, parameters: Mapping[str, Scalar]) -> bool:
         """Whether a point means nothing (all weights 0, say), so that no trial should be spent on it."""
         return False
+
+
+def middle(dimension: Dimension) -> Scalar:
+    """The middle of a range; the first of several values."""
+    if isinstance(dimension, Choice):
+        return dimension.values[0]
+    centre = (dimension.low + dimension.high) / 2
+    return round(centre) if isinstance(dimension, Int) else centre

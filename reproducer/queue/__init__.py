@@ -1,26 +1,37 @@
-"""The graph of stages, the artifact store, locks and executors; knows no stage by name.
+"""The graph of stages, the artifact store, locks and engines; knows no kind of stage by name.
 
-outcome = run(stages, {"kind": Handler(version=1, run=work)}, Store("store"), progress=console_progress())
-outcome[stage].artifact.directory
+class Count(Stage):
+    kind = "count"
+    to: int
+
+    def run(self, context: Context) -> None:
+        (context.directory / "numbers.txt").write_text(str(list(range(self.to))))
+
+outcome = run([Count(to=3)], Store("store"), progress=console_progress())
+outcome[Count(to=3)].artifact.directory
 """
 
 from reproducer.queue.artifact import Artifact, Failure
-from reproducer.queue.executor import run
-from reproducer.queue.handler import Context, Handler
+from reproducer.queue.context import Context
+from reproducer.queue.engines import ENGINES, Engine
+from reproducer.queue.engines.local import fitting_slots
 from reproducer.queue.machine import describe_machine
 from reproducer.queue.outcome import Outcome, Result, survey
-from reproducer.queue.progress import LiveProgress, PlainProgress, Progress, console_progress, duration
+from reproducer.queue.progress import LiveProgress, Progress, console_progress, duration
+from reproducer.queue.scheduler import run
+from reproducer.queue.signals import Interrupted, exit_code, interruptible
 from reproducer.queue.stage import Stage, canonical, topological
 from reproducer.queue.store import Store
 
 __all__ = [
+    "ENGINES",
     "Artifact",
     "Context",
+    "Engine",
     "Failure",
-    "Handler",
+    "Interrupted",
     "LiveProgress",
     "Outcome",
-    "PlainProgress",
     "Progress",
     "Result",
     "Stage",
@@ -29,6 +40,9 @@ __all__ = [
     "console_progress",
     "describe_machine",
     "duration",
+    "exit_code",
+    "fitting_slots",
+    "interruptible",
     "run",
     "survey",
     "topological",

@@ -46,7 +46,7 @@ class Artifact:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the handler recorded."""
+        """What the stage recorded."""
         return dict(self.record["facts"])
 
 
@@ -58,7 +58,6 @@ class Failure:
     hint: str | None
     traceback: str | None
     when: str
-    run: str
 
     @property
     def message(self) -> str:

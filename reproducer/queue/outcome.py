@@ -7,7 +7,6 @@ from typing import Literal
 
 from reproducer.errors import UserError
 from reproducer.queue.artifact import Artifact
-from reproducer.queue.handler import Handler
 from reproducer.queue.stage import Stage, topological
 from reproducer.queue.store import Store
 
@@ -72,11 +71,11 @@ def inputs_of(stage: Stage, results: Mapping[str, Result]) -> Result | dict[str,
     return found if len(found) == len(stage.inputs) else None
 
 
-def survey(stages: Iterable[Stage], store: Store, handlers: Mapping[str, Handler] | None = None) -> Outcome:
+def survey(stages: Iterable[Stage], store: Store, device: str | None = None) -> Outcome:
     """What the store has of `stages`, running and changing nothing: `cached`, `failed`, `blocked` or `missing`.
 
     Args:
-        handlers: where given, their fingerprints are compared too, as a run would.
+        device: where given, today's fingerprints for it are compared too, as a run would.
     """
     results: dict[str, Result] = {}
     for stage in topological(stages):
@@ -86,9 +85,9 @@ def survey(stages: Iterable[Stage], store: Store, handlers: Mapping[str, Handler
             continue
         state: Artifact | str | None = None
         if inputs is not None:
-            source = handlers[stage.kind].fingerprints if handlers else None
             try:
-                state = store.inspect(stage, inputs, source(stage.params) if source else None)
+                today = None if device is None else stage.fingerprints(device)
+                state = store.inspect(stage, inputs, today)
             except UserError as error:  # the source is gone, so nothing can vouch for the artifact
                 state = str(error)
         failure = store.failure(stage)

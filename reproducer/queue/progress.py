@@ -24,11 +24,14 @@ class _Running:
 
 @dataclass
 class Progress:
-    """Keeps the books of a run and shows nothing: the silent display, and what the others are built on.
+    """Lines: one when a stage starts, one when it ends, between them at most one every `interval` seconds.
 
-    Called by the executor from several threads. `clock` gives seconds and can be replaced in a test.
+    Called by a run from two threads. Shows nothing without a `stream`; `clock` gives seconds and can be replaced in a
+    test.
     """
 
+    stream: TextIO | None = None
+    interval: float = 30.0
     clock: Callable[[], float] = time.monotonic
     running: dict[str, _Running] = field(default_factory=dict, init=False)
 
@@ -38,55 +41,49 @@ class Progress:
         self._numbers: dict[str, int] = {}
         self._seconds: dict[str, list[float]] = {}
         self._typical: Mapping[str, float] = {}
-        self._jobs = 1
-        self._total = 0
+        self._slots, self._total = 1, 0
+        self._shown = self.clock()
 
-    def begin(self, stages: Sequence[Stage], cached: int, typical: Mapping[str, float], jobs: int = 1) -> None:
+    def begin(self, stages: Sequence[Stage], cached: int, typical: Mapping[str, float], slots: int = 1) -> None:
         """A run starts: `stages` are still to be done, `cached` others are not; `typical` seconds per kind."""
         with self._lock:
             self._pending = {stage.key: stage for stage in stages}
             self._numbers = {stage.key: cached + index for index, stage in enumerate(stages, 1)}
-            self._typical = typical
-            self._jobs = jobs
-            self._total = len(stages) + cached
-            self._on_begin(cached)
+            self._typical, self._slots, self._total = typical, slots, len(stages) + cached
+            self.show(f"{_count(self._total, 'stage')}: {cached} in the store, {len(stages)} to do")
 
     def start(self, stage: Stage) -> None:
         """A stage starts."""
         with self._lock:
             self.running[stage.key] = _Running(stage, self.clock())
-            self._line(f"{self._label(stage)}: started")
+            self.show(f"{self._label(stage)}: started")
 
     def update(self, stage: Stage, done: float, total: float, text: str = "") -> None:
-        """A running stage has come to `done` of `total`."""
+        """A running stage, of this run or another one, has come to `done` of `total`."""
         with self._lock:
-            if one := self.running.get(stage.key):
+            if stage.key in self._pending:
+                one = self.running.setdefault(stage.key, _Running(stage, self.clock()))
                 one.fraction = min(max(done / total, 0.0), 1.0) if total > 0 else 0.0
                 one.text = text
                 one.first = one.first or (self.clock(), one.fraction)
-                self._on_update(one)
+                self.tick()
 
     def finish(self, stage: Stage, status: str, seconds: float | None = None, message: str = "") -> None:
-        """A stage is settled. What is said twice (by a worker and by who waited for it) is shown once."""
+        """A stage is settled."""
         with self._lock:
             self.running.pop(stage.key, None)
-            label = self._label(stage)
-            if self._pending.pop(stage.key, None) is None:
-                return
+            self._pending.pop(stage.key, None)
             if status == "done" and seconds is not None:
                 self._seconds.setdefault(stage.kind, []).append(seconds)
-                self._line(f"{label}: done in {duration(seconds)}")
-            else:
-                lines = message.replace("\n", "\n    ")
-                self._line(f"{label}: {status}" + (f": {lines}" if lines else ""))
+                message = f"in {duration(seconds)}"
+            elif message:
+                status, message = f"{status}:", message.replace("\n", "\n    ")
+            self.show(f"{self._label(stage)}: {status} {message}".rstrip())
 
     def say(self, text: str) -> None:
         """A line for the user."""
         with self._lock:
-            self._line(text)
-
-    def close(self) -> None:
-        """The run has ended, however it did."""
+            self.show(text)
 
     def time_left(self) -> tuple[float, bool] | None:
         """Estimated seconds until all is done, and whether every open stage is in it (else it is a lower bound).
@@ -100,8 +97,8 @@ class Progress:
             known = [one for one in estimates if one is not None]
             if not known:
                 return None if estimates else (0.0, True)
-            # Jobs share the stages, but no stage can be divided.
-            return max(*known, sum(known) / self._jobs), len(known) == len(estimates)
+            # Slots share the stages, but no stage can be divided.
+            return max(*known, sum(known) / self._slots), len(known) == len(estimates)
 
     def _stage_left(self, one: _Running) -> float | None:
         now = self.clock()
@@ -124,105 +121,92 @@ class Progress:
             return "time left unknown"
         return f"{'about' if left[1] else 'at least'} {duration(left[0])} left"
 
-    # what a display adds
+    # what a live display does otherwise
 
-    def _on_begin(self, cached: int) -> None:
-        pass
+    def show(self, text: str) -> None:
+        """A line that stays."""
+        self._shown = self.clock()
+        if self.stream is not None:
+            print(text, file=self.stream, flush=True)
 
-    def _on_update(self, one: _Running) -> None:
-        pass
+    def tick(self) -> None:
+        """Time has passed, or a stage has come further."""
+        with self._lock:
+            told = [one for one in self.running.values() if one.first is not None]
+            if told and self.clock() - self._shown >= self.interval:
+                one = told[-1]
+                note = f" ({one.text})" if one.text else ""
+                self.show(f"{self._label(one.stage)}: {one.fraction:.0%}{note}, {self._left_text()}")
 
-    def _line(self, text: str) -> None:
-        pass
-
-
-@dataclass
-class PlainProgress(Progress):
-    """Lines: one when a stage starts, one when it ends, between them at most one every `interval` seconds."""
-
-    stream: TextIO = field(default_factory=lambda: sys.stdout)
-    interval: float = 30.0
-
-    def _on_begin(self, cached: int) -> None:
-        self._last = self.clock()
-        self._line(f"{_count(self._total, 'stage')}: {cached} in the store, {len(self._pending)} to do")
-
-    def _on_update(self, one: _Running) -> None:
-        if self.clock() - self._last >= self.interval:
-            note = f" ({one.text})" if one.text else ""
-            self._line(f"{self._label(one.stage)}: {one.fraction:.0%}{note}, {self._left_text()}")
-
-    def _line(self, text: str) -> None:
-        self._last = self.clock()
-        print(text, file=self.stream, flush=True)
+    def close(self) -> None:
+        """The run has ended, however it did."""
 
 
 @dataclass
-class LiveProgress(PlainProgress):
-    """The same lines above a live table of what runs: how far, for how long, and the time left in all.
+class LiveProgress(Progress):
+    """The same lines above bars of what runs: how far, for how long, and the time left in all.
 
     Args:
-        console: a `rich.console.Console`; one on standard output by default.
-        refresh: redrawn so many times a second; 0: only by `Progress` calls, for tests.
+        console: a `rich.console.Console`.
+        refresh: redrawn so many times a second.
     """
 
     console: Any = None
     refresh: float = 4.0
-    _live: Any = field(default=None, init=False, repr=False)
+    _bars: Any = field(default=None, init=False, repr=False)
+    _tasks: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
-    def _on_begin(self, cached: int) -> None:
-        from rich.console import Console
-        from rich.live import Live
+    def begin(self, stages: Sequence[Stage], cached: int, typical: Mapping[str, float], slots: int = 1) -> None:
+        """See `Progress`."""
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bars
 
-        self.console = self.console or Console()
-        self._live = Live(
+        self._bars = Bars(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(24),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self.console,
-            get_renderable=self._table,
-            auto_refresh=self.refresh > 0,
-            refresh_per_second=self.refresh or 4.0,
+            get_time=self.clock,
+            refresh_per_second=self.refresh,
             transient=True,
         )
-        super()._on_begin(cached)
-        self._live.start()
+        super().begin(stages, cached, typical, slots)
+        self._tasks = {"all": self._bars.add_task("", note="")}
+        self.tick()
+        self._bars.start()
 
-    def _on_update(self, one: _Running) -> None:
-        if not self.refresh:
-            self._live.refresh()
+    def show(self, text: str) -> None:
+        """See `Progress`."""
+        self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if self._tasks:
+            self.tick()
 
-    def _line(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+    def tick(self) -> None:
+        """See `Progress`."""
+        with self._lock:
+            for key in self._tasks.keys() - self.running.keys() - {"all"}:
+                self._bars.remove_task(self._tasks.pop(key))
+            for key, one in self.running.items():
+                if key not in self._tasks:
+                    self._tasks[key] = self._bars.add_task(one.stage.label, total=1.0, note="")
+                self._bars.update(self._tasks[key], completed=one.fraction, note=one.text)
+            settled = self._total - len(self._pending)
+            summary = {"description": f"{settled} of {_count(self._total, 'stage')}", "note": self._left_text()}
+            self._bars.update(self._tasks["all"], completed=settled, total=max(self._total, 1), **summary)
 
     def close(self) -> None:
-        """Take the live table away; the lines stay."""
-        if self._live:
-            self._live.stop()
-
-    def _table(self) -> Any:
-        from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table.grid(padding=(0, 1))
-        with self._lock:
-            for one in self.running.values():
-                table.add_row(
-                    Text(one.stage.label, no_wrap=True, overflow="ellipsis"),
-                    ProgressBar(total=1.0, completed=one.fraction, width=24),
-                    Text(f"{one.fraction:4.0%}"),
-                    Text(duration(self.clock() - one.since), no_wrap=True),
-                    Text(one.text, no_wrap=True, overflow="ellipsis"),
-                )
-            settled = self._total - len(self._pending)
-            summary = Text(f"{settled} of {_count(self._total, 'stage')}, {self._left_text()}")
-        return Group(table, summary)
+        """Take the bars away; the lines stay."""
+        if self._bars:
+            self._bars.stop()
 
 
 def console_progress(stream: TextIO | None = None) -> Progress:
     """The display that fits `stream` (standard output by default): live on a terminal, plain lines otherwise."""
     stream = stream or sys.stdout
     if not stream.isatty():
-        return PlainProgress(stream=stream)
+        return Progress(stream)
     from rich.console import Console
 
     return LiveProgress(console=Console(file=stream))

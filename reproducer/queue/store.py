@@ -4,12 +4,14 @@
     root/work/<key>/        a stage while it runs; work/<key>.json: what a resumable one has spent and recorded
     root/corrupt/<key>-N/   artifacts that could not be trusted any more, for a person to look at
     root/failed/<key>.json  why a stage failed; gone once it succeeds
-    root/locks/, verified/  locks, and hashes of large files
+    root/locks/<key>.*      the lock of a stage, who holds it and how far that one is, and what the stage says
+    root/verified/          hashes of large files
 
 An artifact appears by one rename, so it is there whole or not at all. Reading needs no lock; everything that
 changes what belongs to a stage is done by the process that holds the stage's lock.
 """
 
+import errno
 import re
 import shutil
 import statistics
@@ -27,41 +29,75 @@ from reproducer.queue.stage import KEY_LENGTH, RESERVED, Stage, topological
 
 RECORD = "record.json"
 _KEY = re.compile(rf"\.?([0-9a-f]{{{KEY_LENGTH}}})(?![0-9a-f])")  # a leading dot: a partly written file
+_LONGEST = "x" * 250  # no path below work/<key>/ is longer
 
 
 class Store:
     """The store in the folder `root`. Nothing is written before `prepare` or a run.
 
     Raises:
-        UserError: `root` is a file.
+        UserError: `root` cannot be the path of a folder.
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).expanduser().absolute()  # a stage may change the working directory
-        if self.root.exists() and not self.root.is_dir():
-            raise UserError(f"the store {self.root} is a file", hint="name a folder, or one to be made")
+        try:
+            self.root = Path(root).expanduser().absolute()  # a stage may change the working directory
+            if self.root.exists() and not self.root.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, "it is a file")
+            (self.root / "work" / _LONGEST).lstat()
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: of a home folder that there is not
+            why = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
+            hint = "name a folder, or one to be made"
+            raise UserError(f"the store {_shown(str(root))} cannot be a folder: {why}", hint) from error
 
     def prepare(self) -> None:
-        """Make the folders. UserError where they cannot be made or written."""
+        """Make the folders, and remove what killed processes left half-written. UserError where that cannot be."""
         try:
             for name in sorted(RESERVED):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root / "work"):
                 pass
+            self._sweep()
         except OSError as error:
             hint = "choose another folder for the store, or make this one writable"
             raise UserError(f"the store {self.root} cannot be written ({error.strerror})", hint=hint) from error
 
+    def _sweep(self) -> None:
+        """Remove partly written files, notes and logs, and work that nobody can go on with, of stages not held."""
+        left: dict[str, list[Path]] = {}
+        for path in (*self.root.glob("*/.*"), *self.root.glob("locks/*"), *self.root.glob("work/*")):
+            if (match := _KEY.match(path.name)) and path.suffix != ".lock":
+                left.setdefault(match[1], []).append(path)
+        for key, paths in left.items():
+            with StageLock(self.root / "locks", key) as lock:
+                if lock.acquire():
+                    for path in paths:
+                        if path.parent.name != "work" or path.name.startswith("."):
+                            path.unlink(missing_ok=True)
+                        elif path.is_dir() and not (path / RECORD).exists() and not _notes(path).exists():
+                            shutil.rmtree(path)
+
     def lock(self, stage: Stage) -> StageLock:
         """The stage's lock, not yet taken."""
         return StageLock(self.root / "locks", stage.key)
+
+    def log(self, stage: Stage, run: str) -> Path:
+        """What the stage says to the run of that name, a JSON object a line; removed when that run ends."""
+        return self.root / "locks" / f"{stage.key}.{run}.log"
+
+    def remove_logs(self, run: str) -> None:
+        """Remove the logs of a run."""
+        for path in self.root.glob(f"locks/*.{run}.log"):
+            path.unlink(missing_ok=True)
 
     # reading
 
     def artifact(self, stage: Stage) -> Artifact | None:
         """The verified artifact of `stage`; None if it, or one it was made from, is missing or cannot be trusted.
 
-        Fingerprints of outside sources are not compared here: only a handler knows today's.
+        Fingerprints of outside sources are not compared here: that needs the device.
         """
         found: dict[str, Artifact] = {}
         for one in topological([stage]):
@@ -83,9 +119,10 @@ class Store:
         folder = self._folder(stage)
         if not folder.exists():
             return None
-        record = read_json(folder / RECORD)
-        if record is None or not is_record(record, stage):
+        found = self.read(stage)
+        if found is None:
             return f"{RECORD} is missing or damaged"
+        record = found.record
         for name, artifact in inputs.items():
             if record["inputs"].get(name) != {"key": artifact.key, "digest": artifact.digest}:
                 return f"its input '{name}' ({artifact.record['label']}) has changed"
@@ -99,7 +136,12 @@ class Store:
             except OSError as error:
                 return f"{name} cannot be read ({error.strerror})"
         hashes.save()
-        return Artifact(folder, record)
+        return found
+
+    def read(self, stage: Stage) -> Artifact | None:
+        """The stage's artifact as its record says, not verified; None: there is none with a whole record."""
+        record = read_json(self._folder(stage) / RECORD)
+        return Artifact(self._folder(stage), record) if record and is_record(record, stage) else None
 
     def failure(self, stage: Stage) -> Failure | None:
         """Why the stage failed the last time it was tried, unless it has succeeded since."""
@@ -239,7 +281,8 @@ class Store:
         return self.root / stage.kind / stage.key
 
     def _work(self, stage: Stage) -> tuple[Path, Path]:
-        return self.root / "work" / stage.key, self.root / "work" / f"{stage.key}.json"
+        directory = self.root / "work" / stage.key
+        return directory, _notes(directory)
 
     def failure_path(self, stage: Stage) -> Path:
         """Where the stage's failure is written down."""
@@ -272,6 +315,15 @@ class Store:
         while (target := self.root / "corrupt" / f"{path.name}-{number}").exists():
             number += 1
         return path.rename(target)
+
+
+def _notes(work: Path) -> Path:
+    return work.with_name(f"{work.name}.json")
+
+
+def _shown(text: str) -> str:
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= 200 else f"{text[:200]}… ({len(text)} characters)"
 
 
 def _mtime(path: Path) -> float:

@@ -1,1 +1,1 @@
-"""LoRA fine-tuning of a pruned model through peft."""
+"""Kinds of recovery: one file each, in `training/` what they share."""

@@ -1,1 +1,1 @@
-"""AdaPruner's solution space, objective and Optuna study."""
+"""The search for calibration samples and a method's own parameters, as an Optuna study."""

@@ -1,18 +1,39 @@
 """How a trial's parameters stand for a set of calibration samples.
 
+With `data` of `random` or `score` nothing is chosen; else the setting `encoding` says what the parameters are.
 `indices`: bare indices into the pool (the paper). `ordered`: indices into the pool sorted by a feature, so that
-neighbours are alike; in which order a trial names its samples makes no difference. `features`: no indices, but
-weights of a few features; the passages that score highest are the samples.
+neighbours are alike; in which order a trial names its samples makes no difference. `features`: no indices, but weights
+of a few features; the passages that score highest are the samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from reproducer.errors import UserError
+from reproducer.search.record import write
+from reproducer.search.settings import SearchSettings
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
+
+    from reproducer.search.objective import Objective
+
+SAMPLE = "sample_"  # in front of the names of parameters that are indices without an order
+FEATURED = 1024  # passages that features are computed of: more would cost as much as many trials
+NEGLIGIBLE = 1e-6  # of the leading component's size: what is smaller is rounding
+COMPONENTS = 3  # principal components of the passages' states, beside their loss
+
+Progress = Callable[[float, float, str], None]
+Parts = tuple[tuple[int, ...], ...]
 
 
 class Encoding(Protocol):
@@ -58,12 +79,12 @@ class Indices:
         ordered: the trial's order of samples makes no difference.
     """
 
-    parts: tuple[tuple[int, ...], ...]
+    parts: Parts
     ordered: bool = False
 
     @property
     def names(self) -> list[str]:
-        return [f"sample_{place}" for place in range(len(self.parts))]
+        return [f"{SAMPLE}{place}" for place in range(len(self.parts))]
 
     def suggest(self, trial: BaseTrial) -> tuple[int, ...]:
         chosen = [
@@ -112,3 +133,114 @@ class Ranked:
 
     def embed(self, samples: Sequence[int]) -> dict[str, Any] | None:
         return None  # a random draw is next to never a ranking
+
+
+def encode(
+    settings: SearchSettings,
+    draw: Sequence[int],
+    objective: Objective,
+    alone: Callable[[int], float],
+    directory: Path,
+    progress: Progress,
+) -> Encoding:
+    """The encoding that the settings ask for. What it took to find out is kept in `directory` and not done again.
+
+    Args:
+        draw: the baselines' samples; as many are chosen.
+        alone: the objective of a passage as the only sample.
+
+    Raises:
+        UserError: more samples than passages to choose from, or too few passages with a finite objective.
+    """
+    pool, samples = len(objective.pool), len(draw)
+    if samples > pool:
+        raise UserError(f"{samples} calibration samples are asked for; the pool has {pool} passages")
+    if settings.data == "random":
+        return Given(tuple(draw))
+    if settings.data == "score":
+        return Given(best_alone(pool, samples, settings.scored, alone, directory / "scores.json", progress))
+    contiguous = settings.data == "ten-spaces"
+    if settings.encoding == "indices":
+        return Indices(parts(range(pool), samples, contiguous))
+    offered = sorted({*spread(pool, FEATURED), *draw})
+    ranked = settings.encoding == "features"
+    rows = _features(offered, ranked, objective, directory / "features.json", progress)
+    if not ranked:
+        offered.sort(key=lambda passage: (rows[passage][0], passage))
+        return Indices(parts(offered, samples, contiguous, pool), ordered=True)
+    groups = [(part, 1) for part in parts(offered, samples, True, pool)] if contiguous else [(tuple(offered), samples)]
+    return Ranked(tuple(groups), rows)
+
+
+def parts(offered: Sequence[int], samples: int, contiguous: bool, pool: int | None = None) -> Parts:
+    """The passages that each sample is chosen from: all that are offered, or those in a part of the pool of its own."""
+    if not contiguous:
+        return (tuple(offered),) * samples
+    size = pool or len(offered)
+    ends = [place * size // samples for place in range(samples + 1)]
+    return tuple(
+        tuple(passage for passage in offered if ends[place] <= passage < ends[place + 1]) for place in range(samples)
+    )
+
+
+def best_alone(
+    pool: int, samples: int, limit: int, alone: Callable[[int], float], path: Path, progress: Progress
+) -> tuple[int, ...]:
+    """The samples with the lowest objective when each is the only one (Table 8, w/ score D).
+
+    Writes to `path` how many passages of the pool were scored, and the objective of each, null if not finite.
+    """
+    if limit < samples:
+        raise UserError(f"{samples} samples cannot be the best of {limit} scored passages", "score more of them")
+    passages = spread(pool, limit)
+    scores: dict[str, float | None] = json.loads(path.read_text())["scores"] if path.exists() else {}
+    for done, index in enumerate(passages):
+        progress(done, len(passages), "passages scored alone")
+        if str(index) not in scores:
+            value = alone(index)
+            scores[str(index)] = value if math.isfinite(value) else None
+            write(path, {"pool": pool, "scored": len(passages), "scores": scores})
+    known = {index: score for index in passages if (score := scores[str(index)]) is not None}
+    if len(known) < samples:
+        raise UserError(f"only {len(known)} of {len(passages)} scored passages gave a finite objective")
+    return tuple(sorted(sorted(known, key=lambda index: (known[index], index))[:samples]))
+
+
+def spread(pool: int, count: int) -> list[int]:
+    """`count` of `pool` indices at even distances, all where there are not so many."""
+    return [(2 * place + 1) * pool // (2 * count) for place in range(count)] if count < pool else list(range(pool))
+
+
+def _features(
+    offered: Sequence[int], ranked: bool, objective: Objective, path: Path, progress: Progress
+) -> dict[int, list[float]]:
+    """{passage: features}: the first principal component of its state; if `ranked`, its loss and all components."""
+    if path.exists():
+        rows = json.loads(path.read_text())
+    else:
+        shown: Callable[[int, int], None] = lambda done, total: progress(done, total, "passages described")  # noqa: E731
+        states, losses = objective.describe(offered, losses=ranked, progress=shown)
+        features = principal_components(states, COMPONENTS if ranked else 1)
+        if losses is not None:
+            features = torch.cat([losses[:, None].double(), features], dim=1)
+        rows = standardised(features).tolist()
+        write(path, rows)
+    return dict(zip(offered, rows, strict=True))
+
+
+def principal_components(rows: Tensor, count: int) -> Tensor:
+    """The rows [n, width] along their `count` leading principal axes, float64 [n, as many of them as rows vary along].
+
+    Of the two directions of an axis, the one along which its largest entry is positive.
+    """
+    centred = rows.double() - rows.double().mean(0)
+    left, sizes, axes = torch.linalg.svd(centred, full_matrices=False)
+    largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))[:, 0]
+    return (left * sizes * largest.sign())[:, sizes > NEGLIGIBLE * sizes[0]][:, :count]
+
+
+def standardised(columns: Tensor) -> Tensor:
+    """Columns of mean 0 and standard deviation 1; one that does not vary is 0."""
+    centred = columns - columns.mean(0)
+    deviation = centred.square().mean(0).sqrt()
+    return torch.where(deviation > 0, centred / deviation, 0.0)

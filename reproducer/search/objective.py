@@ -4,29 +4,36 @@ Hidden states in front of the first pruned layer never change between trials, so
 and for the search texts. A candidate is evaluated layer by layer on all texts; a layer's sliced weights exist only
 while the layer runs, and the model is neither copied nor reloaded. Statistics that are means over the samples are kept
 passage by passage: a set of samples then costs only the passages that are new.
+
+A candidate can be given up on a first slice of the search texts. It and the best so far are measured on the same
+windows, so what counts is the difference window by window: windows differ far more from each other than a window does
+under two similar models. A candidate is hopeless if, going by the slice, its objective is above the best one's by more
+than three standard errors of the difference.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from reproducer.methods.registry import Rule
+from reproducer.errors import UserError
+from reproducer.methods.prune import cut_settings, decide
+from reproducer.methods.registry import Decision, Method
+from reproducer.methods.space import Scalar
 from reproducer.models.walk import BATCH_TOKENS, LayerWalk, frozen
-from reproducer.pruning.allocation import Allocation
+from reproducer.pruning.allocation import Allocation, check_layers
 from reproducer.pruning.plan import Plan
-from reproducer.pruning.scoring import check_layers, make_plan, structure_scores
-from reproducer.pruning.statistics import ADDITIVE, Limits, Statistic, Statistics, collect
-from reproducer.pruning.surgery import sliced_layer
-from reproducer.search.passages import PassageStatistics
-from reproducer.search.stopping import first_slice, hopeless
+from reproducer.pruning.statistics import Limits, Statistic, Statistics, WeightStatistic, collect
 
 KEPT_BYTES = 2**31  # of activations, and as many again of statistics of single passages
-STATISTICS_KEPT = 64  # sample sets whose statistics stay in memory: a few MB each
+STATISTICS_KEPT = 128  # statistics of sample sets that stay in memory: a few MB each
+SHARE = 4  # one window in four is in the first slice
+LEAST = 4  # windows of a text, below which their spread says nothing
+ERRORS = 3.0  # standard errors; a candidate as good as the best is given up once in several hundred times
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ class Objective:
         self.architecture = self.text_walk.architecture
         self.layers = check_layers(layers, len(self.text_walk.layers))
         self.sample_tokens = self.text_tokens = 0
-        self._statistics: dict[tuple[int, ...], Statistics] = {}
+        self._kept: OrderedDict[tuple[tuple[int, ...], Statistic], _OfModules] = OrderedDict()
         # A processor gains nothing from passages together, and one by one a resumed search gets the same numbers.
         together = 1 if self.text_walk.device.type == "cpu" else len(pool)
         self._passages = PassageStatistics(together, passage_bytes)
@@ -92,30 +99,52 @@ class Objective:
         with frozen(model), torch.no_grad():
             self._first, self._rest = self._batches(first), self._batches(rest)
 
+    def expect(self, needs: Iterable[Statistic]) -> None:
+        """Say what will be asked for: whatever of it can be kept passage by passage is then collected in one pass."""
+        self._passages.watch(statistic for statistic in needs if statistic.additive)
+
     def statistics(self, samples: Sequence[int], needs: Iterable[Statistic]) -> Statistics:
         """Statistics of these pool passages; what an earlier call collected for the same passages is not redone."""
-        key = tuple(samples)
-        known = self._statistics.get(key, {})
-        have = set(next(iter(next(iter(known.values())).values()))) if known else set()
-        missing = set(needs) - have
+        key, needs = tuple(samples), sorted(set(needs), key=repr)
+        missing = {statistic for statistic in needs if (key, statistic) not in self._kept}
         if missing:
-            if missing <= ADDITIVE:
-                fresh = self._passages.mean(key, missing, lambda passages: self._collect(passages, ADDITIVE, True))
+            if all(statistic.additive for statistic in missing):
+                collected = self._passages.mean(key, missing, lambda some, watched: self._collect(some, watched, True))
             else:
-                fresh = self._collect(key, missing)
-            for index, members in fresh.items():
-                for module, found in members.items():
-                    known.setdefault(index, {}).setdefault(module, {}).update(found)
-            self._statistics[key] = known
-            while len(self._statistics) > STATISTICS_KEPT:
-                self._statistics.pop(next(iter(self._statistics)))
-        return known
+                collected = self._collect(key, missing)
+            for index, modules in collected.items():
+                for module, values in modules.items():
+                    for statistic, value in values.items():
+                        self._kept.setdefault((key, statistic), {})[index, module] = value
+        found: Statistics = {index: {} for index in self.layers}
+        for statistic in needs:
+            self._kept.move_to_end((key, statistic))
+            for (index, module), value in self._kept[key, statistic].items():
+                found[index].setdefault(module, {})[statistic] = value
+        while len(self._kept) > STATISTICS_KEPT:
+            self._kept.popitem(last=False)
+        return found
 
-    def plan(self, rule: Rule, samples: Sequence[int], method: str, settings: dict[str, Any], seed: int = 0) -> Plan:
-        """The plan of a scoring rule on these samples."""
-        statistics = self.statistics(samples, rule.needs)
-        scores = structure_scores(self.model, self.architecture, statistics, rule.score, seed)
-        return make_plan(self.model, self.architecture, scores, self.allocation, method, settings)
+    def plan(self, method: Method, parameters: Mapping[str, Scalar], samples: Sequence[int], seed: int = 0) -> Plan:
+        """The plan of a method with these parameters on these samples.
+
+        Raises:
+            UserError: the method trains before it cuts.
+        """
+        rule = method.make(parameters)
+        if isinstance(rule, Decision) and rule.train is not None:
+            raise UserError(f"{method.name} trains before it cuts, which a search cannot do for every candidate")
+        return decide(
+            self.model,
+            rule,
+            self.statistics(samples, rule.needs),
+            layers=self.layers,
+            cut=self.allocation,
+            ids=self.pool[list(samples)] if method.calibrated else None,
+            seed=seed,
+            method=method.name,
+            settings=cut_settings(self.allocation, seed, parameters),
+        )
 
     def perplexities(self, plan: Plan | None) -> dict[str, float]:
         """Perplexity of the model under `plan` (None: the dense model) on every search text."""
@@ -173,20 +202,27 @@ class Objective:
     def _losses(self, plan: Plan | None, batches: Sequence[_Batch]) -> Tensor:
         """Mean loss of every window of `batches` under `plan`, float64 [windows] on the CPU."""
         self.text_tokens += sum(batch.below.shape[0] * batch.below.shape[1] for batch in batches)
+        walk, first = self.text_walk, self.layers[0]
         with frozen(self.model), torch.no_grad():
             hidden = [batch.below for batch in batches]
-            for index in range(self.layers[0], len(self.text_walk.layers)):
-                layer = self.text_walk.layers[index]
-                if plan is not None and index in plan.layers:
-                    layer = sliced_layer(
-                        layer, self.architecture, plan.kept("heads", index), plan.kept("channels", index)
-                    )
-                hidden = [self.text_walk.run(index, part, layer) for part in hidden]
-            losses = [
-                self.text_walk.losses(part, self._windows[batch.windows])
-                for part, batch in zip(hidden, batches, strict=True)
-            ]
+            if plan is not None and self._reaches_out(plan):  # then on a model of its own, from the embedding on
+                walk, first = LayerWalk(plan.apply(self.model), self._windows.shape[1]), 0
+                hidden = [walk.embed(self._windows[batch.windows]) for batch in batches]
+                plan = None
+            for index in range(first, len(walk.layers)):
+                layer: nn.Module | None = walk.layers[index]
+                if plan is not None:
+                    layer = plan.layer(index, walk.layers[index], self.architecture)
+                if layer is not None:
+                    hidden = [walk.run(index, part, layer) for part in hidden]
+            losses = [walk.losses(part, self._windows[b.windows]) for part, b in zip(hidden, batches, strict=True)]
         return torch.cat(losses).double().mean(1).cpu()
+
+    def _reaches_out(self, plan: Plan) -> bool:
+        """Whether a plan changes anything below the layers to prune, or outside of the decoder's layers."""
+        prefix = f"{self.architecture.layers}."
+        of = [int(name[len(prefix) :].split(".")[0]) if name.startswith(prefix) else -1 for name in plan.tensors]
+        return any(index < self.layers[0] for index in [*of, *plan.removed_layers, *plan.layers])
 
     def _perplexities(self, losses: Tensor, batches: Sequence[_Batch]) -> list[float]:
         texts = self._texts_of(batches)
@@ -200,6 +236,9 @@ class Objective:
         return [_Batch(part, self._run_below(self.text_walk, self._windows[part])) for part in parts if len(part)]
 
     def _collect(self, samples: Sequence[int], wanted: Iterable[Statistic], per_sample: bool = False) -> Statistics:
+        wanted = set(wanted)
+        if all(isinstance(statistic, WeightStatistic) for statistic in wanted):
+            return collect(self.model, None, self.layers, wanted, self.limits, walk=self.pool_walk)
         ids, below = self.pool[list(samples)], self._below_pool(samples)
         self.sample_tokens += ids.numel()
         return collect(
@@ -232,3 +271,110 @@ class _Batch:
 
     windows: Tensor
     below: Tensor
+
+
+_OfModules = dict[tuple[int, str], Tensor]  # (layer, module) -> one statistic
+
+
+class PassageStatistics:
+    """Additive statistics of single passages, the ones used last within `limit` bytes.
+
+    Those of every set of passages are formed from them without another pass.
+
+    Args:
+        together: passages to collect at once. One at a time makes the numbers independent of what is known already.
+        limit: bytes to keep.
+    """
+
+    def __init__(self, together: int, limit: int) -> None:
+        self._together, self._limit = together, limit
+        self._watched: set[Statistic] = set()
+        self._rows: OrderedDict[int, Tensor] = OrderedDict()  # passage -> all its statistics, side by side
+        self._layout: list[tuple[int, str, Statistic, int]] = []  # layer, module, statistic, vectors
+
+    @property
+    def nbytes(self) -> int:
+        return sum(row.nbytes for row in self._rows.values())
+
+    def watch(self, wanted: Iterable[Statistic]) -> None:
+        """Collect these too from now on; passages that are known without them are forgotten."""
+        if not (wanted := set(wanted)) <= self._watched:
+            self._watched |= wanted
+            self._rows.clear()
+
+    def mean(
+        self,
+        samples: Sequence[int],
+        wanted: Iterable[Statistic],
+        collect: Callable[[Sequence[int], Iterable[Statistic]], Statistics],
+    ) -> Statistics:
+        """Statistics of these samples as a set; a passage that occurs twice counts twice.
+
+        Args:
+            collect: statistics of passages that are new, with a first axis for the passages (`per_sample`).
+        """
+        wanted = set(wanted)
+        self.watch(wanted)
+        missing = [index for index in dict.fromkeys(samples) if index not in self._rows]
+        for start in range(0, len(missing), self._together):
+            passages = missing[start : start + self._together]
+            self._add(passages, collect(passages, self._watched))
+        for index in samples:
+            self._rows.move_to_end(index)
+        means = torch.stack([self._rows[index] for index in samples]).mean(0)
+        while self.nbytes > self._limit:
+            self._rows.popitem(last=False)
+        found: Statistics = {}
+        parts = means.split([vectors for *_, vectors in self._layout])
+        for (layer, module, statistic, _), part in zip(self._layout, parts, strict=True):
+            if statistic in wanted:
+                found.setdefault(layer, {}).setdefault(module, {})[statistic] = part
+        return found
+
+    def _add(self, passages: Sequence[int], apart: Statistics) -> None:
+        places = [
+            (layer, module, statistic, values)
+            for layer, of_layer in apart.items()
+            for module, of_module in of_layer.items()
+            for statistic, values in sorted(of_module.items(), key=lambda item: repr(item[0]))
+        ]
+        self._layout = [(layer, module, statistic, values.shape[1]) for layer, module, statistic, values in places]
+        for index, row in zip(passages, torch.cat([values for *_, values in places], dim=1), strict=True):
+            self._rows[index] = row.clone()  # a view would keep the rows of all
+
+
+def first_slice(sizes: list[int]) -> list[int]:
+    """Indices of the windows to measure first, evenly spread over each text; all where a text is too short for it.
+
+    Args:
+        sizes: windows of each text; the windows of all texts are numbered in a row.
+    """
+    if min(sizes) < 2 * LEAST:
+        return list(range(sum(sizes)))
+    chosen, start = [], 0
+    for size in sizes:
+        count = max(LEAST, -(-size // SHARE))
+        chosen += [start + (2 * place + 1) * size // (2 * count) for place in range(count)]
+        start += size
+    return chosen
+
+
+def hopeless(candidate: Tensor, best: Tensor, texts: Tensor) -> bool:
+    """Whether the candidate cannot plausibly become better than the best so far.
+
+    The objective is the mean over the texts of exp(mean loss). With `d` the mean difference of losses on a text and `s`
+    its standard error, the candidate's perplexity there is the best one's times exp(d), and its error that times `s`.
+
+    Args:
+        candidate, best: mean losses [windows] of the same windows.
+        texts: LongTensor [windows], which text a window is of.
+    """
+    above, variance = 0.0, 0.0
+    for text in texts.unique():
+        of_text = texts == text
+        differences, level = (candidate - best)[of_text].double(), best[of_text].double().mean()
+        ratio = differences.mean().exp()
+        error = differences.std() / len(differences) ** 0.5
+        above += float(level.exp() * (ratio - 1))
+        variance += float((level.exp() * ratio * error) ** 2)
+    return above > ERRORS * variance**0.5

@@ -1,83 +1,111 @@
-"""How to search."""
+"""How to search: a spec's section `search`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal, Self
 
-from reproducer.errors import UserError
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from reproducer.spec import Count, Listed, NonEmpty, Ratio, Section, Text, mistake
 
 Sampler = Literal["local", "tpe", "random", "gp", "cmaes"]
 Coding = Literal["indices", "ordered", "features"]
 
-DEFAULT_SAMPLER: Sampler = "local"
+
+class TransferSpec(Section):
+    """Where a configuration comes from that is used here without a search: what is left out is as in the row itself."""
+
+    model: Text | None = None
+    ratio: Ratio | None = None
+    structure_ratio: Ratio | None = None
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if self.ratio is not None and self.structure_ratio is not None:
+            raise mistake("'ratio' and 'structure_ratio' exclude each other; keep one")
+        if self.model is None and self.ratio is None and self.structure_ratio is None:
+            raise mistake("says nothing; name the model, the ratio or the structure_ratio that was searched at")
+        return self
 
 
-@dataclass(frozen=True)
-class SearchSettings:
-    """How to search.
+def _decided() -> Any:
+    """A default that `mode` and `sampler` decide; an explicit null is the same as none."""
+    return Field(None, validate_default=True)
+
+
+class SearchSettings(Section):
+    """How to search. What `mode` decides is resolved: no field but `texts` and `transfer` is ever None.
 
     Attributes:
         trials: finished trials in all, the stopped ones and the baselines' among them.
-        sampler: `local` (`reproducer.search.local`), `tpe`, `random`, `gp` (Optuna's Gaussian process) or `cmaes` (for
-            α and the data; as it knows no categories, the alignment factors are left to TPE); None: by `mode`.
         mode: `paper` takes TPE, univariate as Optuna's default was in the paper's time, bare indices, and stops no
             trial; `default` takes `local`, and TPE, if asked for, multivariate.
-        seed: of the baselines' samples and of the search.
-        baselines: methods to score beside the search.
-        order: `joint`; or `sequential` (Table 2, w/o unified): half of the trials search the data with the metric of
-            LLM-Pruner-E2, the others the metric with the best data.
-        encoding: how parameters stand for samples (`reproducer.search.encoding`); None: by `mode` and `sampler`.
-        stop: give up hopeless trials on a first slice of the search texts; None: by `mode` and `sampler`.
+        sampler: `local` (`samplers.LocalSampler`), `tpe`, `random`, `gp` (Optuna's Gaussian process) or `cmaes` (for
+            numbers; as it knows no categories, these are left to TPE).
+        order: `joint`; or `sequential`: half of the trials search the samples with the parameters at the space's
+            `default`, the others the parameters with the best samples.
+        data: `search`, each sample from the whole pool; `random`, the draw that the baselines use; `ten-spaces`, the
+            pool in as many contiguous parts as there are samples, one sample from each; `score`, the samples that are
+            best alone, which is found out first.
+        encoding: how parameters stand for samples (`reproducer.search.encoding`).
+        stop: give up hopeless trials on a first slice of the search texts.
         start: of `local` alone: trials at the head, baselines among them, before it changes the best of them; those
-            that are no baselines are drawn at random. None: a quarter of `trials`.
-        workers: processes that work on the study. With more than one, the trials depend on timing.
+            that are no baselines are drawn at random. By default a quarter of `trials`.
+        texts: data sets whose mean perplexity is the objective; None: those that the report measures on.
+        split: of the texts: one that the report does not measure on, or the report's own.
+        windows: of each text, taken from its head.
+        space: ranges of the searched method's own parameters, a section that belongs to the method.
+        baselines: methods to score on the objective too.
         scored: passages that the data of `score` are chosen from, evenly spread over the pool.
+        workers: processes that work on the study. With more than one, the trials depend on timing.
+        transfer: takes the configuration of another row's search.
     """
 
-    trials: int
-    sampler: Sampler | None = None
+    trials: Count = 150
     mode: Literal["default", "paper"] = "default"
-    seed: int = 0
-    baselines: Sequence[str] = ()
+    sampler: Sampler = _decided()
     order: Literal["joint", "sequential"] = "joint"
-    encoding: Coding | None = None
-    stop: bool | None = None
-    start: int | None = None
-    workers: int = 1
-    scored: int = 256
+    data: Literal["search", "random", "ten-spaces", "score"] = "search"
+    encoding: Coding = _decided()
+    stop: bool = _decided()
+    start: Annotated[int, Field(ge=0)] = _decided()
+    texts: NonEmpty[Text] | None = None
+    split: Literal["search", "report"] = "search"
+    windows: Count = 64
+    space: dict[str, Any] = Field(default_factory=dict)
+    baselines: Listed[Text] = Field(["magnitude", "vector", "llm-pruner-e1", "llm-pruner-e2"])
+    scored: Count = 256
+    workers: Count = 1
+    transfer: TransferSpec | None = None
 
-    @property
-    def sampling(self) -> Sampler:
-        """The sampler in use."""
-        return self.sampler or ("tpe" if self.mode == "paper" else DEFAULT_SAMPLER)
+    @field_validator("sampler", "encoding", "stop", "start", mode="before")
+    @classmethod
+    def _resolved(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None:
+            return value
+        paper, sampler = info.data.get("mode") == "paper", info.data.get("sampler")
+        if info.field_name == "sampler":
+            return "tpe" if paper else "local"
+        if info.field_name == "encoding":  # the local sampler exchanges passages, near or not
+            return "indices" if paper or sampler == "local" else "ordered"
+        if info.field_name == "stop":
+            return not paper and sampler in ("local", "tpe", "random")
+        return info.data.get("trials", 0) // 4 if sampler == "local" else 0
 
-    @property
-    def coding(self) -> Coding:
-        """The encoding in use."""
-        bare = self.mode == "paper" or self.sampling == "local"  # which exchanges passages, near or not
-        return self.encoding or ("indices" if bare else "ordered")
-
-    @property
-    def stops(self) -> bool:
-        """Whether hopeless trials are stopped."""
-        if self.stop is None:
-            return self.mode == "default" and self.sampling in ("local", "tpe", "random")
-        return self.stop
-
-    @property
-    def starting(self) -> int:
-        """Trials before the local ones; 0 for other samplers."""
-        if self.sampling != "local":
-            return 0
-        return self.trials // 4 if self.start is None else self.start
-
-    def __post_init__(self) -> None:
-        if self.start and self.sampling != "local":
-            raise UserError(f"`start` is of the sampler local, not of {self.sampling}", "leave it out")
-        if self.stop and self.sampling == "gp":
-            raise UserError(
-                "the gp sampler learns nothing from stopped trials and would propose the like again",
-                "leave out `stop`, or take another sampler",
+    @field_validator("stop")
+    @classmethod
+    def _learnt_from(cls, stop: bool, info: ValidationInfo) -> bool:
+        if stop and info.data.get("sampler") == "gp":
+            raise mistake(
+                "the gp sampler learns nothing from stopped trials and would propose the like again; "
+                "leave out `stop`, or take another sampler"
             )
+        return stop
+
+    @field_validator("start")
+    @classmethod
+    def _of_local_alone(cls, start: int, info: ValidationInfo) -> int:
+        sampler = info.data.get("sampler", "local")
+        if start and sampler != "local":
+            raise mistake(f"`start` is of the sampler local, not of {sampler}; leave it out")
+        return start

@@ -1,102 +1,172 @@
-"""AdaPruner's search (Kong et al. 2025, Eqs. 6 to 11) as an Optuna study that can be interrupted anywhere.
+"""A search as an Optuna study that can be interrupted anywhere (AdaPruner, Kong et al. 2025, Eqs. 6 to 11).
 
-The baselines are scored on the same objective: those that lie in the space are the study's first trials, the others
-stand beside it as candidates. What the search returns is the best of all, so it is never worse than its baselines on
-its own objective; only a space with a part taken away, an ablation, returns what it holds itself (`Space.ablated`).
+It searches calibration samples and a method's own parameters. Baselines are scored on the same objective: those that
+lie in the space are the study's first trials, the others stand beside it. What the search returns is the best of all,
+so it is never worse than its baselines on its own objective; only a space with a part taken away, an ablation, returns
+what it holds itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import math
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import optuna
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from reproducer.search.baselines import candidates, known_candidates, prefetch
-from reproducer.search.encoding import Given
+from reproducer.errors import UserError
+from reproducer.methods.registry import METHODS, Method
+from reproducer.methods.space import Space
+from reproducer.search.encoding import Given, Progress, encode
 from reproducer.search.objective import Objective
-from reproducer.search.prepare import Progress, prepare
-from reproducer.search.record import Found, conclude
+from reproducer.search.record import FILE, Baseline, Best, Costs, Record, Sample, State, Trial, write
 from reproducer.search.settings import SearchSettings
-from reproducer.search.space import Space
-from reproducer.search.trials import Phase, Worker, best_of, fail_unfinished, finished, open_study
-from reproducer.search.workers import Build, work_together
+from reproducer.search.space import JointSpace, default_parameters, described, needs, varies
+from reproducer.search.trials import (
+    Build,
+    Engine,
+    Phase,
+    Worker,
+    best_of,
+    fail_unfinished,
+    finished,
+    open_study,
+    plan_name,
+    work_together,
+)
 
-__all__ = ["Found", "SearchSettings", "search"]
+JOINT, SAMPLES, PARAMETERS = "joint", "samples", "parameters"
+BESIDE = "baselines.json"  # objectives of baselines beside the space, null where not finite
+LEAST_TRIALS = 10  # complete ones, below which importances say nothing
+TOP_TRIALS = 5  # that the importance of being among them is estimated from, at least
 
-STUDY, DATA_STUDY = "adapruner", "adapruner-data"
+Values = dict[str, float | None]
 
 
 def search(
     objective: Objective,
+    method: Method,
     space: Space,
     settings: SearchSettings,
+    draw: Sequence[int],
     directory: Path,
+    *,
+    seed: int = 0,
+    text: Callable[[int], str] = lambda index: "",
     progress: Progress = lambda done, total, text: None,
+    engine: Engine | None = None,
     build: Build | None = None,
-) -> Found:
+) -> Record:
     """Search, or go on with the search that `directory` holds.
 
-    Writes `study.db` (Optuna's own storage), `candidates.json` (baselines beside the study), `scores.json` or
-    `features.json` where the space asks for them, and what `record.conclude` says.
+    Leaves `search.json`, the record; `plan.safetensors`, the best plan as it was evaluated; and what it goes on from:
+    `study.db` (Optuna's own storage), `baselines.json`, `plan-*.safetensors`, and `scores.json` or `features.json`
+    where the settings ask for them.
 
     Args:
-        build: makes another process's objective, equal to this one; needed if `settings.workers` is more than 1.
+        method: what is searched, and `space` its parameters' ranges, a section of the class `method.space`.
+        draw: the baselines' samples, as pool indices; the search chooses as many.
+        seed: of the search and of methods that draw.
+        text: the passage that a pool index begins, for the record.
+        engine: runs the workers beyond the first; needed, with `build`, if `settings.workers` is more than 1. If this
+            call raises, they go on until the engine is closed.
+        build: makes another worker's objective, equal to this one; it is pickled.
 
     Raises:
-        UserError: `study.db` is damaged, or nothing finite was found.
+        UserError: `study.db` is damaged, a baseline trains before it cuts, or nothing finite was found.
     """
-    if settings.workers > 1 and build is None:
-        raise ValueError("a search by several processes needs `build`")
-    study = open_study(directory, STUDY)
-    fail_unfinished(study)
-    with _preparation(study, objective):
-        space = prepare(space, settings, objective, directory, progress)
-    phases = _phases(space, settings)
-    studies = [study if phase.study == STUDY else open_study(directory, phase.study) for phase in phases]
-    for of_phase in studies:
-        fail_unfinished(of_phase)
-    embedded = [name for name, _ in phases[0].points]
-    beside = [name for name in settings.baselines if name not in embedded]
-    outstanding = len(finished(studies[0])) < len(embedded) or not set(beside) <= set(known_candidates(directory))
-    with _preparation(study, objective):
-        if outstanding or isinstance(space.coded, Given):
-            prefetch(objective, space, settings.baselines)
-        scored = candidates(objective, space, settings, beside, directory)
+    if settings.workers > 1 and (engine is None or build is None):
+        raise ValueError("a search by several workers needs `engine` and `build`")
+    chosen = settings.data in ("search", "ten-spaces") and method.calibrated
+    one_by_one = settings.order == "sequential" and chosen and varies(space)
+    studies = [open_study(directory, name) for name in ((SAMPLES, PARAMETERS) if one_by_one else (JOINT,))]
+    for study in studies:
+        fail_unfinished(study)
+    baselines = {one.name: one for one in map(METHODS.get, settings.baselines)}
+    of_baselines = {statistic for one in baselines.values() if one.calibrated for statistic in one.make().needs}
+    of_trials = needs(method, space)
+    objective.expect(of_baselines | of_trials)
+
+    def alone(index: int) -> float:
+        return objective.value(objective.plan(method, default_parameters(space), (index,), seed))
+
+    with _preparation(studies[0], objective):
+        encoding = encode(settings, draw, objective, alone, directory, progress) if method.calibrated else Given(())
+    joint = JointSpace(method, space, encoding, tuple(draw) if method.calibrated else ())
+    phases = _phases(joint, list(baselines), settings, one_by_one)
+    inside = [name for name, _ in phases[0].points]
+    beside = [one for name, one in baselines.items() if name not in inside]
+    with _preparation(studies[0], objective):  # at once, what several trials need of the same samples
+        outstanding = len(finished(studies[0])) < len(inside) or not {one.name for one in beside} <= set(
+            _known(directory)
+        )
+        if of_baselines and (outstanding or isinstance(encoding, Given)):
+            objective.statistics(draw, of_baselines)
+        if of_trials and isinstance(encoding, Given):
+            objective.statistics(encoding.samples, of_trials)
+        values = _score(objective, beside, draw, seed, directory)
 
     def tell() -> None:
-        done = sum(len(finished(of_phase)) for of_phase in studies)
-        progress(done, sum(phase.trials for phase in phases), _standing(studies, scored))
+        done = sum(len(finished(study)) for study in studies)
+        progress(done, sum(phase.trials for phase in phases), _standing(studies, values))
 
-    for place, phase in enumerate(phases):
-        if place:  # behind the data, the metric: with the best data so far
+    for place, (study, phase) in enumerate(zip(studies, phases, strict=True)):
+        if place:  # behind the samples, the parameters: with the best samples so far
             best = best_of(studies[:place])
             if best is None:
                 break
-            phase = replace(phase, fixed={name: best.params[name] for name in space.coded.names})
-        worker = Worker(objective, space, settings, directory, studies[place], phase, studies[:place], tell)
+            phase = replace(phase, fixed={name: best.params[name] for name in encoding.names})
+        worker = Worker(objective, joint, settings, seed, directory, study, phase, studies[:place], tell)
         tell()
         worker.work(until=len(phase.points))
-        if build is not None and settings.workers > 1 and len(finished(studies[place])) < phase.trials:
-            work_together(worker, build)
+        if engine is not None and build is not None and settings.workers > 1 and len(finished(study)) < phase.trials:
+            work_together(worker, engine, build, of_baselines | of_trials)
         worker.work()
-    return conclude(studies, scored, space, settings.workers, directory)
+    return _conclude(studies, joint, settings, baselines, values, directory, text)
 
 
-def _phases(space: Space, settings: SearchSettings) -> list[Phase]:
-    """One study for all; or one for the data, with a fixed metric, and one for the metric."""
-    points = {name: point for name in settings.baselines if (point := space.embed(name)) is not None}
-    if settings.order == "joint" or not space.coded.names or space.taylor is not None:
-        return [Phase(STUDY, max(settings.trials, len(points)), points=tuple(points.items()))]
-    metric = space.metric("llm-pruner-e2")
-    inside = tuple((name, point) for name, point in points.items() if metric.items() <= point.items())
+def _phases(joint: JointSpace, baselines: Sequence[str], settings: SearchSettings, one_by_one: bool) -> list[Phase]:
+    """One study for all; or one for the samples, with fixed parameters, and one for the parameters."""
+    points = {name: point for name in baselines if (point := joint.embed(name)) is not None}
+    if not one_by_one:
+        return [Phase(JOINT, max(settings.trials, len(points)), points=tuple(points.items()))]
+    default = joint.own.default()
+    inside = tuple((name, point) for name, point in points.items() if default.items() <= point.items())
     half = max(settings.trials // 2, len(inside), 1)
     return [
-        Phase(DATA_STUDY, half, fixed=metric, points=inside),
-        Phase(STUDY, max(settings.trials - half, 0), first=half),
+        Phase(SAMPLES, half, fixed=default, points=inside),
+        Phase(PARAMETERS, max(settings.trials - half, 0), first=half),
     ]
+
+
+def _score(objective: Objective, beside: Sequence[Method], draw: Sequence[int], seed: int, directory: Path) -> Values:
+    """Objectives of the baselines beside the space; those that were measured before are not measured again."""
+    known = _known(directory)
+    for one in beside:
+        if one.name not in known:
+            plan = objective.plan(one, {}, draw, seed)
+            plan.save(directory / _plan_beside(one.name))
+            value = objective.value(plan)
+            known[one.name] = value if math.isfinite(value) else None
+            write(directory / BESIDE, known)
+    return known
+
+
+def _known(directory: Path) -> Values:
+    path = directory / BESIDE
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _plan_beside(baseline: str) -> str:
+    return f"plan-{quote(baseline, safe='')}.safetensors"
 
 
 @contextmanager
@@ -115,7 +185,108 @@ def _preparation(study: optuna.Study, objective: Objective) -> Iterator[None]:
             study.set_user_attr("preparation", spent)
 
 
-def _standing(studies: Sequence[optuna.Study], scored: Mapping[str, float]) -> str:
+def _standing(studies: Sequence[optuna.Study], values: Values) -> str:
     best = best_of(studies)
-    values = [*scored.values(), *([] if best is None or best.value is None else [best.value])]
-    return f"best so far {min(values):.1f}" if values else ""
+    found = [*values.values(), best.value if best is not None else None]
+    return f"best so far {min(finite):.1f}" if (finite := [value for value in found if value is not None]) else ""
+
+
+def _conclude(
+    studies: Sequence[optuna.Study],
+    joint: JointSpace,
+    settings: SearchSettings,
+    baselines: dict[str, Method],
+    values: Values,
+    directory: Path,
+    text: Callable[[int], str],
+) -> Record:
+    """Write the record and the best plan: of all trials and baselines; of an ablation, of the trials alone."""
+    best = best_of(studies)
+    ablated = settings.data != "search" or joint.own.restricted()
+    eligible = {name: value for name, value in sorted(values.items()) if value is not None and not ablated}
+    winner = min(eligible, key=eligible.__getitem__, default=None)
+    if winner is not None and (best is None or best.value is None or eligible[winner] < best.value):
+        number, value, method, baseline, parameters, samples = None, eligible[winner], winner, winner, {}, joint.draw
+        plan = _plan_beside(winner)
+    elif best is not None and best.value is not None:
+        point = joint.suggest(FixedTrial(best.params))
+        number, value, method, baseline = (
+            best.user_attrs["ordinal"],
+            best.value,
+            joint.method.name,
+            best.user_attrs["baseline"],
+        )
+        parameters, samples, plan = point.parameters, point.samples, plan_name(best)
+    else:
+        raise UserError("no trial of the search gave a finite objective", "prune less, or offer the search more")
+    trials = [_told(trial) for study in studies for trial in study.get_trials(deepcopy=False)]
+    scored = values | {one.baseline: one.value for one in trials if one.baseline and one.state != "failed"}
+    record = Record(
+        space=described(joint.own),
+        workers=settings.workers,
+        trials=trials,
+        baselines=[Baseline(method=name, label=one.label, value=scored[name]) for name, one in baselines.items()],
+        best=Best(
+            number=number,
+            value=value,
+            method=method,
+            params=parameters,
+            samples=[Sample(index=index, text=text(index)) for index in samples],
+            baseline=baseline,
+        ),
+        importances=importances(studies),
+        costs=_costs(studies),
+    )
+    shutil.copyfile(directory / plan, directory / "plan.safetensors")
+    write(directory / FILE, record.model_dump())
+    return record
+
+
+def _told(trial: FrozenTrial) -> Trial:
+    attributes, whole = trial.user_attrs, trial.state == TrialState.COMPLETE
+    other: State = "failed" if trial.state == TrialState.FAIL else "stopped" if attributes.get("stopped") else "void"
+    return Trial(
+        number=attributes.get("ordinal", trial.number),
+        value=trial.value if whole else None,
+        partial=None if whole else trial.value,
+        state="complete" if whole else other,
+        params=trial.params,
+        baseline=attributes.get("baseline"),
+        seconds=attributes.get("seconds"),
+        phase=attributes.get("phase", JOINT),
+        worker=attributes.get("worker", 0),
+    )
+
+
+def importances(studies: Sequence[optuna.Study]) -> dict[str, float]:
+    """Each parameter's share in what makes a trial one of the best.
+
+    Of complete trials; stopped ones have no objective. Empty if these are too few or fewer than two parameters vary. Of
+    two studies one after the other, each counts half.
+    """
+    shares = [share for study in studies if (share := _importances(study))]
+    return {name: value / len(shares) for share in shares for name, value in share.items()}
+
+
+def _importances(study: optuna.Study) -> dict[str, float]:
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    names = sorted({name for trial in complete for name in trial.params})
+    varying = [name for name in names if len({trial.params.get(name) for trial in complete}) > 1]
+    if len(complete) < LEAST_TRIALS or len(varying) < 2:
+        return {}
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=max(0.1, TOP_TRIALS / len(complete)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return get_param_importances(study, evaluator=evaluator, params=varying)
+
+
+def _costs(studies: Sequence[optuna.Study]) -> Costs:
+    attributes = [trial.user_attrs for study in studies for trial in finished(study)]
+    preparations = [study.user_attrs.get("preparation", {}) for study in studies]
+    return Costs(
+        trials=len(attributes),
+        stopped=sum(of.get("stopped", False) for of in attributes),
+        seconds=sum(of.get("seconds", 0.0) for of in attributes),
+        sample_tokens=sum(of.get("sample_tokens", 0) for of in [*attributes, *preparations]),
+        text_tokens=sum(of.get("text_tokens", 0) for of in [*attributes, *preparations]),
+    )

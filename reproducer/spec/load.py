@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from reproducer.spec.explain import explain
-from reproducer.spec.models import Spec
+from reproducer.spec.models import Source, Spec
 from reproducer.spec.origins import Mistake, Node, Origin, SpecError, wrap
 from reproducer.spec.overlay import put
 from reproducer.spec.parse import parse, read_file
@@ -40,11 +40,12 @@ def load_spec(path: str | Path, profiles: Sequence[str | Path] = (), overrides: 
     mistakes: list[Mistake] = []
     root = read_file(path, mistakes)
     files: list[Path] = []
-    stands_for: dict[str, str] = {}
+    maps: list[dict[str, dict[str, str]]] = []
     for profile in profiles:
         try:
             files.append(find_profile(profile, path))
-            root = apply_profile(root, files[-1], mistakes, stands_for)
+            root, names = apply_profile(root, files[-1], mistakes)
+            maps.append(names)
         except SpecError as error:
             mistakes += error.mistakes
     for override in overrides:
@@ -52,23 +53,23 @@ def load_spec(path: str | Path, profiles: Sequence[str | Path] = (), overrides: 
             root = _set(root, override)
         except SpecError as error:
             mistakes += error.mistakes
+    order = (str(path), *map(str, files), str(_SET))
     try:
         spec = Spec.model_validate(root.plain())
     except ValidationError as error:
         told = {(mistake.origin, mistake.place) for mistake in mistakes}
-        mistakes += [found for found in explain(error, Spec, root) if (found.origin, found.place) not in told]
+        mistakes += [found for found in explain(error, Spec, root.locate) if (found.origin, found.place) not in told]
     if mistakes:
-        raise SpecError(mistakes, [str(path), *map(str, files), str(_SET)])
-    spec._source, spec._path, spec._profile = root, str(path), tuple(file.stem for file in files)
-    spec._stands_for = {model.name: stands_for[model.name] for model in spec.models if model.name in stands_for}
+        raise SpecError(mistakes, order)
+    spec._source = Source(root, str(path), tuple(file.stem for file in files), order, maps)
     return spec
 
 
 def _set(root: Node, override: str) -> Node:
     """One `dotted.key=value` applied; SpecError where it cannot be."""
     key, equals, text = override.partition("=")
-    if not equals or not re.fullmatch(r"[^\s.]+(\.[^\s.]+)*", key.strip()):
-        message = f"'{override}' is not dotted.key=value, such as prune.ratio=0.3 or methods.0.label=mine"
+    if not equals or not re.fullmatch(r"[^\s.]+(\.[^\s.]+){0,20}", key.strip()) or not key.isprintable():
+        message = f"{override[:80]!r} is not dotted.key=value, such as prune.ratio=0.3 or methods.0.label=mine"
         raise SpecError([Mistake(_SET, "", message)])
     problems: list[Mistake] = []
     try:

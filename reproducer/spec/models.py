@@ -1,29 +1,30 @@
 """A spec as a whole: its models, its methods with what they override, and its sections.
 
-Names of models, methods, data sets and tasks are any text here; `reproducer.stages` knows which exist.
+Names of models, methods, data sets, tasks and recoveries are any text here; `reproducer.stages` knows which exist.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails
 
 from reproducer.errors import nearest
-from reproducer.spec.origins import Loc, Mistake, Node, Origin, SpecError, dotted
-from reproducer.spec.sections import (
-    EXCLUSIVE,
-    CalibrationSpec,
-    EvaluateSpec,
-    Named,
-    PruneSpec,
-    RecoverySpec,
-    SearchSpec,
-    Section,
-)
-from reproducer.spec.values import Count, NonEmpty, Parameter, Seed, Slug, Text, line_error, mistake
+from reproducer.spec.explain import OVERRIDES, explain
+from reproducer.spec.origins import Loc, Mistake, Node, Origin, SpecError, dotted, wrap
+from reproducer.spec.overlay import merge
+from reproducer.spec.sections import CalibrationSpec, Named, PruneSpec, RecoverySpec, Section
+from reproducer.spec.values import Count, Label, Name, NonEmpty, Parameter, Plain, Seed, Slug, line_error, mistake
+
+S = TypeVar("S", bound=Section)
+
+
+def _valid_alone(override: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    OVERRIDES[str(info.field_name)].model_validate(override, context={"override": True})
+    return override
 
 
 class ModelSpec(Named):
@@ -33,18 +34,14 @@ class ModelSpec(Named):
     its weights. `name` is then free to choose. `prune` holds what it changes in the spec's `prune` (as written).
     """
 
-    base: Text | None = None
+    base: Name | None = None
     tuned: RecoverySpec | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
     weights: Literal["given", "random"] = "given"  # random: only the architecture counts, nothing is downloaded
-    label: Text | None = None
+    label: Label | None = None
     prune: dict[str, Any] = Field(default_factory=dict)
 
-    @field_validator("prune")
-    @classmethod
-    def _valid_alone(cls, override: dict[str, Any]) -> dict[str, Any]:
-        PruneSpec.model_validate(override, context={"override": True})
-        return override
+    _prune_alone = field_validator("prune")(_valid_alone)
 
     @model_validator(mode="after")
     def _derived(self) -> Self:
@@ -55,24 +52,16 @@ class ModelSpec(Named):
         return self
 
 
-OVERRIDES: dict[str, type[Section]] = {"prune": PruneSpec, "calibration": CalibrationSpec, "search": SearchSpec}
-"""The sections that a method may override."""
-
-
 class MethodSpec(Named):
     """A pruning method, its own parameters, and what it changes in the spec's sections (as written)."""
 
-    label: Text | None = None
+    label: Label | None = None
     parameters: dict[str, Parameter] = Field(default_factory=dict)
     prune: dict[str, Any] = Field(default_factory=dict)
     calibration: dict[str, Any] = Field(default_factory=dict)
-    search: dict[str, Any] = Field(default_factory=dict)
+    search: dict[str, Plain] = Field(default_factory=dict)
 
-    @field_validator(*OVERRIDES)
-    @classmethod
-    def _valid_alone(cls, override: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        OVERRIDES[str(info.field_name)].model_validate(override, context={"override": True})
-        return override
+    _alone = field_validator("prune", "calibration")(_valid_alone)
 
     def prune_for(self, spec: Spec, model: ModelSpec) -> PruneSpec:
         """The spec's `prune` with the model's, then this method's changes; a `ratio` given there wins."""
@@ -82,28 +71,38 @@ class MethodSpec(Named):
         """The spec's `calibration` with this method's changes."""
         return _merged(spec.calibration, self.calibration)
 
-    def search_for(self, spec: Spec) -> SearchSpec:
-        """The spec's `search` with this method's changes."""
-        return _merged(spec.search, self.search)
+    def search_for(self, spec: Spec) -> dict[str, Any]:
+        """The spec's `search` with this method's changes, as written."""
+        return _over(spec.search, self.search)
 
 
-S = TypeVar("S", bound=Section)
+def _over(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
+    return merge(wrap(base, Origin("")), wrap(override, Origin(""))).plain()
 
 
 def _merged(section: S, override: dict[str, Any]) -> S:
-    return type(section).model_validate(_deep_merge(section.model_dump(), override)) if override else section
+    return type(section).model_validate(_over(section.model_dump(), override)) if override else section
 
 
-def _deep_merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = {key: value for key, value in base.items() if over.get(EXCLUSIVE.get(key, "")) is None}
-    for key, value in over.items():
-        inside = base.get(key)
-        merged[key] = _deep_merge(inside, value) if isinstance(value, dict) and isinstance(inside, dict) else value
-    return merged
+@dataclass(frozen=True)
+class Source:
+    """Where a loaded spec is from: its tree, its file, and the profiles that were applied, in order.
+
+    `maps` holds the names that each profile replaces: {kind: {old: new}}.
+    """
+
+    tree: Node
+    path: str
+    profiles: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    maps: list[dict[str, dict[str, str]]] = field(default_factory=list)
 
 
 class Spec(Section):
-    """What to run and measure. Equal specs may come from different files: origins are no part of it."""
+    """What to run and measure. Equal specs may come from different files: origins are no part of it.
+
+    `search` and `evaluate` are kept as written, defaults left out; their owners check them with `parse`.
+    """
 
     name: Slug
     title: str = ""
@@ -112,15 +111,12 @@ class Spec(Section):
     methods: NonEmpty[MethodSpec]
     prune: PruneSpec = Field(default_factory=PruneSpec)
     calibration: CalibrationSpec = Field(default_factory=CalibrationSpec)
-    search: SearchSpec = Field(default_factory=SearchSpec)
+    search: dict[str, Plain] = Field(default_factory=dict)
     recovery: NonEmpty[RecoverySpec] = Field(default_factory=lambda: [RecoverySpec(name="none")])
-    evaluate: EvaluateSpec = Field(default_factory=EvaluateSpec)
+    evaluate: dict[str, Plain] = Field(default_factory=dict)
     seeds: NonEmpty[Seed] = Field(default_factory=lambda: [0])
 
-    _source: Node | None = PrivateAttr(None)
-    _path: str | None = PrivateAttr(None)
-    _profile: tuple[str, ...] = PrivateAttr(())
-    _stands_for: dict[str, str] = PrivateAttr(default_factory=dict)
+    _source: Source | None = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _overrides_fit(self) -> Self:
@@ -145,17 +141,48 @@ class Spec(Section):
     @property
     def path(self) -> str | None:
         """The file that the spec was loaded from, as it was named; None for a spec built in Python."""
-        return self._path
+        return self._source.path if self._source else None
 
     @property
     def profile(self) -> tuple[str, ...]:
         """Names of the applied profiles, in order."""
-        return self._profile
+        return self._source.profiles if self._source else ()
 
     @property
     def stands_for(self) -> dict[str, str]:
         """Models of this spec that a profile put in the place of others: {model here: model of the spec file}."""
-        return self._stands_for
+        original: dict[str, str] = {}
+        for maps in self._source.maps if self._source else ():
+            for old, new in maps.get("models", {}).items():
+                original.setdefault(new, original.get(old, old))
+        return {model.name: original[model.name] for model in self.models if model.name in original}
+
+    def substitute(self, kind: Literal["models", "recovery", "datasets", "tasks"], name: str) -> str:
+        """What the profiles put in the place of `name`, or `name`: for defaults, which no spec writes down.
+
+        Several names may become the same one: `dict.fromkeys` over a list of them keeps each once.
+        """
+        for maps in self._source.maps if self._source else ():
+            name = maps.get(kind, {}).get(name, name)
+        return name
+
+    def parse(self, loc: Loc, section: type[S], data: Mapping[str, Any]) -> S:
+        """An open section, or what a method makes of it, as its owner's model.
+
+        Args:
+            loc: where the data stand, such as `("evaluate",)`, `("recovery", 1)` or `("methods", 2, "search")`. What a
+                method does not override is looked for in the section itself.
+            section: describes the data; its mistakes are told in the words of the spec's own.
+            data: such as `spec.evaluate`, `spec.recovery[1].parameters` or `spec.methods[2].search_for(spec)`.
+
+        Raises:
+            SpecError: a line for each mistake.
+        """
+        try:
+            return section.model_validate(data)
+        except ValidationError as error:
+            mistakes = explain(error, section, self._locate, loc, type(self))
+            raise SpecError(mistakes, self._source.files if self._source else ()) from None
 
     def where(self, loc: Loc) -> str:
         """Where `loc` was written, `file:line` or `--set`; for a default, where what encloses it was."""
@@ -171,17 +198,32 @@ class Spec(Section):
             name: the wrong name, where it is not the value at `loc` (a key, for example).
         """
         origin, written = self._locate(loc)
-        hint = nearest(self._value(loc) if name is None else name, list(choices)) if choices else ""
+        found = self._value(self._nearest(loc))
+        wrong = name or (found if isinstance(found, str) else "")
+        hint = nearest(wrong, list(choices)) if choices else ""
         return SpecError([Mistake(origin, dotted(written), "; ".join(filter(None, (message, hint))))])
 
     def _locate(self, loc: Loc) -> tuple[Origin, list[str | int]]:
-        return self._source.locate(loc) if self._source else (Origin(f"spec '{self.name}'"), list(loc))
+        loc = self._nearest(loc)
+        return self._source.tree.locate(loc) if self._source else (Origin(f"spec '{self.name}'"), list(loc))
 
-    def _value(self, loc: Loc) -> str:
+    def _nearest(self, loc: Loc) -> Loc:
+        """`loc`; where it is in a section that a model or a method does not override, the same in the spec's own."""
+        if len(loc) > 2 and loc[0] in ("models", "methods") and loc[2] in type(self).model_fields:
+            own, common = self._value(loc), self._value(loc[2:])
+            return loc[2:] if own in (None, {}) and common not in (None, {}) else loc
+        return loc
+
+    def _value(self, loc: Loc) -> Any:
+        """What stands at `loc`; None where nothing does. One alone may stand for a list, a name for a mapping."""
         value: Any = self
         for part in loc:
-            try:
-                value = getattr(value, str(part)) if isinstance(value, Section) else value[part]
-            except (AttributeError, LookupError, TypeError):
-                break
-        return value if isinstance(value, str) else ""
+            if isinstance(value, Section):
+                value = getattr(value, str(part), None)
+            elif isinstance(value, dict):
+                value = value.get(part) if part in value or part != 0 else value
+            elif isinstance(value, list):
+                value = value[part] if isinstance(part, int) and part < len(value) else None
+            elif part not in (0, "name"):
+                return None
+        return value

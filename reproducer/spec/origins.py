@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 from reproducer.errors import UserError
 
+MOST_TOLD = 50
+"""Mistakes that a message lists."""
+
 Loc = Sequence[str | int]
 """A place in a spec, such as `("methods", 2, "name")`."""
 
@@ -69,7 +72,7 @@ class Node:
             inside = node.value
             if isinstance(inside, dict):
                 # pydantic names numeric keys by their text
-                key = next((key for key in inside if key == part or str(key) == str(part)), None)
+                key = part if part in inside else next((key for key in inside if str(key) == str(part)), None)
                 if key is not None:
                     node = inside[key]
                     written.append(part)
@@ -108,7 +111,8 @@ class Mistake(NamedTuple):
     message: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (str(self.origin), self.place, self.message) if part)
+        line = ": ".join(part for part in (str(self.origin), self.place, self.message) if part)
+        return line.replace("\n", " ")  # of a text or a key that it quotes
 
 
 class SpecError(UserError):
@@ -117,7 +121,7 @@ class SpecError(UserError):
     Attributes:
         file: file (or option) of the first mistake.
         line: its line, counted from 1; None where there is none (an option, a missing file).
-        mistakes: all of them, in the order in which the files were read and then by line.
+        mistakes: all of them, in the order in which the files were read and then by line; the message tells the first.
     """
 
     def __init__(self, mistakes: Sequence[Mistake], files: Sequence[str] = ()) -> None:
@@ -128,7 +132,9 @@ class SpecError(UserError):
 
         self.mistakes = sorted(dict.fromkeys(mistakes), key=position)
         self.file, self.line = self.mistakes[0].origin
-        super().__init__("\n".join(map(str, self.mistakes)))
+        more = len(self.mistakes) - MOST_TOLD
+        told = [*map(str, self.mistakes[:MOST_TOLD]), *([f"… and {more} more"] if more > 0 else [])]
+        super().__init__("\n".join(told))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.mistakes,)

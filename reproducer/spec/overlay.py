@@ -27,8 +27,8 @@ def merge(base: Node, over: Node) -> Node:
 def put(node: Node, path: Sequence[str | int], value: Node, done: tuple[str | int, ...] = ()) -> Node:
     """`node` with `value` merged in at `path`; an index is an int or a text of digits.
 
-    A value that stands alone counts as a list of one, and a bare name in a list of models, methods or recoveries as
-    a mapping with that name. A SpecError with `value`'s origin says where a path leads nowhere.
+    A value that stands alone counts as a list of one, and a bare name in a list as a mapping with that name.
+    A SpecError with `value`'s origin says where a path leads nowhere.
     """
 
     def refuse(message: str) -> SpecError:
@@ -47,7 +47,7 @@ def put(node: Node, path: Sequence[str | int], value: Node, done: tuple[str | in
         return Node([*items[:index], changed, *items[index + 1 :]], node.origin)
     if isinstance(node.value, list) or (len(done) == 1 and done[0] in _NAMED and node.value is not None):
         raise refuse(f"is a list; say which entry, such as {dotted(done)}.0.{part}")
-    if isinstance(node.value, str) and len(done) == 2 and done[0] in _NAMED:
+    if isinstance(node.value, str) and done and isinstance(done[-1], int):
         node = Node({"name": node}, node.origin)
     if node.value is None:
         node = Node({}, value.origin)

@@ -1,22 +1,32 @@
-"""YAML text to nodes: what `yaml.safe_load` would give, with a line for every value and plain words for mistakes."""
+"""YAML 1.2 text to nodes: plain values, with a line for every one, and plain words for mistakes."""
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.composer import MaxDepthExceededError
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.resolver import VersionedResolver
 
 from reproducer.errors import nearest
 from reproducer.spec.origins import Mistake, Node, Origin, SpecError
 
 _TAG = "tag:yaml.org,2002:"
-_SCALARS = {_TAG + kind for kind in ("str", "int", "float", "bool", "null")}
 _MERGE = _TAG + "merge"
+_TEXT = {_TAG + kind for kind in ("str", "timestamp", "value")}  # a date is text
+_SCALARS = _TEXT | {_TAG + kind for kind in ("int", "float", "bool", "null")}
 
-# what PyYAML says -> what a reader of the spec needs to hear
+LARGEST_FILE = 2**18  # bytes
+MOST_VALUES = 10_000  # with every alias written out; a spec has a hundred or two
+DEEPEST = 40
+
+# what the YAML library says -> what a reader of the spec needs to hear
 _WORDS = (
     (
         "mapping values are not allowed",
@@ -34,18 +44,10 @@ _WORDS = (
 )
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader for numbers, truth values and null; everything else is text."""
+class _Resolver(VersionedResolver):
+    """What a plain scalar is, by YAML 1.2 whatever a `%YAML` line says: there, 1:30 is text, and so is `yes`."""
 
-
-# PyYAML reads 1e-4 as text (YAML 1.1 asks for a point and a signed exponent) and 2024-01-01 as a date
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag in _SCALARS | {_MERGE}]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    _TAG + "float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+    processing_version = (1, 2)
 
 
 def read_file(path: Path, mistakes: list[Mistake]) -> Node:
@@ -56,7 +58,8 @@ def read_file(path: Path, mistakes: list[Mistake]) -> Node:
     """
     file = str(path)
     try:
-        data = path.read_bytes()
+        with path.open("rb") as stream:
+            data = stream.read(LARGEST_FILE + 1)
     except FileNotFoundError:
         siblings = [str(path.with_name(other.name)) for other in path.parent.glob("*.yaml")]
         hint = nearest(file, siblings) or "give the path of a YAML file"
@@ -65,6 +68,9 @@ def read_file(path: Path, mistakes: list[Mistake]) -> Node:
         raise SpecError([Mistake(Origin(file), "", "is a folder; give the path of a YAML file")]) from None
     except OSError as error:
         raise SpecError([Mistake(Origin(file), "", f"cannot be read: {error.strerror or error}")]) from None
+    if len(data) > LARGEST_FILE:
+        message = f"is larger than {LARGEST_FILE // 1024} KiB, so it is no spec; give the path of a YAML file"
+        raise SpecError([Mistake(Origin(file), "", message)])
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -81,66 +87,98 @@ def read_file(path: Path, mistakes: list[Mistake]) -> Node:
 def parse(text: str, file: str, mistakes: list[Mistake]) -> Node:
     """YAML text as nodes; a SpecError for bad syntax, other mistakes as in `read_file`."""
     lines = max(1, len(text.splitlines()))
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Resolver = _Resolver
+    yaml.composer.warn_double_anchors = False  # a name may be used again
+    yaml.max_depth = DEEPEST
+
+    def refuse(line: int, message: str) -> SpecError:
+        return SpecError([Mistake(Origin(file, line), "", message)])
+
     try:
-        loader = _Loader(text)
-        root = loader.get_single_node()
+        root = yaml.compose(text)
         if root is None:
             return Node(None, Origin(file, 1))
-        return _Reader(loader, file, mistakes).node(root, root.start_mark.line + 1, "", frozenset())
-    except yaml.MarkedYAMLError as error:
+        return _Reader(yaml, file, mistakes).node(root, root.start_mark.line + 1, "", ())
+    except MaxDepthExceededError as error:
+        raise refuse(error.problem_mark.line + 1, f"is nested more than {DEEPEST} levels deep") from None
+    except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = min(mark.line + 1, lines) if mark else 1
         problem = f"{error.context}, {error.problem}" if error.context else str(error.problem)
         words = next((words for jargon, words in _WORDS if jargon in problem), problem)
         begun = error.context_mark.line + 1 if error.context_mark else line
         since = f" (what is unfinished begins on line {begun})" if begun < line else ""
-        raise SpecError([Mistake(Origin(file, line), "", f"not valid YAML: {words}{since}")]) from None
-    except yaml.reader.ReaderError as error:
+        raise refuse(line, f"not valid YAML: {words}{since}") from None
+    except ReaderError as error:
         line = text[: error.position].count("\n") + 1
-        raise SpecError([Mistake(Origin(file, line), "", "holds a control character; remove it")]) from None
-    except RecursionError:
-        raise SpecError([Mistake(Origin(file, 1), "", "is nested too deeply to be read")]) from None
+        raise refuse(line, "holds a control character or half of one; remove it") from None
+    except (ValueError, OverflowError):  # an odd directive, or an escape beyond Unicode
+        raise refuse(1, "not valid YAML: a '%' line or an escape cannot be read") from None
 
 
 class _Reader:
     """Turns the YAML library's nodes into ours."""
 
-    def __init__(self, loader: _Loader, file: str, mistakes: list[Mistake]) -> None:
-        self.loader, self.file, self.mistakes = loader, file, mistakes
+    def __init__(self, yaml: YAML, file: str, mistakes: list[Mistake]) -> None:
+        self.yaml, self.file, self.mistakes = yaml, file, mistakes
+        self.values = 0
 
     def wrong(self, line: int, place: str, message: str) -> None:
         self.mistakes.append(Mistake(Origin(self.file, line), place, message))
 
-    def node(self, raw: yaml.Node, line: int, place: str, around: frozenset[int]) -> Node:
+    def node(self, raw: Any, line: int, place: str, around: tuple[int, ...]) -> Node:
         """`line` is where the value's key or item stands; `around` are the nodes that enclose it."""
         origin = Origin(self.file, line)
         if id(raw) in around:
             self.wrong(line, place, "an alias that contains itself; write the value out")
             return Node(None, origin)
-        around = around | {id(raw)}
-        if isinstance(raw, yaml.MappingNode) and raw.tag == _TAG + "map":
+        around = (*around, id(raw))
+        self.values += 1
+        if self.values > MOST_VALUES:
+            message = f"holds more than {MOST_VALUES:,} values, each alias (*name) written out"
+            raise SpecError([Mistake(origin, "", f"{message}; a spec has a few hundred")])
+        if len(around) > DEEPEST:
+            raise SpecError([Mistake(origin, "", f"is nested more than {DEEPEST} levels deep through its aliases")])
+        if isinstance(raw, MappingNode) and raw.tag == _TAG + "map":
             return Node(self.mapping(raw, place, around), origin)
-        if isinstance(raw, yaml.SequenceNode) and raw.tag == _TAG + "seq":
+        if isinstance(raw, SequenceNode) and raw.tag == _TAG + "seq":
             items = [
                 self.node(item, item.start_mark.line + 1, f"{place}[{index}]", around)
                 for index, item in enumerate(raw.value)
             ]
             return Node(items, origin)
-        if isinstance(raw, yaml.ScalarNode) and raw.tag in _SCALARS:
+        if isinstance(raw, ScalarNode) and raw.tag in _SCALARS:
             return Node(self.scalar(raw, place), origin)
-        self.wrong(line, place, f"the tag '{raw.tag.replace(_TAG, '!!')}' has no meaning here; remove it")
+        self.wrong(line, place, f"the tag '{str(raw.tag).replace(_TAG, '!!')}' has no meaning here; remove it")
         return Node(None, origin)
 
-    def scalar(self, raw: yaml.ScalarNode, place: str) -> Any:
+    def scalar(self, raw: ScalarNode, place: str) -> Any:
+        line, kind = raw.start_mark.line + 1, str(raw.tag).replace(_TAG, "")
+        if raw.tag in _TEXT:
+            return self.text(raw.value, line, place)
         try:
-            return self.loader.construct_object(raw)
-        except (ValueError, OverflowError, KeyError):  # a number too long, or `!!int abc`
-            self.wrong(
-                raw.start_mark.line + 1, place, f"'{raw.value[:40]}' cannot be read as {raw.tag.replace(_TAG, '')}"
-            )
+            value = getattr(self.yaml.constructor, f"construct_yaml_{kind}")(raw)
+        except (ValueError, KeyError, IndexError):  # thousands of digits, or `!!int abc`
+            value = None
+        if (value is None and kind != "null") or (kind == "int" and abs(value) >= 2**63):
+            self.wrong(line, place, f"'{raw.value[:40]}' cannot be read as {kind}; numbers have 18 digits at most")
             return None
+        return value
 
-    def mapping(self, raw: yaml.MappingNode, place: str, around: frozenset[int]) -> dict[Any, Node]:
+    def text(self, value: str, line: int, place: str) -> str | None:
+        """Text with the pairs of escapes of JSON (\\ud83d\\ude00) joined; halves and control characters are refused."""
+        try:
+            value = value.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            self.wrong(line, place, "holds half a character (a lone surrogate, \\ud800 to \\udfff); remove it")
+            return None
+        if any(unicodedata.category(letter) == "Cc" and letter not in "\n\t" for letter in value):
+            self.wrong(line, place, "holds a control character; remove it")
+            return None
+        return value
+
+    def mapping(self, raw: MappingNode, place: str, around: tuple[int, ...]) -> dict[Any, Node]:
         merged: dict[Any, Node] = {}
         written: dict[Any, Node] = {}
         for key_node, value_node in raw.value:
@@ -149,10 +187,13 @@ class _Reader:
                 for values in self.merged(value_node, line, place, around):
                     merged = {**values, **merged}  # the first of several wins
                 continue
-            if not (isinstance(key_node, yaml.ScalarNode) and key_node.tag in _SCALARS):
+            if not (isinstance(key_node, ScalarNode) and key_node.tag in _SCALARS):
                 self.wrong(line, place, "a key must be plain text")
                 continue
+            told = len(self.mistakes)
             key = self.scalar(key_node, place)
+            if len(self.mistakes) > told:
+                continue
             if key in written:
                 first = written[key].origin.line
                 self.wrong(line, place, f"the key '{key}' is written twice, first on line {first}; keep one")
@@ -160,9 +201,9 @@ class _Reader:
             written[key] = self.node(value_node, line, f"{place}.{key}" if place else str(key), around)
         return {**merged, **written}
 
-    def merged(self, raw: yaml.Node, line: int, place: str, around: frozenset[int]) -> Iterator[dict[Any, Node]]:
+    def merged(self, raw: Any, line: int, place: str, around: tuple[int, ...]) -> Iterator[dict[Any, Node]]:
         """The mappings that `<<` brings in: an alias of one, or a list of aliases."""
-        for source in raw.value if isinstance(raw, yaml.SequenceNode) else [raw]:
+        for source in raw.value if isinstance(raw, SequenceNode) else [raw]:
             node = self.node(source, line, place, around)
             if isinstance(node.value, dict):
                 yield node.value

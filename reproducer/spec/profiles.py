@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +14,8 @@ from reproducer.spec.explain import explain
 from reproducer.spec.origins import Mistake, Node, Origin, SpecError, dotted, wrap
 from reproducer.spec.overlay import merge, put
 from reproducer.spec.parse import read_file
-from reproducer.spec.sections import CalibrationSpec, EvaluateSpec, RecoverySpec, SearchSpec, Section
-from reproducer.spec.values import Ratio, Text, mistake, said
+from reproducer.spec.sections import Section
+from reproducer.spec.values import Name, Ratio, mistake, said
 
 
 def _substitute(value: Any) -> Any:
@@ -30,10 +31,10 @@ Substitute = Annotated[Any, AfterValidator(_substitute)]
 class MapSpec(Section):
     """Names (and structure ratios) of a spec, and what takes their place."""
 
-    models: dict[Text, Substitute] = Field(default_factory=dict)
-    recovery: dict[Text, Substitute] = Field(default_factory=dict)
-    datasets: dict[Text, Text] = Field(default_factory=dict)
-    tasks: dict[Text, Text] = Field(default_factory=dict)
+    models: dict[Name, Substitute] = Field(default_factory=dict)
+    recovery: dict[Name, Substitute] = Field(default_factory=dict)
+    datasets: dict[Name, Name] = Field(default_factory=dict)
+    tasks: dict[Name, Name] = Field(default_factory=dict)
     structure_ratio: dict[Ratio, Ratio] = Field(default_factory=dict)
 
 
@@ -55,93 +56,91 @@ def find_profile(profile: str | Path, spec_path: Path) -> Path:
         return Path(profile)
     folders = [spec_path.parent / "profiles", Path("specs/profiles")]
     for folder in folders:
-        if (folder / f"{profile}.yaml").is_file():
+        if os.path.isfile(folder / f"{profile}.yaml"):  # false too for a name that no file system takes
             return folder / f"{profile}.yaml"
     names = {path.stem for folder in folders for path in folder.glob("*.yaml")}
     hint = nearest(profile, names) or f"no profiles in {' or '.join(map(str, folders))}; give the path of one"
     raise SpecError([Mistake(Origin("--profile"), "", f"unknown profile '{profile}'; {hint}")])
 
 
-def apply_profile(root: Node, path: Path, mistakes: list[Mistake], stands_for: dict[str, str]) -> Node:
-    """The spec `root` under the profile in file `path`: mapped, then overlaid.
+def apply_profile(root: Node, path: Path, mistakes: list[Mistake]) -> tuple[Node, dict[str, dict[str, str]]]:
+    """The spec `root` under the profile in file `path`, mapped and then overlaid; and the names that it replaces.
 
-    Adds the profile's own mistakes to `mistakes`, and to `stands_for` the models that it puts in the place of others.
+    The names are {kind: {old: new}}. The profile's own mistakes are added to `mistakes`.
     """
     profile = read_file(path, mistakes)
     try:
         ProfileSpec.model_validate(profile.plain())
     except ValidationError as error:
-        mistakes += explain(error, ProfileSpec, profile)
-        return root
+        mistakes += explain(error, ProfileSpec, profile.locate)
+        return root, {}
     tables = {kind: node.value for kind, node in (profile.get("map") or wrap({}, profile.origin)).value.items()}
-    for old, new in tables.get("models", {}).items():
-        stands_for.setdefault((new.get("name") or new).value, stands_for.get(old, old))
-    root = _map_names(root, tables, profile.origin)
-    root = _map_ratios(root, tables.get("structure_ratio", {}), path.stem, mistakes)
-    return merge(root, profile.get("set") or wrap({}, profile.origin))
+    ratios = tables.pop("structure_ratio", {})
+    names = {kind: {old: new.get("name") or new for old, new in table.items()} for kind, table in tables.items()}
+    root = _map_names(root, tables, names)
+    root = _map_ratios(root, ratios, path.stem, mistakes)
+    root = merge(root, profile.get("set") or wrap({}, profile.origin))
+    return root, {kind: {old: new.value for old, new in table.items()} for kind, table in names.items()}
 
 
-def _swap(node: Node, table: dict[Any, Node]) -> Node:
+# where names stand, in an entry of a list (in the spec as a whole: None), and of what kind they are
+_OVERRIDABLE = (
+    (("calibration", "dataset"), "datasets"),
+    (("search", "texts"), "datasets"),
+    (("search", "transfer", "model"), "models"),
+)
+_NAMES: dict[str | None, tuple[tuple[tuple[str, ...], str], ...]] = {
+    None: (*_OVERRIDABLE, (("evaluate", "perplexity"), "datasets"), (("evaluate", "tasks"), "tasks")),
+    "methods": _OVERRIDABLE,
+    "models": ((("base",), "models"), (("tuned", "dataset"), "datasets")),
+    "recovery": ((("dataset",), "datasets"),),
+}
+# where whole entries stand, whose other keys stay
+_ENTRIES: dict[str | None, tuple[tuple[tuple[str, ...], str], ...]] = {
+    "models": ((("tuned",), "recovery"),),
+    None: ((("models",), "models"), (("recovery",), "recovery")),
+}
+
+
+def _map_names(root: Node, entries: dict[str, dict[Any, Node]], names: dict[str, dict[Any, Node]]) -> Node:
+    """The spec with every name that it writes replaced; what an entry of the profile brings in stays as it is."""
+    for tables, places in ((names, _NAMES), (entries, _ENTRIES)):
+        for section, keys in places.items():
+            for place, entry in _entries(root, section) if section else [([], root)]:
+                for key, kind in keys:
+                    node = entry.get(*key)
+                    if node is None:
+                        continue
+                    new = _swap(node, tables.get(kind, {}), keep=places is _ENTRIES)
+                    if new.plain() != node.plain():
+                        root = put(root, [*place, *key], new)
+    return root
+
+
+def _swap(node: Node, table: dict[Any, Node], keep: bool = False) -> Node:
     """`node` (a name, an entry with a name, or a list of either) with the table's values in place of its keys.
 
-    Entries of a list that the table makes equal become one, so that seven tasks may map to one small one.
+    The other keys of an entry go with its name, or join those of the table's entry where `keep` says so. Entries of a
+    list that the table makes equal become one, so that seven tasks may map to one small one.
     """
     if isinstance(node.value, dict):
-        new = _swap(node.value["name"], table) if "name" in node.value else None
-        if new is None or new is node.value["name"]:
+        name = node.get("name")
+        new = table.get(name.value) if name and isinstance(name.value, str) else None
+        if new is None:
             return node
-        return merge(node, new if isinstance(new.value, dict) else Node({"name": new}, new.origin))
+        return merge(node, new if isinstance(new.value, dict) else Node({"name": new}, new.origin)) if keep else new
     if not isinstance(node.value, list):
         return table.get(node.value, node)
     kept: list[Node] = []
     changed: list[Any] = []
     for item in node.value:
-        new = _swap(item, table)
+        new = _swap(item, table, keep)
         value = new.plain()
         if value != item.plain():
             changed.append(value)
         if value not in changed or value not in [other.plain() for other in kept]:
             kept.append(new)
     return Node(kept, node.origin)
-
-
-def _map_names(root: Node, tables: dict[str, dict[Any, Node]], origin: Origin) -> Node:
-    """Models, recoveries, data sets and tasks by name, those that the spec leaves to the defaults included."""
-    names = {old: node.get("name") or node for old, node in tables.get("models", {}).items()}
-    tables = {**tables, "names": names}
-    for kind in ("models", "recovery"):
-        if entries := root.get(kind):
-            root = put(root, [kind], _swap(entries, tables.get(kind, {})))
-    for place, kind, default in _slots(root):
-        node = root.get(*place) or wrap(default, origin)
-        new = _swap(node, tables.get(kind, {}))
-        if new.plain() != node.plain():
-            root = put(root, place, new)
-    return root
-
-
-def _slots(root: Node) -> Iterator[tuple[list[str | int], str, Any]]:
-    """Every place of data sets or tasks, with what stands there when nothing is written (None: nothing)."""
-
-    def usable(section: str) -> bool:
-        return section not in root.value or isinstance(root.value[section].value, dict)
-
-    if usable("calibration"):
-        yield ["calibration", "dataset"], "datasets", CalibrationSpec().dataset
-    if usable("search"):
-        yield ["search", "texts"], "datasets", SearchSpec().texts
-    if usable("evaluate"):
-        yield ["evaluate", "perplexity"], "datasets", EvaluateSpec().perplexity
-        yield ["evaluate", "tasks"], "tasks", EvaluateSpec().tasks
-    for place, method in _entries(root, "methods"):
-        for section, key in (("calibration", "dataset"), ("search", "texts")):
-            if method.get(section, key):
-                yield [*place, section, key], "datasets", None
-        if method.get("search", "transfer", "model"):
-            yield [*place, "search", "transfer", "model"], "names", None
-    for place, recovery in _entries(root, "recovery"):
-        if (recovery.get("name") or recovery).value == "lora":
-            yield [*place, "dataset"], "datasets", RecoverySpec(name="lora").dataset
 
 
 def _entries(root: Node, section: str) -> Iterator[tuple[list[str | int], Node]]:

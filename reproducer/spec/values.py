@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Hashable, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WrapValidator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 T = TypeVar("T")
+
+LARGEST = 2**31 - 1  # of a count: what any library's 32-bit integers hold
+SMALLEST_RATIO = 1e-6
 
 
 def mistake(message: str) -> PydanticCustomError:
@@ -76,6 +80,8 @@ def _no_repeats(value: Any, validate: Callable[[Any], list[T]]) -> list[T]:
 
 def _ratio(value: Any) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and 0 < value < SMALLEST_RATIO:
+        raise mistake(f"is {value:g}, which would remove nothing from any model; give it {SMALLEST_RATIO:.6f} or more")
     if number and 0 < value < 1:  # false for NaN
         return value
     percent = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value) if isinstance(value, str) else None
@@ -91,20 +97,12 @@ def _ratio(value: Any) -> Any:
 
 def _layers(value: Any) -> Any:
     pair = isinstance(value, list | tuple) and len(value) == 2 and all(type(layer) is int for layer in value)
-    if not pair or min(value) < 0:
+    if not pair or min(value) < 0 or max(value) > LARGEST:
         raise mistake("should be [first, end], two layer numbers from 0 with the end excluded, such as [4, 30]")
     if value[0] >= value[1]:
         better = f"[{value[1]}, {value[0]}]" if value[0] > value[1] else f"[{value[0]}, {value[0] + 1}]"
         raise mistake(f"[{value[0]}, {value[1]}] holds no layer; write [first, end], perhaps {better}")
     return tuple(value)
-
-
-def _second_order(value: Any) -> Any:
-    if value == "only":
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise mistake(f"should be a number of 0 or more, or 'only' (no first-order term), not {said(value)}")
-    return float(value)
 
 
 def _parameter(value: Any) -> Any:
@@ -115,9 +113,46 @@ def _parameter(value: Any) -> Any:
     return value
 
 
+def _plain(value: Any) -> Any:
+    """What JSON can hold, with every mistake at its own place."""
+    errors: list[InitErrorDetails] = []
+
+    def walk(value: Any, *loc: str | int) -> None:
+        if isinstance(value, dict):
+            for key, inside in value.items():
+                if isinstance(key, str):
+                    walk(inside, *loc, key)
+                else:
+                    errors.append(InitErrorDetails(type="invalid_key", loc=(*loc, str(key)), input=key))
+        elif isinstance(value, list):
+            for index, inside in enumerate(value):
+                walk(inside, *loc, index)
+        elif isinstance(value, float) and not math.isfinite(value):
+            errors.append(InitErrorDetails(type="finite_number", loc=loc, input=value))
+        elif value is not None and not isinstance(value, str | bool | int | float):
+            error = mistake(f"should be what YAML can hold, not of the type {type(value).__name__}")
+            errors.append(InitErrorDetails(type=error, loc=loc, input=None))
+
+    walk(value)
+    if errors:
+        raise ValidationError.from_exception_data("plain", errors)
+    return value
+
+
+def _name(value: str) -> str:
+    if any(unicodedata.category(letter) == "Cc" for letter in value):
+        raise mistake("holds a line break or another control character; a name is one line of plain text")
+    longest = max(len(part.encode("utf-8", "replace")) for part in value.split("/"))
+    if longest > 255 or len(value) > 1000:
+        raise mistake(
+            "is longer than a file system allows, 255 bytes between slashes and 1000 letters in all; shorten it"
+        )
+    return value
+
+
 def _slug(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
-        raise mistake(f"{value!r} names a folder; use letters, digits, '.', '_' and '-', a letter or digit first")
+        raise mistake(f"{value[:40]!r} names a folder; use letters, digits, '.', '_' and '-', a letter or digit first")
     return value
 
 
@@ -126,12 +161,17 @@ NonEmpty = Annotated[list[T], Field(min_length=1), WrapValidator(_no_repeats), B
 Listed = Annotated[list[T], WrapValidator(_no_repeats), BeforeValidator(_as_list)]
 """The same, and may be empty."""
 Text = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(gt=0)]
-Tokens = Annotated[int, Field(ge=2)]  # one token has no next token to predict
+"""Any text, such as a prompt."""
+Name = Annotated[str, Field(min_length=1), AfterValidator(_name)]
+"""What names something, a path included: one line that a file system takes."""
+Label = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_name)]
+Slug = Annotated[str, Field(max_length=100), AfterValidator(_slug)]
+Count = Annotated[int, Field(gt=0, le=LARGEST)]
+Tokens = Annotated[int, Field(ge=2, le=2**24)]  # one token has no next token to predict
 Positive = Annotated[float, Field(gt=0)]
 Ratio = Annotated[float, BeforeValidator(_ratio)]
 Layers = Annotated[tuple[int, int], BeforeValidator(_layers)]
-SecondOrder = Annotated[float | Literal["only"], BeforeValidator(_second_order)]
-Parameter = Annotated[int | float | str | bool, BeforeValidator(_parameter)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy's bound
-Slug = Annotated[str, AfterValidator(_slug)]
+Parameter = Annotated[int | float | str | bool, BeforeValidator(_parameter)]
+Plain = Annotated[Any, AfterValidator(_plain)]
+"""Whatever YAML can hold: what an open section has at a key."""

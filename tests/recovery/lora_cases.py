@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from reproducer.data.instructions import format_prompt
+from reproducer.recovery.lora import Lora
 
 ROWS = [
     {"instruction": "Name a colour.", "input": "", "output": "Blue."},
@@ -24,21 +26,30 @@ ROWS = [
     {"instruction": "Describe the sky at noon.", "input": "", "output": "The sky at noon is blue, and it is larger."},
     {"instruction": "Which colour is the sky?", "input": "At dusk.", "output": "Red."},
 ]
+FOLDER = TemporaryDirectory()
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-@dataclass(frozen=True)
-class Settings:
-    rank: int = 4
-    alpha: float = 8
-    dropout: float = 0.0
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    learning_rate: float = 1e-2
-    epochs: int = 4
-    batch: int = 4
-    micro_batch: int = 2
-    cutoff: int = 96
-    warmup_steps: int = 2
-    steps: int | None = None
+def rows_file() -> str:
+    path = Path(FOLDER.name, "rows.jsonl")
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return str(path)
+
+
+def lora(**changes: Any) -> Lora:
+    settings = {
+        "dataset": rows_file(),
+        "rank": 4,
+        "alpha": 8.0,
+        "dropout": 0.0,
+        "learning_rate": 1e-2,
+        "epochs": 4,
+        "batch": 4,
+        "micro_batch": 2,
+        "cutoff": 96,
+        "warmup_steps": 2,
+    }
+    return Lora(**settings | changes)
 
 
 def word_tokenizer(rows: list[dict[str, Any]] = ROWS) -> PreTrainedTokenizerFast:

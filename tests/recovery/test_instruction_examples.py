@@ -7,7 +7,7 @@ from lora_cases import ROWS, word_tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from reproducer.data.instructions import format_prompt
-from reproducer.recovery.examples import padded, tokenised
+from reproducer.recovery.training.examples import padded, tokenised
 
 
 def test_only_the_response_and_the_end_token_are_learned():

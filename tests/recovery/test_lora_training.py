@@ -6,26 +6,36 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import asdict, replace
 
 import pytest
 import torch
-from lora_cases import ROWS, Settings, contents, uneven_llama, word_tokenizer
+from lora_cases import ROWS, TARGETS, contents, lora, uneven_llama, word_tokenizer
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
+from reproducer.data.instructions import resolve_instructions
 from reproducer.errors import UserError
-from reproducer.models.architecture import architecture_of
-from reproducer.recovery import training
-from reproducer.recovery.adapter import add_adapter
-from reproducer.recovery.examples import padded, tokenised
-from reproducer.recovery.lora import train_lora
-from reproducer.recovery.training import TrainingRun, derived_seed, learning_rate, response_losses
+from reproducer.models.architecture import architecture_of, family_of
+from reproducer.recovery.lora import Lora
+from reproducer.recovery.registry import Job
+from reproducer.recovery.training import run as training
+from reproducer.recovery.training.adapter import add_adapter
+from reproducer.recovery.training.examples import padded, tokenised
+from reproducer.recovery.training.run import TrainingRun, derived_seed, learning_rate, response_losses
+from tests.families import ZOO, family_model
+
+
+def train(settings, directory, seed=0, model=None, **more):
+    return settings.train(Job(model or uneven_llama(), word_tokenizer(), directory, seed, **more))
 
 
 def test_importing_the_room_imports_nothing_heavy():
-    check = "import sys, reproducer.recovery; print([m for m in ('torch', 'peft', 'transformers') if m in sys.modules])"
+    check = (
+        "import sys; from reproducer.recovery.registry import RECOVERIES; RECOVERIES.all(); "
+        "print([m for m in ('torch', 'peft', 'transformers') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True).stdout.strip() == "[]"
 
 
@@ -43,8 +53,8 @@ def trained(tmp_path_factory):
     expected = torch.rand(3)
     torch.manual_seed(5)
     calls = []
-    settings = Settings(epochs=20, dropout=0.05)
-    result = train_lora(model, tokenizer, ROWS, settings, directory, seed=1, progress=lambda *call: calls.append(call))
+    settings = lora(epochs=20, dropout=0.05)
+    result = settings.train(Job(model, tokenizer, directory, 1, lambda *call: calls.append(call)))
     assert torch.equal(torch.rand(3), expected), "the caller's random numbers were disturbed"
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
     assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == flags
@@ -56,24 +66,23 @@ def trained(tmp_path_factory):
 
 def test_the_loss_falls_on_a_small_repeated_set(trained):
     _, result, _, settings = trained
-    losses = [entry["loss"] for entry in result.losses]
+    losses = [entry["loss"] for entry in result]
     assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
-    assert result.steps == len(losses) == math.ceil(settings.epochs * len(ROWS) / settings.batch)
-    assert result.examples == result.losses[-1]["examples"] == settings.epochs * len(ROWS)
-    assert (result.rows, result.dropped) == (len(ROWS), 0)
-    assert [entry["step"] for entry in result.losses] == list(range(1, result.steps + 1))
+    assert len(losses) == math.ceil(settings.epochs * len(ROWS) / settings.batch)
+    assert result[-1]["examples"] == settings.epochs * len(ROWS)
+    assert [entry["step"] for entry in result] == list(range(1, len(losses) + 1))
 
 
-def test_a_finished_run_leaves_the_adapter_and_the_losses_and_names_no_machine(trained):
+def test_a_finished_run_leaves_the_adapter_and_names_no_machine(trained):
     directory, result, calls, _ = trained
     files = contents(directory)
-    assert files.keys() == {"adapter/adapter_model.safetensors", "adapter/adapter_config.json", "losses.json"}
-    assert json.loads(files["losses.json"]) == result.losses
+    assert files.keys() == {"adapter/adapter_model.safetensors", "adapter/adapter_config.json"}
     config = json.loads(files["adapter/adapter_config.json"])
     assert config["base_model_name_or_path"] is None
     assert not [value for value in config.values() if isinstance(value, str) and "/" in value]
+    assert config["target_modules"] == sorted(TARGETS)
     done = [call[0] for call in calls]
-    assert done == sorted(done) and done[-1] == result.steps and {call[1] for call in calls} == {result.steps}
+    assert done == sorted(done) and done[-1] == len(result) and {call[1] for call in calls} == {len(result)}
 
 
 @pytest.mark.parametrize("norm", [1.0, 1e9], ids=["clipped", "unclipped"])
@@ -84,19 +93,18 @@ def test_training_equals_a_plain_loop_with_peft_and_transformers(tmp_path, monke
     clipping, in batches that differ in their number of response tokens.
     """
     monkeypatch.setattr(training, "GRADIENT_NORM", norm)
-    settings = Settings(batch=3, micro_batch=1, epochs=3, warmup_steps=2)
+    settings = lora(batch=3, micro_batch=1, epochs=3, warmup_steps=2)
     model, tokenizer = uneven_llama(torch.float64), word_tokenizer()
-    ours = train_lora(model, tokenizer, ROWS, settings, tmp_path, seed=3)
+    ours = train(settings, tmp_path, 3, model)
 
     plain = add_adapter(model, settings, derived_seed(3, "adapter")).train()
     weights = [parameter for parameter in plain.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.0)
-    schedule = get_linear_schedule_with_warmup(optimizer, settings.warmup_steps, ours.steps)
+    schedule = get_linear_schedule_with_warmup(optimizer, settings.warmup_steps, len(ours))
     examples, _ = tokenised(ROWS, tokenizer, settings.cutoff)
-    order = TrainingRun(plain, architecture_of(model), examples, settings, seed=3, steps=7, padding=0).order
-    for entry in ours.losses:
-        numbers, order = order[: settings.batch], order[settings.batch :]
-        loss = plain(**left_padded([examples[number] for number in numbers])).loss
+    order = TrainingRun(uneven_llama(), {"": nn.Parameter()}, examples, settings, seed=3, steps=7, padding=0).batch
+    for step, entry in enumerate(ours):
+        loss = plain(**left_padded([examples[number] for number in order(step)])).loss
         assert entry["loss"] == pytest.approx(loss.item(), rel=1e-6)  # transformers takes its loss in float32
         assert entry["learning_rate"] == pytest.approx(schedule.get_last_lr()[0], rel=1e-12)
         loss.backward()
@@ -104,7 +112,7 @@ def test_training_equals_a_plain_loop_with_peft_and_transformers(tmp_path, monke
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-    assert not order
+    assert order(len(ours)) == []
     saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     for name, parameter in plain.named_parameters():
         if parameter.requires_grad:
@@ -130,10 +138,10 @@ def test_micro_batches_of_unequal_lengths_weigh_as_one_batch(tmp_path):
     examples, _ = tokenised(ROWS, tokenizer, 96)
     assert len({example.targets for example in examples}) > 3, "the rows must differ in length for this test"
     runs = []
-    for micro_batch in (1, 3, 5):
-        settings = Settings(batch=5, micro_batch=micro_batch)
+    for micro_batch in (1, 2, 3, 6):
+        settings = lora(batch=6, micro_batch=micro_batch)
         directory = tmp_path / str(micro_batch)
-        losses = [entry["loss"] for entry in train_lora(model, tokenizer, ROWS, settings, directory, seed=0).losses]
+        losses = [entry["loss"] for entry in train(settings, directory, 0, model)]
         runs.append((losses, load_file(directory / "adapter" / "adapter_model.safetensors")))
     for losses, adapter in runs[1:]:
         assert losses == pytest.approx(runs[0][0], rel=1e-9)
@@ -142,38 +150,35 @@ def test_micro_batches_of_unequal_lengths_weigh_as_one_batch(tmp_path):
 
 
 def test_seed_order_and_dropout(tmp_path):
-    model, tokenizer = uneven_llama(), word_tokenizer()
-
     def losses(name, seed, **changes):
-        result = train_lora(model, tokenizer, ROWS, replace(Settings(), **changes), tmp_path / name, seed)
-        return [entry["loss"] for entry in result.losses]
+        return [entry["loss"] for entry in train(lora(**changes), tmp_path / name, seed)]
 
     assert losses("a", 0, dropout=0.3) == losses("b", 0, dropout=0.3)
     assert losses("c", 1) != losses("d", 0) != losses("e", 0, dropout=0.3)
 
 
 def test_every_epoch_has_all_rows_in_an_order_of_its_own():
-    model, settings = uneven_llama(), Settings(epochs=3)
+    settings = lora(epochs=3)
     examples, _ = tokenised(ROWS, word_tokenizer(), settings.cutoff)
-    adapted = add_adapter(model, settings, seed=0)
-    run = TrainingRun(adapted, architecture_of(model), examples, settings, seed=0, steps=6, padding=0)
-    epochs = [tuple(run.order[start : start + len(ROWS)]) for start in range(0, len(run.order), len(ROWS))]
+    run = TrainingRun(uneven_llama(), {"": nn.Parameter()}, examples, settings, seed=0, steps=6, padding=0)
+    order = [number for step in range(6) for number in run.batch(step)]
+    epochs = [tuple(order[start : start + len(ROWS)]) for start in range(0, len(order), len(ROWS))]
     assert len(epochs) == len(set(epochs)) == settings.epochs
     assert all(sorted(epoch) == list(range(len(ROWS))) for epoch in epochs)
 
 
 def test_a_step_limit_ends_training_and_the_schedule(tmp_path):
-    settings = Settings(steps=4)
-    result = train_lora(uneven_llama(), word_tokenizer(), ROWS, settings, tmp_path, seed=0)
-    assert result.steps == len(result.losses) == 4
-    assert result.examples == 4 * settings.batch
-    rates = [entry["learning_rate"] for entry in result.losses]
+    settings = lora(steps=4)
+    losses = train(settings, tmp_path)
+    assert len(losses) == 4
+    assert losses[-1]["examples"] == 4 * settings.batch
+    rates = [entry["learning_rate"] for entry in losses]
     assert rates == pytest.approx([0, 0.5e-2, 1e-2, 0.5e-2])
 
 
 @pytest.mark.parametrize(("warmup", "steps"), [(0, 1), (0, 7), (3, 10), (9, 10)])
 def test_the_schedule_is_that_of_transformers(warmup, steps):
-    settings = Settings(warmup_steps=warmup, learning_rate=0.25)
+    settings = lora(warmup_steps=warmup, learning_rate=0.25)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=settings.learning_rate)
     schedule = get_linear_schedule_with_warmup(optimizer, warmup, steps)
     for done in range(steps):
@@ -182,18 +187,22 @@ def test_the_schedule_is_that_of_transformers(warmup, steps):
         schedule.step()
 
 
-def test_response_losses_are_the_cross_entropy_of_the_response():
-    torch.manual_seed(0)
-    head = nn.Linear(6, 11, bias=False, dtype=torch.float64).requires_grad_(False)
-    hidden = torch.randn(3, 5, 6, dtype=torch.float64, requires_grad=True)
-    labels = torch.randint(0, 11, (3, 5))
+@pytest.mark.parametrize("family", [*ZOO])
+def test_response_losses_are_the_models_own_losses_of_the_response(family):
+    """Soft-capped, scaled and biased logits too, and their gradients."""
+    model = family_model(family).requires_grad_(False)
+    decoder = family_of(model.config).decoder_of(model)
+    ids = torch.randint(0, model.config.vocab_size, (3, 6), generator=torch.Generator().manual_seed(0))
+    labels = ids.clone()
     labels[0, :3] = labels[1, 4] = labels[2] = -100
-    losses = response_losses(hidden, head, labels)
-    expected = nn.functional.cross_entropy(head(hidden[:, :-1]).flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
+    embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
+    losses = response_losses(model, decoder(inputs_embeds=embedded, use_cache=False).last_hidden_state, labels)
+    logits = model(inputs_embeds=embedded, use_cache=False).logits
+    expected = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
     assert losses.shape == ((labels[:, 1:] >= 0).sum(),)
     torch.testing.assert_close(losses.sum(), expected)
-    ours = torch.autograd.grad(losses.sum(), hidden)[0]
-    torch.testing.assert_close(ours, torch.autograd.grad(expected, hidden)[0])
+    ours = torch.autograd.grad(losses.sum(), embedded)[0]
+    torch.testing.assert_close(ours, torch.autograd.grad(expected, embedded)[0])
 
 
 def test_padding_changes_nothing():
@@ -202,17 +211,17 @@ def test_padding_changes_nothing():
 
     def loss(batch):
         ids, labels = padded(batch, padding=7)
-        return response_losses(model.model(ids).last_hidden_state, model.lm_head, labels).sum().item()
+        return response_losses(model, model.model(ids).last_hidden_state, labels).sum().item()
 
     assert loss(examples) == pytest.approx(sum(loss([example]) for example in examples), rel=1e-12)
 
 
 def test_adapter_weights_are_float32_on_a_bfloat16_base(tmp_path):
-    result = train_lora(uneven_llama(torch.bfloat16), word_tokenizer(), ROWS, Settings(epochs=20), tmp_path, seed=0)
+    result = train(lora(epochs=20), tmp_path, model=uneven_llama(torch.bfloat16))
     assert {tensor.dtype for tensor in load_file(tmp_path / "adapter/adapter_model.safetensors").values()} == {
         torch.float32
     }
-    losses = [entry["loss"] for entry in result.losses]
+    losses = [entry["loss"] for entry in result]
     assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
 
 
@@ -221,40 +230,81 @@ def test_a_loss_that_is_not_a_number_names_step_and_rate_and_leaves_no_adapter(t
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
     with pytest.raises(UserError, match=r"loss is not finite at step 1 of 7 \(learning rate 0\)"):
-        train_lora(model, word_tokenizer(), ROWS, Settings(), tmp_path, seed=0)
+        train(lora(), tmp_path, model=model)
     assert not contents(tmp_path)
 
 
 def test_a_run_that_diverges_is_refused(tmp_path):
-    huge = Settings(learning_rate=3e37, warmup_steps=0)
+    huge = lora(learning_rate=3e37, warmup_steps=0)
     with pytest.raises(
         UserError, match=r"(loss|gradient) is not finite at step 2 of 7 \(learning rate 2\.57\d*e\+37\)"
     ):
-        train_lora(uneven_llama(), word_tokenizer(), ROWS, huge, tmp_path, seed=0)
+        train(huge, tmp_path)
     assert not contents(tmp_path)
 
 
 def test_a_failed_run_takes_the_adapter_of_an_earlier_one_away(tmp_path):
-    model, tokenizer = uneven_llama(), word_tokenizer()
-    train_lora(model, tokenizer, ROWS, Settings(steps=3), tmp_path, seed=0)
+    train(lora(steps=3), tmp_path)
     with pytest.raises(UserError):
-        train_lora(model, tokenizer, [], Settings(steps=3), tmp_path, seed=0)
+        train(lora(cutoff=10), tmp_path)
     assert not contents(tmp_path)
 
 
+def test_rows_that_the_cut_leaves_without_a_response_are_told(tmp_path):
+    prompts = sorted(example.prompt for example in tokenised(ROWS, word_tokenizer(), 200)[0])
+    said = []
+    train(lora(cutoff=prompts[4], steps=3), tmp_path, say=said.append)  # as long as the longest three prompts, or less
+    assert said == [f"3 of 7 rows are left out: a cut at {prompts[4]} tokens leaves no response"]
+
+
+@pytest.mark.parametrize("family", [name for name in ZOO if " " not in name])
+def test_every_family_is_trained_in_all_its_declared_modules(tmp_path, family):
+    tokenizer = word_tokenizer()
+    model = family_model(family, dtype=torch.float32, vocab_size=len(tokenizer), max_position_embeddings=128)
+    settings = lora(steps=1, warmup_steps=0, epochs=1, batch=2)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    losses = settings.train(Job(model, tokenizer, tmp_path, 0))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert math.isfinite(losses[0]["loss"])
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    trained = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in saved}
+    architecture = architecture_of(model)
+    layers = range(model.config.num_hidden_layers)
+    assert trained == {f"{architecture.layers}.{layer}.{path}" for layer in layers for path in architecture.modules()}
+    ids = torch.randint(0, len(tokenizer), (2, 9), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        plain, adapted, merged = (
+            m(ids).logits for m in (model, settings.load(model, tmp_path), settings.merge(model, tmp_path))
+        )
+    effect = (adapted - plain).abs().max()
+    assert (adapted - merged).abs().max() < 0.01 * effect  # rounding is some 1e-6 of the logits, the effect 1e-2
+
+
 @pytest.mark.parametrize(
-    ("changes", "rows", "message"),
+    ("changes", "message"),
     [
-        ({}, [], "no instruction rows"),
-        ({"cutoff": 10}, ROWS, "recovery.cutoff: 10 tokens leave nothing of the response in any of 7 rows"),
-        ({"cutoff": 129}, ROWS, "recovery.cutoff: 129 tokens are more than the 128"),
-        ({"warmup_steps": 7}, ROWS, "recovery.warmup_steps: a warm-up of 7 steps does not end within the 7 steps"),
-        ({"steps": 2}, ROWS, "recovery.warmup_steps: a warm-up of 2 steps does not end within the 2 steps"),
-        ({"targets": ("q_proj", "upproj")}, ROWS, "no linear layer 'upproj'\ndid you mean 'up_proj'"),
-        ({"targets": ("lm_head",)}, ROWS, "no linear layer 'lm_head'"),
-        ({"targets": ()}, ROWS, "recovery.targets is empty"),
+        ({"cutoff": 10}, "recovery.cutoff: 10 tokens leave nothing of the response in any of 7 rows"),
+        ({"cutoff": 129}, "recovery.cutoff: 129 tokens are more than the 128"),
+        ({"warmup_steps": 7}, "recovery.warmup_steps: a warm-up of 7 steps does not end within the 7 steps"),
+        ({"steps": 2}, "recovery.warmup_steps: a warm-up of 2 steps does not end within the 2 steps"),
+        ({"targets": ["q_proj", "upproj"]}, "no linear layer 'upproj'\ndid you mean 'up_proj'"),
+        ({"targets": ["lm_head"]}, "no linear layer 'lm_head'"),
     ],
 )
-def test_settings_that_do_not_suit(tmp_path, changes, rows, message):
+def test_settings_that_do_not_suit(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
-        train_lora(uneven_llama(), word_tokenizer(), rows, Settings(**(asdict(Settings()) | changes)), tmp_path, seed=0)
+        train(lora(**changes), tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [{"rank": 10**9}, {"epochs": 10**9}, {"batch": 10**9}, {"targets": []}, {"batch": 3}])
+def test_parameters_out_of_bounds_are_refused_before_anything_runs(wrong):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        lora(**wrong)
+
+
+def test_a_profile_may_replace_the_default_data_set_and_no_other():
+    asked = []
+    replaced = Lora().resolved(lambda *what: asked.append(what) or "builtin-instructions")
+    assert asked == [("datasets", "alpaca")] and replaced.dataset == "builtin-instructions"
+    assert replaced.sources() == {"dataset": resolve_instructions("builtin-instructions")}
+    assert lora().resolved(lambda *what: "other") == lora()

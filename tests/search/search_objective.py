@@ -10,7 +10,10 @@ from pathlib import Path
 
 import torch
 
+from reproducer.methods.adapruner import adapruner
 from reproducer.search.objective import Measured
+from reproducer.search.settings import SearchSettings
+from reproducer.search.study import search
 
 MARK = "SEARCH_TEST_MARK"  # names the file that another process makes when it has started
 
@@ -38,13 +41,17 @@ class Objective:
     stopped: int = 0
     sample_tokens: int = 0
     text_tokens: int = 0
+    pool: range = range(20)
+
+    def expect(self, needs):
+        pass
 
     def statistics(self, samples, needs):
         return {}
 
-    def plan(self, rule, samples, method, settings, seed=0):
+    def plan(self, method, parameters, samples, seed=0):
         self.sample_tokens += len(samples)
-        return Plan(json.dumps([method, list(samples), settings], sort_keys=True))
+        return Plan(json.dumps([method.name, list(samples), dict(parameters)], sort_keys=True))
 
     def measure(self, plan, against=None):
         self.evaluated += 1
@@ -86,3 +93,14 @@ def build():
 def build_mortal():
     Path(os.environ[MARK]).touch()
     return Objective(killed_at=2)
+
+
+BASE = {"trials": 14, "encoding": "indices", "stop": False}
+DRAW = (1, 5, 9)
+
+
+def run(objective, directory, *, space=None, method=adapruner, seed=3, engine=None, build=None, **keys):
+    """A search with `BASE` and these settings."""
+    space, settings = space or method.space(), SearchSettings(**{**BASE, **keys})
+    options = {"seed": seed, "text": lambda index: f"passage {index}", "engine": engine, "build": build}
+    return search(objective, method, space, settings, DRAW, directory, **options)

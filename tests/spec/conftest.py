@@ -5,8 +5,6 @@ import pytest
 
 from reproducer.spec import SpecError, load_spec
 
-BASE = "name: x\nmodels: [tiny]\nmethods: [magnitude]\n"
-
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reproducer.spec import RecoverySpec, SpecError, load_spec
+from reproducer.spec import SpecError, load_spec
 
 BASE = "name: x\nmodels: [tiny]\nmethods: [magnitude]\n"
 
@@ -60,25 +60,56 @@ class TestProfiles:
             ("smollm2-135m", None),
             ("smollm2-135m", "Vicuna"),
         ]
-        assert spec.search.texts == ["wiki-small", "c4"]
+        assert spec.search["texts"] == ["wiki-small", "c4"]
         assert spec.methods[1].calibration_for(spec).dataset == "gutenberg"
-        assert spec.methods[1].search_for(spec).texts == ["ptb"]
+        assert spec.methods[1].search_for(spec)["texts"] == "ptb"
         assert spec.profile == ("small",)
 
-    def test_names_left_to_the_defaults_are_mapped_too(self, load, profiles):
+    def test_what_is_not_written_stays_so(self, load, profiles):
         spec = load(SPEC, ["small"])
-        assert spec.calibration.dataset == "gutenberg"
-        assert spec.evaluate.perplexity == ["wiki-small", "ptb"]
-        assert spec.recovery == [RecoverySpec(name="none"), RecoverySpec(name="lora", dataset="short-alpaca")]
+        assert spec.calibration.dataset is None
+        assert "perplexity" not in spec.evaluate
+        assert spec.recovery[1].parameters == {}
+
+    def test_entries_of_recoveries_and_models(self, load, write):
+        write(
+            "map: {models: {big: small}, datasets: {a: b, b: c}, recovery: {f: {name: g, rank: 2}}}", "profiles/p.yaml"
+        )
+        spec = load(
+            """\
+            name: x
+            models:
+            - {name: mine, base: big, tuned: {name: f, dataset: a, steps: 3}}
+            - {name: other, base: big, tuned: f}
+            methods: vector
+            recovery: [{name: f, dataset: a}, {name: h, dataset: b, rank: 1}]
+            """,
+            ["p"],
+        )
+        assert [(m.name, m.base, m.tuned.name, m.tuned.parameters) for m in spec.models] == [
+            ("mine", "small", "g", {"dataset": "b", "steps": 3, "rank": 2}),
+            ("other", "small", "g", {"rank": 2}),
+        ]
+        assert [(one.name, one.parameters) for one in spec.recovery] == [
+            ("g", {"dataset": "b", "rank": 2}),
+            ("h", {"dataset": "c", "rank": 1}),
+        ]
+        assert spec.where(("models", 1, "tuned", "rank")) == "profiles/p.yaml:1"
+
+    def test_what_belongs_to_a_task_goes_with_it(self, load, profiles):
+        """Its metric and its data are not those of the task in its place."""
+        text = BASE + "evaluate: {tasks: [{name: boolq, metric: f1, data: ./mine}, {name: arc, metric: f1}, piqa]}"
+        assert load(text, ["small"]).evaluate["tasks"] == ["quiz", {"name": "arc", "metric": "f1"}]
+        assert load(text.replace("[{", "{").partition(", {name: arc")[0] + "}", ["small"]).evaluate == {"tasks": "quiz"}
 
     def test_what_becomes_equal_becomes_one(self, load, profiles):
-        assert load(SPEC, ["small"]).evaluate.tasks == ["quiz", "arc"]
+        assert load(SPEC, ["small"]).evaluate["tasks"] == ["quiz", "arc"]
         both = load(BASE.replace("[tiny]", "[llama-7b, vicuna-7b]"), ["small"])
         assert [model.name for model in both.models] == ["smollm2-135m"]
 
     def test_what_the_author_wrote_twice_stays_a_mistake(self, mistakes, profiles):
-        (line,) = mistakes(SPEC.replace("arc]", "arc, arc]"), ["small"])
-        assert line.startswith("x.yaml:10: evaluate.tasks[2]: 'arc' is listed twice")
+        (line,) = mistakes(BASE.replace("[tiny]", "[llama-7b, vicuna-7b, tiny, tiny]"), ["small"])
+        assert line.startswith("x.yaml:2: models[2]: 'tiny' is listed twice")
 
     def test_structure_ratios_become_ratios(self, load, profiles):
         spec = load(SPEC, ["small"])
@@ -98,15 +129,15 @@ class TestProfiles:
     def test_set_is_merged_and_lists_are_replaced(self, load, profiles):
         spec = load(SPEC, ["small"])
         assert spec.prune.layers == (2, 8)
-        assert (spec.search.trials, spec.search.space.alpha_max, spec.search.space.coarse_scale) == (45, 2.0, [0.5])
+        assert (spec.search["trials"], spec.search["space"]) == (45, {"alpha_max": 2, "coarse_scale": [0.5]})
         assert spec.seeds == [0, 1]
 
     def test_profiles_apply_in_order(self, load, profiles):
         spec = load(SPEC, ["small", "tiny"])
         assert spec.models[0].name == "tiny"
-        assert spec.calibration.dataset == "python-topics"
-        assert (spec.search.trials, spec.seeds) == (3, [7])
-        assert spec.search.space.coarse_scale == [0.5]
+        assert spec.methods[1].calibration_for(spec).dataset == "python-topics"
+        assert (spec.search["trials"], spec.seeds) == (3, [7])
+        assert spec.search["space"]["coarse_scale"] == [0.5]
         assert spec.profile == ("small", "tiny")
         assert load(SPEC, ["tiny", "small"]).models[0].name == "smollm2-135m"
 
@@ -121,7 +152,7 @@ class TestProfiles:
         assert spec.where(("search", "trials")) == "profiles/small.yaml:16"
         assert spec.where(("search", "space", "alpha_max")) == "x.yaml:7"
         assert spec.where(("models", 0, "name")) == "profiles/small.yaml:3"
-        assert spec.where(("calibration", "dataset")) == "profiles/small.yaml:5"
+        assert spec.where(("methods", 1, "calibration", "dataset")) == "profiles/small.yaml:5"
         assert spec.where(("models", 1, "label")) == "x.yaml:2"
         assert spec.where(("search", "texts", 1)) == "x.yaml:7"
         assert spec.where(("prune", "ratio", 1)) == "profiles/small.yaml:11"
@@ -159,11 +190,11 @@ class TestProfiles:
         assert words in line
 
     def test_an_empty_value_in_the_spec_is_not_hidden_by_a_map(self, mistakes, profiles):
-        (line,) = mistakes(BASE + "calibration: {dataset: }\n", ["small"])
-        assert line.startswith("x.yaml:4: calibration.dataset: should be text, not nothing")
+        (line,) = mistakes(BASE + "recovery: [{name: , dataset: }]\n", ["small"])
+        assert line.startswith("x.yaml:4: recovery[0].name: should be text, not nothing")
 
     @pytest.mark.parametrize("section", ["calibration", "evaluate", "search", "recovery", "prune", "models", "methods"])
-    @pytest.mark.parametrize("value", ["5", "null", "[[1]]", "{name: [a]}", "[{name: {}}]"])
+    @pytest.mark.parametrize("value", ["5", "null", "[[1]]", "[{name: [a]}]", "[{name: {}}]"])
     def test_a_map_over_a_malformed_section_leaves_the_mistake_to_be_told(self, mistakes, write, section, value):
         write(SMALL.partition("set:")[0], "profiles/map.yaml")
         text = "".join(line for line in BASE.splitlines(True) if not line.startswith(section))
@@ -202,12 +233,13 @@ class TestFindingProfiles:
 class TestSet:
     def test_the_last_word(self, load, profiles):
         spec = load(SPEC, ["small"], ["search.trials=9", "search.trials=10"])
-        assert spec.search.trials == 10
+        assert spec.search["trials"] == 10
         assert spec.where(("search", "trials")) == "--set"
 
     @pytest.mark.parametrize(
         ("override", "written"),
         [
+            ("evaluate={tasks: [a, b]}", "evaluate: {tasks: [a, b]}"),
             ("prune.ratio=[0.3, 0.4]", "prune: {ratio: [0.3, 0.4]}"),
             ("prune.ratio=0.3", "prune: {ratio: 0.3}"),
             ("prune={ratio: 0.3}", "prune: {ratio: 0.3}"),
@@ -229,6 +261,10 @@ class TestSet:
         assert [model.name for model in spec.models] == ["tiny", "vicuna-7b"]
         assert spec.where(("methods", 0, "label")) == "--set"
         assert spec.where(("methods", 0, "name")) == "x.yaml:4"
+
+    def test_a_bare_name_in_a_list_takes_keys(self, load):
+        spec = load(BASE + "evaluate: {tasks: [a, b]}", overrides=["evaluate.tasks.1.metric=f1"])
+        assert spec.evaluate["tasks"] == ["a", {"name": "b", "metric": "f1"}]
 
     def test_entries_of_what_stands_alone(self, load):
         spec = load(
@@ -269,9 +305,9 @@ class TestSet:
         assert words in line
 
     def test_mistakes_of_file_profile_and_option_come_in_that_order(self, load, write):
-        write("set: {search: {trials: 0}}", "profiles/p.yaml")
+        write("set: {calibration: {samples: 0}}", "profiles/p.yaml")
         with pytest.raises(SpecError) as caught:
-            load(BASE + "seeds: -1\n", ["p"], ["bad", "evaluate.limit=0"])
+            load(BASE + "seeds: -1\n", ["p"], ["bad", "calibration.length=0"])
         lines = str(caught.value).splitlines()
         assert [line.split(": ")[0] for line in lines] == ["x.yaml:4", "profiles/p.yaml:1", "--set", "--set"]
 
@@ -313,8 +349,7 @@ class TestWholeEntries:
         assert spec.recovery[0].name == "none"
 
     def test_a_transfer_and_a_models_own_ratio_are_mapped(self, spec):
-        transfer = spec.methods[1].search_for(spec).transfer
-        assert (transfer.model, transfer.ratio, transfer.structure_ratio) == ("small", 0.20, None)
+        assert spec.methods[1].search_for(spec) == {"transfer": {"model": "small", "ratio": 0.20}}
         assert spec.methods[0].prune_for(spec, spec.models[1]).ratio == [0.40]
         assert spec.methods[0].prune_for(spec, spec.models[0]).ratio == [0.20]
 
@@ -336,9 +371,3 @@ class TestWholeEntries:
     def test_half_a_derived_model_is_refused(self, mistakes, model, message):
         (line,) = mistakes(f"name: x\nmodels: [{model}]\nmethods: [vector]\n")
         assert line.startswith("x.yaml:2: models[0]") and message in line
-
-    @pytest.mark.parametrize("transfer", ["{}", "{ratio: 0.2, structure_ratio: 0.25}"])
-    def test_a_transfer_from_nowhere_is_refused(self, mistakes, transfer):
-        text = f"{BASE}search:\n  transfer: {transfer}\n"
-        (line,) = mistakes(text)
-        assert line.startswith("x.yaml:5: search.transfer: ")

@@ -1,9 +1,8 @@
-"""The solution space: which samples a trial's parameters stand for, and which baselines it holds."""
+"""Which samples a trial's parameters stand for, and which baselines the joint space holds."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import optuna
 import pytest
@@ -11,19 +10,34 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import FixedTrial
+from pydantic import ValidationError
 from search_objective import Objective
 
 from reproducer.errors import UserError
-from reproducer.methods.registry import get
-from reproducer.search import prepare as prepare_module
-from reproducer.search.encoding import Given, Indices, Ranked
-from reproducer.search.prepare import best_alone, prepare, principal_components, spread, standardised
+from reproducer.methods.adapruner import TAYLOR, AdaPrunerSpace, adapruner
+from reproducer.methods.registry import METHODS
+from reproducer.search import encoding as encoding_module
+from reproducer.search.encoding import (
+    Given,
+    Indices,
+    Ranked,
+    best_alone,
+    encode,
+    parts,
+    principal_components,
+    spread,
+    standardised,
+)
 from reproducer.search.settings import SearchSettings
-from reproducer.search.space import TAYLOR, Space
+from reproducer.search.space import JointSpace, needs
 from tests.helpers import examples
 
-SPACE = Space(pool=20, samples=3, fixed=(9, 1, 5))
+DRAW = (9, 1, 5)
 NAMES = ("vector", "llm-pruner-e1", "llm-pruner-e2", "llm-pruner-mix", "magnitude")
+
+
+def joint(encoding, **own):
+    return JointSpace(adapruner, AdaPrunerSpace(**own), encoding, DRAW)
 
 
 def held(space):
@@ -34,59 +48,65 @@ def held(space):
     ("metric", "expected"),
     [
         ({}, {"vector", "llm-pruner-e1", "llm-pruner-e2"}),
-        ({"coarse_second": (0.0,), "fine_second": (0.0,)}, {"vector", "llm-pruner-e1"}),
-        ({"coarse_second": ("only",), "fine_second": ("only",)}, {"llm-pruner-e2"}),
+        ({"coarse_second": [0.0], "fine_second": [0.0]}, {"vector", "llm-pruner-e1"}),
+        ({"coarse_second": ["only"], "fine_second": ["only"]}, {"llm-pruner-e2"}),
         ({"taylor": "first"}, {"llm-pruner-e1"}),  # w/o I1
         ({"taylor": "second"}, {"llm-pruner-e2"}),  # w/o I2
         ({"coarse_second": [1e6], "fine_second": [1.0, 1e6]}, {"llm-pruner-mix"}),
         ({"coarse_second": [1e6], "fine_second": [1e6]}, set()),
     ],
 )
-@pytest.mark.parametrize("data", ["search", "random"])
-def test_a_space_holds_the_baselines_whose_values_it_offers(metric, expected, data):
-    space = replace(SPACE, data=data, **metric)
+@pytest.mark.parametrize("encoding", [Indices(parts(range(20), 3, False)), Given(DRAW)])
+def test_a_space_holds_the_baselines_whose_values_it_offers(metric, expected, encoding):
+    space = joint(encoding, **metric)
     assert held(space) == expected
     for name in expected:
         point = space.embed(name)
-        candidate = space.suggest(FixedTrial(point))
-        assert candidate.samples == space.fixed
-        assert space.taylor or all(point[factor] in values for factor, values in space.factors.items())
+        candidate = space.suggest(FixedTrial(point))  # which refuses a value that is not offered
+        assert candidate.samples == DRAW
+        # At that point the method needs what the baseline needs: its other term is gone.
+        rules = adapruner.make(candidate.parameters), METHODS.get(name).make()
+        assert set(rules[0].needs) == set(rules[1].needs)
 
 
 @pytest.mark.parametrize("taylor", ["first", "second"])
 def test_a_fixed_order_leaves_only_the_data_to_search(taylor):
-    space = replace(SPACE, taylor=taylor)
+    space = joint(Indices(parts(range(20), 3, False)), taylor=taylor)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     trial = study.ask()
     candidate = space.suggest(trial)
-    assert set(trial.params) == set(space.coded.names)
-    assert set(get("adapruner").make_rule(candidate.parameters).needs) == set(get(TAYLOR[taylor]).make_rule({}).needs)
-    point = space.embed(TAYLOR[taylor])
-    assert space.suggest(FixedTrial(point)).samples == SPACE.fixed
+    assert set(trial.params) == set(space.encoding.names)
+    assert set(adapruner.make(candidate.parameters).needs) == set(METHODS.get(TAYLOR[taylor]).make().needs)
+    assert space.suggest(FixedTrial(space.embed(TAYLOR[taylor]))).samples == DRAW
 
 
 def test_a_point_of_a_space_with_smaller_weights_ranks_as_the_baseline():
-    assert replace(SPACE, alpha_max=0.5).embed("vector")["alpha1"] == 0.5
+    assert joint(Given(DRAW), alpha_max=0.5).embed("vector")["alpha1"] == 0.5
 
 
-def test_a_space_that_cannot_be_is_refused():
-    with pytest.raises(UserError, match="pool has 2"):
-        Space(pool=2, samples=3, fixed=(0, 1))
-    with pytest.raises(UserError, match="no value of fine_scale"):
-        replace(SPACE, fine_scale=())
+def test_a_space_that_offers_nothing_is_refused():
+    with pytest.raises(ValidationError, match="fine_scale"):
+        AdaPrunerSpace(fine_scale=[])
+
+
+def test_what_trials_need_is_known_from_the_choices():
+    from reproducer.pruning.statistics import Element, First, Second
+
+    factors = {Element(factor) for factor in (0.0, 1e5, 1e6, 1e7)}
+    assert needs(adapruner, AdaPrunerSpace()) == {First(), Second(), *factors}
+    assert needs(adapruner, AdaPrunerSpace(taylor="second")) == {Second()}
 
 
 @pytest.mark.parametrize(("pool", "samples"), [(20, 3), (7, 7), (23, 5)])
 def test_ten_spaces_are_contiguous_parts_of_which_each_gives_a_sample(pool, samples):
-    space = Space(pool, samples, tuple(range(samples)), data="ten-spaces")
-    parts = space.parts()
-    assert [passage for part in parts for passage in part] == list(range(pool)) and len(parts) == samples
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    assert space.coded.embed([part[-1] for part in reversed(parts)]) == {
-        f"sample_{place}": len(part) - 1 for place, part in enumerate(parts)
+    found = parts(range(pool), samples, True)
+    assert [passage for part in found for passage in part] == list(range(pool)) and len(found) == samples
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+    assert Indices(found).embed([part[-1] for part in reversed(found)]) == {
+        f"sample_{place}": len(part) - 1 for place, part in enumerate(found)
     }
     if pool > samples:
-        assert held(space) == set()  # the draw has two samples of one part
+        assert Indices(found).embed(range(samples)) is None  # the draw has two samples of one part
 
 
 # Encodings.
@@ -123,51 +143,49 @@ def test_ranked_passages_are_those_with_the_highest_weighted_sum():
 # What is found out before the search.
 
 
-def prepared(space, encoding, directory, objective=None):
-    settings = SearchSettings(trials=5, encoding=encoding)
-    return prepare(space, settings, objective or Objective(), directory, lambda *_: None)
+def encoded(directory, objective=None, draw=DRAW, alone=None, **settings):
+    return encode(SearchSettings(**settings), draw, objective or Objective(), alone, directory, lambda *_: None)
 
 
 def test_an_ordered_pool_has_passages_that_are_alike_beside_each_other(tmp_path):
-    space = prepared(SPACE, "ordered", tmp_path)
-    far = [abs(passage - 7) for passage in space.coded.parts[0]]
+    encoding = encoded(tmp_path, encoding="ordered")
+    far = [abs(passage - 7) for passage in encoding.parts[0]]
     assert far in (sorted(far), sorted(far, reverse=True)) and len(far) == 20
-    assert held(space) == held(SPACE)
-    assert space.suggest(FixedTrial(space.embed("vector"))).samples == (1, 5, 9)
+    assert held(joint(encoding)) == held(joint(Given(DRAW)))
+    assert encoding.suggest(FixedTrial(encoding.embed(DRAW))) == (1, 5, 9)
 
 
 def test_ten_ordered_spaces_are_the_same_parts_ordered_within(tmp_path):
-    space = prepared(replace(SPACE, data="ten-spaces"), "ordered", tmp_path)
-    assert [sorted(part) for part in space.coded.parts] == [list(part) for part in space.parts()]
-    assert any(list(part) != sorted(part) for part in space.coded.parts)
+    encoding = encoded(tmp_path, encoding="ordered", data="ten-spaces")
+    assert [sorted(part) for part in encoding.parts] == [list(part) for part in parts(range(20), 3, True)]
+    assert any(list(part) != sorted(part) for part in encoding.parts)
 
 
 @pytest.mark.parametrize("data", ["search", "ten-spaces"])
 def test_features_are_found_once(tmp_path, data):
-    space = replace(SPACE, data=data)
     first, second = Objective(), Objective()
-    coded = prepared(space, "features", tmp_path, first).coded
-    assert len(coded.names) == 2  # the states lie on a line
-    assert prepared(space, "features", tmp_path, second).coded == coded
+    encoding = encoded(tmp_path, first, encoding="features", data=data)
+    assert len(encoding.names) == 2  # the states lie on a line
+    assert encoded(tmp_path, second, encoding="features", data=data) == encoding
     assert first.text_tokens > 0 == second.text_tokens
-    samples = coded.suggest(FixedTrial({"weight_0": 1.0, "weight_1": 0.0}))  # the highest losses
+    samples = encoding.suggest(FixedTrial({"weight_0": 1.0, "weight_1": 0.0}))  # the highest losses
     expected = (17, 18, 19) if data == "search" else (0, 12, 19)
     assert samples == expected
 
 
 @pytest.mark.parametrize("encoding", ["ordered", "features"])
 def test_of_a_large_pool_passages_all_over_it_are_offered_and_the_baselines_draw(tmp_path, monkeypatch, encoding):
-    monkeypatch.setattr(prepare_module, "FEATURED", 10)
-    coded = prepared(Space(pool=1000, samples=3, fixed=(1, 5, 9)), encoding, tmp_path).coded
-    offered = sorted(coded.parts[0] if encoding == "ordered" else coded.groups[0][0])
+    monkeypatch.setattr(encoding_module, "FEATURED", 10)
+    found = encoded(tmp_path, Objective(pool=range(1000)), encoding=encoding)
+    offered = sorted(found.parts[0] if encoding == "ordered" else found.groups[0][0])
     assert len(offered) == 13 and {1, 5, 9} <= set(offered)
     assert torch.tensor(offered[3:]).diff().tolist() == [100] * 9
 
 
 @pytest.mark.parametrize("data", ["random", "search"])
 def test_bare_indices_and_given_data_need_no_features(tmp_path, data):
-    coded = prepared(replace(SPACE, data=data), "indices", tmp_path).coded
-    assert isinstance(coded, Given if data == "random" else Indices)
+    encoding = encoded(tmp_path, encoding="indices", data=data)
+    assert isinstance(encoding, Given if data == "random" else Indices)
     assert not list(tmp_path.iterdir())
 
 
@@ -196,28 +214,29 @@ def test_passages_spread_over_a_pool(pool, count):
 
 
 def test_the_samples_that_are_best_alone(tmp_path):
-    class Alone(Objective):
-        def bowl(self, method, samples, settings):
-            assert method == "llm-pruner-e2" and len(samples) == 1
-            return float("inf") if samples[0] == 7 else 50 + abs(samples[0] - 7)
+    asked, shown = [], []
 
-    space, shown = replace(SPACE, data="score"), []
-    tell = lambda *of: shown.append(of)  # noqa: E731
+    def alone(index, dies_at=None):
+        asked.append(index)
+        if len(asked) == dies_at:
+            raise KeyboardInterrupt
+        return float("inf") if index == 7 else 50.0 + abs(index - 7)
+
+    tell, path = (lambda *of: shown.append(of)), tmp_path / "scores.json"
     with pytest.raises(KeyboardInterrupt):
-        best_alone(space, 256, Alone(dies_at=9), tmp_path, tell)
-    rest = Alone()
-    assert best_alone(space, 256, rest, tmp_path, tell) == (5, 6, 8)  # of equals, the first
-    assert rest.evaluated == 12
-    found = json.loads((tmp_path / "scores.json").read_text())
+        best_alone(20, 3, 256, lambda index: alone(index, 9), path, tell)
+    assert best_alone(20, 3, 256, alone, path, tell) == (5, 6, 8)  # of equals, the first
+    assert asked == [*range(9), *range(8, 20)]
+    found = json.loads(path.read_text())
     assert (found["pool"], found["scored"], found["scores"]["7"], found["scores"]["0"]) == (20, 20, None, 57)
     assert shown[-1][:2] == (19, 20)
-    coded = prepared(space, None, tmp_path, objective := Alone()).coded
-    assert coded == Given((5, 6, 8)) and objective.evaluated == 0
+    assert encoded(tmp_path, alone=alone, data="score") == Given((5, 6, 8)) and len(asked) == 21
 
 
 def test_of_a_large_pool_some_are_scored(tmp_path):
-    objective = Objective()
-    assert best_alone(replace(SPACE, pool=100, data="score"), 10, objective, tmp_path, lambda *_: None) == (5, 15, 25)
-    assert objective.evaluated == 10
+    asked = []
+    alone = lambda index: asked.append(index) or float(index)  # noqa: E731
+    assert best_alone(100, 3, 10, alone, tmp_path / "scores.json", lambda *_: None) == (5, 15, 25)
+    assert len(asked) == 10
     with pytest.raises(UserError, match="best of 2"):
-        best_alone(SPACE, 2, objective, tmp_path, lambda *_: None)
+        best_alone(20, 3, 2, alone, tmp_path / "others.json", lambda *_: None)

@@ -6,7 +6,7 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from reproducer.search.local import LocalSampler
+from reproducer.search.samplers import LocalSampler
 
 SPACE = {
     **{f"sample_{place}": IntDistribution(0, 999) for place in range(10)},
@@ -14,13 +14,20 @@ SPACE = {
     "alpha2": FloatDistribution(0.0, 1.0),
     "second": CategoricalDistribution([0.0, 1e6, "only"]),
     "scale": CategoricalDistribution([1e-4]),
+    "steps": IntDistribution(1, 9),
 }
 
 
 def value(params):
     """How many samples are low, and how near the weights are to a point."""
     far = sum(params[f"sample_{place}"] / 999 for place in range(10))
-    return far + abs(params["alpha1"] - 0.3) + abs(params["alpha2"] - 0.9) + (params["second"] != 1e6)
+    return (
+        far
+        + abs(params["alpha1"] - 0.3)
+        + abs(params["alpha2"] - 0.9)
+        + (params["second"] != 1e6)
+        + abs(params["steps"] - 5) / 9
+    )
 
 
 def run(seed, trials, make=LocalSampler):
@@ -78,3 +85,19 @@ def test_with_fixed_parameters_it_changes_the_others():
     child = study.ask(SPACE).params
     assert fixed.items() <= child.items()
     assert any(child[name] != study.best_params[name] for name in ("alpha1", "alpha2", "second"))
+
+
+def test_a_whole_number_with_an_order_moves_to_one_nearby():
+    space = {"steps": IntDistribution(0, 1000), "sample_0": IntDistribution(0, 1000)}
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.enqueue_trial({"steps": 500, "sample_0": 500})
+    study.tell(study.ask(space), 0.0)
+    moved = {name: [] for name in space}
+    for seed in range(200):
+        study.sampler = LocalSampler(seed)
+        for name, value in (trial := study.ask(space)).params.items():
+            moved[name] += [abs(value - 500)] if value != 500 else []
+        study.tell(trial, 1.0)
+    mean = {name: sum(far) / len(far) for name, far in moved.items()}
+    assert all(len(far) > 50 for far in moved.values())
+    assert 120 < mean["steps"] < 200 < 220 < mean["sample_0"] < 280  # 1000 · 0.2 · sqrt(2/π), and 1000 / 4

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,20 +22,10 @@ from reproducer.errors import UserError, nearest
 from reproducer.models.architecture import architecture_of
 from reproducer.models.quiet import quiet
 
+if TYPE_CHECKING:
+    from reproducer.recovery.lora import Lora
+
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
-
-
-class AdapterSettings(Protocol):
-    """What determines the shape of an adapter."""
-
-    @property
-    def rank(self) -> int: ...
-    @property
-    def alpha(self) -> float: ...
-    @property
-    def dropout(self) -> float: ...
-    @property
-    def targets(self) -> Sequence[str]: ...
 
 
 def twin(model: nn.Module) -> nn.Module:
@@ -57,7 +47,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def add_adapter(model: nn.Module, settings: AdapterSettings, seed: int) -> Any:
+def add_adapter(model: nn.Module, settings: Lora, seed: int) -> Any:
     """A peft model around a twin of `model` with a fresh adapter; `model` itself is left as it was.
 
     A is random, B is 0, so that the adapter changes nothing yet. Adapter weights are float32 where the base is
@@ -68,12 +58,11 @@ def add_adapter(model: nn.Module, settings: AdapterSettings, seed: int) -> Any:
     """
     from peft import LoraConfig
 
-    _check_targets(model, settings.targets)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # any number will do
         lora_dropout=settings.dropout,
-        target_modules=sorted(settings.targets),
+        target_modules=_targets(model, settings.targets),
         bias="none",
         task_type="CAUSAL_LM",
     )
@@ -109,7 +98,7 @@ def load_adapter(model: nn.Module, directory: Path) -> nn.Module:
     Args:
         model: the (pruned) model that the adapter was trained on; it is left as it was and shares its weights'
             memory with the returned one.
-        directory: the folder that `train_lora` wrote to, or a folder with peft's two files.
+        directory: the folder that `Lora.train` wrote to, or a folder with peft's two files.
 
     Returns:
         A model of the same class in evaluation mode, whose targeted linear layers are peft's. It is no `PeftModel`:
@@ -180,16 +169,17 @@ def _injected(model: nn.Module, config: Any, seed: int) -> Any:
         return get_peft_model(twin(model), config)
 
 
-def _check_targets(model: nn.Module, targets: Sequence[str]) -> None:
-    layers = architecture_of(model).decoder_layers(model)
+def _targets(model: nn.Module, targets: Sequence[str] | None) -> list[str]:
+    architecture = architecture_of(model)
+    if targets is None:
+        return sorted({path.rpartition(".")[2] for path in architecture.modules()})
     names = {
         path.rpartition(".")[2]
-        for layer in layers
+        for layer in architecture.decoder_layers(model)
         for path, module in layer.named_modules()
         if isinstance(module, nn.Linear)
     }
-    if not targets:
-        raise UserError("recovery.targets is empty", nearest("", names))
     for target in targets:
         if target not in names:
             raise UserError(f"recovery.targets: the model has no linear layer '{target}'", nearest(target, names))
+    return sorted(targets)

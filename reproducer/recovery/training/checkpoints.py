@@ -23,15 +23,13 @@ class Checkpoint:
 
     Attributes:
         step: how many steps are done.
-        tensors: adapter weights and optimiser state by name, on the CPU.
+        tensors: trained weights and optimiser state by name, on the CPU.
         losses: the loss curve so far.
-        seconds: time spent on it so far.
     """
 
     step: int
     tensors: dict[str, Tensor]
     losses: list[dict[str, Any]]
-    seconds: float
 
 
 def write(folder: Path, checkpoint: Checkpoint, identity: str) -> None:
@@ -49,7 +47,6 @@ def write(folder: Path, checkpoint: Checkpoint, identity: str) -> None:
     state = {
         "identity": identity,
         "step": checkpoint.step,
-        "seconds": checkpoint.seconds,
         "losses": checkpoint.losses,
         "sha256": hashlib.sha256(tensors.read_bytes()).hexdigest(),
     }
@@ -89,7 +86,7 @@ def _read(path: Path, identity: str) -> Checkpoint:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     except ValueError:
         raise ValueError("state.json is garbled") from None
-    fields = {"identity", "step", "seconds", "losses", "sha256"}
+    fields = {"identity", "step", "losses", "sha256"}
     if not isinstance(state, dict) or not fields <= state.keys():
         raise ValueError("state.json is garbled")
     content = (path / "state.safetensors").read_bytes()
@@ -97,4 +94,4 @@ def _read(path: Path, identity: str) -> Checkpoint:
         raise ValueError("state.safetensors is garbled")
     if state["identity"] != identity:
         raise ValueError("it was made with other settings, data or weights")
-    return Checkpoint(state["step"], load(content), state["losses"], state["seconds"])
+    return Checkpoint(state["step"], load(content), state["losses"])

@@ -1,47 +1,36 @@
-"""Training an adapter step by step, so that a run can stop behind any step and go on as if it had not."""
+"""Training weights step by step, so that a run can stop behind any step and go on as if it had not."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Callable
-from operator import attrgetter
-from typing import Any, Protocol
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reproducer.errors import UserError
-from reproducer.models.architecture import Architecture
-from reproducer.models.loss import token_losses
-from reproducer.recovery.adapter import AdapterSettings, seeded
-from reproducer.recovery.checkpoints import Checkpoint
-from reproducer.recovery.examples import IGNORED, Example, padded
+from reproducer.models.architecture import family_of
+from reproducer.models.loss import next_token_losses
+from reproducer.models.memory import give_back
+from reproducer.recovery.instructions import InstructionTuning
+from reproducer.recovery.registry import Job
+from reproducer.recovery.training import checkpoints
+from reproducer.recovery.training.adapter import seeded
+from reproducer.recovery.training.checkpoints import Checkpoint
+from reproducer.recovery.training.examples import IGNORED, Example, padded
 
+CHECKPOINT_SECONDS = 60.0  # least time between two
 GRADIENT_NORM = 1.0
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state beside the number of steps
 
 
-class Settings(AdapterSettings, Protocol):
-    """What a training run needs to be told; the `recovery` section of a spec has all of it."""
-
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def batch(self) -> int: ...
-    @property
-    def micro_batch(self) -> int: ...
-    @property
-    def cutoff(self) -> int: ...
-    @property
-    def warmup_steps(self) -> int: ...
-    @property
-    def steps(self) -> int | None: ...
-
-
-def learning_rate(done: int, steps: int, settings: Settings) -> float:
+def learning_rate(done: int, steps: int, settings: InstructionTuning) -> float:
     """The rate of the step behind `done` steps: up in a line over the warm-up, then down in a line to 0 at the end."""
     warmup = settings.warmup_steps
     share = done / warmup if done < warmup else (steps - done) / (steps - warmup)
@@ -54,11 +43,12 @@ def derived_seed(seed: int, *purpose: str | int) -> int:
 
 
 class TrainingRun:
-    """A run between two steps: all of its state is in the adapter, the optimiser and `losses`.
+    """A run between two steps: all of its state is in the weights, the optimiser and `losses`.
 
     Args:
-        adapted: a peft model in training mode with a fresh adapter.
-        architecture: the base model's.
+        model: a causal language model of a declared family; it is put into training mode and all of it is frozen but
+            `weights`.
+        weights: what is trained, by name.
         examples: what to train on, in the order of the rows.
         settings: how.
         seed: of the rows' order and the dropout.
@@ -68,29 +58,30 @@ class TrainingRun:
 
     def __init__(
         self,
-        adapted: Any,
-        architecture: Architecture,
+        model: nn.Module,
+        weights: Mapping[str, nn.Parameter],
         examples: list[Example],
-        settings: Settings,
+        settings: InstructionTuning,
         seed: int,
         steps: int,
         padding: int,
     ) -> None:
-        base = adapted.get_base_model()
-        self.decoder: nn.Module = attrgetter(architecture.decoder)(base)
-        self.head: nn.Linear = attrgetter(architecture.head)(base)
-        self.device = self.head.weight.device
-        self.weights: dict[str, nn.Parameter] = {
-            name: parameter for name, parameter in adapted.named_parameters() if parameter.requires_grad
-        }
+        self.model, self.weights = model.train().requires_grad_(False), dict(weights)
+        for weight in self.weights.values():
+            weight.requires_grad_()
+        family = family_of(model.config)
+        self.decoder, self.device = family.decoder_of(model), family.head_of(model).weight.device
+        self.layers = family.decoder_layers(model)
         self.optimizer = torch.optim.AdamW(self.weights.values(), lr=settings.learning_rate, weight_decay=0.0)
         self.examples, self.settings, self.seed, self.steps = examples, settings, seed, steps
         self.padding = padding
         self.losses: list[dict[str, Any]] = []
-        self.order: list[int] = []
-        for epoch in range(settings.epochs):
-            generator = torch.Generator().manual_seed(derived_seed(seed, "order", epoch))
-            self.order += torch.randperm(len(examples), generator=generator).tolist()
+
+    def batch(self, step: int) -> list[int]:
+        """The numbers of the examples of a step, counted from 0: each epoch has all of them in an order of its own."""
+        count, batch = len(self.examples), self.settings.batch
+        places = range(step * batch, min((step + 1) * batch, self.settings.epochs * count))
+        return [_order(count, self.seed, place // count)[place % count] for place in places]
 
     @property
     def done(self) -> int:
@@ -102,11 +93,10 @@ class TrainingRun:
         Raises:
             UserError: the loss or the gradient is not finite; the adapter is as it was before the step.
         """
-        settings, start = self.settings, self.done * self.settings.batch
+        settings = self.settings
         rate = learning_rate(self.done, self.steps, settings)
-        numbers = self.order[start : start + settings.batch]
         # Micro-batches of like lengths: less padding, and the batch's gradient is the same sum.
-        batch = sorted((self.examples[number] for number in numbers), key=lambda example: len(example.ids))
+        batch = sorted((self.examples[number] for number in self.batch(self.done)), key=lambda one: len(one.ids))
         tokens = sum(example.targets for example in batch)
         text = f"loss {self.losses[-1]['loss']:.3f}" if self.losses else ""
         total = 0.0
@@ -125,7 +115,7 @@ class TrainingRun:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
-        loss, seen = total / tokens, start + len(batch)
+        loss, seen = total / tokens, self.done * settings.batch + len(batch)
         self.losses.append({"step": self.done + 1, "loss": loss, "learning_rate": rate, "examples": seen})
         progress(self.done, self.steps, f"loss {loss:.3f}")
 
@@ -133,18 +123,18 @@ class TrainingRun:
         """Adds the gradient of the *summed* token losses, which float16 can hold where that of a mean underflows."""
         ids, labels = (tensor.to(self.device) for tensor in padded(examples, self.padding))
         hidden = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
-        loss = response_losses(hidden, self.head, labels).sum()
+        loss = response_losses(self.model, hidden, labels).sum()
         loss.backward()
         return loss.item()
 
-    def checkpoint(self, seconds: float) -> Checkpoint:
-        """The run's state behind its last step; `seconds` is the time spent so far."""
+    def checkpoint(self) -> Checkpoint:
+        """The run's state behind its last step."""
         tensors = {}
         for name, weight in self.weights.items():
             tensors[f"weight/{name}"] = weight.detach().cpu()
             for moment in MOMENTS:
                 tensors[f"{moment}/{name}"] = self.optimizer.state[weight][moment].cpu()
-        return Checkpoint(self.done, tensors, self.losses, seconds)
+        return Checkpoint(self.done, tensors, self.losses)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Makes the run what it was when `checkpoint` was taken."""
@@ -157,6 +147,43 @@ class TrainingRun:
             self.optimizer.state[weight] = state
         self.losses = list(checkpoint.losses)
 
+    def identity(self) -> str:
+        """A digest of what determines the run, with some elements of each weight in the place of the whole model."""
+        digest = hashlib.sha256(self.settings.model_dump_json(exclude={"dataset", "examples"}).encode())
+        digest.update(json.dumps([self.seed, sorted(self.weights)]).encode())
+        digest.update(json.dumps([(example.ids, example.prompt) for example in self.examples]).encode())
+        for name, weight in self.layers.named_parameters():
+            flat = weight.detach().flatten()
+            some = flat[:: max(1, flat.numel() // 64)].double().tolist()
+            digest.update(json.dumps([name, list(weight.shape), some]).encode())
+        return digest.hexdigest()
+
+
+def train(run: TrainingRun, job: Job, save: Callable[[], None]) -> None:
+    """Takes the run to its end from its newest checkpoint, if it has one, and lets the checkpoints go once it is saved.
+
+    Raises:
+        UserError: as `TrainingRun.step`.
+    """
+    folder, identity = job.directory / "checkpoints", run.identity()
+    if checkpoint := checkpoints.newest(folder, identity, job.say):
+        run.restore(checkpoint)
+    saved = time.perf_counter()
+    while run.done < run.steps:
+        run.step(job.progress)
+        give_back()  # batches differ in their lengths, so does what they leave on the heap
+        if time.perf_counter() - saved >= CHECKPOINT_SECONDS:
+            checkpoints.write(folder, run.checkpoint(), identity)
+            saved = time.perf_counter()
+    save()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@lru_cache(maxsize=4)
+def _order(examples: int, seed: int, epoch: int) -> list[int]:
+    generator = torch.Generator().manual_seed(derived_seed(seed, "order", epoch))
+    return torch.randperm(examples, generator=generator).tolist()
+
 
 def require_finite(value: float, what: str, where: str) -> None:
     """Raises UserError if `value` is NaN or infinite."""
@@ -167,12 +194,12 @@ def require_finite(value: float, what: str, where: str) -> None:
         )
 
 
-def response_losses(hidden: Tensor, head: nn.Linear, labels: Tensor) -> Tensor:
+def response_losses(model: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
     """Losses of the learned tokens alone: the head, dear with a large vocabulary, sees no other position.
 
     Args:
-        hidden: [batch, length, width], after the final norm.
-        head: the language-model head, frozen.
+        model: as `next_token_losses` takes it; its head is frozen.
+        hidden: [batch, length, width], the last hidden state of its decoder.
         labels: LongTensor [batch, length], -100 where nothing is learned; the shift happens here.
 
     Returns:
@@ -181,6 +208,6 @@ def response_losses(hidden: Tensor, head: nn.Linear, labels: Tensor) -> Tensor:
     learned = labels[:, 1:] != IGNORED
     rows = hidden[:, :-1][learned]
     targets = labels[:, 1:][learned]
-    # token_losses shifts labels by one: each position is handed to it as a sequence of its own with its target.
+    # next_token_losses shifts labels by one: each position is handed to it as a sequence of its own with its target.
     pairs = rows.unsqueeze(1).expand(-1, 2, -1)
-    return token_losses(pairs, head, targets.unsqueeze(1).expand(-1, 2)).squeeze(1)
+    return next_token_losses(model, pairs, targets.unsqueeze(1).expand(-1, 2)).squeeze(1)

@@ -1,0 +1,185 @@
+"""One attempt at a stage, in whatever process the engine has chosen: take the lock, look, run, write down."""
+
+from __future__ import annotations
+
+import errno
+import json
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from reproducer.errors import UserError
+from reproducer.queue.artifact import Artifact, Failure
+from reproducer.queue.context import Context
+from reproducer.queue.locks import StageLock
+from reproducer.queue.machine import Meter, describe_machine
+from reproducer.queue.stage import Stage
+from reproducer.queue.store import Store
+
+TELL_SECONDS = 0.2  # how often a stage's progress is written down
+_FULL = ("no space left on device", "os error 28", "disk is full", "disk quota exceeded")  # libraries' own words
+
+End = Literal["done", "cached", "failed"]
+
+
+def attempt(stage: Stage, root: Path, device: str, run: str, environment: Mapping[str, Any]) -> End | None:
+    """Bring `stage`, whose inputs are in the store at `root`, to an artifact, running it where need be.
+
+    What it made, or why it failed, is in the store.
+
+    Args:
+        run: the name of the run, for the record.
+        environment: for the record.
+    Returns:
+        How it ended; None: another process is at it.
+    Raises:
+        UserError: the store cannot be used, or the disk is full.
+    """
+    store = Store(root)
+    with errors_of(store, stage), store.lock(stage) as lock:
+        if not lock.acquire([needed.key for needed in stage.inputs.values()]):
+            return None
+        return _Attempt(store, stage, lock, device, run, environment).make()
+
+
+@contextmanager
+def errors_of(store: Store, stage: Stage) -> Iterator[None]:
+    """The store's own input/output errors as what they are: the end of the run."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise _disk_full(store, stage, error) from error
+        raise UserError(f"the store {store.root} cannot be used: {error}") from error
+
+
+@lru_cache(maxsize=4096)
+def fingerprints(stage: Stage, device: str, run: str) -> dict[str, str]:
+    """The stage's fingerprints, which a process asks for once in a run."""
+    return dict(stage.fingerprints(device))
+
+
+@dataclass
+class _Attempt:
+    store: Store
+    stage: Stage
+    lock: StageLock
+    device: str
+    run: str
+    environment: Mapping[str, Any]
+    told: float = 0.0
+
+    def make(self) -> End:
+        try:
+            inputs = self.inputs()
+            today = fingerprints(self.stage, self.device, self.run)
+        except (Exception, SystemExit) as error:
+            return self.failed(error)
+        state = self.usable(inputs, today)
+        if state is None:
+            self.store.recover(self.stage)
+            state = self.usable(inputs, today)
+        if state is not None:
+            return "done" if state.record.get("run") == self.run else "cached"
+        return self.execute(inputs, today)
+
+    def inputs(self) -> dict[str, Artifact]:
+        found = {name: self.store.read(needed) for name, needed in self.stage.inputs.items()}
+        for name, artifact in found.items():
+            if artifact is None:
+                raise UserError(f"its input '{name}' has gone from the store", "run again to make it anew")
+        return {name: artifact for name, artifact in found.items() if artifact}
+
+    def usable(self, inputs: dict[str, Artifact], today: dict[str, str]) -> Artifact | None:
+        state = self.store.inspect(self.stage, inputs, today)
+        if isinstance(state, str):
+            kept = self.store.discard(self.stage).relative_to(self.store.root)
+            self.say(f"runs again: {state} (what was there is kept in {kept})", joint=" ")
+            return None
+        return state
+
+    def execute(self, inputs: dict[str, Artifact], today: dict[str, str]) -> End:
+        resumable = self.stage.resumable
+        work = self.store.begin(self.stage, inputs, today, resumable)
+        folders = {name: artifact.directory for name, artifact in inputs.items()}
+        context = Context(work.directory, folders, self.device, self.progress, self.say, work.record)
+        self.log(started=True)
+        if work.resumed:
+            self.say("goes on from an attempt that did not finish")
+        try:
+            with Meter(work.spent, work.save if resumable else None) as meter:
+                try:
+                    self.stage.run(context)
+                finally:
+                    context.close()
+            details = {
+                "seconds": meter.seconds,
+                "peak_memory_bytes": meter.peak_memory_bytes,
+                "peak_cuda_bytes": meter.peak_cuda_bytes,
+                "run": self.run,
+                "facts": work.facts,
+                "environment": {**describe_machine(), **self.environment},
+            }
+            self.store.commit(self.stage, inputs, today, details)
+        except (Exception, SystemExit) as error:
+            if is_disk_full(error):
+                raise _disk_full(self.store, self.stage, error) from error
+            return self.failed(error)
+        finally:
+            if not resumable:
+                self.store.leave(self.stage)
+        return "done"
+
+    def failed(self, error: BaseException) -> End:
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        if isinstance(error, UserError):
+            failure = Failure(error.message, error.hint, None, when)
+        else:
+            text = f"{type(error).__name__}: {error}".strip(": \n").partition("\n")[0]
+            trace = "".join(traceback.format_exception(error))
+            where = f"traceback in {self.store.failure_path(self.stage).relative_to(self.store.root)}"
+            failure = Failure(f"{text} ({where})", None, trace, when)
+        self.store.fail(self.stage, failure)
+        return "failed"
+
+    # what the run that asked for the stage gets to know while it runs
+
+    def progress(self, done: float, total: float, text: str) -> None:
+        if time.monotonic() - self.told >= TELL_SECONDS:
+            self.told = time.monotonic()
+            self.lock.tell(done, total, text)
+
+    def say(self, text: str, joint: str = ": ") -> None:
+        self.log(say=f"{self.stage.label}{joint}{text}")
+
+    def log(self, **event: Any) -> None:
+        try:
+            with self.store.log(self.stage, self.run).open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(event) + "\n")
+        except OSError:
+            pass  # a full disk is reported by the stage itself
+
+
+def _disk_full(store: Store, stage: Stage, error: BaseException) -> UserError:
+    return UserError(
+        f"the disk is full: '{stage.label}' could not write ({error}); the store is {store.root}",
+        hint="make room and run again: what was finished is kept",
+    )
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether `error`, or one it came from, says that a disk or a quota is full."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        # safetensors and sqlite say so in words only.
+        if any(words in str(error).lower() for words in _FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,56 @@
+"""What a stage is run with."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reproducer.queue.engines import Engine
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage's `run` gets. It writes into `directory` and reads from `inputs`, nothing else is its concern.
+
+    Attributes:
+        directory: the folder for its files: empty, or, for a resumable stage, as an interrupted run left it.
+            Files only, no links; the name `record.json` is taken. All that is there at the end is the artifact.
+        inputs: the folder of each input's artifact, to be read only.
+        device: where to compute.
+    """
+
+    directory: Path
+    inputs: dict[str, Path]
+    device: str = "cpu"
+    _progress: Callable[[float, float, str], None] = lambda done, total, text: None
+    _say: Callable[[str], None] = lambda text: None
+    _record: Callable[[str, Any], None] = lambda name, value: None
+    _engines: ExitStack = field(default_factory=ExitStack)
+
+    def progress(self, done: float, total: float, text: str = "") -> None:
+        """Tell how far the stage is, in any unit. Cheap: call it as often as convenient."""
+        self._progress(done, total, text)
+
+    def say(self, text: str) -> None:
+        """A message for the user."""
+        self._say(text)
+
+    def record(self, name: str, value: Any) -> None:
+        """Put a JSON value under `facts` of the artifact's record. In a resumable stage it outlives a kill."""
+        self._record(name, copy.deepcopy(value))
+
+    def engine(self, count: int) -> Engine:
+        """`count` local processes beside this one, for calls of the stage's own; they end with the stage."""
+        from reproducer.queue.engines.local import Processes
+
+        engine = Processes(count)
+        self._engines.callback(engine.close)
+        return engine
+
+    def close(self) -> None:
+        """End the stage's engines."""
+        self._engines.close()

@@ -1,0 +1,204 @@
+"""Runs stages: each once, whatever is in the store already and whoever else works on it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from typing import Any
+
+from reproducer.queue.artifact import Artifact, Failure
+from reproducer.queue.attempt import End, attempt, errors_of, fingerprints
+from reproducer.queue.engines import Engine
+from reproducer.queue.engines.local import InProcess
+from reproducer.queue.locks import Holder
+from reproducer.queue.outcome import Outcome, Result, inputs_of
+from reproducer.queue.progress import Progress
+from reproducer.queue.stage import Stage, canonical, topological
+from reproducer.queue.store import Store
+from reproducer.queue.watch import Watch
+
+POLL_SECONDS = 0.1  # how often a stage that another run has is asked for
+TRIES = 3  # of a stage whose worker is lost
+
+
+def run(
+    stages: Iterable[Stage],
+    store: Store,
+    engine: Engine | None = None,
+    devices: Sequence[str] = ("cpu",),
+    progress: Progress | None = None,
+    environment: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Bring `stages`, and all that they need, to an artifact each.
+
+    A stage that fails blocks those that need it; all others still run. Stages that another run on the same store
+    is at are left for later and then waited for. Whatever ends this process, the next run goes on from what was
+    finished.
+
+    Args:
+        engine: where stages run; this process by default. It is closed at the end.
+        devices: the engine's slot i computes on devices[i], counted round.
+        progress: the display; None shows nothing.
+        environment: package versions and the like for the records, beside Python, platform and CPU.
+    Raises:
+        UserError: the store cannot be used, or the disk is full; what was finished is kept.
+        KeyboardInterrupt: likewise.
+    """
+    scheduler = _Scheduler(stages, store, engine or InProcess(), devices, progress or Progress(), environment or {})
+    with scheduler:
+        scheduler.collect()
+        scheduler.loop()
+    return Outcome({stage.key: scheduler.results[stage.key] for stage in scheduler.order})
+
+
+class _Scheduler:
+    """Hands stages to the engine, as many at once as it has slots, and takes down what became of them."""
+
+    def __init__(
+        self,
+        stages: Iterable[Stage],
+        store: Store,
+        engine: Engine,
+        devices: Sequence[str],
+        progress: Progress,
+        environment: Mapping[str, Any],
+    ) -> None:
+        self.order = topological(stages)
+        self.results: dict[str, Result] = {}
+        canonical(environment, "environment")  # fail now and not when the first stage has finished
+        self._store, self._engine, self._devices = store, engine, list(devices)
+        self._progress, self._environment = progress, dict(environment)
+        self._run = uuid.uuid4().hex[:12]
+        self._watch = Watch(store, self._run, progress)
+        self._running: dict[int, tuple[Stage, Future[End | None]]] = {}  # by slot
+        self._lost: Counter[str] = Counter()
+        self._announced: set[tuple[str, Holder]] = set()
+        self._closing = ExitStack()
+
+    def __enter__(self) -> None:
+        # Last first, and each whatever becomes of the others: a display that is not closed hides the cursor.
+        self._closing.callback(self._progress.close)
+        self._closing.callback(self._store.remove_logs, self._run)
+        self._closing.callback(self._watch.close)
+        self._closing.callback(self._engine.close)
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+    def open(self) -> list[Stage]:
+        """The stages that are not settled yet, in order."""
+        return [stage for stage in self.order if stage.key not in self.results]
+
+    def collect(self) -> None:
+        """Settle what is in the store and good; needs no lock and changes nothing."""
+        for stage in self.order:
+            inputs = inputs_of(stage, self.results)
+            if not isinstance(inputs, dict):
+                continue
+            for device in dict.fromkeys(self._devices):  # one made on any of them is good
+                try:
+                    state = self._store.inspect(stage, inputs, fingerprints(stage, device, self._run))
+                except Exception:  # said by the attempt that follows
+                    break
+                if isinstance(state, Artifact):
+                    self.results[stage.key] = Result(stage, "cached", artifact=state)
+                    break
+
+    def loop(self) -> None:
+        """Settle all stages."""
+        todo = self.open()
+        if todo:
+            self._store.prepare()
+        typical = self._store.typical_seconds(stage.kind for stage in todo)
+        self._progress.begin(todo, len(self.order) - len(todo), typical, self._engine.slots)
+        self._watch.start()
+        while stages := self.open():
+            before, held = len(self.results), []
+            for stage in stages:
+                self._take_finished()
+                inputs = inputs_of(stage, self.results)
+                if isinstance(inputs, Result):
+                    self._settle(inputs)
+                elif inputs is not None and stage.key not in self.results and not self._is_running(stage):
+                    free = [slot for slot in range(self._engine.slots) if slot not in self._running]
+                    if not free:
+                        break
+                    with errors_of(self._store, stage):
+                        is_free = self._store.lock(stage).is_free()
+                    if is_free:
+                        self._submit(stage, free[0])
+                    else:
+                        held.append(stage)
+            if self._running:
+                wait([future for _, future in self._running.values()], POLL_SECONDS, FIRST_COMPLETED)
+            elif len(self.results) == before:
+                self._announce(held)
+                time.sleep(POLL_SECONDS)
+
+    def _is_running(self, stage: Stage) -> bool:
+        return any(stage == running for running, _ in self._running.values())
+
+    def _submit(self, stage: Stage, slot: int) -> None:
+        device = self._devices[slot % len(self._devices)]
+        self._watch.add(stage)
+        future = self._engine.submit(attempt, stage, self._store.root, device, self._run, self._environment)
+        self._running[slot] = stage, future
+
+    def _take_finished(self) -> None:
+        self._watch.check()
+        for slot, (stage, future) in list(self._running.items()):
+            if not future.done():
+                continue
+            del self._running[slot]
+            error = future.exception()
+            if isinstance(error, BrokenExecutor):
+                self._take_lost(stage)
+            elif error is not None:
+                raise error
+            else:
+                self._take(stage, future.result())
+
+    def _take(self, stage: Stage, end: End | None) -> None:
+        """Settle a stage by what is in the store. It stays open where that is nothing: another run is at it."""
+        self._watch.remove(stage)
+        if end == "failed":
+            failure = self._store.failure(stage)
+            self._settle(Result(stage, "failed", failure.message if failure else "why is not written down"))
+        elif end is not None:
+            inputs = inputs_of(stage, self.results)
+            state = self._store.inspect(stage, inputs) if isinstance(inputs, dict) else None
+            if isinstance(state, Artifact):
+                self._settle(Result(stage, end, artifact=state))
+
+    def _take_lost(self, stage: Stage) -> None:
+        self._watch.remove(stage)
+        self._lost[stage.key] += 1
+        if self._lost[stage.key] < TRIES:
+            self._progress.say(f"{stage.label}: the process that ran it was killed; it is tried again")
+            return
+        with errors_of(self._store, stage), self._store.lock(stage) as lock:
+            if not lock.acquire():  # another run has it
+                return
+            when = datetime.now(UTC).isoformat(timespec="seconds")
+            text = f"the process that ran it was killed, {TRIES} times"
+            hint = "the system does so when memory runs out: run fewer stages at once"
+            self._store.fail(stage, Failure(text, hint, None, when))
+        self._take(stage, "failed")
+
+    def _settle(self, result: Result) -> None:
+        self.results[result.stage.key] = result
+        self._progress.finish(result.stage, result.status, result.seconds, result.message)
+
+    def _announce(self, held: Sequence[Stage]) -> None:
+        for stage in held:
+            holder = self._store.lock(stage).holder()
+            who = holder and (stage.key, Holder(holder.pid, holder.since))
+            if holder and who and who not in self._announced:
+                self._announced.add(who)
+                self._progress.say(f"waiting for {stage.label}: {holder}")
+                self._watch.add(stage)

@@ -1,0 +1,87 @@
+"""SIGTERM (a cluster takes the machine back) and SIGHUP (the terminal is closed) end a program as Ctrl-C does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+SHOW_CURSOR = b"\x1b[?25h"
+_HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal has asked this process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.signal = signal.Signals(number)
+
+
+def exit_code(error: KeyboardInterrupt) -> int:
+    """128 and the signal's number, as shells count: 130 for Ctrl-C."""
+    return 128 + (error.signal if isinstance(error, Interrupted) else signal.SIGINT)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """In the `with` block the first SIGINT, SIGTERM or SIGHUP raises `Interrupted` in the main thread.
+
+    From then on, after the block too, a Ctrl-C ends the process at once with code 130: no exit handler runs, and the
+    cursor is shown again. Other signals are then ignored: an end is under way. One that was ignored before the block
+    (by nohup, or a shell's background job) stays so. Does nothing outside the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    interrupted = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        if number == signal.SIGHUP:
+            _leave_dead_terminal()
+        if not interrupted:
+            interrupted = True
+            raise Interrupted(number)
+        if number == signal.SIGINT:
+            _show_cursor()
+            os._exit(exit_code(Interrupted(number)))
+
+    before = {number: signal.getsignal(number) for number in _HANDLED}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        if not interrupted:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _terminals() -> list[int]:
+    found = []
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):  # isatty() is false of a terminal that was closed
+                found.append(descriptor)
+    return found
+
+
+def _show_cursor() -> None:
+    for descriptor in _terminals():
+        with suppress(OSError):
+            os.write(descriptor, SHOW_CURSOR + b"\n")  # no buffered stream: it may be in use
+
+
+def _leave_dead_terminal() -> None:
+    # What is still said on the way out must not fail.
+    for descriptor in _terminals():
+        try:
+            os.write(descriptor, SHOW_CURSOR)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

@@ -1,0 +1,1 @@
+"""Training on instructions: examples, the run with its checkpoints, LoRA adapters."""

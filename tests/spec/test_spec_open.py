@@ -1,0 +1,303 @@
+"""Open sections: kept as written, checked by their owners, with mistakes told as in the spec's own sections."""
+
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field, model_validator
+
+from reproducer.spec import (
+    Count,
+    Listed,
+    Name,
+    Named,
+    NonEmpty,
+    Positive,
+    Ratio,
+    Section,
+    Spec,
+    SpecError,
+    Text,
+    Tokens,
+    load_spec,
+    mistake,
+)
+
+BASE = "name: x\nmodels: [tiny]\nmethods: [magnitude]\n"
+
+
+class Space(Section):
+    alpha_max: Positive = 1.0
+    factors: NonEmpty[Positive] = Field(default_factory=lambda: [0.5])
+
+
+class Transfer(Section):
+    model: Name | None = None
+    ratio: Ratio | None = None
+
+    @model_validator(mode="after")
+    def _somewhere(self):
+        if self.model is None and self.ratio is None:
+            raise mistake("says nothing; name the model or the ratio")
+        return self
+
+
+class Search(Section):
+    trials: Count = 150
+    sampler: Literal["tpe", "random"] | None = None
+    texts: NonEmpty[Name] | None = None
+    space: Space = Field(default_factory=Space)
+    transfer: Transfer | None = None
+
+    @model_validator(mode="after")
+    def _enough(self):
+        if self.sampler == "tpe" and self.trials < 2:
+            raise ValueError("the sampler tpe needs 2 trials")  # an owner may not know `mistake`
+        return self
+
+
+class Task(Named):
+    metric: Text = "acc"
+
+
+class Evaluate(Section):
+    texts: Listed[Name] = Field(default_factory=list)
+    tasks: Listed[Task] = Field(default_factory=list)
+    seq_len: Tokens = 128
+
+
+class Lora(Section):
+    dataset: Name = "alpaca"
+    rank: Annotated[int, Field(gt=0, le=1024)] = 8
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+
+
+def parse_all(spec):
+    """Every open section of a spec as its owner's model."""
+    return (
+        spec.parse(("search",), Search, spec.search),
+        spec.parse(("evaluate",), Evaluate, spec.evaluate),
+        [spec.parse(("recovery", i), Lora, one.parameters) for i, one in enumerate(spec.recovery)],
+        [spec.parse(("methods", i, "search"), Search, one.search_for(spec)) for i, one in enumerate(spec.methods)],
+    )
+
+
+def test_what_is_written_is_kept_and_nothing_else(load):
+    spec = load(BASE + "search: {texts: ptb, space: {alpha_max: 2}}\nrecovery: [none, {name: lora, rank: 4}]\n")
+    assert spec.search == {"texts": "ptb", "space": {"alpha_max": 2}}
+    assert spec.evaluate == {}
+    assert [(one.name, one.parameters) for one in spec.recovery] == [("none", {}), ("lora", {"rank": 4})]
+    again = Spec.model_validate(spec.model_dump(mode="json"))
+    assert again == spec
+
+
+def test_the_owner_adds_types_and_defaults(load):
+    spec = load(BASE + "search: {texts: ptb, space: {factors: 2}}\nevaluate: {tasks: [a, {name: b, metric: f1}]}\n")
+    search, evaluate, _, _ = parse_all(spec)
+    assert search == Search(texts=["ptb"], space=Space(factors=[2.0]))
+    assert evaluate.tasks == [Task(name="a"), Task(name="b", metric="f1")]
+
+
+def test_a_method_changes_the_section_at_every_depth(load):
+    spec = load("""\
+        name: x
+        models: tiny
+        methods:
+        - a
+        - {name: b, search: {space: {factors: 1}, transfer: {structure_ratio: 0.3}}}
+        search: {trials: 7, space: {alpha_max: 2}, transfer: {ratio: 0.2, model: m}}
+        """)
+    plain, changed = spec.methods
+    assert plain.search_for(spec) == spec.search
+    assert changed.search_for(spec) == {
+        "trials": 7,
+        "space": {"alpha_max": 2, "factors": 1},
+        "transfer": {"structure_ratio": 0.3, "model": "m"},
+    }
+    assert spec.search["space"] == {"alpha_max": 2}
+
+
+# what follows BASE, whose lines are 1 to 3 -> the start of the only message, and what it has to say
+MISTAKES = {
+    "unknown key": ("search:\n  trils: 1", "x.yaml:5: search: unknown key 'trils'", "did you mean 'trials'?"),
+    "unknown key, deep": ("search:\n  space:\n    alpha_mx: 1", "x.yaml:6: search.space: unknown key", "'alpha_max'"),
+    "a key of a section within": (
+        "search: {alpha_max: 1}",
+        "x.yaml:4: search: unknown key 'alpha_max'",
+        "search.space",
+    ),
+    "a key of another section": ("search: {samples: 1}", "x.yaml:4: search: unknown key", "belongs in 'calibration'"),
+    "a number as key": ("search: {7: 1}", "x.yaml:4: search: the key 7 is not text", "quotes"),
+    "trials negative": ("search:\n  trials: -3", "x.yaml:5: search.trials: should be above 0, not -3", ""),
+    "trials as float": ("search:\n  trials: 1.5", "x.yaml:5: search.trials: should be a whole number, not 1.5", ""),
+    "trials as text": ("search:\n  trials: many", "x.yaml:5: search.trials: should be a whole number", "text 'many'"),
+    "trials true": ("search:\n  trials: true", "x.yaml:5: search.trials: should be a whole number, not true", ""),
+    "sexagesimal": ("search:\n  trials: 1:30", "x.yaml:5: search.trials: should be a whole number", "text '1:30'"),
+    "trials without end": ("search: {trials: 1e30}", "x.yaml:4: search.trials: should be a whole number", "1e+30"),
+    "trials absurd": ("search: {trials: 1000000000000}", "x.yaml:4: search.trials: should be 2147483647 or less", ""),
+    "unknown choice": ("search: {sampler: tp}", "x.yaml:4: search.sampler: should be one of", "did you mean 'tpe'?"),
+    "not finite": ("search: {space: {alpha_max: .inf}}", "x.yaml:4: search.space.alpha_max: should be", "finite"),
+    "no texts": ("search:\n  texts: []", "x.yaml:5: search.texts: is empty", "at least one"),
+    "an empty name": ("evaluate:\n  tasks: ['']", "x.yaml:5: evaluate.tasks[0]: is empty", "name"),
+    "an entry without a name": ("evaluate:\n  tasks:\n  - metric: a", "x.yaml:6: evaluate.tasks[0].name: is miss", ""),
+    "a repeated task": ("evaluate: {tasks: [piqa, piqa]}", "x.yaml:4: evaluate.tasks[1]: 'piqa' is listed twice", ""),
+    "a null list": ("evaluate:\n  tasks:", "x.yaml:5: evaluate.tasks: should be a list, not nothing", ""),
+    "one token": ("evaluate: {seq_len: 1}", "x.yaml:4: evaluate.seq_len: should be 2 or more, not 1", ""),
+    "an empty section": ("search:", "x.yaml:4: search: should be a mapping of keys to values", "nothing"),
+    "a list as section": ("search: [1]", "x.yaml:4: search: should be a mapping", "not a list"),
+    "a section within": (
+        "search: {space: 5}",
+        "x.yaml:4: search.space: should be a mapping with keys of alpha_max",
+        "",
+    ),
+    "of a kind's own": ("recovery:\n- name: lora\n  rnk: 9", "x.yaml:6: recovery[0]: unknown key 'rnk'", "'rank'?"),
+    "standing alone": ("recovery: {name: lora, dropout: 1}", "x.yaml:4: recovery.dropout: should be below 1", ""),
+    "rank": ("recovery: {name: lora, rank: 1000000000}", "x.yaml:4: recovery.rank: should be 1024 or less", ""),
+    "the whole section": (
+        "search:\n  sampler: tpe\n  trials: 1",
+        "x.yaml:4: search: the sampler tpe needs 2 trials",
+        "",
+    ),
+    "a section of it": ("search:\n  transfer: {}", "x.yaml:5: search.transfer: says nothing", ""),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_told_with_its_line_and_place(load, case):
+    text, start, words = MISTAKES[case]
+    with pytest.raises(SpecError) as caught:
+        parse_all(load(BASE + text + "\n"))
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(start)
+    assert words in line
+    assert "pydantic" not in line and "Input" not in line and "Value error" not in line
+
+
+def test_all_mistakes_of_a_section_at_once(load):
+    spec = load(BASE + "search:\n  trials: 0\n  space:\n    factors: [1, a]\n    x: 2\n")
+    with pytest.raises(SpecError) as caught:
+        parse_all(spec)
+    assert [str(one).split(": ")[:2] for one in caught.value.mistakes] == [
+        ["x.yaml:5", "search.trials"],
+        ["x.yaml:7", "search.space.factors[1]"],
+        ["x.yaml:8", "search.space"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("own", "common", "where"),
+    [
+        ("{trials: 0}", "{}", "x.yaml:3: methods[0].search.trials"),
+        ("{sampler: tpe}", "{trials: 0}", "x.yaml:4: search.trials"),
+        ("{sampler: tpe}", "{space: {alpha: 0}}", "x.yaml:4: search.space"),
+        ("{space: {factors: 1}}", "{space: {alpha_max: 0}}", "x.yaml:4: search.space.alpha_max"),
+        ("{trials: 1}", "{sampler: tpe}", "x.yaml:3: methods[0].search"),
+        ("{}", "{sampler: tpe, trials: 1}", "x.yaml:4: search"),
+    ],
+)
+def test_what_a_method_does_not_override_is_told_where_it_stands(load, own, common, where):
+    spec = load(f"name: x\nmodels: tiny\nmethods: [{{name: a, search: {own}}}]\nsearch: {common}\n")
+    with pytest.raises(SpecError) as caught:
+        spec.parse(("methods", 0, "search"), Search, spec.methods[0].search_for(spec))
+    assert str(caught.value).startswith(where + ": ")
+
+
+def test_a_name_deep_in_an_open_section_gets_its_nearest(load):
+    text = "name: x\nmodels: tiny\nmethods: [a, {name: b, search: {texts: [ptb, wikitex]}}]\nsearch: {texts: c44}\n"
+    spec = load(text + "evaluate: {tasks: [quizz, {name: piqaa}]}\n")
+    choices = ["wikitext", "c4", "quiz", "piqa"]
+    for loc, told in {
+        ("methods", 1, "search", "texts", 1): "x.yaml:3: methods[1].search.texts[1]: no; did you mean 'wikitext'?",
+        ("methods", 0, "search", "texts", 0): "x.yaml:4: search.texts: no; did you mean 'c4'?",
+        ("evaluate", "tasks", 0, "name"): "x.yaml:5: evaluate.tasks[0]: no; did you mean 'quiz'?",
+        ("evaluate", "tasks", 1, "name"): "x.yaml:5: evaluate.tasks[1].name: no; did you mean 'piqa'?",
+    }.items():
+        assert str(spec.error(loc, "no", choices)) == told
+
+
+def test_mistakes_in_a_profile_and_an_option_name_them(load, write):
+    write("set:\n  search:\n    trials: 0\n", "profiles/p.yaml")
+    with pytest.raises(SpecError) as caught:
+        parse_all(load(BASE + "search: {sampler: a}\n", ["p"], ["search.texts=[]"]))
+    assert [line.split(": ")[0] for line in str(caught.value).splitlines()] == [
+        "x.yaml:4",
+        "profiles/p.yaml:3",
+        "--set",
+    ]
+
+
+def test_a_spec_built_in_python_names_itself():
+    spec = Spec(name="mine", models=["tiny"], methods=["a"], search={"trials": 0})
+    with pytest.raises(SpecError, match=r"^spec 'mine': search.trials: should be above 0, not 0$"):
+        spec.parse(("search",), Search, spec.search)
+
+
+@pytest.mark.parametrize(
+    ("value", "place", "words"),
+    [
+        ("{a: [1, .nan]}", "search.a[1]", "finite"),
+        ("{a: {b: -.inf}}", "search.a.b", "finite"),
+        ("{a: {1: 2}}", "search.a", "the key 1 is not text"),
+    ],
+)
+def test_what_json_cannot_hold_is_refused_before_the_owner_looks(mistakes, value, place, words):
+    (line,) = mistakes(BASE + f"search: {value}\n")
+    assert line.startswith(f"x.yaml:4: {place}: ")
+    assert words in line
+
+
+def test_objects_of_python_are_refused():
+    with pytest.raises(ValueError, match="should be what YAML can hold, not of the type object"):
+        Spec(name="mine", models=["tiny"], methods=["a"], evaluate={"limit": object()})
+
+
+class TestSubstitute:
+    """Names that a spec leaves to its owners' defaults."""
+
+    FIRST = "map: {models: {big: {name: small, dtype: float32}}, datasets: {alpaca: short}, tasks: {piqa: quiz}}"
+    SECOND = "map: {models: {small: tiny}, datasets: {short: shorter, ptb: docs}, recovery: {lora: {name: full}}}"
+
+    @pytest.fixture
+    def profiles(self, write):
+        write(self.FIRST, "profiles/first.yaml")
+        write(self.SECOND, "profiles/second.yaml")
+
+    def test_without_profiles_a_name_stays(self, load):
+        assert load(BASE).substitute("datasets", "alpaca") == "alpaca"
+        assert Spec(name="a", models=["m"], methods=["a"]).substitute("tasks", "piqa") == "piqa"
+
+    def test_profiles_follow_each_other(self, load, profiles):
+        spec = load(BASE, ["first", "second"])
+        assert spec.substitute("datasets", "alpaca") == "shorter"
+        assert spec.substitute("datasets", "ptb") == "docs"
+        assert spec.substitute("datasets", "other") == "other"
+        assert spec.substitute("tasks", "piqa") == "quiz"
+        assert spec.substitute("models", "big") == "tiny"
+        assert spec.substitute("recovery", "lora") == "full"
+        assert load(BASE, ["second", "first"]).substitute("datasets", "alpaca") == "short"
+
+    @pytest.mark.parametrize("kind", ["models", "datasets", "tasks"])
+    def test_a_default_becomes_what_the_same_name_in_the_spec_becomes(self, load, profiles, kind):
+        """The place that a default is for, written out, is mapped alike."""
+        places = {"models": "search: {transfer: {model: NAME}}", "datasets": "calibration: {dataset: NAME}"}
+        place = places.get(kind, "evaluate: {tasks: [NAME]}")
+        for name in ("big", "small", "alpaca", "short", "ptb", "piqa", "other"):
+            spec = load(BASE + place.replace("NAME", name), ["first", "second"])
+            written = {
+                "models": lambda spec: spec.search["transfer"]["model"],
+                "datasets": lambda spec: spec.calibration.dataset,
+                "tasks": lambda spec: spec.evaluate["tasks"][0],
+            }[kind](spec)
+            assert spec.substitute(kind, name) == written
+
+
+def test_every_spec_of_the_repository_loads_under_every_profile(request):
+    folder = request.config.rootpath / "specs"
+    specs = sorted(folder.glob("*.yaml"))
+    assert len(specs) > 10
+    for path in specs:
+        for profile in ([], ["paper"], ["small"], ["tiny"]):
+            spec = load_spec(path, profile)
+            assert spec.name == path.stem
+            if profile == ["tiny"]:
+                assert {model.base or model.name for model in spec.models} <= {"tiny", "tiny-gqa"}
+                assert "llama" not in str(spec.model_dump()).replace("LLaMA", "")
