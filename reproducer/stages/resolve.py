@@ -151,7 +151,7 @@ def _method(spec: Spec, index: int, evaluate: Any) -> ResolvedMethod:
             message = f"method '{given.name}' has no parameter '{parameter}' to set"
             choices = [] if method.space is not None else list(method.parameters)
             raise spec.error(("methods", index, "parameters", parameter), message, choices, name=parameter)
-    calibration = _calibration(spec, given.calibration_for(spec))
+    calibration = _calibration(spec, ("methods", index, "calibration"), given.calibration_for(spec))
     found = ResolvedMethod(given.name, given.label or method.label, given, method, calibration)
     if method.space is None:
         return found
@@ -159,32 +159,38 @@ def _method(spec: Spec, index: int, evaluate: Any) -> ResolvedMethod:
     settings = spec.parse(own, SearchSettings, given.search_for(spec))
     section: Any = method.space  # spaces are sections of a spec
     space: Space = spec.parse((*own, "space"), section, settings.space)
-    texts = _search_texts(spec, settings, evaluate.perplexity)
-    for baseline in settings.baselines:
+    texts = _search_texts(spec, own, settings, evaluate.perplexity)
+    for place, baseline in enumerate(settings.baselines):
         known = {name: one for name, one in METHODS.all().items() if one.space is None}
         if baseline not in known:
-            raise spec.error(("search", "baselines"), f"unknown baseline '{baseline}'", list(known), name=baseline)
+            raise spec.error((*own, "baselines", place), f"unknown baseline '{baseline}'", list(known))
     source = settings.transfer and settings.transfer.model
     if source and source not in [model.name for model in spec.models]:
         named(spec, (*own, "transfer", "model"), partial(resolve, source))
     return ResolvedMethod(given.name, found.label, given, method, calibration, settings, space, texts)
 
 
-def _calibration(spec: Spec, section: CalibrationSpec) -> Calibration:
+def _calibration(spec: Spec, loc: Loc, section: CalibrationSpec) -> Calibration:
     dataset = section.dataset or spec.substitute("datasets", POOL_TEXT)
-    text = named(spec, ("calibration", "dataset"), partial(TextSource.of, dataset, "calibration"))
+    text = named(spec, (*loc, "dataset"), partial(TextSource.of, dataset, "calibration"))
     return Calibration(text=text, samples=section.samples, length=section.length, pool=section.pool)
 
 
-def _search_texts(spec: Spec, settings: SearchSettings, reported: Sequence[str]) -> tuple[TextSource, ...]:
+def _search_texts(
+    spec: Spec, own: Loc, settings: SearchSettings, reported: Sequence[str]
+) -> tuple[TextSource, ...]:
     """The texts to search on. One that the report measures on has to be asked for."""
-    names = settings.texts or reported
+    names, place = (settings.texts, (*own, "texts")) if settings.texts else (reported, ("evaluate", "perplexity"))
     if not names:
         message = "the search needs texts: name some here or in evaluate.perplexity"
-        raise spec.error(("search", "texts"), message)
-    place: Loc = ("search", "texts")
-    texts = tuple(named(spec, place, partial(TextSource.of, name, settings.split)) for name in names)
-    measured = [TextSource.of(name, "report").source for name in reported]
+        raise spec.error((*own, "texts"), message)
+    texts = tuple(
+        named(spec, (*place, index), partial(TextSource.of, name, settings.split)) for index, name in enumerate(names)
+    )
+    measured = [
+        named(spec, ("evaluate", "perplexity", index), partial(TextSource.of, name, "report")).source
+        for index, name in enumerate(reported)
+    ]
     for text in texts if settings.split == "search" else ():
         if text.source in measured:
             message = f"'{text.name}' has no split of its own to search on: the report measures on the same rows"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reproducer.spec import SpecError, load_spec
-from reproducer.stages.rows import expand
+from reproducer.stages.expand import expand
 
 ROOT = Path(__file__).parents[2]
 SPECS = sorted((ROOT / "specs").glob("*.yaml"))
@@ -54,7 +54,7 @@ def test_every_spec_expands_under_every_profile(path, profile):
 def test_keys_are_the_same_in_another_process_and_nothing_is_loaded(tmp_path):
     spec = load(tmp_path, BASE)
     program = (
-        "import json, sys; from reproducer.spec import load_spec; from reproducer.stages.rows import expand;"
+        "import json, sys; from reproducer.spec import load_spec; from reproducer.stages.expand import expand;"
         f"stages = expand(load_spec({str(tmp_path / 'spec.yaml')!r})).stages;"
         "heavy = [m for m in ('torch', 'transformers', 'optuna', 'datasets', 'lm_eval') if m in sys.modules];"
         "print(json.dumps([heavy, [stage.key for stage in stages]]))"
@@ -129,7 +129,7 @@ def test_entries_of_one_model_are_rows_of_their_own(tmp_path):
 def test_the_search_scores_the_methods_of_the_spec_too(tmp_path):
     spec = load(tmp_path, BASE.replace("[magnitude,", "[random, magnitude,"))
     search = next(row.stages["search"] for row in expand(spec).rows if "search" in row.stages)
-    assert search.params["baselines"] == ["magnitude", "vector", "llm-pruner-e1", "llm-pruner-e2", "random"]
+    assert search.baselines == ["magnitude", "vector", "llm-pruner-e1", "llm-pruner-e2", "random"]
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,8 @@ def test_the_search_scores_the_methods_of_the_spec_too(tmp_path):
         ("[python-topics, python-docstrings]", "[python-topics, wikitex2]", "spec.yaml:6: .*wikitex2.*'wikitext2'"),
         ("[magnitude,", "[{name: magnitude, parameters: {pp: 1}},", "spec.yaml:3: .*no parameter 'pp'"),
         ("prune: {ratio: 0.20}", "search: {baselines: [vectr]}", "spec.yaml:4: .*vectr.*'vector'"),
-        ("prune: {ratio: 0.20}", "search: {sampler: tpe, start: 4}", "spec.yaml:4: search: .*sampler local"),
-        ("prune: {ratio: 0.20}", "search: {sampler: gp, stop: true}", "spec.yaml:4: search: .*leave out `stop`"),
+        ("prune: {ratio: 0.20}", "search: {sampler: tpe, start: 4}", "spec.yaml:4: search.start: .*sampler local"),
+        ("prune: {ratio: 0.20}", "search: {sampler: gp, stop: true}", "spec.yaml:4: search.stop: .*leave out `stop`"),
     ],
 )
 def test_a_wrong_name_is_told_with_its_line_and_the_nearest(tmp_path, line, wrong, message):

@@ -10,8 +10,8 @@ import pytest
 from reproducer.cli import main
 from reproducer.queue import Store, survey
 from reproducer.spec import SpecError, load_spec
-from reproducer.stages import handlers
-from reproducer.stages.rows import expand
+from reproducer.stages import efficiency
+from reproducer.stages.expand import expand
 
 TABLE9 = Path(__file__).parents[2] / "specs" / "table9.yaml"
 KEYS = {"params_billion", "macs_giga", "memory_mib", "latency_seconds", "tokens_per_second"}
@@ -37,7 +37,7 @@ def test_table_9_on_the_tiny_profile(tmp_path, monkeypatch):
     run = [str(TABLE9), "--profile", "tiny", "--set", "evaluate.efficiency.repeats=3", "--device", "cpu"]
     assert main(run) == 0
     results = json.loads(Path("out/table9/results.json").read_text())
-    assert {metric["key"]: metric["higher_is_better"] for metric in results["metrics"]} == {
+    assert {metric["key"]: metric["higher_is_better"] for metric in results["columns"]} == {
         key: key == "tokens_per_second" for key in KEYS
     }
     dense, protocol, any_width, rounded = results["rows"]
@@ -67,11 +67,11 @@ def test_a_time_is_taken_again_on_another_machine(tmp_path, monkeypatch):
     stages, store = expand(load_spec(Path("spec.yaml"))).stages, Store(Path("store"))
 
     def statuses():
-        outcome = survey(stages, store, handlers.handlers_for("cpu"))
+        outcome = survey(stages, store, "cpu")
         return {stage.kind: outcome[stage].status for stage in stages}
 
     assert set(statuses().values()) == {"cached"}
-    monkeypatch.setattr(handlers, "describe_machine", lambda: {"cpu": "another", "cpu_count": 2})
+    monkeypatch.setattr(efficiency, "describe_machine", lambda: {"cpu": "another", "cpu_count": 2})
     found = statuses()
     assert found.pop("efficiency") != "cached" and set(found.values()) == {"cached"}
 
@@ -101,7 +101,7 @@ def test_a_tuned_row_has_the_figures_of_its_plan(tmp_path):
 
 def test_without_efficiency_nothing_is_timed(tmp_path):
     expansion = expand(load(tmp_path, SPEC, "evaluate.efficiency=null"))
-    assert not expansion.metrics and all(stage.kind != "efficiency" for stage in expansion.stages)
+    assert not expansion.columns and all(stage.kind != "efficiency" for stage in expansion.stages)
 
 
 @pytest.mark.parametrize(

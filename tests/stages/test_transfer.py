@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from reproducer import prune
 from reproducer.cli import main
 from reproducer.data.pool import cut_samples
 from reproducer.data.text import load_text
-from reproducer.methods.prune import prune
 from reproducer.models.load import load_model
 from reproducer.pruning.plan import Plan
-from reproducer.recovery.adapter import load_adapter
+from reproducer.recovery.lora import Lora
+from reproducer.search.record import Record
 from reproducer.spec import SpecError, load_spec
-from reproducer.stages.rows import expand
+from reproducer.stages.expand import expand
 
 SPECS = Path(__file__).parents[2] / "specs"
 
@@ -66,13 +67,13 @@ def ran(tmp_path_factory):
 
 
 def test_the_metric_and_the_samples_of_the_source_prune_the_target(ran):
-    found = json.loads((ran["transfer"] / "best.json").read_text())
+    best = Record.read(ran["transfer"]).best
     model, tokenizer = load_model(ran["model"], "float32", "cpu")
-    passages = [sample["text"] for sample in json.loads((ran["transfer"] / "samples.json").read_text())]
+    passages = [sample.text for sample in best.samples]
     known = load_text("python-topics", "calibration").passages
     assert len(passages) == 3 and all(passage in known for passage in passages)
     ids = cut_samples(passages, tokenizer, 32)
-    again = prune(model, found["method"], ids, ratio=0.30, layers=range(1, 5), seed=0, **found["parameters"])
+    again = prune(model, best.method, ids, ratio=0.30, layers=range(1, 5), seed=0, **best.params)
     plan = Plan.load(ran["plan"] / "plan.safetensors")
     assert plan.kept_heads == again.kept_heads and plan.kept_channels == again.kept_channels
     source = Plan.load(ran["transfer"] / "plan.safetensors")
@@ -89,7 +90,7 @@ def test_a_derived_model_is_its_base_with_the_adapter(ran):
         plain, merged, adapted = (
             base(ids).logits,
             derived(ids).logits,
-            load_adapter(base, inputs["adapter"])(ids).logits,
+            Lora().load(base, inputs["recovery"])(ids).logits,
         )
     torch.testing.assert_close(merged, adapted, rtol=1e-4, atol=1e-4)
     assert (merged - plain).abs().max() > 1e-3
