@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
 from pydantic import BaseModel, ConfigDict
+from ruamel.yaml import YAML
 
 FOLDER = Path(__file__).parent
 SEVEN_TASKS = tuple(
