@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict
+from ruamel.yaml import YAML
 
 FOLDER = Path(__file__).parent
 SEVEN_TASKS = tuple(
@@ -128,7 +128,7 @@ def load_item(key: str) -> Item:
 
 
 def _read(key: str) -> dict[str, Any]:
-    data: dict[str, Any] = yaml.safe_load((FOLDER / f"{key}.yaml").read_text(encoding="utf-8"))
+    data: dict[str, Any] = YAML(typ="safe", pure=True).load(FOLDER / f"{key}.yaml")
     return data
 
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from reproducer.reporting.compare import load_item
 from torch.utils.flop_counter import FlopCounterMode
 
 from reproducer import Plan, prune
@@ -14,7 +15,6 @@ from reproducer.models.load import meta_model
 from reproducer.pruning.allocation import Allocation, allocate
 from reproducer.pruning.counting import count
 from reproducer.pruning.plan import units_of
-from reproducer.reporting.compare import load_item
 from tests.families import ZOO, family_model
 from tests.helpers import tiny
 

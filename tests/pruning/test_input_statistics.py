@@ -95,7 +95,7 @@ def test_the_mean_of_each_sample():
     seed=st.integers(0, 2**31),
     data=st.data(),
 )
-def test_property_inputs_in_portions(size, offset, seed, data):
+def test_inputs_in_portions(size, offset, seed, data):
     """Off by rounding alone: each sum by a roundoff a term, however large the mean is beside the deviations."""
     inputs = torch.randn(size, generator=torch.Generator().manual_seed(seed)) + offset
     cuts = sorted(data.draw(st.sets(st.integers(1, len(inputs)))) | {0, len(inputs)})

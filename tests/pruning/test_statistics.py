@@ -88,7 +88,7 @@ def nudged(model, seed):
 
 
 ROUNDOFF = 2.0**-24
-SLACK = 64  # in 1,500 random examples the error was 9 times the sum below at the most, in half of them below it
+SLACK = 64  # of 12,000 worst cases of a module and statistic, half were off by less than 1, the worst by 9
 
 
 def assert_exact(ours, model, ids, layers, wanted):
@@ -139,7 +139,7 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["
 @DTYPES
 @examples(15)
 @given(shape=shapes(), samples=st.integers(1, 5), length=st.integers(2, 9), limits=LIMITS, data=st.data())
-def test_property_equal_n_backward_passes(dtype, shape, samples, length, limits, data):
+def test_equal_n_backward_passes(dtype, shape, samples, length, limits, data):
     model, ids = tiny(**shape, dtype=dtype).to(dtype), tokens(samples, length, seed=shape["seed"])
     layers = data.draw(st.sets(st.integers(0, shape["layers"] - 1), min_size=1))
     with Double():
@@ -163,7 +163,7 @@ def test_uneven_layers(uneven_model, activations):
 @DTYPES
 @examples(10)
 @given(shape=shapes(), samples=st.integers(1, 4), limits=LIMITS)
-def test_property_each_sample_of_one_pass_is_that_sample_alone(dtype, shape, samples, limits):
+def test_each_sample_of_one_pass_is_that_sample_alone(dtype, shape, samples, limits):
     model, ids = tiny(**shape, dtype=dtype).to(dtype), tokens(samples, 6, seed=shape["seed"])
     layers, wanted = range(shape["layers"]), {First(), Second()}
     with Double():
@@ -192,7 +192,7 @@ def factors(draw):
     chunk=st.sampled_from([1, 64, 1000, 2**20]),
     wanted=st.sets(st.sampled_from(sorted(GRADIENTS, key=repr)), min_size=1),
 )
-def test_property_reduction_is_off_by_rounding_alone(factors, chunk, wanted):
+def test_reduction_is_off_by_rounding_alone(factors, chunk, wanted):
     """Higham's bounds: a sum of n terms is off by n roundoffs of the sum of their sizes."""
     weight, left, right = factors
     found = reduce_gradients(weight, left, right, wanted, statistics._Chunk(chunk))
