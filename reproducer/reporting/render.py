@@ -174,7 +174,8 @@ def _block_cells(block: Sequence[Line], columns: Sequence[Column], searched: boo
     if searched:
         objective = Column(key="search_objective", label="", kind="perplexity", higher_is_better=False)
         shown.append((objective.key, objective))
-    return [list(line) for line in zip(*(cells(block, key, column) for key, column in shown), strict=True)]
+    columns_of_cells = [cells(block, key, column) for key, column in shown]
+    return [[of_column[index] for of_column in columns_of_cells] for index in range(len(block))]
 
 
 def _ends(steps: int) -> int:
