@@ -3,8 +3,15 @@
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.helpers import ZOO, cut_by_hand, tiny
+
+# ci: the same examples in every run and on every machine, so that a red run is a change's fault.
+# random: other examples in every run: HYPOTHESIS_PROFILE=random HYPOTHESIS_EXAMPLES=2000 pytest -m hypothesis
+settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+settings.register_profile("random", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_collection_modifyitems(items):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 CONFIGS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
+RANDOM = os.environ.get("HYPOTHESIS_PROFILE", "ci") == "random"  # the profiles are in conftest.py
 MEMBERS = {
     "heads": tuple(f"self_attn.{name}" for name in ATTENTION),
     "channels": tuple(f"mlp.{name}" for name in MLP),
@@ -23,8 +25,8 @@ MEMBERS = {
 
 
 def examples(count: int) -> settings:
-    """Hypothesis settings: the same examples in every run."""
-    return settings(deadline=None, max_examples=count, derandomize=True)
+    """Hypothesis settings: `count` examples; in the profile `random` HYPOTHESIS_EXAMPLES of them, if that is set."""
+    return settings(max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", count)) if RANDOM else count)
 
 
 def tiny(

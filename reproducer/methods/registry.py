@@ -104,6 +104,13 @@ class TrainingJob:
     directory: Path
     progress: Callable[[int, int, str], None] = _silent
 
+    def units(self, layer: int) -> dict[Kind, int]:
+        """How many prunable units of each kind a layer has."""
+        from reproducer.models.architecture import KINDS, layer_shape
+
+        shape = layer_shape(self.architecture.decoder_layers(self.model)[layer], self.architecture)
+        return {kind: shape.units(kind) for kind in KINDS}
+
 
 @dataclass(frozen=True)
 class Request:

@@ -240,7 +240,7 @@ class Plan:
             for index in self.layers:
                 kept = self.kept(kind, index)
                 if kept is not None:
-                    entries[f"kept.{index}.{kind}"] = _packed(kept, self.units[index][kind])
+                    entries[f"layers.{index}.{kind}"] = _packed(kept, self.units[index][kind])
         # One entry: safetensors writes several in an order of its own.
         header = {"format": FORMAT, **{name: getattr(self, name) for name in _HEADER}}
         entries = {name: tensor.clone() for name, tensor in sorted(entries.items())}  # it refuses shared memory
@@ -276,7 +276,7 @@ class Plan:
             )
         except FileNotFoundError:
             raise UserError(f"there is no plan at {path}") from None
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} is no pruning plan: {type(error).__name__}: {error}") from None
 
 

@@ -45,14 +45,17 @@ Work = Callable[[Any, Any], Any]  # (model, ids) -> {layer: {"heads": [units], "
 
 
 def ours(method: str) -> Work:
-    from reproducer.methods.registry import get
+    import torch
+
+    from reproducer.methods.registry import METHODS
     from reproducer.models.architecture import architecture_of
     from reproducer.pruning.scoring import structure_scores
     from reproducer.pruning.statistics import collect
 
     def work(model, ids):
-        rule = get(method).make_rule({})
-        return structure_scores(model, architecture_of(model), collect(model, ids, LAYERS, rule.needs), rule.score)
+        rule: Any = METHODS.get(method).make()
+        statistics = collect(model, ids, LAYERS, rule.needs)
+        return structure_scores(model, architecture_of(model), statistics, rule.score, torch.Generator())
 
     return work
 

@@ -1,0 +1,288 @@
+"""Statistics of inputs and of weights: what they are, in how many passes they come, and new ones of a user's own."""
+
+import itertools
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reproducer.errors import UserError
+from reproducer.models.architecture import architecture_of
+from reproducer.pruning import statistics
+from reproducer.pruning.scoring import structure_scores
+from reproducer.pruning.statistics import (
+    Element,
+    First,
+    InputMean,
+    InputNorm,
+    InputStatistic,
+    InputVariance,
+    Limits,
+    Power,
+    Second,
+    WeightStatistic,
+    collect,
+)
+from tests.families import ZOO, Double, family_model, layers_of, zeroed
+from tests.helpers import decoder_layers, examples, tiny, tokens
+
+INPUTS = {InputMean(), InputNorm(), InputVariance()}
+
+
+def reference(inputs):
+    """Statistics of inputs [tokens, features], as their definitions read."""
+    return {
+        InputMean(): inputs.mean(0),
+        InputNorm(): inputs.square().sum(0).sqrt(),
+        InputVariance(): (inputs - inputs.mean(0)).square().mean(0),
+    }
+
+
+def recorded(model, ids):
+    """{(layer, module): inputs [tokens, features]} of the output and down projections, as the whole model runs."""
+    found, hooks = {}, []
+    for index, layer in enumerate(layers_of(model)):
+        for path, axis in architecture_of(model).modules().items():
+            if axis == 1:
+
+                def hook(_, arguments, key=(index, path)):
+                    found[key] = arguments[0].detach().reshape(-1, arguments[0].shape[-1])
+
+                hooks.append(layer.get_submodule(path).register_forward_pre_hook(hook))
+    with torch.no_grad():
+        model(ids, use_cache=False)
+    for handle in hooks:
+        handle.remove()
+    return found
+
+
+@pytest.mark.parametrize("kind", ZOO)
+@pytest.mark.parametrize("wanted", [INPUTS, INPUTS | {Second(), Power(1)}], ids=["forward", "backward too"])
+@pytest.mark.parametrize("tokens_at_once", [8, 2048])
+def test_all_tokens_count_once(kind, wanted, tokens_at_once, monkeypatch):
+    """In portions or not, beside gradients for which layers are computed again or not."""
+    monkeypatch.setattr(statistics, "BATCH_TOKENS", tokens_at_once)
+    model, ids = family_model(kind).double(), tokens(5, 7)
+    with Double():
+        found = collect(model, ids, [0, 2], wanted, Limits(activations=0 if tokens_at_once == 8 else 2**29))
+        inputs = recorded(model, ids)
+    for (index, path), expected in inputs.items():
+        if index == 1:
+            continue
+        for statistic, values in reference(expected).items():
+            torch.testing.assert_close(found[index][path][statistic], values, rtol=1e-9, atol=1e-12)
+    for members in found.values():
+        for path, axis in architecture_of(model).modules().items():
+            assert members[path].keys() == (wanted if axis == 1 else wanted - INPUTS)
+
+
+def test_the_mean_of_each_sample():
+    model, ids = tiny(dtype=torch.float64), tokens(3, 6)
+    apart = collect(model, ids, [1], {InputMean(), First()}, per_sample=True)
+    alone = [collect(model, sample[None], [1], {InputMean()}) for sample in ids]
+    for path in ("self_attn.o_proj", "mlp.down_proj"):
+        expected = torch.stack([of[1][path][InputMean()] for of in alone])
+        torch.testing.assert_close(apart[1][path][InputMean()], expected, rtol=1e-6, atol=1e-9)
+        assert apart[1][path][First()].shape == expected.shape
+
+
+@examples(60)
+@given(
+    size=st.tuples(st.integers(1, 60), st.integers(1, 4)),
+    offset=st.sampled_from([0.0, 1.0, -300.0, 1e4]),
+    seed=st.integers(0, 2**31),
+    data=st.data(),
+)
+def test_inputs_in_portions(size, offset, seed, data):
+    """Off by rounding alone: each sum by a roundoff a term, however large the mean is beside the deviations."""
+    inputs = torch.randn(size, generator=torch.Generator().manual_seed(seed)) + offset
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(inputs)))) | {0, len(inputs)})
+    portions = [inputs[start:end] for start, end in itertools.pairwise(cuts)]
+    wide, roundoff = inputs.double(), (len(inputs) + 8) * 2.0**-24
+    expected = reference(wide)
+    of_mean = roundoff * wide.abs().mean(0)
+    allowed = {
+        InputMean(): of_mean,
+        InputNorm(): roundoff * expected[InputNorm()],
+        # Deviations are rounded to their own size, and portions are merged by means that are themselves rounded.
+        InputVariance(): roundoff * expected[InputVariance()]
+        + 2 * of_mean * expected[InputVariance()].sqrt()
+        + of_mean.square(),
+    }
+    for statistic, values in expected.items():
+        states = [tuple(part.double() for part in statistic.reduce(portion)) for portion in portions]
+        while len(states) > 1:  # in any order
+            other = states.pop(data.draw(st.integers(1, len(states) - 1)))
+            states[0] = statistic.merge(states[0], other)
+        assert ((statistic.finish(states[0]) - values).abs() <= allowed[statistic]).all(), statistic
+
+
+def test_a_variance_is_no_difference_of_large_sums():
+    """Float32 numbers near 30,000² are 64 apart; a difference of two of them could not be 1."""
+    inputs = torch.randn(4096, 3, generator=torch.Generator().manual_seed(0)) + 30_000
+    expected = inputs.double().var(0, correction=0)
+    states = [tuple(part.double() for part in InputVariance().reduce(portion)) for portion in inputs.split(100)]
+    merged = states[0]
+    for state in states[1:]:
+        merged = InputVariance().merge(merged, state)
+    torch.testing.assert_close(InputVariance().finish(merged), expected, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_inputs_are_summed_in_float32(dtype):
+    model, ids = tiny(dtype=dtype), tokens(8, 32)
+    found, inputs = collect(model, ids, [0, 1, 2], INPUTS), recorded(model, ids)
+    for (index, path), values in inputs.items():
+        for statistic, expected in reference(values.double()).items():
+            assert found[index][path][statistic].dtype == torch.float32
+            size = values.double().abs().mean(0)
+            # The layers run on other batches than the whole model: an input may be rounded to the next number.
+            step = 8 * torch.finfo(dtype).eps * size * (size if statistic == InputVariance() else 1)
+            step = step * len(values) ** 0.5 if statistic == InputNorm() else step
+            assert ((found[index][path][statistic].double() - expected).abs() <= step + 0.02 * expected.abs()).all()
+
+
+# In how many passes.
+
+
+def calls_of(model):
+    """{"embedding" or layer: whether gradients were enabled, a call}, filled while the model runs."""
+    calls = {place: [] for place in ("embedding", *range(len(decoder_layers(model))))}
+    model.model.embed_tokens.register_forward_hook(lambda *_: calls["embedding"].append(torch.is_grad_enabled()))
+    for place, layer in enumerate(decoder_layers(model)):
+        layer.register_forward_hook(lambda *_, place=place: calls[place].append(torch.is_grad_enabled()))
+    return calls
+
+
+def test_nothing_runs_for_weights():
+    model = tiny(layers=4)
+    calls = calls_of(model)
+    found = collect(model, None, [1, 2], {Power(2), Power(1)})
+    assert not any(calls.values())
+    assert found.keys() == {1, 2}
+
+
+def test_one_forward_pass_up_to_the_last_layer_for_inputs():
+    model = tiny(layers=5)
+    calls = calls_of(model)
+    collect(model, tokens(3, 6), [1, 3], {InputNorm(), Power(2)})
+    assert [calls[layer] for layer in range(5)] == [[False]] * 4 + [[]]
+
+
+def test_one_pass_for_all_together():
+    model = tiny(layers=4)
+    calls = calls_of(model)
+    collect(model, tokens(3, 6), [1, 2], {InputNorm(), InputMean(), Second(), Element(0), Power(1)})
+    assert [calls[layer] for layer in range(4)] == [[False], [True], [True], [True]]
+
+
+def test_what_is_below_is_not_run_again():
+    model, ids = tiny(layers=4), tokens(40, 60)
+    expected = collect(model, ids, [2, 3], INPUTS)
+    walk = statistics.LayerWalk(model, 60)
+    with torch.no_grad():
+        below = walk.run(1, walk.run(0, walk.embed(ids)))
+    calls = calls_of(model)
+    found = collect(model, ids, [2, 3], INPUTS, walk=walk, below=below)
+    assert calls["embedding"] == calls[0] == calls[1] == []
+    for index, members in expected.items():
+        for path, of_module in members.items():
+            for statistic, values in of_module.items():
+                torch.testing.assert_close(found[index][path][statistic], values, rtol=1e-4, atol=1e-5)
+
+
+def test_no_hook_stays_after_an_error():
+    model = tiny()
+    decoder_layers(model)[2].mlp.down_proj.weight.data[0, 0] = float("nan")
+    with pytest.raises(UserError, match=r"sample 0 .*layer 2\b"):
+        collect(model, tokens(4, 5), [1, 2], INPUTS)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_the_sample_of_a_later_portion_is_named(monkeypatch):
+    monkeypatch.setattr(statistics, "BATCH_TOKENS", 10)
+    model, ids = tiny(), tokens(7, 5, vocab=60)
+    model.model.embed_tokens.weight.data[60] = float("nan")
+    ids[5, 2] = 60
+    with pytest.raises(UserError, match=r"sample 5 "):
+        collect(model, ids, [1], INPUTS)
+
+
+def test_statistics_of_inputs_without_samples_are_refused():
+    with pytest.raises(UserError, match="calibration samples"):
+        collect(tiny(), None, [1], {InputNorm(), Power(2)})
+
+
+# Statistics of a user's own.
+
+
+@dataclass(frozen=True)
+class Largest(InputStatistic):
+    """The largest absolute value of each feature."""
+
+    def reduce(self, inputs):
+        return (inputs.abs().amax(0),)
+
+    def merge(self, one, other):
+        return (torch.maximum(one[0], other[0]),)
+
+
+@dataclass(frozen=True)
+class Sign(WeightStatistic):
+    """The sum of the weights."""
+
+    def of(self, weight):
+        return weight.sum(1)
+
+
+def test_statistics_of_ones_own(monkeypatch):
+    monkeypatch.setattr(statistics, "BATCH_TOKENS", 12)
+    model, ids = tiny(), tokens(5, 6)
+    found, inputs = collect(model, ids, [1], {Largest(), Sign()}), recorded(model, ids)
+    layer = decoder_layers(model)[1]
+    for path, axis in architecture_of(model).modules().items():
+        torch.testing.assert_close(found[1][path][Sign()], layer.get_submodule(path).weight.sum(1 - axis).detach())
+        if axis == 1:
+            torch.testing.assert_close(found[1][path][Largest()], inputs[1, path].abs().amax(0))
+
+
+def test_what_is_no_statistic_is_refused():
+    with pytest.raises(TypeError, match="norm"):
+        collect(tiny(), None, [1], {"norm"})
+
+
+# Fused weights.
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in ZOO if kind.split()[0] in ("phi3", "gpt_neox", "opt", "olmo2", "gemma3_text")]
+)
+def test_scores_of_structures_of_every_layout(kind):
+    """A structure's score is the sum over exactly the weights that it owns, wherever a family stores them."""
+    model, ids = family_model(kind).double(), tokens(3, 6)
+    with Double():
+        found = collect(model, ids, [1], {Element(0)})
+        gradients = mean_gradients(model, ids)
+    architecture, generator = architecture_of(model), torch.Generator()
+    scores = structure_scores(model, architecture, found, lambda vectors, _: vectors[Element(0)], generator)
+    for structure, values in scores[1].items():
+        for unit, value in enumerate(values):
+            others = [other for other in range(len(values)) if other != unit]
+            without = dict(layers_of(zeroed(model, {1: {structure: others}}))[1].named_parameters())
+            expected = sum(
+                float((parameter.detach() * gradients[name]).abs()[without[name] != parameter].sum())
+                for name, parameter in layers_of(model)[1].named_parameters()
+                if parameter.dim() == 2
+            )
+            assert float(value) == pytest.approx(expected, rel=1e-9)
+
+
+def mean_gradients(model, ids):
+    """Gradients of the mean loss with respect to the parameters of layer 1."""
+    model.requires_grad_()
+    logits = model(ids, use_cache=False).logits[:, :-1]
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+    names, parameters = zip(*layers_of(model)[1].named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True))
