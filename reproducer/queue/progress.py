@@ -1,9 +1,11 @@
 """What a person sees while stages run: a live display on a terminal, plain lines elsewhere."""
 
+import errno
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, TextIO
@@ -127,7 +129,8 @@ class Progress:
         """A line that stays."""
         self._shown = self.clock()
         if self.stream is not None:
-            print(text, file=self.stream, flush=True)
+            with _terminal_may_be_gone():
+                print(text, file=self.stream, flush=True)
 
     def tick(self) -> None:
         """Time has passed, or a stage has come further."""
@@ -179,7 +182,8 @@ class LiveProgress(Progress):
 
     def show(self, text: str) -> None:
         """See `Progress`."""
-        self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        with _terminal_may_be_gone():
+            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
         if self._tasks:
             self.tick()
 
@@ -190,7 +194,8 @@ class LiveProgress(Progress):
                 self._bars.remove_task(self._tasks.pop(key))
             for key, one in self.running.items():
                 if key not in self._tasks:
-                    self._tasks[key] = self._bars.add_task(one.stage.label, total=1.0, note="")
+                    with _terminal_may_be_gone():
+                        self._tasks[key] = self._bars.add_task(one.stage.label, total=1.0, note="")
                 self._bars.update(self._tasks[key], completed=one.fraction, note=one.text)
             settled = self._total - len(self._pending)
             summary = {"description": f"{settled} of {_count(self._total, 'stage')}", "note": self._left_text()}
@@ -199,7 +204,8 @@ class LiveProgress(Progress):
     def close(self) -> None:
         """Take the bars away; the lines stay."""
         if self._bars:
-            self._bars.stop()
+            with _terminal_may_be_gone():
+                self._bars.stop()
 
 
 def console_progress(stream: TextIO | None = None) -> Progress:
@@ -210,6 +216,16 @@ def console_progress(stream: TextIO | None = None) -> Progress:
     from rich.console import Console
 
     return LiveProgress(console=Console(file=stream))
+
+
+@contextmanager
+def _terminal_may_be_gone() -> Iterator[None]:
+    # Then the system sends a SIGHUP, which ends the run in order, or was told (nohup) that the run shall go on.
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
 
 
 def duration(seconds: float) -> str:

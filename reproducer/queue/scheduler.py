@@ -164,11 +164,11 @@ class _Scheduler:
                 self._take(stage, future.result())
 
     def _take(self, stage: Stage, end: End | None) -> None:
-        """Settle a stage by what is in the store. It stays open where that is nothing: another run is at it."""
+        """Settle a stage by what is in the store. It stays open where that is nothing: another run is at it, or was."""
         self._watch.remove(stage)
         if end == "failed":
-            failure = self._store.failure(stage)
-            self._settle(Result(stage, "failed", failure.message if failure else "why is not written down"))
+            if failure := self._store.failure(stage):
+                self._settle(Result(stage, "failed", failure.message))
         elif end is not None:
             inputs = inputs_of(stage, self.results)
             state = self._store.inspect(stage, inputs) if isinstance(inputs, dict) else None

@@ -9,7 +9,7 @@ import re
 import types
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Self, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -72,12 +72,13 @@ class Stage(BaseModel):
     @property
     def inputs(self) -> dict[str, Stage]:
         """The stages whose artifacts this one needs, by field name."""
-        return {name: value for name, value in self if isinstance(value, Stage)}
+        return {name: value for name, value in _fields(self).items() if isinstance(value, Stage)}
 
     @cached_property
     def params(self) -> dict[str, Any]:
         """All other fields but the label, as JSON values."""
-        own = {name: value for name, value in self if name != "label" and not self._is_input(name)}
+        fields = _fields(self).items()
+        own = {name: value for name, value in fields if name != "label" and not self._is_input(name)}
         plain: dict[str, Any] = json.loads(canonical(own, f"stage '{self.label}': params"))
         return plain
 
@@ -110,7 +111,7 @@ class Stage(BaseModel):
         pending = [cls.model_fields[name].annotation]
         while pending:
             one = pending.pop()
-            if get_origin(one) in (Union, types.UnionType):
+            if get_origin(one) in (Annotated, Union, types.UnionType):
                 pending.extend(get_args(one))
             elif isinstance(one, type) and issubclass(one, Stage):
                 return True
@@ -118,7 +119,8 @@ class Stage(BaseModel):
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A stage with other values for some fields, validated, and with a key of its own."""
-        return type(self)(**{**dict(self), **(update or {})})
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**{**fields, **(update or {})})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Stage) and self.key == other.key
@@ -157,8 +159,7 @@ def _plain(value: Any, where: str) -> Any:
     if value is None or isinstance(value, str | int | float):  # bool is an int
         return value
     if isinstance(value, BaseModel) and not isinstance(value, Stage):
-        fields = type(value).model_fields
-        value = {name: item for name, item in value if name not in fields or not fields[name].exclude}
+        value = _fields(value)
     if isinstance(value, Mapping):
         for name in value:
             if not isinstance(name, str):
@@ -168,6 +169,12 @@ def _plain(value: Any, where: str) -> Any:
         return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
     hint = "; an input is a field of its own" if isinstance(value, Stage) else ""
     raise TypeError(f"{where} is a {type(value).__name__}, which is not a JSON value{hint}")
+
+
+def _fields(model: BaseModel) -> dict[str, Any]:
+    # Not what iterating gives: that has cached properties too.
+    known = {name: getattr(model, name) for name, field in type(model).model_fields.items() if not field.exclude}
+    return {**known, **(model.model_extra or {})}
 
 
 def topological(stages: Iterable[Stage]) -> list[Stage]:

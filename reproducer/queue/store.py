@@ -12,11 +12,13 @@ changes what belongs to a stage is done by the process that holds the stage's lo
 """
 
 import errno
+import os
 import re
 import shutil
 import statistics
 import tempfile
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from reproducer.queue.stage import KEY_LENGTH, RESERVED, Stage, topological
 
 RECORD = "record.json"
 _KEY = re.compile(rf"\.?([0-9a-f]{{{KEY_LENGTH}}})(?![0-9a-f])")  # a leading dot: a partly written file
+NAME_MAX = 255  # bytes of a file name
 _LONGEST = "x" * 250  # no path below work/<key>/ is longer
 
 
@@ -42,6 +45,8 @@ class Store:
     def __init__(self, root: str | Path) -> None:
         try:
             self.root = Path(root).expanduser().absolute()  # a stage may change the working directory
+            if any(len(os.fsencode(part)) > NAME_MAX for part in self.root.parts):
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))  # also where nothing is there yet
             if self.root.exists() and not self.root.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, "it is a file")
             (self.root / "work" / _LONGEST).lstat()
@@ -89,8 +94,9 @@ class Store:
 
     def remove_logs(self, run: str) -> None:
         """Remove the logs of a run."""
-        for path in self.root.glob(f"locks/*.{run}.log"):
-            path.unlink(missing_ok=True)
+        with suppress(OSError):  # a later run sweeps what is left
+            for path in self.root.glob(f"locks/*.{run}.log"):
+                path.unlink(missing_ok=True)
 
     # reading
 

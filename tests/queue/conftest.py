@@ -28,10 +28,11 @@ class Bench:
         self._log = folder / "log"
         self._processes: list[subprocess.Popen[str]] = []
 
-    def start(self, plan: str, jobs: int = 1, held: bool = False) -> "subprocess.Popen[str]":
-        environment = dict(os.environ, QUEUE_LOG=str(self._log), QUEUE_GO=str(self.go), PYTHONPATH=str(HERE))
+    def start(self, plan: str, slots: int = 1, held: bool = False) -> "subprocess.Popen[str]":
+        path = os.pathsep.join([str(HERE), *sys.path])  # the tree that is tested
+        environment = dict(os.environ, QUEUE_LOG=str(self._log), QUEUE_GO=str(self.go), PYTHONPATH=path)
         process = subprocess.Popen(
-            [sys.executable, str(HERE / "queue_handlers.py"), str(self.root), plan, str(jobs)],
+            [sys.executable, str(HERE / "queue_stages.py"), str(self.root), plan, str(slots)],
             env=environment,
             text=True,
             stdin=subprocess.PIPE if held else subprocess.DEVNULL,

@@ -7,8 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from queue_stages import kind
 
-from reproducer.queue import Handler, Stage, describe_machine, run
+from reproducer.queue import describe_machine, run
 from reproducer.queue.machine import Meter
 
 SIZE = 64 << 20
@@ -66,8 +67,8 @@ def test_a_stages_record_has_its_cost(store):
     def work(context):
         time.sleep(0.06)
 
-    stage = Stage("k", 1)
-    result = run([stage], {"k": Handler(1, work)}, store)[stage]
+    stage = kind("k", work)()
+    result = run([stage], store)[stage]
     assert result.seconds == result.artifact.record["seconds"] >= 0.06
     assert result.peak_memory_bytes == result.artifact.record["peak_memory_bytes"] >= 0
     assert result.artifact.record["peak_cuda_bytes"] == 0

@@ -1,12 +1,16 @@
 """Runs in processes of their own: killed in the middle, and several at once on one store."""
 
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
+from random import Random
 
 import psutil
-from queue_handlers import PLANS
+import pytest
+from queue_stages import PLANS
 
 from reproducer.queue import Store, survey, topological
 
@@ -16,49 +20,49 @@ def test_sigkill_in_a_stage_that_cannot_resume(bench):
     killed = bench.start("wait")
     bench.until(lambda: len(bench.log()) == 2)
     store = Store(bench.root)
-    partial = bench.root / "work" / after.inputs["before"].key / "partial"
+    partial = bench.root / "work" / after.inputs["a"].key / "partial"
     bench.until(partial.exists)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    assert partial.exists() and store.artifact(after.inputs["before"]) is None
+    assert partial.exists() and store.artifact(after.inputs["a"]) is None
 
     bench.go.touch()
     output = bench.finish(bench.start("wait"))
     assert "{'cached': 1, 'done': 2}" in output
-    assert [line.rsplit(" ", 1)[0] for line in bench.log()] == [
-        "write",
+    assert [line.rsplit(" ", 2)[0] if line[:4] == "wait" else line for line in bench.log()] == [
+        "write first",
         "wait the long one []",
         "wait the long one []",  # the folder was empty again
-        "write",
+        "write after",
     ]
     assert (store.artifact(after).directory / "out.txt").read_text() == "halfafter"
     assert list((bench.root / "work").iterdir()) == []
 
 
 def test_sigkill_in_a_resumable_stage(bench):
-    [end] = PLANS["count"]()
-    counter = end.inputs["counted"]
+    [end] = PLANS["steps"]()
+    counter = end.inputs["a"]
     for attempt in range(3):
         held = bench.log().count("holding")
-        killed = bench.start("count")
+        killed = bench.start("steps")
         bench.until(lambda held=held: bench.log().count("holding") > held)
         killed.send_signal(signal.SIGKILL)
         killed.wait()
         steps = bench.root / "work" / counter.key / "steps.txt"
         assert steps.read_text() == "0\n1\n2\n", attempt
     bench.go.touch()
-    output = bench.finish(bench.start("count"))
+    output = bench.finish(bench.start("steps"))
     assert "{'done': 2}" in output and "counter: goes on from an attempt that did not finish" in output
     lines = [line for line in bench.log() if line != "holding"]
     assert lines == [
-        *("count from 0", "step 0", "step 1", "step 2"),
-        *("count from 3", "count from 3", "count from 3", "step 3", "step 4"),
+        *("from 0", "step 0", "step 1", "step 2"),
+        *("from 3", "from 3", "from 3", "step 3", "step 4"),
         "write end",
     ]
     artifact = Store(bench.root).artifact(counter)
     assert (artifact.directory / "steps.txt").read_text() == "0\n1\n2\n3\n4\n"
     assert artifact.facts == {"began": "once"}, "what was recorded before the kill is kept"
-    assert "{'cached': 2}" in bench.finish(bench.start("count"))
+    assert "{'cached': 2}" in bench.finish(bench.start("steps"))
 
 
 def test_two_processes_share_a_store(bench):
@@ -99,41 +103,145 @@ def test_who_waits_takes_over_from_the_dead(bench):
     assert "the long one: done" in bench.finish(second)
 
 
-def test_jobs_share_the_work(bench):
-    output = bench.finish(bench.start("graph", jobs=3))
+def test_slots_share_the_work(bench):
+    output = bench.finish(bench.start("graph", slots=3))
     ran = Counter(bench.log())
     assert len(ran) == 12 and set(ran.values()) == {1}
     assert output.count(": done in ") == output.count(": started") == 12, "each is shown once, whoever ran it"
     assert "{'done': 12}" in output
     outcome = survey(PLANS["graph"](), Store(bench.root))
     assert outcome.ok and len({result.artifact.record["run"] for result in outcome.results.values()}) == 1
-    again = bench.finish(bench.start("graph", jobs=3))
+    again = bench.finish(bench.start("graph", slots=3))
     assert "12 stages: 12 in the store, 0 to do" in again and "{'cached': 12}" in again
 
 
-def test_jobs_run_side_by_side_and_end_with_their_run(bench):
-    for how in (signal.SIGKILL, signal.SIGINT):
-        before = len(bench.log())
-        process = bench.start("waits", jobs=2)
-        bench.until(lambda before=before: len(bench.log()) == before + 2)
-        at_work = {int(line.rsplit(" ", 1)[1]) for line in bench.log()[before:]}
-        assert len(at_work) == 2 and process.pid in at_work
-        workers = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(how)
-        process.wait(timeout=60)
-        _, alive = psutil.wait_procs(workers, timeout=60)
-        assert not alive
-    assert process.returncode != 0 and "KeyboardInterrupt" in process.communicate()[1]
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_nothing_outlives_a_run_that_is_ended(bench, slots, how):
+    process = bench.start("waits", slots=slots)
+    bench.until(lambda: len(bench.log()) == slots)
+    at_work = {int(line.rsplit(" ", 1)[1]) for line in bench.log()}
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert len(at_work) == slots and at_work <= {process.pid, *(worker.pid for worker in workers)}
+    process.send_signal(how)
+    output, errors = process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive
+    work = [path.name for path in (bench.root / "work").iterdir()]
+    if how != signal.SIGKILL:
+        assert process.returncode == 128 + how and output.endswith("interrupted\n"), errors
+        assert not errors, "no traceback, no leaked semaphore"
+        assert bench.log().count("broken off") == slots, "each had the time to clean up"
+        assert work == [] and not list(bench.root.glob("locks/*.[!l]*"))
+    else:
+        assert len(work) == slots
     bench.go.touch()
-    assert "{'done': 2}" in bench.finish(bench.start("waits", jobs=2))
+    assert "{'done': 2}" in bench.finish(bench.start("waits"))
+    assert not list(bench.root.glob("locks/*.[!l]*")) and not list((bench.root / "work").iterdir())
 
 
-def test_workers_give_back_what_they_hold(bench):
-    process = bench.start("waits", jobs=2)
+def test_a_slot_keeps_its_device(bench):
+    process = bench.start("waits", slots=2)
     bench.until(lambda: len(bench.log()) == 2)
     bench.go.touch()
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0 and "leaked" not in errors, errors
+    assert process.returncode == 0 and not errors, "what stages hold is given back"
+    assert {line.split()[-2] for line in bench.log()} == {"cpu:0", "cpu:1"}
+
+
+def test_a_lost_process_takes_only_its_own_stage_along(bench):
+    process = bench.start("waits", slots=2)
+    bench.until(lambda: len(bench.log()) == 2)
+    victim, other = (line.rsplit(" ", 1)[1] for line in bench.log())
+    os.kill(int(victim), signal.SIGKILL)
+    bench.until(lambda: len(bench.log()) == 3)
+    assert bench.log()[2].split()[:2] == bench.log()[0].split()[:2], "tried again, by a new process"
+    bench.go.touch()
+    output = bench.finish(process)
+    assert output.count("the process that ran it was killed; it is tried again") == 1 and "{'done': 2}" in output
+    assert len({victim, other, bench.log()[2].rsplit(" ", 1)[1]}) == 3
+
+
+def test_a_stage_that_kills_its_process_is_tried_three_times(bench):
+    twice, always = (stage.inputs[name] for stage, name in zip(PLANS["lost"](), "ab", strict=True))
+    output = bench.finish(bench.start("lost", slots=2))
+    assert "Counter" not in output and "'done': 2" in output and "'failed': 1" in output and "'blocked': 1" in output
+    tries = Counter(line.split()[1] for line in bench.log() if line.startswith("lost"))
+    assert tries == {"twice": 3, "always": 3}
+    store = Store(bench.root)
+    assert (store.artifact(twice).directory / "out.txt").read_text() == "xxx", "what it had done was kept"
+    assert store.failure(always).message.startswith("the process that ran it was killed, 3 times\nthe system does so")
+    assert store.failure(always).traceback is None and store.failure(twice) is None
+
+
+def test_a_stages_own_processes(bench):
+    [stage] = PLANS["squares"]()
+    bench.finish(bench.start("squares"))
+    artifact = Store(bench.root).artifact(stage)
+    assert (artifact.directory / "out.txt").read_text() == "[0, 1, 4, 9, 16, 25]"
+    assert 1 <= artifact.facts["others"] <= 2
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("how", [None, signal.SIGINT, signal.SIGKILL])
+def test_a_stages_own_processes_end_with_it(bench, slots, how):
+    process = bench.start("leave", slots=slots)
+    bench.until(lambda: len(bench.log()) == 2)
+    asleep = [psutil.Process(int(line.split()[1])) for line in bench.log()]
+    bench.go.touch() if how is None else process.send_signal(how)
+    psutil.wait_procs(asleep, timeout=60)
+    assert not any(one.is_running() for one in asleep)
+    output, errors = process.communicate(timeout=60)
+    assert how == signal.SIGKILL or not errors
+    assert how is not None or "failed: left" in output
+
+
+def test_what_killed_processes_left_is_swept(bench):
+    running, resumable = bench.start("waits"), PLANS["steps"]()[0].inputs["a"].key
+    bench.until(lambda: len(bench.log()) == 1)
+    killed = bench.start("wait")
+    bench.until(lambda: len(bench.log()) == 3)
+    killed.kill()
+    killed.wait()
+    [held] = [stage.key for stage in PLANS["waits"]() if (bench.root / "work" / stage.key).exists()]
+    left = PLANS["wait"]()[0].inputs["a"].key
+    work, locks = bench.root / "work", bench.root / "locks"
+    for key in (left, held, resumable):
+        (work / f".{key}.record.123").write_text("{")
+        (locks / f".{key}.json.123").write_text("{")
+        (work / key).mkdir(exist_ok=True)
+    for folder in ("failed", "verified"):
+        (bench.root / folder / f".{left}.json.123").write_text("{")
+    (work / f"{resumable}.json").write_text("{}")
+    (work / "notes of mine").mkdir()
+    assert (locks / f"{left}.json").exists() and len(list(locks.glob(f"{left}.*.log"))) == 1
+
+    Store(bench.root).prepare()
+    assert {path.name for path in work.iterdir()} == {
+        *(resumable, f"{resumable}.json"),  # to go on with
+        *(held, f".{held}.record.123"),  # somebody is at it
+        "notes of mine",
+    }
+    names = {path.name for path in locks.iterdir() if not path.name.endswith((".lock", ".log"))}
+    assert names == {f"{held}.json", f".{held}.json.123"} and len(list(locks.glob("*.log"))) == 1
+    assert not list((bench.root / "failed").iterdir()) and not list((bench.root / "verified").iterdir())
+    bench.go.touch()
+    bench.finish(running)
+
+
+def test_killed_at_any_moment(bench):
+    """A run killed at random until one is through: the result is that of one run, each stage's files are whole."""
+    random = Random(0)
+    for _ in range(12):
+        process = bench.start("graph", slots=1)
+        time.sleep(0.2 + 0.3 * random.random())
+        process.kill()
+        process.wait()
+    bench.finish(bench.start("graph", slots=1))
+    store, [top] = Store(bench.root), PLANS["graph"]()
+    expected = "".join(f"r{index}r{index + 1}" for index in range(5))
+    assert (store.artifact(top).directory / "out.txt").read_text() == expected
+    assert list((bench.root / "work").iterdir()) == [] and not list(bench.root.glob("*/.*"))
 
 
 def test_clean(bench):
@@ -141,20 +249,20 @@ def test_clean(bench):
     assert store.clean([]) == {} and not bench.root.exists()
     bench.go.touch()
     bench.finish(bench.start("graph"))
-    bench.finish(bench.start("count"))
+    bench.finish(bench.start("steps"))
     bench.go.unlink()
     bench.start("wait")
     bench.until(lambda: any(line.startswith("wait ") for line in bench.log()))
     [after] = PLANS["wait"]()
-    running, read = after.inputs["before"], after.inputs["before"].inputs["first"]
-    [end] = PLANS["count"]()
+    running, read = after.inputs["a"], after.inputs["a"].inputs["a"]
+    [end] = PLANS["steps"]()
     damaged = store.artifact(PLANS["graph"]()[0]).directory
     size = sum(path.stat().st_size for path in damaged.iterdir())
     store.discard(PLANS["graph"]()[0])
     foreign = bench.root / "write" / "notes of mine"
     foreign.mkdir()
 
-    removed = store.clean({end.key, end.inputs["counted"].key})
+    removed = store.clean({end.key, end.inputs["a"].key})
     assert removed.pop(f"corrupt/{PLANS['graph']()[0].key}-1") == size > 0
     assert {path.split("/")[0] for path in removed} == {"write"} and len(removed) == 11
     assert store.artifact(end) is not None, "needed"
@@ -170,4 +278,4 @@ def test_importing_the_queue_is_light():
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "numpy", "transformers", "rich"} & set(modules)
     rooms = {name.split(".")[1] for name in modules if name.startswith("reproducer.")}
-    assert rooms == {"queue", "errors"}, "it needs no other room"
+    assert rooms == {"queue", "errors", "registry"}, "it needs no other room"

@@ -123,7 +123,7 @@ class _Worker:
         self._pool: ProcessPoolExecutor | None = None
         self._pid: Future[int] | None = None
         self._ended = False
-        self._starting = threading.Lock()
+        self._changing = threading.Lock()
 
     def call(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         pool = self._pool or self._start()
@@ -135,19 +135,23 @@ class _Worker:
                 future = pool.submit(_call, function, arguments)
             return future.result()
         except (BrokenExecutor, KeyboardInterrupt) as error:  # the latter: it was told to end
-            self._pool = None
-            pool.shutdown(wait=self._ended)
+            with self._changing:
+                if not self._ended:  # else `join` does it
+                    self._pool = None
+                    pool.shutdown(wait=False)
             raise BrokenExecutor("the worker process has ended") from error
 
     def _start(self) -> ProcessPoolExecutor:
-        with self._starting:
+        with self._changing:
             if self._ended:
                 raise BrokenExecutor("the engine is closed")
             context = multiprocessing.get_context("spawn")  # a fork would inherit locks, threads and CUDA
-            self._pool = pool = ProcessPoolExecutor(1, context, _begin, (self._threads,))
-            # Blocked until `_begin` ignores them: no traceback of a process that was interrupted in its imports.
+            # Blocked in the worker until `_begin` ignores them, so that none is interrupted in its imports, and for
+            # good in multiprocessing's resource tracker, which starts with the pool (and undoes it here: hence twice).
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _FROM_TERMINAL)
             try:
+                self._pool = pool = ProcessPoolExecutor(1, context, _begin, (self._threads,))
+                signal.pthread_sigmask(signal.SIG_BLOCK, _FROM_TERMINAL)
                 self._pid = pool.submit(os.getpid)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -155,7 +159,7 @@ class _Worker:
 
     def end(self) -> BaseProcess | None:
         """Tell the process to break off; returns it if there is one."""
-        with self._starting:
+        with self._changing:
             self._ended = True
         try:
             pid = self._pid.result(GRACE_SECONDS) if self._pid else None

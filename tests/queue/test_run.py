@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
-from queue_handlers import HANDLERS, text
+from queue_stages import Crash, Mistake, kind, text
 
 from reproducer.errors import UserError
-from reproducer.queue import Handler, Progress, Stage, Store, run, survey
+from reproducer.queue import Progress, Store, run, survey
 from reproducer.queue import artifact as artifact_module
 from reproducer.queue import store as store_module
 from reproducer.queue.files import LARGE
@@ -22,13 +22,13 @@ class Lines(Progress):
         super().__init__()
         self.lines = []
 
-    def _line(self, text):
+    def show(self, text):
         self.lines.append(text)
 
 
 @pytest.fixture
 def log(tmp_path, monkeypatch):
-    """The lines that the handlers have logged; called, it returns and forgets them."""
+    """The lines that the stages have logged; called, it returns and forgets them."""
     path = tmp_path / "log"
     monkeypatch.setenv("QUEUE_LOG", str(path))
 
@@ -42,7 +42,7 @@ def log(tmp_path, monkeypatch):
 
 def chain():
     first = text("a")
-    return [text("c", second=text("b", first=first)), text("other")]
+    return [text("c", a=text("b", a=first)), text("other")]
 
 
 def statuses(outcome):
@@ -50,12 +50,12 @@ def statuses(outcome):
 
 
 def test_runs_in_order_and_only_once(store, log):
-    outcome = run(chain(), HANDLERS, store)
+    outcome = run(chain(), store)
     assert statuses(outcome) == {"a": "done", "b": "done", "c": "done", "other": "done"} and outcome.ok
     assert log() == ["write a", "write b", "write c", "write other"]
     assert (outcome[chain()[0]].artifact.directory / "out.txt").read_text() == "abc"
 
-    again = run(chain(), HANDLERS, Store(store.root))
+    again = run(chain(), Store(store.root))
     assert set(statuses(again).values()) == {"cached"} and log() == []
     for stage in chain():
         assert again[stage].artifact.record == outcome[stage.key].artifact.record
@@ -64,10 +64,10 @@ def test_runs_in_order_and_only_once(store, log):
 
 
 def test_only_what_depends_on_a_change_runs_again(store, log):
-    run(chain(), HANDLERS, store)
+    run(chain(), store)
     log()
-    changed = [text("c", second=text("B", first=text("a"))), text("other")]
-    assert statuses(run(changed, HANDLERS, store)) == {"a": "cached", "B": "done", "c": "done", "other": "cached"}
+    changed = [text("c", a=text("B", a=text("a"))), text("other")]
+    assert statuses(run(changed, store)) == {"a": "cached", "B": "done", "c": "done", "other": "cached"}
     assert log() == ["write B", "write c"]
 
 
@@ -77,59 +77,56 @@ def test_the_record(store):
         (context.directory / "sub").mkdir()
         (context.directory / "sub" / "x.bin").write_bytes(b"\0" * 10)
 
-    stage = Stage("job", 3, {"p": 1}, {"source": text("a")}, "the label")
-    handlers = {**HANDLERS, "job": Handler(3, work, fingerprints=lambda params: {"file": f"digest {params['p']}"})}
-    artifact = run([stage], handlers, store, environment={"packages": {"torch": "2"}})[stage].artifact
+    job = kind("job", work, lambda device: {"file": f"digest for {device}"}, version=3)
+    stage = job(n=1, a=text("a"), label="the label")
+    artifact = run([stage], store, devices=["cpu:7"], environment={"packages": {"torch": "2"}})[stage].artifact
     record = json.loads((artifact.directory / "record.json").read_text())
     assert record == artifact.record
     assert {name: record[name] for name in ("key", "kind", "version", "params", "label")} == {
         "key": stage.key,
         "kind": "job",
         "version": 3,
-        "params": {"p": 1},
+        "params": {"n": 1},
         "label": "the label",
     }
     assert list(record["files"]) == ["sub/x.bin"]
-    assert record["inputs"] == {"source": {"key": text("a").key, "digest": store.artifact(text("a")).digest}}
-    assert record["fingerprints"] == {"file": "digest 1"}
+    assert record["inputs"] == {"a": {"key": text("a").key, "digest": store.artifact(text("a")).digest}}
+    assert record["fingerprints"] == {"file": "digest for cpu:7"}
     assert artifact.facts == {"loss": [1.5, {"last": 2}]}
     assert record["environment"]["packages"] == {"torch": "2"}
     assert {"python", "platform", "cpu", "cpu_count"} <= record["environment"].keys()
 
 
-def fails(kind):
-    return Stage(kind, 1, {}, {"a": text("a")}, kind)
-
-
 @pytest.mark.parametrize(
-    ("kind", "message"),
+    ("failing", "message"),
     [
-        ("mistake", "the pool is too small\nask for fewer samples"),
-        ("crash", "ZeroDivisionError: a bug (traceback in failed/{key}.json)"),
+        (Mistake, "the pool is too small\nask for fewer samples"),
+        (Crash, "ZeroDivisionError: a bug (traceback in failed/{key}.json)"),
     ],
 )
-def test_a_failure_blocks_what_needs_it_and_nothing_else(store, log, kind, message):
-    bad = fails(kind)
-    after = text("after", bad=bad)
-    last = text("last", after=after, a=text("a"))
+def test_a_failure_blocks_what_needs_it_and_nothing_else(store, log, failing, message):
+    name = failing.kind
+    bad = failing(a=text("a"))
+    after = text("after", b=bad)
+    last = text("last", c=after, a=text("a"))
     display = Lines()
-    outcome = run([last, text("b")], HANDLERS, store, progress=display)
+    outcome = run([last, text("b")], store, progress=display)
     message = message.format(key=bad.key)
-    assert statuses(outcome) == {"a": "done", kind: "failed", "after": "blocked", "last": "blocked", "b": "done"}
+    assert statuses(outcome) == {"a": "done", name: "failed", "after": "blocked", "last": "blocked", "b": "done"}
     assert not outcome.ok and outcome.counts == {"done": 2, "failed": 1, "blocked": 2}
     assert outcome[bad].message == message and outcome[bad].artifact is None and outcome[bad].seconds is None
-    assert outcome[after].message == outcome[last].message == f"needs '{kind}', which failed"
-    assert any(line.endswith(f"{kind}: failed: " + message.replace("\n", "\n    ")) for line in display.lines)
+    assert outcome[after].message == outcome[last].message == f"needs '{name}', which failed"
+    assert any(line.endswith(f"{name}: failed: " + message.replace("\n", "\n    ")) for line in display.lines)
     assert not any("Traceback" in line or "second line" in line for line in display.lines)
 
     failure = store.failure(bad)
     assert failure.message == message
-    assert (failure.traceback is None) == (kind == "mistake")
-    assert kind == "mistake" or "ZeroDivisionError: a bug\nwith a second line" in failure.traceback
+    assert (failure.traceback is None) == (failing is Mistake)
+    assert failing is Mistake or "ZeroDivisionError: a bug\nwith a second line" in failure.traceback
     assert list((store.root / "work").iterdir()) == []
     assert statuses(survey([last, text("b")], store)) == {
         "a": "cached",
-        kind: "failed",
+        name: "failed",
         "after": "blocked",
         "last": "blocked",
         "b": "cached",
@@ -137,10 +134,10 @@ def test_a_failure_blocks_what_needs_it_and_nothing_else(store, log, kind, messa
 
 
 def test_success_takes_the_failure_back(store, log):
-    bad = fails("crash")
-    run([bad], HANDLERS, store)
-    mended = {**HANDLERS, "crash": Handler(1, lambda context: None)}
-    assert run([bad], mended, store)[bad].status == "done"
+    bad = Crash(a=text("a"))
+    run([bad], store)
+    mended = kind("crash")(a=text("a"))
+    assert mended == bad and run([mended], store)[bad].status == "done"
     assert store.failure(bad) is None and list((store.root / "failed").iterdir()) == []
 
 
@@ -148,8 +145,8 @@ def test_sys_exit_in_a_stage_is_its_failure(store):
     def leave(context):
         raise SystemExit(3)
 
-    stage = Stage("leave", 1)
-    assert run([stage], {"leave": Handler(1, leave)}, store)[stage].message.startswith("SystemExit: 3 (traceback")
+    stage = kind("leave", leave)()
+    assert run([stage], store)[stage].message.startswith("SystemExit: 3 (traceback")
 
 
 def test_survey_changes_nothing(store):
@@ -158,14 +155,8 @@ def test_survey_changes_nothing(store):
 
 
 def test_programming_mistakes_come_before_any_work(store, log):
-    with pytest.raises(ValueError, match="no handler for nothing version 1"):
-        run([text("a"), Stage("nothing", 1)], HANDLERS, store)
-    with pytest.raises(ValueError, match="no handler for write version 2"):
-        run([text("a"), Stage("write", 2)], HANDLERS, store)
-    with pytest.raises(ValueError, match="module:attribute"):
-        run([text("a")], HANDLERS, store, jobs=2)
     with pytest.raises(TypeError, match=r"environment\.torch"):
-        run([text("a")], HANDLERS, store, environment={"torch": object()})
+        run([text("a")], store, environment={"torch": object()})
     assert log() == []
 
 
@@ -205,7 +196,7 @@ def damage(how, folder):
     ],
 )
 def test_a_damaged_artifact_is_set_aside_and_made_again(store, log, how, said):
-    run(chain(), HANDLERS, store)
+    run(chain(), store)
     log()
     a = text("a")
     for number in (1, 2):
@@ -213,7 +204,7 @@ def test_a_damaged_artifact_is_set_aside_and_made_again(store, log, how, said):
         assert store.artifact(a) is None and store.artifact(chain()[0]) is None
         assert store.artifact(text("other")) is not None
         display = Lines()
-        outcome = run(chain(), HANDLERS, Store(store.root), progress=display)
+        outcome = run(chain(), Store(store.root), progress=display)
         # What is downstream is kept: the new content is the old one.
         assert statuses(outcome) == {"a": "done", "b": "cached", "c": "cached", "other": "cached"}
         assert log() == ["write a"]
@@ -224,32 +215,29 @@ def test_a_damaged_artifact_is_set_aside_and_made_again(store, log, how, said):
 
 
 def test_a_changed_byte_in_a_large_file_is_seen_by_its_mtime(store, log):
-    handlers = {"big": Handler(1, lambda context: (context.directory / "x").write_bytes(b"0" * LARGE) and None)}
-    stage = Stage("big", 1)
-    path = run([stage], handlers, store)[stage].artifact.directory / "x"
+    stage = kind("big", lambda context: (context.directory / "x").write_bytes(b"0" * LARGE))()
+    path = run([stage], store)[stage].artifact.directory / "x"
     status = path.stat()
     path.write_bytes(b"0" * (LARGE - 1) + b"1")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    assert run([stage], handlers, store)[stage].status == "done"
+    assert run([stage], store)[stage].status == "done"
     path.write_bytes(b"0" * (LARGE + 1))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert run([stage], handlers, store)[stage].status == "done"
+    assert run([stage], store)[stage].status == "done"
 
 
 def test_a_result_that_differs_makes_what_depends_on_it_stale(store, log):
     values = {"first": "1"}
-    draws = Handler(1, lambda context: (context.directory / "out.txt").write_text(values["first"]) and None)
-    handlers = {**HANDLERS, "draw": draws}
-    draw = Stage("draw", 1, label="the draw")
-    stages = [text("end", middle=text("middle", draw=draw)), text("other")]
-    run(stages, handlers, store)
+    draw = kind("draw", lambda context: (context.directory / "out.txt").write_text(values["first"]))(label="the draw")
+    stages = [text("end", a=text("middle", a=draw)), text("other")]
+    run(stages, store)
     values["first"] = "2"
     damage("missing file", store.root / "draw" / draw.key)
     (store.root / "draw" / draw.key / "record.json").unlink()
     display = Lines()
-    outcome = run(stages, handlers, store, progress=display)
+    outcome = run(stages, store, progress=display)
     assert statuses(outcome) == {"the draw": "done", "middle": "done", "end": "done", "other": "cached"}
-    assert any(line.startswith("middle runs again: its input 'draw' (the draw) has changed") for line in display.lines)
+    assert any(line.startswith("middle runs again: its input 'a' (the draw) has changed") for line in display.lines)
     assert (outcome[stages[0]].artifact.directory / "out.txt").read_text() == "2middleend"
 
 
@@ -258,7 +246,7 @@ def test_a_result_that_differs_makes_what_depends_on_it_stale(store, log):
 
 @pytest.fixture
 def reader(tmp_path):
-    """(handlers, stages, files): a stage that reads the first words of two files, and what depends on it."""
+    """(stages, files): a stage that reads the first words of two files, and what depends on it."""
     files = {name: tmp_path / name for name in ("one", "two")}
     for name, path in files.items():
         path.write_text(f"{name} rest")
@@ -267,44 +255,43 @@ def reader(tmp_path):
         words = [path.read_text().split()[0] for path in files.values()]
         (context.directory / "out.txt").write_text(" ".join(words))
 
-    def fingerprints(params):
+    def fingerprints(device):
         try:
             return {f"the file {name}": path.read_text() for name, path in files.items()}
         except FileNotFoundError as error:
             raise UserError(f"{error.filename} is gone") from error
 
-    stage = Stage("read", 1, {}, {}, "read")
-    return {**HANDLERS, "read": Handler(1, read, fingerprints=fingerprints)}, [text("end", read=stage)], files
+    return [text("end", a=kind("read", read, fingerprints)())], files
 
 
 def test_a_changed_source_makes_a_stage_stale(reader, store, log):
-    handlers, stages, files = reader
-    assert statuses(run(stages, handlers, store)) == {"read": "done", "end": "done"}
-    assert statuses(run(stages, handlers, store)) == {"read": "cached", "end": "cached"}
+    stages, files = reader
+    assert statuses(run(stages, store)) == {"read": "done", "end": "done"}
+    assert statuses(run(stages, store)) == {"read": "cached", "end": "cached"}
 
     files["two"].write_text("zwei rest")
-    assert statuses(survey(stages, store, handlers)) == {"read": "missing", "end": "missing"}
+    assert statuses(survey(stages, store, "cpu")) == {"read": "missing", "end": "missing"}
     display = Lines()
-    outcome = run(stages, handlers, store, progress=display)
+    outcome = run(stages, store, progress=display)
     assert statuses(outcome) == {"read": "done", "end": "done"}
     [line] = [line for line in display.lines if line.startswith("read runs again")]
     assert "what it read has changed since: the file two (" in line and "\n" not in line
     assert (outcome[stages[0]].artifact.directory / "out.txt").read_text() == "one zweiend"
 
     files["two"].write_text("zwei other rest")  # what the stage makes of it stays the same
-    assert statuses(run(stages, handlers, store)) == {"read": "done", "end": "cached"}
+    assert statuses(run(stages, store)) == {"read": "done", "end": "cached"}
 
 
 def test_a_source_that_is_gone_fails_the_stage(reader, store, log):
-    handlers, stages, files = reader
-    run(stages, handlers, store)
+    stages, files = reader
+    run(stages, store)
     files["one"].unlink()
-    outcome = run(stages, handlers, store)
+    outcome = run(stages, store)
     assert statuses(outcome) == {"read": "failed", "end": "blocked"}
-    assert statuses(survey(stages, store, handlers)) == {"read": "failed", "end": "blocked"}
-    assert outcome.results[stages[0].inputs["read"].key].message == f"{files['one']} is gone"
+    assert statuses(survey(stages, store, "cpu")) == {"read": "failed", "end": "blocked"}
+    assert outcome.results[stages[0].inputs["a"].key].message == f"{files['one']} is gone"
     files["one"].write_text("one rest")
-    assert statuses(run(stages, handlers, store)) == {"read": "cached", "end": "cached"}
+    assert statuses(run(stages, store)) == {"read": "cached", "end": "cached"}
 
 
 # a disk that is full, a store that cannot be used
@@ -335,9 +322,8 @@ def test_a_full_disk_ends_the_run_with_one_message(store, log, monkeypatch, wher
                 raise
 
     broken = True
-    handlers = {**HANDLERS, "fill": Handler(1, work, resumable=resumable)}
-    fill = Stage("fill", 1, label="fill")
-    stages = [text("before"), text("end", fill=fill), text("later")]
+    fill = kind("fill", work, resumable=resumable)()
+    stages = [text("before"), text("end", a=fill), text("later")]
     with monkeypatch.context() as patch:
         write_json = store_module.write_json
         if where == "record":
@@ -354,13 +340,13 @@ def test_a_full_disk_ends_the_run_with_one_message(store, log, monkeypatch, wher
         with pytest.raises(
             UserError, match=r"the disk is full: 'fill' could not write .*\n.*what was finished is kept"
         ):
-            run(stages, handlers, store)
+            run(stages, store)
     assert [path.parent.name for path in store.root.glob("*/*/record.json")] != ["fill"]
     assert store.artifact(fill) is None and store.artifact(text("before")) is not None
     assert not (store.root / "fill" / fill.key).exists()
     assert not list(store.root.glob("**/.*")), "nothing is left partly written"
     broken = False
-    assert statuses(run(stages, handlers, store)) == {
+    assert statuses(run(stages, store)) == {
         "before": "cached",
         "fill": "cached" if where == "rename" else "done",  # it had been finished
         "end": "done",
@@ -368,39 +354,55 @@ def test_a_full_disk_ends_the_run_with_one_message(store, log, monkeypatch, wher
     }
 
 
-def test_a_store_that_is_a_file(tmp_path):
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("file", "it is a file"),
+        ("file/below", "Not a directory"),
+        ("file/below/it", "Not a directory"),
+        ("x" * 300, "File name too long"),
+        ("new/" + "x" * 300, "File name too long"),
+        ("x/" * 2000, "File name too long"),
+        ("x/" * 1900, "File name too long"),  # itself no longer than a path may be, but what is made in it is
+        ("a\0b", "embedded null byte"),
+        ("a\ud800b", "surrogates not allowed"),
+        ("~nobody-of-that-name", "home directory"),
+        ("~nobody-of-that-name/store", "home directory"),
+    ],
+)
+def test_a_path_that_cannot_be_a_store(tmp_path, path, why):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file is a file"):
-        Store(tmp_path / "file")
-    with pytest.raises(UserError, match=r"cannot be written \(Not a directory\)"):
-        run([text("a")], HANDLERS, Store(tmp_path / "file" / "below"))
+    with pytest.raises(UserError, match=rf"^the store .* cannot be a folder: .*{why}.*\nname a folder") as error:
+        Store(path if path.startswith("~") else f"{tmp_path}/{path}")
+    assert len(str(error.value)) < 500
+    str(error.value).encode()  # can be printed
 
 
 def test_a_store_that_cannot_be_written(tmp_path, monkeypatch, log):
     store = Store(tmp_path / "store")
-    run([text("a")], HANDLERS, store)
+    run([text("a")], store)
 
     def refuse(*_args, **_kwargs):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(store_module.tempfile, "TemporaryFile", refuse)
     with pytest.raises(UserError, match=r"store cannot be written \(Permission denied\)"):
-        run([text("a"), text("b")], HANDLERS, store)
-    assert statuses(run([text("a")], HANDLERS, store)) == {"a": "cached"}, "reading is enough for what is there"
+        run([text("a"), text("b")], store)
+    assert statuses(run([text("a")], store)) == {"a": "cached"}, "reading is enough for what is there"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="cannot be written"):
-        run([text("a")], HANDLERS, Store(tmp_path / "store"))
+        run([text("a")], Store(tmp_path / "store"))
     tmp_path.chmod(0o700)
 
 
 def test_an_error_of_the_store_itself_is_not_the_stages_failure(store, log, monkeypatch):
     monkeypatch.setattr(Store, "begin", lambda *_: (_ for _ in ()).throw(PermissionError(errno.EACCES, "no", "file")))
     with pytest.raises(UserError, match=r"the store .* cannot be used: .*no"):
-        run([text("a")], HANDLERS, store)
+        run([text("a")], store)
 
 
 # interruption, and going on after it
@@ -418,14 +420,13 @@ def interrupting(context):
 
 @pytest.mark.parametrize("resumable", [True, False])
 def test_keyboard_interrupt(store, log, resumable):
-    handlers = {**HANDLERS, "stop": Handler(1, interrupting, resumable=resumable)}
-    stop = Stage("stop", 1, {}, {"a": text("a")}, "stop")
+    stop = kind("stop", interrupting, resumable=resumable)(a=text("a"))
     closed = []
     display = Lines()
     display.close = lambda: closed.append(True)
     for attempt in (1, 2):
         with pytest.raises(KeyboardInterrupt):
-            run([stop, text("b")], handlers, store, progress=display)
+            run([stop, text("b")], store, progress=display)
         assert log() == (["write a"] if attempt == 1 else []), "finished work is kept"
         assert len(closed) == attempt
         with store.lock(stop) as lock:
@@ -433,7 +434,7 @@ def test_keyboard_interrupt(store, log, resumable):
         assert (store.root / "work" / stop.key).exists() == resumable
         assert store.failure(stop) is None
     if resumable:
-        artifact = run([stop], handlers, store)[stop].artifact
+        artifact = run([stop], store)[stop].artifact
         assert (artifact.directory / "steps").read_text() == "xxx"
         assert artifact.facts == {"attempt 0": 0, "attempt 1": 1, "attempt 2": 2}
         assert artifact.seconds > 0.15, "earlier attempts count"
@@ -442,24 +443,17 @@ def test_keyboard_interrupt(store, log, resumable):
 
 def test_a_resumable_stage_starts_afresh_when_its_input_or_source_has_changed(store, log):
     state = {"source": "1", "input": "1"}
-    handlers = {
-        "in": Handler(
-            1,
-            lambda c: (c.directory / "x").write_text(state["input"]) and None,
-            fingerprints=lambda _: dict(i=state["input"]),
-        ),
-        "stop": Handler(1, interrupting, True, lambda params: {"source": state["source"]}),
-    }
-    stop = Stage("stop", 1, {}, {"in": Stage("in", 1)})
+    source = kind("in", lambda c: (c.directory / "x").write_text(state["input"]), lambda device: {"i": state["input"]})
+    stop = kind("stop", interrupting, lambda device: {"source": state["source"]}, resumable=True)(a=source())
     steps = store.root / "work" / stop.key / "steps"
     for name in (None, "source", "input"):
         if name:
             state[name] = "2"
         with pytest.raises(KeyboardInterrupt):
-            run([stop], handlers, store)
+            run([stop], store)
         assert steps.read_text() == "x"
     with pytest.raises(KeyboardInterrupt):
-        run([stop], handlers, store)
+        run([stop], store)
     assert steps.read_text() == "xx"
 
 
@@ -470,10 +464,9 @@ def test_a_failed_resumable_stage_keeps_its_folder(store):
         if path.read_text() == "x":
             raise ValueError("once")
 
-    stage = Stage("k", 1)
-    handlers = {"k": Handler(1, work, resumable=True)}
-    assert run([stage], handlers, store)[stage].status == "failed"
-    artifact = run([stage], handlers, store)[stage].artifact
+    stage = kind("k", work, resumable=True)()
+    assert run([stage], store)[stage].status == "failed"
+    artifact = run([stage], store)[stage].artifact
     assert (artifact.directory / "steps").read_text() == "xx"
 
 
@@ -483,26 +476,26 @@ def test_a_work_folder_of_unknown_origin_is_emptied(store, notes, resumable):
     def work(context):
         assert list(context.directory.iterdir()) == []
 
-    stage = Stage("k", 1)
+    stage = kind("k", work, resumable=resumable)()
     store.prepare()
     left = store.root / "work" / stage.key
     left.mkdir()
     (left / "half").write_text("half")
     if notes is not None:
         left.with_name(f"{stage.key}.json").write_text(notes)
-    assert run([stage], {"k": Handler(1, work, resumable)}, store)[stage].status == "done"
+    assert run([stage], store)[stage].status == "done"
     assert list((store.root / "work").iterdir()) == []
 
 
 def test_a_commit_interrupted_before_its_rename_is_finished(store, log):
     a = text("a")
-    folder = run([a], HANDLERS, store)[a].artifact.directory
+    folder = run([a], store)[a].artifact.directory
     folder.rename(store.root / "work" / a.key)
     log()
-    assert run([a], HANDLERS, store)[a].status == "cached" and log() == []
+    assert run([a], store)[a].status == "cached" and log() == []
     folder.rename(store.root / "work" / a.key)
     (store.root / "work" / a.key / "out.txt").write_text("X")  # not what was recorded
-    assert run([a], HANDLERS, store)[a].status == "done" and log() == ["write a"]
+    assert run([a], store)[a].status == "done" and log() == ["write a"]
 
 
 @pytest.mark.parametrize("name", ["record.json", "link"])
@@ -514,39 +507,28 @@ def test_what_cannot_be_an_artifact_fails_the_stage(store, name):
         else:
             (context.directory / name).write_text("{}")
 
-    stage = Stage("k", 1)
+    stage = kind("k", work)()
     for _ in range(2):
-        result = run([stage], {"k": Handler(1, work)}, store)[stage]
+        result = run([stage], store)[stage]
         assert result.status == "failed" and name in result.message
-
-
-def test_handlers_get_their_own_parameters_and_their_inputs_stages(store, log):
-    def work(context):
-        assert context.input_stage("a") == text("a") and context.inputs["a"].name == text("a").key
-        context.params["list"].append(1)
-
-    stage = Stage("k", 1, {"list": []}, {"a": text("a")})
-    assert run([stage], {**HANDLERS, "k": Handler(1, work)}, store)[stage].artifact.record["params"] == {"list": []}
 
 
 # speed
 
 
 def test_two_hundred_cached_stages_take_no_time(store, monkeypatch):
-    handlers = {
-        "big": Handler(1, lambda context: (context.directory / "big").write_bytes(b"0" * LARGE) and None),
-        "small": Handler(1, lambda context: (context.directory / "small").write_text("0") and None),
-    }
-    big = [Stage("big", 1, {"n": n}) for n in range(20)]
-    stages = big + [Stage("small", 1, {"n": n}, {"big": big[n % 20]}) for n in range(180)]
-    run(stages, handlers, store)
+    large = kind("large", lambda context: (context.directory / "large").write_bytes(b"0" * LARGE))
+    small = kind("small", lambda context: (context.directory / "small").write_text("0"))
+    inputs = [large(n=n) for n in range(20)]
+    stages = inputs + [small(n=n, a=inputs[n % 20]) for n in range(180)]
+    run(stages, store)
     hashed = []
     digest = hashlib.file_digest
     monkeypatch.setattr(
         hashlib, "file_digest", lambda file, name: hashed.append(Path(file.name).name) or digest(file, name)
     )
     start = time.process_time()
-    outcome = run(stages, handlers, Store(store.root))
+    outcome = run(stages, Store(store.root))
     seconds = time.process_time() - start
     assert outcome.counts == {"cached": 200}
     assert hashed == ["small"] * 180, "large files are not read again"

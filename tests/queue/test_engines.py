@@ -1,0 +1,216 @@
+import contextlib
+import os
+import signal
+import threading
+import time
+from concurrent.futures import BrokenExecutor, Future
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from queue_stages import Lost, Wait, graph, kind, sleep_long, square, text
+
+from reproducer.errors import UserError
+from reproducer.queue import ENGINES, Progress, Store, fitting_slots, run
+from reproducer.queue.engines import local
+
+EXTENSION = Path(__file__).parents[1] / "extension"
+NAMES = ("local", "my_engine:Fresh")
+
+
+@pytest.fixture(params=NAMES)
+def engine(request, monkeypatch):
+    """An engine of two slots by its name."""
+    monkeypatch.syspath_prepend(EXTENSION)
+    made = ENGINES.get(request.param)(2)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def log(tmp_path, monkeypatch):
+    monkeypatch.setenv("QUEUE_LOG", str(tmp_path / "log"))
+    return lambda: (tmp_path / "log").read_text().splitlines() if (tmp_path / "log").exists() else []
+
+
+def until(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_calls_and_their_errors_come_back(engine):
+    futures = [engine.submit(square, value) for value in range(5)]
+    assert engine.slots == 2 and [future.result()[0] for future in futures] == [0, 1, 4, 9, 16]
+    assert os.getpid() not in {future.result()[1] for future in futures}
+    with pytest.raises(TypeError, match="unsupported operand"):
+        engine.submit(square, "x").result()
+    engine.close()
+    engine.close()
+
+
+def test_a_lost_worker_loses_its_own_call_only(engine, log):
+    lost, waits = engine.submit(sleep_long, 1), []
+    until(lambda: log())
+    pid = int(log()[0].split()[1])
+    waits = [engine.submit(square, value) for value in range(3)]
+    assert [future.result(30)[0] for future in waits] == [0, 1, 4]
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(BrokenExecutor):
+        lost.result(30)
+    assert [engine.submit(square, value).result(30)[0] for value in range(4)] == [0, 1, 4, 9]
+
+
+def test_closing_breaks_off(engine, log):
+    futures = [engine.submit(sleep_long, number) for number in range(3)]
+    until(lambda: len(log()) == 2)
+    workers = [psutil.Process(int(line.split()[1])) for line in log()]
+    start = time.monotonic()
+    engine.close()
+    assert time.monotonic() - start < local.GRACE_SECONDS
+    assert not any(worker.is_running() for worker in workers)
+    assert all(isinstance(future.exception(), BrokenExecutor) for future in futures[:2]) and futures[2].cancelled()
+
+
+def test_a_run_by_the_engines_name(engine, store, log):
+    def read(outcome, stage):
+        return (outcome[stage].artifact.directory / "out.txt").read_text()
+
+    lost = Lost(times=1)
+    outcome = run([*graph(), lost], store, engine)
+    assert outcome.counts == {"done": 13} and len(log()) == 14
+    here = run(graph(), Store(store.root.with_name("here")))
+    assert read(outcome, graph()[0]) == read(here, graph()[0]) and read(outcome, lost) == "xx"
+    assert run(graph(), store).counts == {"cached": 12}
+    assert not list(store.root.glob("locks/*.[!l]*")), "no note, no log is left"
+
+
+def test_engines_by_name():
+    assert type(ENGINES.get("local")(1)) is local.InProcess and ENGINES.get("local")(3).slots == 3
+    with pytest.raises(UserError, match="unknown engine 'locla'\ndid you mean 'local'"):
+        ENGINES.get("locla")
+    with pytest.raises(UserError, match="cannot be imported"):
+        ENGINES.get("no_such_module:engine")
+
+
+def test_a_worker_that_does_not_break_off_is_killed(monkeypatch, log):
+    monkeypatch.setattr(local, "GRACE_SECONDS", 0.2)
+    engine = local.Processes(1)
+    future = engine.submit(_deaf)
+    until(log)
+    worker = psutil.Process(int(log()[0]))
+    engine.close()
+    assert not worker.is_running() and isinstance(future.exception(), BrokenExecutor)
+
+
+def _deaf():
+    with open(os.environ["QUEUE_LOG"], "a") as stream:
+        stream.write(f"{os.getpid()}\n")
+    while True:
+        with contextlib.suppress(KeyboardInterrupt):
+            time.sleep(600)
+
+
+def test_the_processor_is_shared(monkeypatch):
+    for given, expected in (("6", "3"), ("1", "1"), ("", str(max(1, len(os.sched_getaffinity(0)) // 2)))):
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        engine = ENGINES.get("local")(2)
+        assert engine.submit(os.getenv, "OMP_NUM_THREADS").result(30) == expected
+        engine.close()
+    engine = local.Processes(2)  # a stage's own: it shares out what it has itself
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert engine.submit(os.getenv, "OMP_NUM_THREADS").result(30) == "5"
+    engine.close()
+
+
+class Recorder:
+    """An engine that finishes calls when it is told to."""
+
+    slots = 2
+
+    def __init__(self):
+        self.calls = []
+        self.closed = False
+
+    def submit(self, function, /, *arguments):
+        self.calls.append((Future(), function, arguments))
+        return self.calls[-1][0]
+
+    def finish(self, number):
+        future, function, arguments = self.calls[number]
+        future.set_result(function(*arguments))
+
+    def close(self):
+        self.closed = True
+
+
+def test_slots_have_devices_and_no_more_stages_than_slots_are_handed_out(store):
+    engine = Recorder()
+    stages = [kind("step")(n=n) for n in range(5)]
+    thread = threading.Thread(target=run, args=(stages, store, engine, ["cuda:0", "cuda:1", "cuda:2"]))
+    thread.start()
+    for finished, handed_out in ((1, 2), (2, 3), (0, 4), (4, 5), (3, 5)):  # calls by number
+        until(lambda handed_out=handed_out: len(engine.calls) == handed_out)
+        time.sleep(0.15)  # in which no other may come
+        assert len(engine.calls) == handed_out
+        engine.finish(finished)
+    thread.join(30)
+    assert not thread.is_alive() and engine.closed
+    devices = [arguments[2] for _, _, arguments in engine.calls]
+    assert devices == ["cuda:0", "cuda:1", "cuda:1", "cuda:1", "cuda:0"], "of the slot that has become free"
+
+
+def test_an_artifact_of_another_device_of_the_run_is_good(store):
+    step = kind("step", fingerprints=lambda device: {"device": device})
+    assert run([step()], store, devices=["cuda:1"]).counts == {"done": 1}
+    assert run([step()], store, devices=["cuda:0", "cuda:1"]).counts == {"cached": 1}
+    assert run([step()], store, devices=["cuda:0"]).counts == {"done": 1}
+
+
+def test_what_a_stage_tells_reaches_the_display_from_another_process(engine, store, tmp_path, monkeypatch):
+    monkeypatch.setenv("QUEUE_GO", str(tmp_path / "go"))
+    seen = []
+
+    class Display(Progress):
+        def update(self, stage, done, total, text=""):
+            seen.append((stage.label, done, total, text))
+            (tmp_path / "go").touch()
+
+        def show(self, text):
+            seen.append(text)
+
+    run([Wait(label="the long one")], store, engine, progress=Display())
+    assert ("the long one", 1.0, 4.0, "half asleep") in seen
+    assert seen.index("[1/1] the long one: started") < len(seen) - 1
+
+
+def test_a_display_whose_reader_has_gone_ends_the_run(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("QUEUE_GO", str(tmp_path / "go"))
+
+    class Gone(Progress):
+        def update(self, stage, done, total, text=""):
+            (tmp_path / "go").touch()
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        run([Wait(), text("a")], store, progress=Gone())
+
+
+@pytest.mark.parametrize(
+    ("cores", "free", "devices", "memory", "slots"),
+    [
+        (1, 100, ["cpu"], 1, 1),
+        (2, 100, ["cpu"], 1, 1),
+        (64, 100, ["cpu"], 1, 8),
+        (64, 100, ["cpu"], 30, 3),
+        (64, 1, ["cpu"], 30, 1),
+        (64, 100, ["cuda:0"], 30, 1),
+        (64, 100, ["cuda:0", "cuda:1", "cuda:1"], 30, 2),
+    ],
+)
+def test_slots_that_fit_a_machine(monkeypatch, cores, free, devices, memory, slots):
+    monkeypatch.setattr(local, "describe_machine", lambda: {"cpu_count": cores})
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free << 30))
+    assert fitting_slots(devices, memory << 30) == slots
