@@ -82,13 +82,15 @@ class LayerWalk:
         with torch.no_grad():
             self._decoder(recorders)(input_ids=self._blank(1, length), use_cache=False)
         self._arguments = [recorder.arguments for recorder in recorders]
+        self._between = _Recorder(self.layers[0])
+        self._around = self._decoder([self._between])  # all of the decoder but its layers
 
     def embed(self, ids: Tensor) -> Tensor:
         """Hidden states [batch, length, width] in front of the first layer, of token ids [batch, length]."""
-        recorder = _Recorder(self.layers[0])
-        self._decoder([recorder])(input_ids=ids.to(self.device), use_cache=False)
-        assert recorder.given is not None
-        return recorder.given
+        self._around(input_ids=ids.to(self.device), use_cache=False)
+        hidden, self._between.given = self._between.given, None
+        assert hidden is not None
+        return hidden
 
     def run(self, index: int, hidden: Tensor, layer: nn.Module | None = None) -> Tensor:
         """Decoder layer `index` (or `layer` in its place) on hidden states [batch, length, width]."""
@@ -97,9 +99,11 @@ class LayerWalk:
 
     def finish(self, hidden: Tensor) -> Tensor:
         """What the head sees [batch, length, width of the head], from the hidden states behind the last layer."""
-        recorder = _Recorder(self.layers[0])
-        recorder.answer = hidden
-        return self._decoder([recorder])(input_ids=self._blank(*hidden.shape[:2]), use_cache=False).last_hidden_state
+        self._between.answer = hidden
+        try:
+            return self._around(input_ids=self._blank(*hidden.shape[:2]), use_cache=False).last_hidden_state
+        finally:
+            self._between.given = self._between.answer = None
 
     def losses(self, hidden: Tensor, ids: Tensor) -> Tensor:
         """Next-token losses [batch, length - 1] from the hidden states behind the last layer."""
@@ -109,6 +113,7 @@ class LayerWalk:
         """The model's decoder on a shallow copy that has these layers."""
         decoder = copy.copy(self.architecture.decoder_of(self.model))
         decoder._modules = {**decoder._modules, "layers": nn.ModuleList(layers)}
+        decoder.training = False  # whatever the model's mode was when the walk was made
         return decoder
 
     def _blank(self, batch: int, length: int) -> Tensor:
