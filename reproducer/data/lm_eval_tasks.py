@@ -19,7 +19,7 @@ from reproducer.errors import UserError, nearest
 OUTPUTS = ("multiple_choice", "loglikelihood", "generate_until")
 NAMED = rb"^[\"']?(?:task|group)[\"']?:[ \t]*[\"']?(%s)[\"']?[ \t]*(?:#.*)?\r?$"
 ANY = NAMED % rb"\S+"
-CATALOGUE = {
+CATALOGUE: dict[str, str | Path] = {
     "quiz": FOLDER / "quiz.yaml",
     "boolq": "super_glue/boolq/default.yaml",
     "piqa": "piqa/piqa.yaml",
@@ -74,73 +74,74 @@ def task_config(name: str, functions: bool) -> dict[str, Any]:
     return config
 
 
-def checked(name: str, config: Mapping[str, Any], own_data: bool) -> None:
-    """Refuse a task that cannot run here.
+def task_facts(name: str, own_data: bool) -> tuple[dict[str, bool], Source]:
+    """What a spec needs to know of a task, with none of lm-eval's tasks' code run.
 
     Args:
-        config: as `task_config` has it, without functions.
         own_data: the spec gives the rows.
 
+    Returns:
+        The names of its scores in its own order, and whether higher is better. With several filters (ways to find
+        the answer in what a model wrote) a score is named `metric,filter`, as in lm-eval's own results.
+        The split that it is scored on; of a task whose rows the spec gives, only the split's name counts.
+
     Raises:
-        UserError: which part of the task's definition stands in the way.
+        UserError: as `task_config`, and for a task that cannot run here: what in its definition stands in the way.
     """
+    config = task_config(name, functions=False)
+    import lm_eval.api.metrics  # noqa: F401  # fills the registries
+    from lm_eval.api import registry
+
     output = config.get("output_type", "generate_until")
-    problem = hint = None
-    if "class" in config:
-        problem = "is a Python class and has no task file that says what it asks"
-    elif output == "loglikelihood_rolling":
+    listed = config.get("metric_list")
+    if listed is None:
+        listed = [{"metric": metric} for metric in registry.DEFAULT_METRIC_REGISTRY.get(output, ())]
+    better, downloaded = {}, []
+    for entry in listed:
+        own, metric = Path(entry["metric"]).is_absolute(), entry["metric"]  # a function of the task's own module
+        metric = metric.rpartition(".")[2] if own else metric
+        known = metric in registry.METRIC_REGISTRY and not entry.get("hf_evaluate")
+        if not (own or known or "process_results" in config):
+            downloaded.append(metric)
+        default = registry.HIGHER_IS_BETTER_REGISTRY.get(metric) if known else True
+        better[metric] = bool(entry.get("higher_is_better", default))
+    problem, hint = _problem(config, output, downloaded), None
+    if output == "loglikelihood_rolling":
         problem, hint = "is the perplexity of whole documents", "name its text in evaluate.perplexity"
-    elif output not in OUTPUTS:
-        problem = f"asks for '{output}', which is none of {', '.join(OUTPUTS)}"
-    elif config.get("doc_to_image") or config.get("doc_to_audio"):
-        problem = "asks about images or sound"
-    elif config.get("unsafe_code"):
-        problem = "runs code that the model writes, which is not safe"
-    elif downloaded := [metric for metric in metric_names(config) if not _registered(metric, config)]:
-        problem = f"has metrics that lm-eval would download as code: {', '.join(downloaded)}"
-    elif not own_data and (reason := _unusual_data(config)):
-        problem, hint = reason, "give its rows: data: PATH.jsonl, or data: org/dataset:configuration:split"
-    if problem:
+    if problem is None and not own_data and (problem := _data_problem(config)):
+        hint = "give its rows: data: PATH.jsonl, or data: org/dataset:configuration:split"
+    if problem is not None:
         raise UserError(f"lm-eval's task '{name}' {problem}", hint)
-
-
-def metric_names(config: Mapping[str, Any]) -> list[str]:
-    """The metrics that the task has, in its own order."""
-    from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY
-
-    if config.get("metric_list") is None:
-        return list(DEFAULT_METRIC_REGISTRY[config.get("output_type", "generate_until")])
-    return [_metric_name(metric["metric"]) for metric in config["metric_list"]]
-
-
-def shown_metrics(config: Mapping[str, Any]) -> dict[str, bool]:
-    """The names of the task's scores, and whether higher is better.
-
-    With several filters (ways to find the answer in what a model wrote) a score is named `metric,filter`, as in
-    lm-eval's own results.
-    """
-    import lm_eval.api.metrics  # noqa: F401  # fills the registry
-    from lm_eval.api.registry import HIGHER_IS_BETTER_REGISTRY as KNOWN
-
-    own = {_metric_name(metric["metric"]): metric for metric in config.get("metric_list") or ()}
-    better = {
-        name: bool(own.get(name, {}).get("higher_is_better", KNOWN.get(name) if name in KNOWN else True))
-        for name in metric_names(config)
-    }
     filters = [one["name"] for one in config.get("filter_list") or ()]
-    if len(filters) < 2:
-        return better
-    return {f"{name},{one}": higher for one in filters for name, higher in better.items()}
-
-
-def task_source(config: Mapping[str, Any]) -> Source:
-    """The split of a data set that the task is scored on."""
+    if len(filters) > 1:
+        better = {f"{metric},{one}": higher for one in filters for metric, higher in better.items()}
     revision = (config.get("dataset_kwargs") or {}).get("revision")
-    id = config["dataset_path"] + (f"@{revision}" if revision else "")
-    return Source(id, config.get("dataset_name"), evaluated_split(config) or "test", "")
+    id = f"{config.get('dataset_path')}" + (f"@{revision}" if revision else "")
+    return better, Source(id, config.get("dataset_name"), _split(config) or "test", "")
 
 
-def evaluated_split(config: Mapping[str, Any]) -> str | None:
+def _problem(config: Mapping[str, Any], output: str, downloaded: list[str]) -> str | None:
+    if "class" in config:
+        return "is a Python class and has no task file that says what it asks"
+    if output not in OUTPUTS:
+        return f"asks for '{output}', which is none of {', '.join(OUTPUTS)}"
+    if config.get("doc_to_image") or config.get("doc_to_audio"):
+        return "asks about images or sound"
+    if config.get("unsafe_code"):
+        return "runs code that the model writes, which is not safe"
+    return f"has metrics that lm-eval would download as code: {', '.join(downloaded)}" if downloaded else None
+
+
+def _data_problem(config: Mapping[str, Any]) -> str | None:
+    path, options = config.get("dataset_path"), config.get("dataset_kwargs") or {}
+    if config.get("custom_dataset") or not path or path in ("json", "csv", "text", "parquet"):
+        return "makes its data itself instead of naming a data set"
+    if more := set(options) - {"trust_remote_code", "revision"}:
+        return f"reads its data set with options of its own ({', '.join(sorted(more))})"
+    return None if _split(config) else "has neither a test nor a validation split"
+
+
+def _split(config: Mapping[str, Any]) -> str | None:
     return config.get("test_split") or config.get("validation_split")
 
 
@@ -172,31 +173,3 @@ def _tagged(name: str) -> list[str]:
 def _group(name: str, members: list[Any]) -> UserError:
     some = ", ".join(map(str, members[:10])) + (f" and {len(members) - 10} more" if len(members) > 10 else "")
     return UserError(f"'{name}' is a group of lm-eval's tasks", f"name its tasks themselves: {some}" if some else None)
-
-
-def _metric_name(metric: str) -> str:
-    """A metric that is a function of the task's own module is called by the function's name."""
-    return metric.rpartition(".")[2] if Path(metric).is_absolute() else metric
-
-
-def _registered(metric: str, config: Mapping[str, Any]) -> bool:
-    """Whether the metric is lm-eval's own code: of its registry, or of the modules beside the task."""
-    import lm_eval.api.metrics  # noqa: F401  # fills the registry
-    from lm_eval.api.registry import METRIC_REGISTRY
-
-    if config.get("process_results") is not None:
-        return True
-    entry = next(
-        one for one in config.get("metric_list") or [{"metric": metric}] if _metric_name(one["metric"]) == metric
-    )
-    return Path(entry["metric"]).is_absolute() or (metric in METRIC_REGISTRY and not entry.get("hf_evaluate"))
-
-
-def _unusual_data(config: Mapping[str, Any]) -> str | None:
-    path, options = config.get("dataset_path"), config.get("dataset_kwargs") or {}
-    more = set(options) - {"trust_remote_code", "revision"}
-    if config.get("custom_dataset") or not path or path in ("json", "csv", "text", "parquet"):
-        return "makes its data itself instead of naming a data set"
-    if more:
-        return f"reads its data set with options of its own ({', '.join(sorted(more))})"
-    return None if evaluated_split(config) else "has neither a test nor a validation split"

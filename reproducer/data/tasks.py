@@ -15,7 +15,7 @@ from reproducer.errors import UserError, nearest
 from reproducer.spec import Label, Name, Named
 
 QUIZ_CHOICES = 4
-ACCURACIES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_all", "exact_match", "em", "f1")
+ACCURACIES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_all", "exact_match")
 
 
 class TaskSpec(Named):
@@ -127,15 +127,10 @@ def _lm_eval_task(name: str, own_data: bool) -> Task:
     from reproducer.data import lm_eval_tasks
 
     try:
-        config = lm_eval_tasks.task_config(name, functions=False)
+        metrics, source = lm_eval_tasks.task_facts(name, own_data)
     except UserError as error:
         near = nearest(name, list(TASKS))
         raise UserError(error.message, near if near.startswith("did you") else error.hint) from None
-    lm_eval_tasks.checked(name, config, own_data)
-    metrics = lm_eval_tasks.shown_metrics(config)
-    source = Source("", None, lm_eval_tasks.evaluated_split(config) or "test", "")
-    if not own_data:
-        source = lm_eval_tasks.task_source(config)
     return Task(name, name, next(iter(metrics)), metrics, source)
 
 

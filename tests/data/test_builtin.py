@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 
 from reproducer.data import builtin
-from reproducer.data.text import load_text, text_fingerprint, windows
+from reproducer.data.text import load_text, text_fingerprints, windows
 from tests.data.conftest import Words
 
 EVERY = [(name, role) for name in builtin.TEXTS for role in builtin.ROLES]
@@ -60,20 +60,20 @@ def test_passages_read_as_prose(name, role):
 
 
 def test_fingerprints_follow_the_text():
-    digests = {where: text_fingerprint(*where) for where in EVERY}
+    digests = {name: digest for where in EVERY for name, digest in text_fingerprints(*where).items()}
     assert len(set(digests.values())) == len(EVERY)
-    assert digests == {where: load_text(*where).fingerprint for where in EVERY}
+    assert digests == {f"{name} ({role})": load_text(name, role).rows.fingerprint for name, role in EVERY}
 
 
 def test_a_changed_source_changes_the_fingerprint(monkeypatch):
     from reproducer.data import sources
 
-    before = text_fingerprint("python-topics", "report")
+    before = text_fingerprints("python-topics", "report")
     passages = builtin.passages
     monkeypatch.setattr(builtin, "passages", lambda name, role: (*passages(name, role), "one more"))
     sources._builtin_text.cache_clear()
     try:
-        assert text_fingerprint("python-topics", "report") != before
+        assert text_fingerprints("python-topics", "report") != before
     finally:
         monkeypatch.undo()
         sources._builtin_text.cache_clear()

@@ -4,8 +4,9 @@ import errno
 
 import pytest
 
-from reproducer.data import hub, sources
+from reproducer.data import hub
 from reproducer.data.files import DataError
+from reproducer.data.sources import Source
 from reproducer.data.text import load_text
 from tests.data.conftest import Words
 
@@ -53,16 +54,16 @@ def test_a_script_data_set_is_read_from_its_conversion_at_the_commit_found(conve
 
 
 def test_the_fingerprint_downloads_nothing_and_covers_commit_and_split(converted, monkeypatch):
-    digest = sources.fingerprint("ptb-text-only/ptb_text_only", "penn_treebank", "validation")
+    digest = Source("ptb-text-only/ptb_text_only", "penn_treebank", "validation").fingerprint()
     assert [ask.get("split") for ask in converted] == [None], "only the builder may be asked"
-    assert digest == load_text("ptb", "report").fingerprint
-    assert digest != load_text("ptb", "search").fingerprint
-    pinned = [sources.fingerprint(f"org/set@{letter * 40}") for letter in "ab"]
+    assert digest == load_text("ptb", "report").rows.fingerprint
+    assert digest != load_text("ptb", "search").rows.fingerprint
+    pinned = [Source(f"org/set@{letter * 40}").fingerprint() for letter in "ab"]
     assert pinned[0] != pinned[1]
 
 
 def test_a_pinned_commit_needs_no_hub_for_its_fingerprint(unreachable, no_mirror):
-    assert len(sources.fingerprint("Salesforce/wikitext", "wikitext-2-raw-v1", "test")) == 64
+    assert len(Source("Salesforce/wikitext", "wikitext-2-raw-v1", "test").fingerprint()) == 64
 
 
 def test_a_lazy_column_serves_as_passages(converted):
@@ -84,7 +85,7 @@ def test_a_split_that_the_hub_lacks(converted):
     with pytest.raises(
         DataError, match=r"split train\) was not found(?s:.*)hub, revision refs/convert/parquet: ValueError"
     ):
-        sources.read_rows("ptb-text-only/ptb_text_only", "penn_treebank", "train")
+        Source("ptb-text-only/ptb_text_only", "penn_treebank", "train").read()
 
 
 def test_other_configurations_go_by_name(monkeypatch):
@@ -92,10 +93,10 @@ def test_other_configurations_go_by_name(monkeypatch):
 
     asked = {}
     monkeypatch.setattr(datasets, "load_dataset", lambda path, **options: asked.update(options) or [{"text": "x"}])
-    sources.read_rows("Salesforce/wikitext", "wikitext-2-raw-v1", "train")
+    Source("Salesforce/wikitext", "wikitext-2-raw-v1", "train").read()
     assert asked == {"name": "wikitext-2-raw-v1", "split": "train", "revision": hub.REVISIONS["Salesforce/wikitext"]}
     asked.clear()
-    sources.read_rows(f"org/set@{COMMIT}", "default", "train")
+    Source(f"org/set@{COMMIT}", "default", "train").read()
     assert asked == {"split": "train", "revision": COMMIT}
 
 
@@ -113,9 +114,10 @@ def test_unreachable_without_a_mirror(unreachable, no_mirror):
 
 def test_unreachable_with_a_mirror_that_lacks_the_split(unreachable, mirror):
     path = mirror("org/set", "small", "validation", [{"text": "a"}])
-    for ask in (sources.read_rows, sources.fingerprint):
+    source = Source("org/set", "small", "test")
+    for ask in (source.read, source.fingerprint):
         with pytest.raises(DataError) as error:
-            ask("org/set", "small", "test")
+            ask()
         assert f"no file {path.parent / 'test'}.jsonl[.gz] (splits there: validation)" in str(error.value)
 
 
@@ -127,5 +129,5 @@ def test_a_full_disk_is_not_a_missing_data_set(monkeypatch, no_mirror):
 
     monkeypatch.setattr(datasets, "load_dataset", full)
     with pytest.raises(OSError, match="No space left") as error:
-        sources.read_rows("org/set@" + COMMIT)
+        Source("org/set@" + COMMIT).read()
     assert error.value.errno == errno.ENOSPC

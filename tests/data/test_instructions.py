@@ -6,7 +6,7 @@ from reproducer.data.files import DataError
 from reproducer.data.instructions import (
     INSTRUCTIONS,
     format_prompt,
-    instructions_fingerprint,
+    instructions_fingerprints,
     load_instructions,
     resolve_instructions,
 )
@@ -33,9 +33,9 @@ def test_rows_and_limit(mirror):
     rows = [{**ROW, "output": str(i), "extra": i} for i in range(5)]
     mirror("tatsu-lab/alpaca", "default", "train", rows)
     found = load_instructions("alpaca", limit=3)
-    assert list(found.rows) == [{**ROW, "output": str(i)} for i in range(3)]
-    assert found.fingerprint == instructions_fingerprint("alpaca")
-    assert len(load_instructions("alpaca")) == 5
+    assert found == [{**ROW, "output": str(i)} for i in range(3)]
+    assert instructions_fingerprints("alpaca") == {"alpaca": INSTRUCTIONS["alpaca"].read().fingerprint}
+    assert len(load_instructions("alpaca")) == len(load_instructions("alpaca", limit=10**30)) == 5
 
 
 @pytest.mark.parametrize("field", ROW)
@@ -44,6 +44,16 @@ def test_a_missing_field(tmp_path, field):
     bad = {name: value for name, value in ROW.items() if name != field}
     path.write_text(json.dumps(ROW) + "\n" + json.dumps(bad) + "\n")
     with pytest.raises(DataError, match=rf"own\.jsonl:2: field '{field}' is missing"):
+        load_instructions(str(path))
+
+
+def test_a_row_of_nulls(tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps(ROW) + "\n" + json.dumps(dict.fromkeys(ROW)) + "\n")
+    with pytest.raises(DataError, match=r"own\.jsonl:2: field 'instruction' is not text: None"):
+        load_instructions(str(path))
+    path.write_text(json.dumps(ROW) + "\nnull\n")
+    with pytest.raises(DataError, match=r"own\.jsonl:2: a row must be a JSON object, this is null"):
         load_instructions(str(path))
 
 
@@ -65,7 +75,7 @@ def test_unknown_names(tmp_path):
 
 
 def test_the_builtin_instructions():
-    rows = load_instructions("builtin-instructions").rows
+    rows = load_instructions("builtin-instructions")
     assert len(rows) >= 60
     assert len({(row["instruction"], row["input"]) for row in rows}) == len(rows)
     assert 10 <= sum(bool(row["input"]) for row in rows) <= len(rows) - 10

@@ -9,7 +9,7 @@ import pytest
 
 from reproducer.data.instructions import load_instructions
 from reproducer.data.pool import calibration_pool
-from reproducer.data.tasks import TASKS, load_task_rows
+from reproducer.data.tasks import TASKS
 from reproducer.data.text import TEXTS, load_text, windows
 from tests.data.conftest import Words
 
@@ -57,7 +57,7 @@ def long(passage):
 
 @pytest.mark.parametrize("task", sorted(set(TASKS) - {"quiz"}))
 def test_every_task_is_sound(task):
-    rows = load_task_rows(task)
+    rows = TASKS[task].rows()
     assert rows.origin == "mirror"
     assert len(rows) >= 500
 
@@ -68,6 +68,6 @@ def test_calibration_and_instructions():
     pool = calibration_pool(text, Words(), 128)
     assert pool.passages == [i for i, p in enumerate(text.passages) if len(Words().encode(p)) >= 128]
     assert len(pool) > 1500
-    rows = load_instructions("alpaca", limit=100).rows
+    rows = load_instructions("alpaca", limit=100)
     assert len(rows) == 100
     assert all(row.keys() == {"instruction", "input", "output"} for row in rows)

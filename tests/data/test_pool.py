@@ -14,7 +14,7 @@ from tests.data.conftest import Words
 
 def text_of(*lengths):
     passages = [" ".join(f"w{i}" for i in range(length)) for length in lengths]
-    rows = Rows([{"text": passage} for passage in passages], "org/set", None, "train", "path", "own.jsonl", "0" * 64)
+    rows = Rows([{"text": passage} for passage in passages], "path", "own.jsonl", "0" * 64)
     return Text("own", "calibration", passages, rows)
 
 

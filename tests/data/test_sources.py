@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from reproducer.data.files import DataError
-from reproducer.data.sources import Source, fingerprint, parse_source, read_rows
+from reproducer.data.sources import Source, find_source, parse_source
 from reproducer.errors import UserError
 
 GOOD = [{"text": "one"}, {"text": "two"}]
@@ -29,62 +29,61 @@ def test_a_data_error_is_a_mistake_of_the_user():
 @pytest.mark.parametrize("compressed", [True, False])
 def test_mirror_rows_and_the_fingerprint_of_their_file(mirror, compressed):
     path = mirror("org/set", "small", "test", GOOD, compressed)
-    rows = read_rows("org/set", "small", "test")
+    rows = Source("org/set", "small", "test").read()
     assert list(rows.rows) == GOOD
     assert (rows.origin, rows.location, rows.lines) == ("mirror", str(path), [1, 2])
     assert rows.fingerprint == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert fingerprint("org/set", "small", "test") == rows.fingerprint
+    assert Source("org/set", "small", "test").fingerprint() == rows.fingerprint
 
 
 def test_no_configuration_means_default_and_a_revision_means_nothing_to_the_mirror(mirror):
     mirror("org/set", "default", "train", GOOD)
-    assert list(read_rows("org/set").rows) == GOOD
-    assert list(read_rows("org/set@v1.0").rows) == GOOD
+    assert list(Source("org/set").read().rows) == GOOD
+    assert list(Source("org/set@v1.0").read().rows) == GOOD
 
 
 def test_a_split_with_dots_in_its_name(mirror):
     mirror("org/set", "1.0.0", "v1.5", GOOD)
-    assert len(read_rows("org/set", "1.0.0", "v1.5")) == 2
+    assert len(Source("org/set", "1.0.0", "v1.5").read()) == 2
 
 
 def test_a_changed_file_is_read_again(mirror):
     mirror("org/set", "default", "train", GOOD)
-    before = read_rows("org/set")
+    before = Source("org/set").read()
     mirror("org/set", "default", "train", [*GOOD, {"text": "three"}])
-    after = read_rows("org/set")
+    after = Source("org/set").read()
     assert (len(before), len(after)) == (2, 3)
-    assert before.fingerprint != after.fingerprint == fingerprint("org/set")
+    assert before.fingerprint != after.fingerprint == Source("org/set").fingerprint()
 
 
 def test_an_unchanged_file_is_parsed_once(mirror):
     mirror("org/set", "default", "train", GOOD)
-    assert read_rows("org/set").rows is read_rows("org/set").rows
+    assert Source("org/set").read().rows is Source("org/set").read().rows
 
 
 def test_a_path_goes_before_the_mirror(mirror, lines):
     mirror("org/set", "default", "train", GOOD)
     path = lines('{"text": "own"}')
-    rows = read_rows(path)
+    rows = Source(path).read()
     assert (rows.origin, list(rows.rows)) == ("path", [{"text": "own"}])
 
 
 def test_blank_lines_do_not_shift_line_numbers(lines):
-    rows = read_rows(lines('{"text": "a"}', "", '{"text": "b"}', ""))
+    rows = Source(lines('{"text": "a"}', "", '{"text": "b"}', "")).read()
     assert rows.lines == [1, 3]
-    assert rows.where(1).endswith("rows.jsonl:3")
 
 
 def test_separators_inside_a_json_string_end_no_line(lines):
-    rows = read_rows(lines(json.dumps({"text": "a\u2028b\x85c"}, ensure_ascii=False)))
+    rows = Source(lines(json.dumps({"text": "a\u2028b\x85c"}, ensure_ascii=False))).read()
     assert rows.rows[0]["text"] == "a\u2028b\x85c"
 
 
 def test_a_text_file_is_read_by_paragraph(lines):
     path = lines("First line", "second line  ", "", "  ", "Next.", "", name="own.txt")
-    rows = read_rows(path)
+    rows = Source(path).read()
     assert [row["text"] for row in rows.rows] == ["First line\nsecond line", "Next."]
     assert rows.lines == [1, 5]
-    assert rows.fingerprint == fingerprint(path)
+    assert rows.fingerprint == Source(path).fingerprint()
 
 
 BAD_FILES = {
@@ -100,14 +99,43 @@ BAD_FILES = {
 def test_bad_files_are_named_with_their_line(lines, case):
     content, message = BAD_FILES[case]
     with pytest.raises(DataError, match=message):
-        read_rows(lines(*content))
+        Source(lines(*content)).read()
+
+
+ABSURD = {
+    "nested beyond the recursion limit": ("[" * 100_000 + "]" * 100_000, r"nested too deeply"),
+    "an integer of 5,000 digits": ("9" * 5000, r"a number that cannot be read: .*4300"),
+    "half of a surrogate pair": (r'"a\ud800b"', r"\\ud800 is half of a surrogate pair"),
+    "half of a pair, the second": (r'["\udc00"]', r"\\udc00 is half"),
+}
+
+
+@pytest.mark.parametrize("case", ABSURD)
+def test_json_that_no_reader_can_hold_is_named_with_its_line(lines, case):
+    content, message = ABSURD[case]
+    with pytest.raises(DataError, match=rf"rows\.jsonl:2: .*{message}"):
+        Source(lines('{"text": "a"}', f'{{"text": "b", "more": {content}}}')).read()
+
+
+def test_a_whole_surrogate_pair_is_a_character(lines):
+    assert Source(lines(r'{"text": "\ud83d\ude00"}')).read().rows == [{"text": "😀"}]
+
+
+def test_paths_that_cannot_be(tmp_path):
+    for name in ("~nobody-here/x.txt", "~nobody-here/x"):
+        with pytest.raises(DataError, match="~nobody-here"):
+            find_source("text", name, {}, "test")
+    with pytest.raises(DataError, match="does not exist"):
+        find_source("text", "x" * 5000 + ".txt", {}, "test")
+    with pytest.raises(UserError, match="unknown text"):
+        find_source("text", "x" * 5000, {}, "test")
 
 
 def test_empty_and_badly_encoded_text_files(lines):
     with pytest.raises(DataError, match=r"own\.txt: the file is empty"):
-        read_rows(lines("", "   ", name="own.txt"))
+        Source(lines("", "   ", name="own.txt")).read()
     with pytest.raises(DataError, match=r"own\.txt:2: not UTF-8"):
-        read_rows(lines("good", b"\xff\xfe", name="own.txt"))
+        Source(lines("good", b"\xff\xfe", name="own.txt")).read()
 
 
 @pytest.mark.parametrize("damage", [lambda raw: b"plain text", lambda raw: raw[: len(raw) // 2]])
@@ -115,21 +143,21 @@ def test_a_damaged_archive(mirror, damage):
     path = mirror("org/set", "default", "train", GOOD * 50)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=r"train\.jsonl\.gz: not a whole gzip file"):
-        read_rows("org/set")
+        Source("org/set").read()
 
 
 def test_a_missing_field_or_one_that_is_no_text(lines):
-    rows = read_rows(lines('{"text": "a"}', '{"sentence": "b", "id": 4}', '{"text": 3}'))
+    rows = Source(lines('{"text": "a"}', '{"sentence": "b", "id": 4}', '{"text": 3}')).read()
     with pytest.raises(DataError, match=r"rows\.jsonl:2: field 'text' is missing; there are: sentence, id"):
         rows.strings("text")
-    rows = read_rows(lines('{"text": "a"}', '{"text": 3}', name="other.jsonl"))
+    rows = Source(lines('{"text": "a"}', '{"text": 3}', name="other.jsonl")).read()
     with pytest.raises(DataError, match=r"other\.jsonl:2: field 'text' is not text: 3"):
         rows.strings("text")
 
 
 def test_a_missing_file_and_one_of_no_known_kind(tmp_path):
     with pytest.raises(DataError, match=r"gone\.jsonl does not exist"):
-        read_rows(str(tmp_path / "gone.jsonl"))
+        Source(str(tmp_path / "gone.jsonl")).read()
     (tmp_path / "table.csv").write_text("a,b")
     with pytest.raises(DataError, match=r"(?s)table\.csv is of no known kind.*\.jsonl\.gz"):
         parse_source(str(tmp_path / "table.csv"), "train")
@@ -138,20 +166,20 @@ def test_a_missing_file_and_one_of_no_known_kind(tmp_path):
 def test_a_mirror_that_is_no_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("REPRODUCER_MIRROR", str(tmp_path / "gone"))
     with pytest.raises(DataError, match=r"REPRODUCER_MIRROR names .*gone, which is not a folder"):
-        read_rows("org/set")
+        Source("org/set").read()
 
 
 @pytest.mark.parametrize("part", ["../x", "a/b", "train[:10]", ".."])
 def test_configuration_and_split_are_plain_names(mirror, part):
     with pytest.raises(DataError, match="not the plain name"):
-        read_rows("org/set", "default", part)
+        Source("org/set", "default", part).read()
 
 
 def test_unknown_builtin_data():
     with pytest.raises(DataError, match=r"(?s)no built-in data 'quizz'.*did you mean 'quiz'"):
-        read_rows("builtin/quizz")
+        Source("builtin/quizz").read()
     with pytest.raises(DataError, match=r"(?s)no split 'reports'.*did you mean 'report'"):
-        read_rows("builtin/python-topics", None, "reports")
+        Source("builtin/python-topics", None, "reports").read()
 
 
 @pytest.mark.parametrize(
@@ -188,9 +216,9 @@ def test_identity_pins_the_revision_and_reads_nothing(no_mirror, tmp_path):
 def test_heavy_libraries_are_imported_only_to_read_with_them(tmp_path):
     code = (
         "import sys; from reproducer.data import sources, text, tasks, instructions, pool; "
-        "text.resolve_text('wikitext2', 'report'); text.text_fingerprint('python-topics', 'report'); "
-        "text.load_text('python-docstrings', 'report'); tasks.load_task_rows('quiz'); "
-        "print(*{'torch', 'datasets', 'transformers', 'tkinter', 'unittest'} & set(sys.modules))"
+        "text.resolve_text('wikitext2', 'report'); text.text_fingerprints('python-topics', 'report'); "
+        "text.load_text('python-docstrings', 'report'); tasks.resolve_task('quiz').rows(); "
+        "print(*{'torch', 'datasets', 'transformers', 'lm_eval', 'tkinter', 'unittest'} & set(sys.modules))"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert answer.stdout.strip() == ""

@@ -1,12 +1,15 @@
 import copy
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
+from reproducer.data import lm_eval_tasks
 from reproducer.data.files import DataError
-from reproducer.data.tasks import TASKS, load_task_rows, resolve_task, task_fingerprint
+from reproducer.data.sources import Source
+from reproducer.data.tasks import TASKS, TaskSpec, resolve_task
 from reproducer.errors import UserError
 
 CHOICES = {"text": ["ice", "steam", "sand"], "label": ["A", "B", "C"]}
@@ -53,9 +56,9 @@ def put(mirror, task, *rows):
 @pytest.mark.parametrize("task", GOOD)
 def test_good_rows_come_back_as_they_are(mirror, task):
     put(mirror, task, GOOD[task], GOOD[task])
-    rows = load_task_rows(task)
+    rows = TASKS[task].rows()
     assert list(rows.rows) == [GOOD[task]] * 2
-    assert rows.fingerprint == task_fingerprint(task)
+    assert TASKS[task].fingerprints() == {task: rows.fingerprint}
 
 
 @pytest.mark.parametrize(("task", "field"), MISSING)
@@ -63,7 +66,7 @@ def test_a_missing_field_is_named_with_its_line(mirror, task, field):
     bad = {name: value for name, value in GOOD[task].items() if name != field}
     path = put(mirror, task, GOOD[task], bad)
     with pytest.raises(DataError) as error:
-        load_task_rows(task)
+        TASKS[task].rows()
     assert str(error.value).startswith(f"{path}:2: field '{field}' is missing")
 
 
@@ -71,7 +74,7 @@ def test_a_missing_field_is_named_with_its_line(mirror, task, field):
 def test_a_wrong_value_is_named_with_its_line(mirror, task, field, value):
     path = put(mirror, task, GOOD[task], GOOD[task], {**GOOD[task], field: value})
     with pytest.raises(DataError) as error:
-        load_task_rows(task)
+        TASKS[task].rows()
     assert str(error.value).startswith(f"{path}:3: field '{field}'")
 
 
@@ -80,12 +83,91 @@ def test_unequal_choices(mirror):
     row["choices"]["text"].pop()
     put(mirror, "arc_easy", row)
     with pytest.raises(DataError, match=r"1: field 'choices\.text' has 2 choices, not 3"):
-        load_task_rows("arc_easy")
+        TASKS["arc_easy"].rows()
 
 
-def test_an_unknown_task():
-    with pytest.raises(UserError, match=r"(?s)unknown task 'arc_esy'.*did you mean 'arc_easy'"):
+def test_unknown_names():
+    with pytest.raises(UserError, match=r"(?s)no task 'arc_esy'.*did you mean 'arc_easy'"):
         resolve_task("arc_esy")
+    with pytest.raises(UserError, match=r"(?s)no task 'sciqq'.*did you mean 'sciq'"):
+        resolve_task("sciqq")
+    with pytest.raises(UserError, match=r"(?s)task 'hellaswag' has no metric 'acc_nrm'.*did you mean 'acc_norm'"):
+        resolve_task(TaskSpec(name="hellaswag", metric="acc_nrm"))
+    with pytest.raises(UserError, match=r"(?s)unknown data of a task 'mine'.*give org/dataset.*\.jsonl"):
+        resolve_task(TaskSpec(name="hellaswag", data="mine"))
+
+
+def test_what_an_entry_sets_and_what_joins_the_key(tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps(GOOD["boolq"]) + "\n")
+    entry = TaskSpec(name="hellaswag", metric="acc", data="org/set:small", label="Mine")
+    task = resolve_task(entry)
+    assert (task.label, task.metric, task.source) == ("Mine", "acc", Source("org/set", "small", "validation", ""))
+    assert task.higher_is_better and task.is_accuracy
+    assert json.loads(json.dumps(task.identity())) == task.identity()
+    assert task.identity() == resolve_task(entry.model_copy(update={"label": None})).identity()
+    for change in ({"metric": "acc_norm"}, {"data": None}, {"data": str(path)}):
+        assert task.identity() != resolve_task(entry.model_copy(update=change)).identity()
+    own = resolve_task(TaskSpec(name="piqa", data=str(path)))
+    with pytest.raises(DataError, match=r"own\.jsonl:1: field 'goal' is missing"):
+        own.rows()
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "higher", "source"),
+    [
+        ("sciq", "acc", True, Source("allenai/sciq", None, "test", "")),
+        ("mmlu_anatomy", "acc", True, Source("cais/mmlu", "anatomy", "test", "")),
+        ("lambada_openai", "perplexity", False, Source("EleutherAI/lambada_openai", "default", "test", "")),
+        ("gsm8k", "exact_match,strict-match", True, Source("openai/gsm8k", "main", "test", "")),
+        ("copa", "acc", True, Source("aps/super_glue", "copa", "validation", "")),
+    ],
+)
+def test_any_task_of_lm_eval(mirror, name, metric, higher, source):
+    """Its metric, and its own data set, on the mirror."""
+    task = resolve_task(name)
+    assert (task.label, task.metric, task.higher_is_better, task.source) == (name, metric, higher, source)
+    mirror(source.id, source.configuration or "default", source.split, [{"anything": 1}])
+    assert [dict(row) for row in task.rows().rows] == [{"anything": 1}]
+
+
+def test_a_metric_of_a_task_with_several_filters():
+    assert resolve_task(TaskSpec(name="gsm8k", metric="exact_match")).metric == "exact_match,strict-match"
+    flexible = "exact_match,flexible-extract"
+    assert resolve_task(TaskSpec(name="gsm8k", metric=flexible)).metric == flexible
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mmlu", r"'mmlu' is a group of lm-eval's tasks\nname its tasks themselves: mmlu_stem"),
+        ("lambada", r"'lambada' is a group of lm-eval's tasks\n.*: lambada_openai, lambada_standard"),
+        ("wikitext", r"perplexity of whole documents\nname its text in evaluate.perplexity"),
+        ("squadv2", "is a Python class"),
+        ("humaneval", "runs code that the model writes"),
+        ("mmmu_val_art", "images or sound"),
+        ("arithmetic_1dc", r"makes its data itself.*\ngive its rows: data: PATH.jsonl"),
+    ],
+)
+def test_tasks_that_cannot_run_here_say_why(name, message):
+    with pytest.raises(UserError, match=message):
+        resolve_task(name)
+
+
+def test_a_task_without_a_data_set_takes_rows_of_ones_own(tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"context": "1 + 1 =", "completion": "2"}\n')
+    assert resolve_task(TaskSpec(name="arithmetic_1dc", data=str(path))).source.id == str(path)
+
+
+@pytest.mark.slow
+def test_the_search_through_the_files_finds_what_lm_evals_own_index_does():
+    from lm_eval.tasks._index import Kind, TaskIndex
+
+    index = TaskIndex.build([lm_eval_tasks._folder()])
+    theirs = {name: entry.yaml_path for name, entry in index.items() if entry.kind is not Kind.TAG}
+    names = sorted(theirs)[::50]
+    assert {name: lm_eval_tasks.task_file(name) for name in names} == {name: theirs[name] for name in names}
 
 
 def test_sources_and_metrics_are_those_of_lm_eval():
@@ -120,7 +202,7 @@ def test_sources_and_metrics_are_those_of_lm_eval():
 
 @pytest.fixture(scope="module")
 def quiz():
-    return load_task_rows("quiz").rows
+    return TASKS["quiz"].rows().rows
 
 
 def test_the_quiz_is_balanced_over_positions_in_any_part(quiz):

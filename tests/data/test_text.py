@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from reproducer.data.files import DataError
-from reproducer.data.text import TEXTS, load_text, resolve_text, text_fingerprint, windows
+from reproducer.data.text import TEXTS, load_text, resolve_text, text_fingerprints, windows
 from reproducer.errors import UserError
 from tests.data.conftest import Words
 
@@ -19,7 +19,7 @@ def wikitext(mirror):
 
 def test_rows_are_joined_as_they_are(wikitext):
     assert wikitext.joined() == "\n\n".join(ROWS)
-    assert wikitext.fingerprint == wikitext.rows.fingerprint == text_fingerprint("wikitext2", "report")
+    assert text_fingerprints("wikitext2", "report") == {"wikitext2 (report)": wikitext.rows.fingerprint}
 
 
 @pytest.mark.parametrize("first", [None, 1])

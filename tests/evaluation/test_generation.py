@@ -6,6 +6,7 @@ import torch
 
 from reproducer.errors import UserError
 from reproducer.evaluation.generation import generate
+from tests.families import ZOO, family_model
 
 PROMPT = "The universe is"
 
@@ -28,6 +29,14 @@ def test_greedy_with_cache_equals_without(model, tokenizer, uneven_pair):
         assert text and text == likeliest_without_cache(one, tokenizer, PROMPT, 20)
     cut, masked = uneven_pair
     assert generate(cut, tokenizer, PROMPT, 20) == generate(masked, tokenizer, PROMPT, 20)
+
+
+@pytest.mark.parametrize("family", [name for name in ZOO if " " not in name or "window" in name])
+def test_every_family_with_its_cache(family, tokenizer):
+    """In float64, so that no two tokens tie but for rounding."""
+    model = family_model(family, vocab_size=257)
+    text = generate(model, tokenizer, PROMPT, max_new_tokens=12)
+    assert text == likeliest_without_cache(model, tokenizer, PROMPT, 12)
 
 
 def test_equals_transformers_greedy_but_ignores_shipped_sampling(model, tokenizer):

@@ -1,24 +1,28 @@
 import copy
+import json
 import logging
 import math
 import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import asdict
 
 import datasets
 import lm_eval
 import pytest
 import torch
 
-from reproducer.data.tasks import TASKS, load_task_rows
+from reproducer.data.files import DataError
+from reproducer.data.lm_eval_tasks import task_facts
+from reproducer.data.sources import Rows
+from reproducer.data.tasks import TASKS, Task, TaskSpec, resolve_task
 from reproducer.errors import UserError
-from reproducer.evaluation import zeroshot as module
-from reproducer.evaluation.harness import task_config
 from reproducer.evaluation.zeroshot import zeroshot
 from tests.evaluation.plain_lm_eval import assert_same, plain_lm_eval
 
 PUBLISHED = sorted(set(TASKS) - {"quiz"})
+QUIZ = TASKS["quiz"]
 
 
 def given(task, words):
@@ -59,56 +63,116 @@ ROWS = [
 
 @pytest.fixture
 def use_rows(monkeypatch):
-    """Gives `zeroshot` the rows that it would have read."""
+    """Gives a task the rows that it would have read."""
 
     def use(rows):
-        class Read:
-            pass
-
-        Read.rows = rows
-        monkeypatch.setattr(module, "load_task_rows", lambda name: Read)
+        monkeypatch.setattr(Task, "rows", lambda self: Rows(rows, "path", "own.jsonl", ""))
 
     return use
 
 
-def test_every_published_task_is_the_data_set_that_lm_eval_would_load():
+def test_the_catalogue_is_what_lm_eval_itself_says():
     assert set(PUBLISHED) == {"boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa"}
-    for task in PUBLISHED:
-        entry = TASKS[task]
-        config = task_config(entry.task)
-        assert config["task"] == entry.task
-        assert (config["dataset_path"], config.get("dataset_name") or "default") == (
-            entry.source.id,
-            entry.source.configuration,
-        )
-        assert (config.get("test_split") or config["validation_split"]) == entry.source.split
-        assert entry.metric in {metric["metric"] for metric in config["metric_list"]}
+    for name in PUBLISHED:
+        task, (metrics, source) = TASKS[name], task_facts(name, own_data=False)
+        assert (task.source.id, task.source.split) == (source.id, source.split)
+        assert task.source.configuration == (source.configuration or "default")
+        assert task.metrics == metrics
 
 
-@pytest.mark.parametrize("task", PUBLISHED)
-def test_items_equal_plain_lm_eval(task, model, tokenizer, use_rows, monkeypatch):
-    rows = [given(task, words) for words in ROWS]
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_items_equal_plain_lm_eval(name, model, tokenizer, use_rows, monkeypatch):
+    rows = [given(name, words) for words in ROWS]
     use_rows(rows)
-    result = zeroshot(model, tokenizer, task, batch_tokens=150)
+    result = zeroshot(model, tokenizer, TASKS[name], batch_tokens=150)
     assert len(result.items) == len(rows)
-    assert_same(result, *plain_lm_eval(monkeypatch, model, tokenizer, task, rows))
-    assert result.value == getattr(result, TASKS[task].metric)
+    assert_same(result, *plain_lm_eval(monkeypatch, model, tokenizer, TASKS[name], rows))
+    assert result.value == result.scores[TASKS[name].metric]
 
 
 def test_batches_of_one_equal_plain_lm_eval_in_bfloat16(model, tokenizer, use_rows, monkeypatch):
     half = copy.deepcopy(model).to(torch.bfloat16)
     rows = [given("hellaswag", words) for words in ROWS]
     use_rows(datasets.Dataset.from_list(rows))  # as they come from the hub
-    result = zeroshot(half, tokenizer, "hellaswag", limit=4, batch_tokens=1)
-    assert_same(result, *plain_lm_eval(monkeypatch, half, tokenizer, "hellaswag", rows, limit=4))
+    task = TASKS["hellaswag"]
+    result = zeroshot(half, tokenizer, task, limit=4, batch_tokens=1)
+    assert_same(result, *plain_lm_eval(monkeypatch, half, tokenizer, task, rows, limit=4))
 
 
 @pytest.mark.mirror
-@pytest.mark.parametrize("task", PUBLISHED)
-def test_items_equal_plain_lm_eval_on_the_mirror(task, model, tokenizer, monkeypatch):
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_items_equal_plain_lm_eval_on_the_mirror(name, model, tokenizer, monkeypatch):
+    task = TASKS[name]
     result = zeroshot(model, tokenizer, task, limit=4)
-    rows = load_task_rows(task).rows[:40]
+    rows = task.rows().rows[:40]
     assert_same(result, *plain_lm_eval(monkeypatch, model, tokenizer, task, rows, limit=4))
+
+
+# Tasks beside the catalogue: choices, an answer's likelihood, written answers; functions of lm-eval's own modules.
+OTHERS = {
+    "sciq": [
+        {"support": words[0], "question": words[1], "correct_answer": "b"}
+        | {f"distractor{n}": f"{words[2]} {n}" for n in (1, 2, 3)}
+        for words in ROWS
+    ],
+    "copa": [
+        {"premise": f"{a}.", "choice1": b, "choice2": c, "question": "cause", "label": n % 2, "idx": n}
+        for n, (a, b, c, _) in enumerate(ROWS)
+    ],
+    "lambada_openai": [{"text": " ".join(words)} for words in ROWS],
+    "gsm8k": [{"question": words[1], "answer": f"{words[0]} #### {n}"} for n, words in enumerate(ROWS)],
+    "triviaqa": [{"question": words[1], "answer": {"aliases": ["a", "é", ""]}} for words in ROWS],
+    "gpqa_main_zeroshot": [
+        {"Question": a, "Correct Answer": b} | {f"Incorrect Answer {n}": f"{c} {n}" for n in (1, 2, 3)}
+        for a, b, c, _ in ROWS
+    ],
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_any_other_task_equals_plain_lm_eval(name, model, tokenizer, monkeypatch, tmp_path):
+    """Random draws in a task's own code too: gpqa shuffles its choices."""
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in OTHERS[name]))
+    result = zeroshot(model, tokenizer, resolve_task(TaskSpec(name=name, data=str(path))), limit=3, batch_tokens=150)
+    assert len(result.items) == 3
+    task = resolve_task(name)
+    assert_same(result, *plain_lm_eval(monkeypatch, model, tokenizer, task, OTHERS[name], limit=3))
+    assert (result.shown, result.higher_is_better) == (task.metric, task.metrics)
+    assert json.loads(json.dumps(asdict(result), allow_nan=False)) == asdict(result)
+
+
+def test_a_metric_of_the_specs_choice_and_a_limit_beyond_the_data(model, tokenizer, tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in OTHERS["sciq"]))
+    task = resolve_task(TaskSpec(name="sciq", metric="acc_norm", data=str(path)))
+    result = zeroshot(model, tokenizer, task, limit=10**30)
+    assert (result.shown, result.value, len(result.items)) == ("acc_norm", result.scores["acc_norm"], len(ROWS))
+
+
+def test_rows_that_do_not_suit_a_task(model, tokenizer, tmp_path):
+    path = tmp_path / "own.jsonl"
+    task = TaskSpec(name="copa", data=str(path))
+    path.write_text('{"question": "why"}\n')
+    message = r"(?s)a row of .*own\.jsonl does not suit lm-eval's task copa: KeyError.*has the fields question"
+    with pytest.raises(UserError, match=message):
+        zeroshot(model, tokenizer, resolve_task(task))
+    path.write_text(json.dumps(OTHERS["copa"][0]) + "\n" + json.dumps(OTHERS["copa"][0] | {"label": "one"}) + "\n")
+    with pytest.raises(DataError, match=r"own\.jsonl: the rows are no table"):
+        zeroshot(model, tokenizer, resolve_task(task))
+
+
+def test_written_answers_longer_than_the_context_or_not_finite(model, make_model, tokenizer, tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps(OTHERS["gsm8k"][0]) + "\n")
+    task = resolve_task(TaskSpec(name="gsm8k", data=str(path)))
+    with pytest.raises(UserError, match=r"item 0 of gsm8k is \d+ tokens long and 256 more .* context of 256"):
+        zeroshot(make_model(max_position_embeddings=256), tokenizer, task)
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken.model.norm.weight[0] = math.nan
+    with pytest.raises(UserError, match="gsm8k: the logits of an answer are not finite"):
+        zeroshot(broken, tokenizer, task)
 
 
 def by_hand(model, tokenizer, rows):
@@ -129,18 +193,18 @@ def by_hand(model, tokenizer, rows):
 
 def test_quiz_equals_a_loop_of_likelihoods(model, tokenizer):
     limit = 30
-    rows = load_task_rows("quiz").rows[:limit]
-    result = zeroshot(model, tokenizer, "quiz", limit=limit)
+    rows = QUIZ.rows().rows[:limit]
+    result = zeroshot(model, tokenizer, QUIZ, limit=limit)
     expected = by_hand(model, tokenizer, rows)
-    assert [(item["acc"], item["acc_norm"]) for item in result.items] == expected
+    assert [(item["scores"]["acc"], item["scores"]["acc_norm"]) for item in result.items] == expected
     assert [item["id"] for item in result.items] == list(range(limit))
-    assert result.acc == pytest.approx(sum(acc for acc, _ in expected) / limit)
-    assert result.acc_norm == pytest.approx(sum(norm for _, norm in expected) / limit)
+    assert result.scores["acc"] == pytest.approx(sum(acc for acc, _ in expected) / limit)
+    assert result.scores["acc_norm"] == pytest.approx(sum(norm for _, norm in expected) / limit)
     assert len(set(expected)) > 1  # else any constant would pass
 
 
 def test_uneven_layers(uneven_pair, tokenizer):
-    cut, masked = (zeroshot(one, tokenizer, "quiz", limit=20) for one in uneven_pair)
+    cut, masked = (zeroshot(one, tokenizer, QUIZ, limit=20) for one in uneven_pair)
     assert cut.items == masked.items
 
 
@@ -155,7 +219,7 @@ def test_batches_keep_to_the_token_budget(model, tokenizer, use_rows, monkeypatc
 
     monkeypatch.setattr(type(model), "forward", spy)
     progress = []
-    zeroshot(model, tokenizer, "quiz", batch_tokens=100, progress=lambda *step: progress.append(step))
+    zeroshot(model, tokenizer, QUIZ, batch_tokens=100, progress=lambda *step: progress.append(step))
     assert all(rows == 1 or rows * width <= 100 for rows, width in shapes)
     assert any(rows > 1 for rows, _ in shapes) and any(width > 100 for _, width in shapes)
     assert all((rows + 1) * width > 100 for rows, width in shapes[:-1])  # and none is smaller than it must be
@@ -174,15 +238,15 @@ def test_logits_exist_only_where_answers_are_read(model, tokenizer, use_rows, mo
         return linear(x, weight, bias)
 
     monkeypatch.setattr(torch.nn.functional, "linear", spy)
-    one_by_one = zeroshot(model, tokenizer, "quiz", batch_tokens=1)
+    one_by_one = zeroshot(model, tokenizer, QUIZ, batch_tokens=1)
     assert sum(positions) == 8 * sum(len(f" {choice}") for choice in choices)  # a token a byte
-    assert zeroshot(model, tokenizer, "quiz", batch_tokens=200) == one_by_one
+    assert zeroshot(model, tokenizer, QUIZ, batch_tokens=200) == one_by_one
 
 
 def test_leaves_model_tokenizer_and_loggers_as_they_were(model, tokenizer, capfd):
     trained = copy.deepcopy(model).to(torch.bfloat16).train()
     level, tqdm = logging.getLogger("lm_eval").level, lm_eval.api.task.tqdm
-    result = zeroshot(trained, tokenizer, "quiz", limit=5)
+    result = zeroshot(trained, tokenizer, QUIZ, limit=5)
     assert len(result.items) == 5
     assert trained.training and trained.model.layers[0].training
     assert all(parameter.requires_grad for parameter in trained.parameters())
@@ -194,30 +258,28 @@ def test_leaves_model_tokenizer_and_loggers_as_they_were(model, tokenizer, capfd
 def test_padding_token_changes_nothing(model, tokenizer):
     padded = copy.deepcopy(tokenizer)
     padded.pad_token = padded.eos_token
-    assert zeroshot(model, padded, "quiz", limit=8) == zeroshot(model, tokenizer, "quiz", limit=8)
+    assert zeroshot(model, padded, QUIZ, limit=8) == zeroshot(model, tokenizer, QUIZ, limit=8)
 
 
 def test_refusals(model, make_model, tokenizer, use_rows):
-    with pytest.raises(UserError, match="unknown task 'hellaswagg'\ndid you mean 'hellaswag'"):
-        zeroshot(model, tokenizer, "hellaswagg")
     with pytest.raises(UserError, match="limit is 0"):
-        zeroshot(model, tokenizer, "quiz", limit=0)
+        zeroshot(model, tokenizer, QUIZ, limit=0)
     mute = copy.deepcopy(tokenizer)
     mute.bos_token = mute.eos_token = None
     with pytest.raises(UserError, match="neither a beginning-of-sequence nor"):
-        zeroshot(model, mute, "quiz", limit=2)
+        zeroshot(model, mute, QUIZ, limit=2)
     broken = copy.deepcopy(model)
     with torch.no_grad():
         broken.model.norm.weight[0] = math.nan
     with pytest.raises(UserError, match="item 0 of quiz: the likelihood of an answer is nan"):
-        zeroshot(broken, tokenizer, "quiz", limit=2)
+        zeroshot(broken, tokenizer, QUIZ, limit=2)
 
     row = {"question": "?", "choices": ["yes", "no"], "answer": 0}  # "Question: ?\nAnswer:" and " yes": 23 bytes
     use_rows([row, row | {"question": "??"}])
     with pytest.raises(UserError, match="item 1 of quiz is 23 tokens long, more than the model's context of 22"):
-        zeroshot(make_model(max_position_embeddings=22), tokenizer, "quiz")
+        zeroshot(make_model(max_position_embeddings=22), tokenizer, QUIZ)
     use_rows([row, row])
-    assert len(zeroshot(make_model(max_position_embeddings=22), tokenizer, "quiz").items) == 2
+    assert len(zeroshot(make_model(max_position_embeddings=22), tokenizer, QUIZ).items) == 2
 
 
 SCRIPT = """
@@ -228,10 +290,11 @@ SCRIPT = """
     assert not {"torch", "lm_eval", "transformers"} & set(sys.modules), "heavy import"
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from reproducer.data.tasks import resolve_task
     from reproducer.evaluation.zeroshot import zeroshot
     shape = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
     model = LlamaForCausalLM(LlamaConfig(vocab_size=257, **shape))
-    result = zeroshot(model, AutoTokenizer.from_pretrained(sys.argv[1]), "quiz", limit=3)
+    result = zeroshot(model, AutoTokenizer.from_pretrained(sys.argv[1]), resolve_task("quiz"), limit=3)
     print("items", len(result.items))
 """
 
