@@ -51,7 +51,10 @@ def _dispatch(arguments: list[str]) -> int:
             hint = nearest(arguments[0], SUBCOMMANDS)
             raise UserError(f"'{arguments[0]}' is neither a subcommand nor a spec file", hint)
         arguments = ["run", *arguments]
-    given = parser.parse_args(arguments or ["--help"])
+    try:
+        given = parser.parse_args(arguments or ["--help"])
+    except SystemExit as end:  # the parser has said what is wrong, or shown its help
+        return int(end.code or DONE)
     from reproducer import commands
 
     return getattr(commands, given.command)(given)

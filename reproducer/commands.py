@@ -174,17 +174,18 @@ def _load(given: Namespace) -> Expansion:
 
 
 def _run(expansion: Expansion, given: Namespace) -> Outcome:
-    """Bring every stage to an artifact; what cannot work is told before the first one runs."""
-    _check_folder(given.out / expansion.spec.name)
-    store = Store(given.store)
+    """Bring every stage to an artifact; what cannot work is told before the first one runs, or a folder is made."""
+    store, folder = Store(given.store), given.out / expansion.spec.name
     outcome = survey(expansion.stages, store, "cpu")
     if outcome.ok:  # nothing to compute: torch need not even be imported
+        _check_folder(folder)
         return outcome
-    store.prepare()
     factory = ENGINES.get(given.engine)
     devices = _devices(given.devices)
-    todo = [stage for stage in expansion.stages if outcome[stage].artifact is None]
     expansion.check_cuts()
+    _check_folder(folder)
+    store.prepare()
+    todo = [stage for stage in expansion.stages if outcome[stage].artifact is None]
     slots = given.jobs or fitting_slots(devices)
     return run_queue(
         expansion.stages,

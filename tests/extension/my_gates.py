@@ -7,7 +7,7 @@
 from reproducer.methods.registry import Decision, Request, TrainingJob, register
 
 
-@register("my-gates", label="Learned gates", source="an example")
+@register("my-gates", label="Learned gates", source="an example", trains=True)
 def my_gates(steps: int = 20, rate: float = 0.05, pull: float = 0.01) -> Decision:
     """Gates learned by the loss and a pull towards 0; the smallest go."""
     import torch
