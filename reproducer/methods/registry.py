@@ -199,6 +199,7 @@ class Method:
         source: where it was published.
         calibrated: whether it reads calibration samples.
         random: whether its result depends on the seed even for the same samples.
+        trains: whether it is a `Decision` that trains before it cuts: a stage of its own in a spec's run.
         space: what a search of it searches; None if it is not searched.
     """
 
@@ -208,6 +209,7 @@ class Method:
     source: str
     calibrated: bool = True
     random: bool = False
+    trains: bool = False
     space: type[Space] | None = None
 
     def __post_init__(self) -> None:
@@ -218,7 +220,7 @@ class Method:
                 raise UserError(f"method '{self.name}' has a parameter without a default: {name}")
 
     def __reduce__(self) -> Any:  # by where it stands: under the function's name its module has the method
-        return _method_at, (f"{self.function.__module__}:{self.function.__qualname__}",)
+        return _method_at, (f"{self.__module__}:{self.function.__qualname__}",)
 
     @property
     def summary(self) -> str:
@@ -238,6 +240,11 @@ class Method:
         made = self.function(**(parameters or {}))
         if not isinstance(made, Rule | Decision):
             raise UserError(f"method '{self.name}' gives a {type(made).__name__}; it should give a Rule or a Decision")
+        if (isinstance(made, Decision) and made.train is not None) != self.trains:
+            raise UserError(
+                f"method '{self.name}' is registered with trains={self.trains}, and its decision says otherwise",
+                "a method that trains before it cuts is registered with trains=True",
+            )
         return made
 
 
@@ -255,11 +262,12 @@ def register(
     source: str,
     calibrated: bool = True,
     random: bool = False,
+    trains: bool = False,
     space: type[Space] | None = None,
 ) -> Callable[[Callable[..., Rule | Decision]], Method]:
     """Decorate a function of a method's parameters that returns its `Rule` or `Decision`; see `Method`."""
 
     def add(function: Callable[..., Rule | Decision]) -> Method:
-        return METHODS.add(name, Method(function, name, label, source, calibrated, random, space))
+        return METHODS.add(name, Method(function, name, label, source, calibrated, random, trains, space))
 
     return add
