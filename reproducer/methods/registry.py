@@ -220,7 +220,7 @@ class Method:
                 raise UserError(f"method '{self.name}' has a parameter without a default: {name}")
 
     def __reduce__(self) -> Any:  # by where it stands: under the function's name its module has the method
-        return _method_at, (f"{self.__module__}:{self.__qualname__}",)
+        return _method_at, (f"{self.__module__}:{self.function.__qualname__}",)
 
     @property
     def summary(self) -> str:

@@ -107,11 +107,14 @@ class Objective:
         """Statistics of these pool passages; what an earlier call collected for the same passages is not redone."""
         key, needs = tuple(samples), sorted(set(needs), key=repr)
         missing = {statistic for statistic in needs if (key, statistic) not in self._kept}
-        if missing:
-            if all(statistic.additive for statistic in missing):
-                collected = self._passages.mean(key, missing, lambda some, watched: self._collect(some, watched, True))
+        of_weights = {statistic for statistic in missing if isinstance(statistic, WeightStatistic)}
+        for wanted in (of_weights, missing - of_weights):
+            if not wanted:
+                continue
+            if all(statistic.additive for statistic in wanted):
+                collected = self._passages.mean(key, wanted, lambda some, watched: self._collect(some, watched, True))
             else:
-                collected = self._collect(key, missing)
+                collected = self._collect(key, wanted)
             for index, modules in collected.items():
                 for module, values in modules.items():
                     for statistic, value in values.items():
@@ -152,7 +155,7 @@ class Objective:
         return dict(zip(self.texts, self._perplexities(self._losses(plan, batches), batches), strict=True))
 
     def value(self, plan: Plan | None) -> float:
-        """The objective: the mean of the perplexities (AdaPruner Eq. 6)."""
+        """The objective: the mean of the perplexities (Kong et al. 2025, Eq. 6)."""
         return self.measure(plan).value
 
     def measure(self, plan: Plan | None, against: Sequence[float] | None = None) -> Measured:

@@ -1,4 +1,4 @@
-"""A search as an Optuna study that can be interrupted anywhere (AdaPruner, Kong et al. 2025, Eqs. 6 to 11).
+"""A search as an Optuna study that can be interrupted anywhere (Kong et al. 2025, Eqs. 6 to 11).
 
 It searches calibration samples and a method's own parameters. Baselines are scored on the same objective: those that
 lie in the space are the study's first trials, the others stand beside it. What the search returns is the best of all,
@@ -105,9 +105,8 @@ def search(
     inside = [name for name, _ in phases[0].points]
     beside = [one for name, one in baselines.items() if name not in inside]
     with _preparation(studies[0], objective):  # at once, what several trials need of the same samples
-        outstanding = len(finished(studies[0])) < len(inside) or not {one.name for one in beside} <= set(
-            _known(directory)
-        )
+        known = _known(directory)
+        outstanding = len(finished(studies[0])) < len(inside) or any(one.name not in known for one in beside)
         if of_baselines and (outstanding or isinstance(encoding, Given)):
             objective.statistics(draw, of_baselines)
         if of_trials and isinstance(encoding, Given):
@@ -130,7 +129,7 @@ def search(
         if engine is not None and build is not None and settings.workers > 1 and len(finished(study)) < phase.trials:
             work_together(worker, engine, build, of_baselines | of_trials)
         worker.work()
-    return _conclude(studies, joint, settings, baselines, values, directory, text)
+    return _conclude(studies, joint, settings, baselines, values, draw, directory, text)
 
 
 def _phases(joint: JointSpace, baselines: Sequence[str], settings: SearchSettings, one_by_one: bool) -> list[Phase]:
@@ -197,43 +196,37 @@ def _conclude(
     settings: SearchSettings,
     baselines: dict[str, Method],
     values: Values,
+    draw: Sequence[int],
     directory: Path,
     text: Callable[[int], str],
 ) -> Record:
     """Write the record and the best plan: of all trials and baselines; of an ablation, of the trials alone."""
     best = best_of(studies)
     ablated = settings.data != "search" or joint.own.restricted()
-    eligible = {name: value for name, value in sorted(values.items()) if value is not None and not ablated}
-    winner = min(eligible, key=eligible.__getitem__, default=None)
-    if winner is not None and (best is None or best.value is None or eligible[winner] < best.value):
-        number, value, method, baseline, parameters, samples = None, eligible[winner], winner, winner, {}, joint.draw
-        plan = _plan_beside(winner)
-    elif best is not None and best.value is not None:
-        point = joint.suggest(FixedTrial(best.params))
-        number, value, method, baseline = (
-            best.user_attrs["ordinal"],
-            best.value,
+    finite = [(value, name) for name, value in values.items() if value is not None and not ablated]
+    value, winner = min(finite, default=(math.inf, None))
+    if best is not None and best.value is not None and best.value <= value:
+        candidate = joint.suggest(FixedTrial(best.params))
+        number, value, baseline = best.user_attrs["ordinal"], best.value, best.user_attrs["baseline"]
+        method, parameters, samples, plan = (
             joint.method.name,
-            best.user_attrs["baseline"],
+            candidate.parameters,
+            list(candidate.samples),
+            plan_name(best),
         )
-        parameters, samples, plan = point.parameters, point.samples, plan_name(best)
+    elif winner is not None:
+        number, baseline, method, parameters, samples, plan = None, winner, winner, {}, list(draw), _plan_beside(winner)
     else:
         raise UserError("no trial of the search gave a finite objective", "prune less, or offer the search more")
     trials = [_told(trial) for study in studies for trial in study.get_trials(deepcopy=False)]
     scored = values | {one.baseline: one.value for one in trials if one.baseline and one.state != "failed"}
+    told = [Sample(index=index, text=text(index)) for index in samples]
     record = Record(
         space=described(joint.own),
         workers=settings.workers,
         trials=trials,
         baselines=[Baseline(method=name, label=one.label, value=scored[name]) for name, one in baselines.items()],
-        best=Best(
-            number=number,
-            value=value,
-            method=method,
-            params=parameters,
-            samples=[Sample(index=index, text=text(index)) for index in samples],
-            baseline=baseline,
-        ),
+        best=Best(number=number, value=value, method=method, params=parameters, samples=told, baseline=baseline),
         importances=importances(studies),
         costs=_costs(studies),
     )

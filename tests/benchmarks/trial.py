@@ -18,7 +18,7 @@ from tabulate import tabulate
 
 from reproducer.data.pool import calibration_pool
 from reproducer.data.text import load_text, windows
-from reproducer.methods.registry import METHODS
+from reproducer.methods.adapruner import adapruner
 from reproducer.models.architecture import layer_shape
 from reproducer.models.load import load_model
 from reproducer.models.walk import BATCH_TOKENS
@@ -55,7 +55,7 @@ def linear_shapes(layer, plan, index, architecture):
             yield (cut, shape.hidden) if member.axis == 0 else (shape.hidden, cut)
 
 
-def attention(products: Products, layer, plan, index, sequences: int, length: int, times: int, architecture) -> None:
+def attention(products: Products, layer, architecture, plan, index, sequences: int, length: int, times: int) -> None:
     shape = layer_shape(layer, architecture)
     kept = plan.kept("heads", index) if plan is not None else None
     heads = (shape.groups if kept is None else len(kept)) * shape.queries_per_group
@@ -69,14 +69,14 @@ def bare(objective: Objective, plan, samples: int, dtype: torch.dtype) -> Produc
     products = Products(dtype)
     walk, first = objective.text_walk, objective.layers[0]
     tokens, length = samples * objective.pool.shape[1], objective.pool.shape[1]
-    head = tuple(walk.architecture.head_of(objective.model).weight.shape)
+    head = tuple(walk.architecture.head_of(walk.model).weight.shape)
     for index in range(first, len(walk.layers)):
         for out, into in linear_shapes(walk.layers[index], None, index, walk.architecture):
             products.add((tokens, into), (into, out))  # forward
             products.add((tokens, out), (out, into))  # gradient of the input
             if index in objective.layers:
                 products.add((out, tokens), (tokens, into))  # gradient of the weight
-        attention(products, walk.layers[index], None, index, samples, length, 3, walk.architecture)
+        attention(products, walk.layers[index], walk.architecture, None, index, samples, length, 3)
     products.add((tokens, head[1]), (head[1], head[0]))
     products.add((tokens, head[0]), (head[0], head[1]))
     count, length = objective._windows.shape
@@ -86,7 +86,7 @@ def bare(objective: Objective, plan, samples: int, dtype: torch.dtype) -> Produc
         for index in range(first, len(walk.layers)):
             for out, into in linear_shapes(walk.layers[index], plan, index, walk.architecture):
                 products.add((sequences * length, into), (into, out))
-            attention(products, walk.layers[index], plan, index, sequences, length, 1, walk.architecture)
+            attention(products, walk.layers[index], walk.architecture, plan, index, sequences, length, 1)
         products.add((sequences * length, head[1]), (head[1], head[0]))
     return products
 
@@ -104,15 +104,15 @@ def main() -> None:
     names = ("python-topics", "python-docstrings")
     texts = {name: windows(load_text(name, "search"), tokenizer, 128, given.windows) for name in names}
     objective = Objective(model, pool.ids, texts, None, Allocation(ratio=0.2))
-    method = METHODS.get("adapruner")
+    needs = adapruner.make(POINT).needs
     times: dict[str, list[float]] = {"statistics": [], "plan": [], "evaluation": [], "bare products": []}
     for round_ in range(given.rounds + 1):
         samples = pool.draw(10, round_)
         objective._below_pool(samples)  # once a search, not once a trial
         marks = [time.perf_counter()]
-        objective.statistics(samples, method.make(POINT).needs)
+        objective.statistics(samples, needs)
         marks.append(time.perf_counter())
-        plan = objective.plan(method, POINT, samples)
+        plan = objective.plan(adapruner, POINT, samples)
         marks.append(time.perf_counter())
         objective.value(plan)
         marks.append(time.perf_counter())

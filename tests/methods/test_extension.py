@@ -230,7 +230,8 @@ class registered:
         self.made, self.more = made, more
 
     def __enter__(self):
-        register("for-a-test", label="For a test", source="none", **self.more)(lambda: self.made)
+        trains = isinstance(self.made, Decision) and self.made.train is not None
+        register("for-a-test", label="For a test", source="none", trains=trains, **self.more)(lambda: self.made)
         return "for-a-test"
 
     def __exit__(self, *_):

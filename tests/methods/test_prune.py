@@ -11,8 +11,11 @@ import torch
 
 from reproducer import Plan, prune
 from reproducer.errors import UserError
+from reproducer.methods.prune import cut_settings, decide
 from reproducer.methods.registry import METHODS
 from reproducer.models.architecture import parameter_count
+from reproducer.pruning.allocation import Allocation
+from reproducer.pruning.statistics import collect
 from tests.helpers import decoder_layers, logits, masked, tiny, tokens
 
 SIMPLE = {"random", "magnitude", "vector", "llm-pruner-e1", "llm-pruner-e2", "llm-pruner-mix", "adapruner"}
@@ -122,6 +125,21 @@ def test_every_registered_method(name):
     assert parameter_count(smaller) == plan.parameters_left(model) < parameter_count(model)
     assert logits(smaller, ids).isfinite().all()
     torch.testing.assert_close(logits(smaller, ids), logits(masked(model, plan), ids), rtol=1e-4, atol=1e-4)
+
+
+def test_one_pass_for_all_methods():
+    """Statistics that were collected for all of them together give each the plan that it gets alone."""
+    model, ids, cut = tiny("qwen2", groups=2, layers=4), tokens(4, 8), Allocation(structure_ratio=0.4)
+    names = [*sorted(SIMPLE), "tests.extension.my_wanda:my_wanda", "tests.extension.my_bias:my_bias"]
+    rules = {name: METHODS.get(name).make() for name in names}
+    together = collect(model, ids, [1, 2], {statistic for rule in rules.values() for statistic in rule.needs})
+    for name, rule in rules.items():
+        method, settings = METHODS.get(name).name, cut_settings(cut, 3, {})
+        plan = decide(model, rule, together, layers=[1, 2], cut=cut, ids=ids, seed=3, method=method, settings=settings)
+        alone = prune(model, name, ids, structure_ratio=0.4, layers=[1, 2], seed=3)
+        assert plan.tensors.keys() == alone.tensors.keys()
+        plan.tensors = alone.tensors  # a bias may be rounded otherwise
+        assert plan == alone
 
 
 def test_labels_and_names_are_unique():

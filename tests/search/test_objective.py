@@ -172,6 +172,14 @@ def test_weights_take_no_pass(objective, monkeypatch):
     assert len(calls) == 2
 
 
+def test_statistics_of_weights_beside_others_leave_these_to_the_passages(objective, monkeypatch):
+    calls = calls_of(monkeypatch)
+    for samples, power in (([1, 2], 1), ([1, 2], 2), ([2, 3], 2)):
+        found = objective.statistics(samples, {Second(), Power(power)})
+        assert all(values.keys() == {Second(), Power(power)} for of in found.values() for values in of.values())
+    assert sum(call is not None for call in calls) == 3 and sum(call is None for call in calls) == 3
+
+
 def test_the_model_stays_as_it_was(model, data):
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     objective = Objective(model, *data, LAYERS, Allocation(structure_ratio=0.5))
