@@ -143,7 +143,7 @@ class PruneAsFound(OnModel):
         best = self.search.read(context.inputs["search"]).best
         ids = cut_samples([sample.text for sample in best.samples], tokenizer, self.length or 0)
         request: dict[str, Any] = {"layers": cut.indices, "cut": cut.allocation(), "seed": self.seed}
-        return plan_by(METHODS.get(best.method), best.params, model, ids, **request)
+        return plan_by(self.search.method_called(best.method), best.params, model, ids, **request)
 
 
 def leave(context: Context, plan: Plan, model: Any) -> None:

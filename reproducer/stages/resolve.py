@@ -161,13 +161,22 @@ def _method(spec: Spec, index: int, evaluate: Any) -> ResolvedMethod:
     space: Space = spec.parse((*own, "space"), section, settings.space)
     texts = _search_texts(spec, own, settings, evaluate.perplexity)
     for place, baseline in enumerate(settings.baselines):
-        known = {name: one for name, one in METHODS.all().items() if one.space is None}
-        if baseline not in known:
-            raise spec.error((*own, "baselines", place), f"unknown baseline '{baseline}'", list(known))
+        _check_baseline(spec, (*own, "baselines", place), baseline)
     source = settings.transfer and settings.transfer.model
     if source and source not in [model.name for model in spec.models]:
         named(spec, (*own, "transfer", "model"), partial(resolve, source))
     return ResolvedMethod(given.name, found.label, given, method, calibration, settings, space, texts)
+
+
+def _check_baseline(spec: Spec, loc: Loc, name: str) -> None:
+    """SpecError unless a search can score the method as it is."""
+    known = METHODS.all()
+    if ":" not in name and name not in known:
+        raise spec.error(loc, f"unknown baseline '{name}'", [one.name for one in known.values() if one.space is None])
+    method = named(spec, loc, partial(METHODS.get, name))
+    if method.space is not None or method.trains:
+        why = "it trains before it cuts" if method.trains else "it is searched itself"
+        raise spec.error(loc, f"'{name}' cannot be a baseline of a search: {why}")
 
 
 def _calibration(spec: Spec, loc: Loc, section: CalibrationSpec) -> Calibration:
@@ -176,9 +185,7 @@ def _calibration(spec: Spec, loc: Loc, section: CalibrationSpec) -> Calibration:
     return Calibration(text=text, samples=section.samples, length=section.length, pool=section.pool)
 
 
-def _search_texts(
-    spec: Spec, own: Loc, settings: SearchSettings, reported: Sequence[str]
-) -> tuple[TextSource, ...]:
+def _search_texts(spec: Spec, own: Loc, settings: SearchSettings, reported: Sequence[str]) -> tuple[TextSource, ...]:
     """The texts to search on. One that the report measures on has to be asked for."""
     names, place = (settings.texts, (*own, "texts")) if settings.texts else (reported, ("evaluate", "perplexity"))
     if not names:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from reproducer.methods.registry import METHODS
+from reproducer.methods.registry import METHODS, Method
 from reproducer.queue import Artifact, Context
 from reproducer.registry import source_digest
 from reproducer.search.record import Record
@@ -26,9 +26,10 @@ class Search(OnModel):
     """A search: its best plan, and the record of how that was found.
 
     Attributes:
-        method, source: what is searched; the digest of its module if it is not this package's.
+        method: what is searched.
         settings: the spec's, as resolved; `space` the method's own, complete.
         baselines: methods that are scored on the objective too.
+        sources: digests of the modules of those methods that are not this package's, by the method's name.
         texts, seq_len: the objective is the mean perplexity of windows of so many tokens of these.
         calibration: the pool that samples are chosen from, and how many.
         seed: of the search, and of the draw that the baselines use.
@@ -39,10 +40,10 @@ class Search(OnModel):
     resumable: ClassVar[bool] = True
 
     method: str
-    source: str | None = None
     settings: SearchSettings
     space: dict[str, Any]
     baselines: list[str]
+    sources: dict[str, str]
     texts: list[TextSource]
     seq_len: int
     calibration: Calibration
@@ -56,10 +57,14 @@ class Search(OnModel):
         return cls(
             **state.fields,
             method=found.name,
-            source=source_digest(found.method),
             settings=found.search.model_copy(update={"texts": None, "space": {}, "baselines": [], "transfer": None}),
             space=found.space.model_dump(mode="json"),  # type: ignore[attr-defined]  # a space is a section
             baselines=baselines,
+            sources={
+                name: digest
+                for name in (found.name, *baselines)
+                if (digest := source_digest(METHODS.get(name))) is not None
+            },
             texts=list(found.texts),
             seq_len=seq_len,
             calibration=found.calibration,
@@ -107,6 +112,13 @@ class Search(OnModel):
     def read(self, directory: Path) -> Record:
         """What the search left."""
         return Record.read(directory)
+
+    def method_called(self, name: str) -> Method:
+        """The one of the searched method and the baselines that the record calls so.
+
+        A module of the user's own has to be imported first, which its name in the spec does.
+        """
+        return next(method for method in map(METHODS.get, (self.method, *self.baselines)) if method.name == name)
 
     def told(self, artifact: Artifact, model: str, label: str) -> results.Search:
         """What results.json says of it.
