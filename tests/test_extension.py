@@ -37,7 +37,7 @@ evaluate: {perplexity: [python-topics], seq_len: 32, windows: 4}
 RECOVERY = """\
 recovery:
   - none
-  - {name: "my_recovery:NormTuning", dataset: builtin-instructions, examples: 8, batch: 4, warmup_steps: 0}
+  - {name: "my_recovery:NormTuning", dataset: builtin-instructions, examples: 8, steps: 2, batch: 4, warmup_steps: 0}
 """
 
 
@@ -118,9 +118,9 @@ def ran(tmp_path_factory, isolated):
     return folder
 
 
-def plan_of(folder: Path, label: str) -> Plan:
+def plan_of(folder: Path, label: str, store: str = "store") -> Plan:
     (row,) = (row for row in rows(folder) if row["label"] == label and row["recovery"] == "none")
-    (path,) = folder.glob(f"store/*/{row['stages']['plan']}/plan.safetensors")
+    (path,) = folder.glob(f"{store}/*/{row['stages']['plan']}/plan.safetensors")
     return Plan.load(path)
 
 
@@ -163,7 +163,10 @@ def test_a_method_that_trains_has_a_stage_for_it_and_a_searched_one_its_own_spac
     assert {label for label, stages in by_label.items() if "search" in stages} == {"Mixture"}
     found = Record.read(ran / "store/search" / by_label["Mixture"]["search"])
     assert found.space == {"p": [2.0], "mixing": {"low": 0.0, "high": 1.0}} and len(found.trials) == 3
-    assert {"magnitude", "my-wanda", "my-gates"} & {one.method for one in found.baselines} == {"magnitude"}
+    scored = {one.method: one.value for one in found.baselines}
+    assert scored.keys() == {"magnitude", "my-wanda", "my-bias", "my-layers"}, "all that need no training"
+    objectives = {row["method"]: row["search_objective"] for row in rows(ran)}
+    assert objectives == {"dense": None, "my-gates": None, "my-mixture": found.best.value, **scored}
 
 
 def test_a_recovery_of_ones_own_trains_every_pruned_row(ran):
@@ -171,7 +174,7 @@ def test_a_recovery_of_ones_own_trains_every_pruned_row(ran):
         if row["recovery"] == "none":
             assert row["training"] is None
             continue
-        assert len(row["training"]) == 4 and row["training"][0]["examples"] == 4
+        assert [step["examples"] for step in row["training"]] == [4, 8]
         assert (ran / "store/recovery" / row["stages"]["recovery"] / "norms.safetensors").is_file()
 
 
@@ -183,8 +186,8 @@ def keys() -> dict[tuple[str, str, str], str]:
 
 # A module, and the rows and roles that depend on it.
 DEPEND = {
-    "my_wanda": lambda label, recovery, role: label == "Wanda" and role != "model",
-    "my_layers": lambda label, recovery, role: label == "Whole layers" and role != "model",
+    "my_wanda": lambda label, recovery, role: label in ("Wanda", "Mixture") and role != "model",  # the search scores it
+    "my_layers": lambda label, recovery, role: label in ("Whole layers", "Mixture") and role != "model",
     "my_gates": lambda label, recovery, role: label == "Learned gates" and role != "model",
     "my_search": lambda label, recovery, role: label == "Mixture" and role != "model",
     "my_recovery": lambda label, recovery, role: recovery == TUNED and role in ("recovery", "python_topics_ppl"),
@@ -253,14 +256,16 @@ def test_killed_in_training_it_goes_on_and_ends_with_the_same_plan(here, tmp_pat
     assert plan_of(here, "Learned gates") == plan_of(whole, "Learned gates")
 
 
-def test_an_engine_of_ones_own_runs_the_stages(here, capsys):
-    """Every stage in a Python of its own: it finds the user's method there, too."""
-    Path("spec.yaml").write_text(spec_of(WANDA))
+def test_an_engine_of_ones_own_runs_the_stages(here):
+    """Each in a Python of its own, which finds the user's modules too, by the names that the spec has for them."""
+    carried_over = SEARCHED.replace(
+        "baselines: [magnitude]", "baselines: [], texts: python-topics, transfer: {structure_ratio: 0.5}"
+    )
+    Path("spec.yaml").write_text(spec_of(WANDA, carried_over))
     assert main(["spec.yaml", *NOT_MEASURED, "--engine", "my_engine:Fresh", "--jobs", "2"]) == 0
-    elsewhere = plan_of(here, "Wanda")
+    elsewhere = [plan_of(here, label) for label in ("Wanda", "Mixture")]
     assert main(["spec.yaml", *NOT_MEASURED, "--store", "other"]) == 0
-    (path,) = here.glob("other/prune/*/plan.safetensors")
-    assert Plan.load(path) == elsewhere
+    assert [plan_of(here, label, "other") for label in ("Wanda", "Mixture")] == elsewhere
 
 
 LENT = """\
