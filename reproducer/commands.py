@@ -16,15 +16,20 @@ from tabulate import tabulate
 from reproducer.errors import UserError
 from reproducer.methods.registry import METHODS
 from reproducer.models.catalogue import CATALOGUE
-from reproducer.queue import ENGINES, Outcome, Store, console_progress, duration, fitting_slots, survey
+from reproducer.queue import ENGINES, Outcome, Stage, Store, console_progress, duration, fitting_slots, survey
 from reproducer.queue import run as run_queue
+from reproducer.queue.engines.local import WORKER_MEMORY
 from reproducer.spec import load_spec
+from reproducer.spec.profiles import find_profile
 from reproducer.stages.collect import collect
 from reproducer.stages.expand import Expansion, expand
 from reproducer.stages.results import Results, Source
 
 PACKAGES = ("reproducer", "torch", "transformers", "optuna", "peft", "datasets", "lm-eval", "tokenizers", "numpy")
 DONE, FAILED = 0, 1
+SMALLER = ("small", "tiny")  # profiles of this repository's specs
+LARGE = 10**9  # parameters of a model whose stages are estimated before they run
+LONG = 24 * 3600  # seconds of work that a user may want to hear of before they begin
 
 
 def run(given: Namespace) -> int:
@@ -186,7 +191,8 @@ def _run(expansion: Expansion, given: Namespace) -> Outcome:
     _check_folder(folder)
     store.prepare()
     todo = [stage for stage in expansion.stages if outcome[stage].artifact is None]
-    slots = given.jobs or fitting_slots(devices)
+    memory = _announce(expansion, todo, outcome, devices[0], given)
+    slots = given.jobs or fitting_slots(devices, memory)
     return run_queue(
         expansion.stages,
         store,
@@ -209,18 +215,32 @@ def _check_folder(folder: Path) -> None:
         raise UserError(f"the report cannot be written to {folder}: {reason}", "choose another --out") from None
 
 
-def _announce(expansion: Expansion, todo: list[Stage], estimates: Estimates, given: Namespace) -> None:
-    """What a long run is about to do, and what it needs from outside."""
-    short = estimates.seconds < LONG and not estimates.misfits
-    if short:
-        return
-    lines = [f"{expansion.spec.name}: {len(todo)} stages to run, about {duration(estimates.seconds)} on this device"]
-    lines += [f"needs {what}" for what in expansion.needs(todo)]
-    lines += [f"does not fit: {line}" for line in estimates.misfits[:1]]
-    others = [name for name in _profiles(given.spec) if name not in given.profile]
-    if others:
-        lines.append(f"a smaller version: --profile {' or --profile '.join(others)}; --dry-run shows every stage")
-    print("\n".join(lines))
+def _announce(expansion: Expansion, todo: list[Stage], outcome: Outcome, device: str, given: Namespace) -> int:
+    """Say what a long run needs, before it starts. Returns bytes that the largest stage will hold, as far as is known.
+
+    Small models are not worth the seconds that an estimate takes.
+    """
+    large = any((model.entry.parameters or LARGE) >= LARGE for model in expansion.found.models)
+    if not large and given.jobs is not None:
+        return WORKER_MEMORY
+    from reproducer.stages.cost import Device, Estimate, estimates
+
+    found = estimates(expansion.stages, outcome, Device.named(device))
+    if large and (found.seconds > LONG or found.misfits):
+        lines = [f"{expansion.spec.name}: {len(todo)} stages to run, about {duration(found.seconds)} on this device"]
+        lines += [f"from the network: {', '.join(needed)}"] if (needed := expansion.needs(todo)) else []
+        lines += [f"too large for it: {found.misfits[0]}"] if found.misfits else []
+        others = [name for name in SMALLER if name not in given.profile and _is_profile(name, given.spec)]
+        lines += [f"smaller versions of this spec: --profile {' or --profile '.join(others)}"] if others else []
+        print("\n  ".join(lines))
+    return int(max((one.memory for one in found.stages.values() if isinstance(one, Estimate)), default=WORKER_MEMORY))
+
+
+def _is_profile(name: str, spec: Path) -> bool:
+    try:
+        return find_profile(name, spec).is_file()
+    except UserError:
+        return False
 
 
 def _finish(expansion: Expansion, outcome: Outcome, given: Namespace) -> tuple[int, Results]:
@@ -234,6 +254,31 @@ def _finish(expansion: Expansion, outcome: Outcome, given: Namespace) -> tuple[i
     print(f"{expansion.spec.name}: {len(expansion.rows)} rows from {len(outcome.results)} stages ({_counts(outcome)})")
     print(f"report: {next(path for path in written if path.name == 'report.md')}")
     return FAILED if failed else DONE, results
+
+
+def _queue(expansion: Expansion, store: Store, devices: tuple[str, ...]) -> str:
+    """The queue as `--dry-run` prints it; the device is measured if work is left."""
+    outcome = survey(expansion.stages, store)
+    todo = [stage for stage in expansion.stages if outcome[stage].artifact is None]
+    lines = {stage.key: [stage.key[:12], stage.kind, stage.label, "in the store"] for stage in expansion.stages}
+    summary = f"{len(expansion.rows)} rows, {len(lines)} stages, {len(todo)} to run"
+    if todo:
+        from reproducer.stages.cost import Device, Estimate, estimates, memory_text
+
+        here = Device.named(_devices(devices)[0])
+        found = estimates(expansion.stages, outcome, here)
+        known = [one for stage in todo if isinstance(one := found.stages[stage.key], Estimate)]
+        for stage in todo:
+            match found.stages[stage.key]:
+                case Estimate(seconds, memory):
+                    misfit = f"does not fit into {memory_text(here.memory)}" if memory > here.memory else ""
+                    lines[stage.key][3:] = [f"about {duration(seconds)}", memory_text(memory), misfit]
+                case why:
+                    lines[stage.key][3:] = [why]
+        share = "about" if len(known) == len(todo) else "at least"
+        summary += f", {share} {duration(found.seconds)}\n\n{found.basis}"
+    table = tabulate(list(lines.values()), headers=["key", "stage", "of", "time", "memory", ""], tablefmt="simple")
+    return f"{table}\n\n{summary}"
 
 
 def _counts(outcome: Outcome) -> str:

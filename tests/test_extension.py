@@ -159,7 +159,7 @@ def test_plans_carry_what_each_method_does(ran):
 def test_a_method_that_trains_has_a_stage_for_it_and_a_searched_one_its_own_space(ran):
     by_label = {row["label"]: row["stages"] for row in rows(ran)}
     assert {label for label, stages in by_label.items() if "training" in stages} == {"Learned gates"}
-    assert (ran / "store/training" / by_label["Learned gates"]["training"] / "gates.pt").is_file()
+    assert (ran / "store/training" / by_label["Learned gates"]["training"] / "gates.safetensors").is_file()
     assert {label for label, stages in by_label.items() if "search" in stages} == {"Mixture"}
     found = Record.read(ran / "store/search" / by_label["Mixture"]["search"])
     assert found.space == {"p": [2.0], "mixing": {"low": 0.0, "high": 1.0}} and len(found.trials) == 3
@@ -245,12 +245,12 @@ def test_killed_in_training_it_goes_on_and_ends_with_the_same_plan(here, tmp_pat
         (folder / "spec.yaml").write_text(spec_of(GATES.replace("3", "20")))
     killed, unbroken = (start(folder, "spec.yaml", *NOT_MEASURED) for folder in (here, whole))
     deadline = time.monotonic() + 120
-    while not list(here.glob("store/work/*/gates.pt")):
+    while not list(here.glob("store/work/*/gates.safetensors")):
         assert time.monotonic() < deadline and killed.poll() is None
         time.sleep(0.01)
     killed.kill()
     killed.communicate()
-    assert not list(here.glob("store/training/*")) and list(here.glob("store/work/*/gates.pt"))
+    assert not list(here.glob("store/training/*")) and list(here.glob("store/work/*/gates.safetensors"))
     assert "goes on from an attempt that did not finish" in finish(start(here, "spec.yaml", *NOT_MEASURED))
     finish(unbroken)
     assert plan_of(here, "Learned gates") == plan_of(whole, "Learned gates")

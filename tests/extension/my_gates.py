@@ -1,58 +1,59 @@
 """A method that trains before it cuts: a gate on every structure, learned with the model's weights frozen.
 
-`train` runs first, in a spec's run as a stage of its own. It may be killed at any time; what it wrote into
-`job.directory` is there when it runs again, so it goes on behind its last step. `decide` reads what it left.
+`train` is a stage of its own. Killed at any time, it finds what it wrote into `job.directory` when it runs again.
 """
 
 from reproducer.methods.registry import Decision, Request, TrainingJob, register
+
+FILE = "gates.safetensors"
 
 
 @register("my-gates", label="Learned gates", source="an example", trains=True)
 def my_gates(steps: int = 20, rate: float = 0.05, pull: float = 0.01) -> Decision:
     """Gates learned by the loss and a pull towards 0; the smallest go."""
     import torch
+    from safetensors.torch import save_file
 
     def train(job: TrainingJob) -> None:
-        layers, checkpoint = job.architecture.decoder_layers(job.model), job.directory / "gates.pt"
-        gates = {}
-        for index in job.layers:
-            for kind, count in job.units(index).items():
+        gates, start = read(job.directory) if (job.directory / FILE).exists() else ({}, 0)
+        for index, layer in enumerate(job.architecture.decoder_layers(job.model)):
+            for kind, count in job.units(index).items() if index in job.layers else ():
+                gate = gates.get(f"{index}.{kind}", torch.ones(count)).to(job.model.device).requires_grad_()
+                gates[f"{index}.{kind}"] = gate
                 path = job.architecture.members(kind)[-1].module  # the projection that the units feed
-                gates[index, kind] = torch.ones(count, device=job.model.device, requires_grad=True)
-                # Nothing has to take it off again: after training the model is put back as it was.
-                layers[index].get_submodule(path).register_forward_pre_hook(gated(gates[index, kind]))
-        optimizer, start = torch.optim.Adam(gates.values(), lr=rate), 0
-        if checkpoint.exists():
-            saved = torch.load(checkpoint)
-            start = saved["step"]
-            optimizer.load_state_dict(saved["optimizer"])
-            with torch.no_grad():
-                for key, gate in gates.items():
-                    gate.copy_(saved["gates"][key])
+                # Nothing has to take it off again: the model is put back as it was.
+                layer.get_submodule(path).register_forward_pre_hook(gated(gate))
         for step in range(start, steps):
             sample = job.ids[step % len(job.ids)][None].to(job.model.device)
             loss = job.model(sample, labels=sample).loss
-            (loss + pull * sum(gate.abs().sum() for gate in gates.values())).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            state = {"step": step + 1, "gates": gates, "optimizer": optimizer.state_dict()}
-            torch.save(state, checkpoint.with_suffix(".new"))
-            checkpoint.with_suffix(".new").replace(checkpoint)  # whole or not at all
+            slopes = torch.autograd.grad(loss + pull * sum(g.abs().sum() for g in gates.values()), gates.values())
+            for gate, slope in zip(gates.values(), slopes, strict=True):
+                gate.data -= rate * slope.sign()
+            new = job.directory / f"{FILE}.new"
+            save_file({"steps": torch.tensor(step + 1), **{k: g.detach().cpu() for k, g in gates.items()}}, new)
+            new.replace(job.directory / FILE)  # whole or not at all
             job.progress(step + 1, steps, f"loss {loss.item():.3f}")
 
     def decide(request: Request):
-        gates = torch.load(request.trained / "gates.pt", map_location="cpu")["gates"]
-        kinds = ("heads", "channels")
-        return request.plan({i: {kind: gates[i, kind].detach().abs() for kind in kinds} for i in request.layers})
+        gates = read(request.trained)[0]
+        return request.plan({i: {k: gates[f"{i}.{k}"].abs() for k in ("heads", "channels")} for i in request.layers})
 
     return Decision(decide, train=train)
+
+
+def read(directory):
+    """The gates as they were left, and the steps that they have taken."""
+    from safetensors.torch import load_file
+
+    gates = load_file(directory / FILE)
+    return gates, int(gates.pop("steps"))
 
 
 def gated(gate):
     """A hook that multiplies a projection's inputs by the gate of the unit that each belongs to."""
 
     def hook(module, arguments):
-        (inputs,) = arguments
-        return (inputs * gate.repeat_interleave(inputs.shape[-1] // len(gate)).to(inputs.dtype),)
+        wide = gate.repeat_interleave(arguments[0].shape[-1] // len(gate))
+        return (arguments[0] * wide.to(arguments[0].dtype),)
 
     return hook

@@ -13,7 +13,7 @@ from reproducer.models.architecture import architecture_of, parameter_count
 from reproducer.pruning.allocation import Allocation
 from reproducer.pruning.statistics import InputNorm
 from reproducer.registry import source_digest
-from tests.extension.my_gates import my_gates
+from tests.extension.my_gates import my_gates, read
 from tests.families import ZOO, family_model, layers_of
 from tests.helpers import decoder_layers, logits, masked, tiny, tokens
 
@@ -138,7 +138,7 @@ def test_training_goes_on_where_it_was_interrupted(tmp_path):
     assert not any(module._forward_pre_hooks for module in model.modules())
     train(model, rule, **job(model, tmp_path / "parts", progress=lambda done, total, text: seen.append((done, total))))
     assert seen == [(step, 6) for step in range(1, 7)]
-    whole, parts = (torch.load(tmp_path / name / "gates.pt")["gates"] for name in ("whole", "parts"))
+    whole, parts = (read(tmp_path / name)[0] for name in ("whole", "parts"))
     assert whole.keys() == parts.keys() and all(torch.equal(whole[key], parts[key]) for key in whole)
     assert any((gate != 1).any() for gate in whole.values())
 
