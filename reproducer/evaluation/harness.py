@@ -193,9 +193,15 @@ class BudgetedLM(HFLM):
         return self._rows
 
     def _model_call(self, inps, attn_mask=None, labels=None):
-        """Logits of the batch's last positions, as many as its answers need: lm-eval counts them from the end."""
+        """Logits of the batch's last positions, as many as its answers need: lm-eval counts them from the end.
+
+        By their indices, which makes a copy of their hidden states: of a view of them torch would make a product a row,
+        each with a copy of the head's weight.
+        """
+        width = inps.shape[1]
+        last = torch.arange(width - self._positions, width, device=inps.device)
         with torch.no_grad():
-            return self.model(inps, logits_to_keep=self._positions).logits
+            return self.model(inps, logits_to_keep=last).logits
 
 
 class _Counter(CacheHook):

@@ -33,6 +33,11 @@ class Lora(InstructionTuning):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     targets: NonEmpty[Name] | None = None
 
+    def adapted(self, model: Any) -> Any:
+        from reproducer.recovery.training.adapter import add_adapter
+
+        return add_adapter(model, self, seed=0).get_base_model()
+
     def train(self, job: Job) -> list[dict[str, Any]]:
         from reproducer.recovery.training.adapter import add_adapter, save_adapter
         from reproducer.recovery.training.run import derived_seed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -14,6 +14,9 @@ from reproducer.spec import Count, Section, Spec, Tokens
 from reproducer.spec.origins import Loc
 from reproducer.stages.base import Measure, State, write_result
 from reproducer.stages.results import Column, Latency
+
+if TYPE_CHECKING:
+    from reproducer.stages.cost import Cost, ModelCost
 
 
 class EfficiencyKeys(Section):
@@ -113,3 +116,7 @@ class Efficiency(Measure):
             seconds=found.seconds,
         )
         write_result(context, result)
+
+    def cost(self, model: ModelCost) -> Cost:
+        tokens = self.batch * self.length
+        return model.passes(tokens, self.length, tokens, "logits") * (1 + self.warmup + self.repeats)

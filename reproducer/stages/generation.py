@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -11,6 +11,9 @@ from reproducer.queue import Context
 from reproducer.spec import Listed, Section, Spec, Text
 from reproducer.stages.base import Measure, State, write_result
 from reproducer.stages.results import Generation
+
+if TYPE_CHECKING:
+    from reproducer.stages.cost import Cost, ModelCost
 
 NEW_TOKENS = 64
 
@@ -50,3 +53,6 @@ class Generate(Measure):
         model, tokenizer = self.load(context)
         text = generate(model, tokenizer, self.prompt, self.max_new_tokens)
         write_result(context, Generation(prompt=self.prompt, text=text))
+
+    def cost(self, model: ModelCost) -> Cost:
+        return model.generation(model.tokens(len(self.prompt)), self.max_new_tokens)

@@ -11,6 +11,8 @@ from reproducer.stages.base import OnModel, forget
 from reproducer.stages.recovery import Recover
 
 if TYPE_CHECKING:
+    from reproducer.stages.cost import Cost, ModelCost
+
     pass
 
 
@@ -39,6 +41,19 @@ class FetchModel(Stage):
         fetch.fetch(self.recipe, context.directory, context.say)
         context.record("parameters", count_parameters(context.directory))
 
+    def cost(self, model: ModelCost) -> Cost:
+        from reproducer.stages.cost import Cost, Work
+
+        size = model.parameters
+        match self.recipe["source"]:
+            case "hub":  # 16 bits a weight
+                return Cost(Work(fetched=2 * size))
+            case "package":  # four bits a weight; making float32 of them takes longer than fetching them
+                return Cost(Work(fetched=8 * size), 8 * size)
+            case "random":
+                return Cost(Work(read=model.weights), model.weights)
+        return Cost()  # a folder stays where it is, drawn weights are made where they are used
+
 
 class DeriveModel(OnModel):
     """The base with a recovery merged into its weights, written as `save_pretrained` does."""
@@ -60,3 +75,8 @@ class DeriveModel(OnModel):
         merged.save_pretrained(context.directory)
         tokenizer.save_pretrained(context.directory)
         context.record("parameters", parameter_count(merged))
+
+    def cost(self, model: ModelCost) -> Cost:
+        from reproducer.stages.cost import Cost, Work
+
+        return Cost(Work(read=2 * model.weights), model.weights)  # merged into a copy, and written

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from reproducer.data.text import text_label
 from reproducer.errors import UserError
@@ -15,6 +15,9 @@ from reproducer.spec import Count, Listed, Section, Spec, Text, Tokens
 from reproducer.spec.origins import Loc
 from reproducer.stages.base import Measure, State, TextSource, named, slug, write_result
 from reproducer.stages.results import Column, TextUse
+
+if TYPE_CHECKING:
+    from reproducer.stages.cost import Cost, ModelCost
 
 TEXTS = ("wikitext2", "ptb")  # the paper's
 
@@ -95,3 +98,9 @@ class Perplexity(Measure):
             loss = sum(found.nll_per_window) / len(found.nll_per_window)
             raise UserError(f"the perplexity is too large for a number: the mean loss is {loss:.4g} nats a token")
         write_result(context, self.Result(**vars(found)))
+
+    def cost(self, model: ModelCost) -> Cost:
+        from reproducer.models.walk import BATCH_TOKENS
+
+        tokens = model.window_tokens([self.text.model_dump()], self.seq_len, self.windows)
+        return model.passes(tokens, self.seq_len, BATCH_TOKENS)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from reproducer.pruning.plan import Plan
+    from reproducer.stages.cost import Cost, ModelCost
     from reproducer.stages.resolve import ResolvedMethod
 
 Scalar = float | int | str | bool
@@ -102,6 +103,9 @@ class Prune(_ByMethod):
         plan = plan_by(method, self.parameters, model, ids, **self.request, trained=trained)
         leave(context, plan, model)
 
+    def cost(self, model: ModelCost) -> Cost:
+        return collecting(model, self.method, self.parameters, self.cut, self.calibration)
+
 
 class PruneAsFound(OnModel):
     """The plan of a search, exactly as it was evaluated; or, at another cut or on another model, its configuration.
@@ -135,6 +139,14 @@ class PruneAsFound(OnModel):
             plan = self._transferred(context, model, tokenizer, self.cut)
         leave(context, plan, model)
 
+    def cost(self, model: ModelCost) -> Cost:
+        from reproducer.stages.cost import Cost
+
+        if self.cut is None:
+            return Cost()
+        calibration = self.search.calibration.model_copy(update={"length": self.length})
+        return collecting(model, self.search.method, {}, self.cut, calibration)
+
     def _transferred(self, context: Context, model: Any, tokenizer: Any, cut: Cut) -> Plan:
         """What the search found, metric and samples, applied to this model and cut."""
         from reproducer.data.pool import cut_samples
@@ -152,3 +164,12 @@ def leave(context: Context, plan: Plan, model: Any) -> None:
 
     plan.save(context.directory / PLAN)
     context.record("parameters", {"total": parameter_count(model), "left": plan.parameters_left(model)})
+
+
+def collecting(
+    model: ModelCost, method: str, parameters: dict[str, Scalar], cut: Cut, calibration: Calibration | None
+) -> Cost:
+    """What the statistics of a method take; deciding by them is next to nothing."""
+    needs, first = METHODS.get(method).make(parameters).needs, model.first(cut)
+    samples, length = (calibration.samples, calibration.length) if calibration else (1, 2)
+    return model.collected(needs, samples, length, first)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from reproducer.facts import Facts
 from reproducer.queue import Artifact, Context
+from reproducer.recovery.instructions import InstructionTuning
 from reproducer.recovery.registry import RECOVERIES, Job, Recovery
 from reproducer.registry import source_digest
 from reproducer.stages.base import RESULT, OnModel, State, forget, seed_text, write_result
 from reproducer.stages.results import RecoveryUse, TrainingStep
+
+if TYPE_CHECKING:
+    from reproducer.stages.cost import Cost, ModelCost
 
 
 class Recover(OnModel):
@@ -56,6 +60,12 @@ class Recover(OnModel):
         forget()  # the kind may change it
         job = Job(model, tokenizer, context.directory, self.seed, context.progress, context.say)
         write_result(context, Trained(losses=[TrainingStep(**step) for step in self.how.train(job)]))
+
+    def cost(self, model: ModelCost) -> Cost:
+        how = self.how
+        if not isinstance(how, InstructionTuning):
+            raise NotImplementedError
+        return model.training(how)
 
     def read(self, directory: Path) -> Trained:
         """What the stage left."""

@@ -16,8 +16,12 @@ from reproducer.stages.base import Calibration, Cut, OnModel, State, TextSource,
 
 if TYPE_CHECKING:
     from reproducer.search.objective import Objective
+    from reproducer.stages.cost import Cost, ModelCost
     from reproducer.stages.resolve import ResolvedMethod
 
+# Shares of what a search without memory would do, as they were seen in searches with the local sampler.
+SEEN_AGAIN = 0.6  # of passages that are new in a trial
+SEEN_WHOLE = 0.75  # of texts that trials run through where hopeless ones stop
 # What plays no part in the result, or stands in a field of its own.
 ELSEWHERE = {"texts", "space", "baselines", "transfer"}
 
@@ -108,6 +112,33 @@ class Search(OnModel):
         count = self.settings.windows
         texts = {text.name: windows(text.load(), tokenizer, self.seq_len, count) for text in self.texts}
         return Objective(model, pool.ids, texts, self.cut.indices, self.cut.allocation()), pool
+
+    def cost(self, model: ModelCost) -> Cost:
+        """Of a search that learns from its trials: these repeat samples, and stop early."""
+        from reproducer.models.walk import BATCH_TOKENS
+        from reproducer.search.objective import KEPT_BYTES
+        from reproducer.stages.cost import Cost
+
+        settings, samples, length = self.settings, self.calibration.samples, self.calibration.length
+        first, pruned = model.first(self.cut), model.cut(self.cut)
+        upper = model.layers - first
+        draws = 1.0 if settings.data in ("random", "score") else settings.trials
+        draws *= (0.5 if settings.order == "sequential" else 1) * (SEEN_AGAIN if settings.sampler == "local" else 1)
+        tokens = model.window_tokens([text.model_dump() for text in self.texts], self.seq_len, settings.windows)
+        evaluated = settings.trials * (SEEN_WHOLE if settings.stop else 1) + len(self.baselines)
+        evaluated += settings.scored if settings.data == "score" else 0
+        needs = {one for one in METHODS.get(self.method).make({}).needs if one.additive}
+        passage = model.collected(needs, 1, length, first, below=False, per_sample=True, activations=KEPT_BYTES)
+        passages = max(draws, 1) * samples
+        beside = Cost()
+        for name in self.baselines:  # statistics that are no means over samples are of all samples together
+            whole = {one for one in METHODS.get(name).make({}).needs if not one.additive}
+            beside += model.collected(whole, samples, length, first, below=False, activations=KEPT_BYTES)
+        trial = pruned.passes(tokens, self.seq_len, BATCH_TOKENS, layers=upper) + pruned.sliced(upper)
+        below = model.passes(tokens, self.seq_len, BATCH_TOKENS, "none", first)
+        below += model.passes(passages * length, length, length, "none", first)
+        kept = min(KEPT_BYTES, passages * passage.held) + model.hidden(2 * tokens + passages * length)
+        return (trial * evaluated + passage * passages + beside + below).holding(kept)
 
     def read(self, directory: Path) -> Record:
         """What the search left."""

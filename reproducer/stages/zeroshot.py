@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -15,6 +15,9 @@ from reproducer.queue import Artifact, Context
 from reproducer.spec import Count, Listed, Section, Spec
 from reproducer.stages.base import Measure, State, named, slug, write_result
 from reproducer.stages.results import Column, Item, TaskScores, TaskUse
+
+if TYPE_CHECKING:
+    from reproducer.stages.cost import Cost, ModelCost
 
 
 class ZeroShot(Measure):
@@ -104,3 +107,11 @@ class ZeroShot(Measure):
         progress = partial(context.progress, text=self.task.name)
         found = zeroshot(model, tokenizer, self.found, self.limit, progress=progress)
         write_result(context, self.Result.model_validate(asdict(found)))
+
+    def cost(self, model: ModelCost) -> Cost:
+        from reproducer.models.loss import SCORED_TOKENS
+        from reproducer.stages.cost import task_size
+
+        sequences, characters, scored = task_size(self.task.name, self.found.source.identity(), self.limit)
+        length = model.tokens(characters)
+        return model.passes(sequences * length, length, max(SCORED_TOKENS, length), "logits", scored=scored)
