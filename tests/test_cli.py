@@ -186,15 +186,37 @@ def test_processes_of_one_run_share_the_work(finished, capsys):
     assert {row["status"] for row in results(finished)["rows"]} == {"done"}
 
 
+CRASHES = """\
+from reproducer.methods.registry import Rule, register
+
+@register("crashes", label="Crashes", source="an example", calibrated=False)
+def crashes() -> Rule:
+    from reproducer.pruning.statistics import Power
+    return Rule((Power(2),), lambda vectors, _: vectors[Power(2)] / (1 // 0))
+"""
+
+
 def test_a_failing_stage_fails_its_rows_only(here, capsys):
-    bad = "[magnitude, {name: magnitude, label: Bad, parameters: {p: -1}}]"
-    Path("spec.yaml").write_text(SPEC.replace("[magnitude, vector, adapruner]", bad))
+    Path("my_crash.py").write_text(CRASHES)
+    Path("spec.yaml").write_text(SPEC.replace("vector, adapruner", "my_crash:crashes"))
     assert main(["spec.yaml"]) == 1
     captured = capsys.readouterr()
-    assert "failed  tiny-gqa Bad 20%: magnitude's p is -1; it is an exponent above 0" in captured.err
-    statuses = {row["label"]: row["status"] for row in results(here)["rows"]}
-    assert statuses == {"Tiny-GQA": "done", "Magnitude": "done", "Bad": "failed"}
+    found = results(here)["rows"]
+    assert {row["label"]: row["status"] for row in found} == {
+        "Tiny-GQA": "done",
+        "Magnitude": "done",
+        "Crashes": "failed",
+    }
+    log = f"failed/{found[-1]['stages']['plan']}.json"
+    told = f"ZeroDivisionError: integer division or modulo by zero (traceback in {log})"
+    assert (
+        f"failed  tiny-gqa Crashes 20%: {told}" in captured.err
+        and found[-1]["error"] == f"tiny-gqa Crashes 20%: {told}"
+    )
+    assert "my_crash.py" in (here / "store" / log).read_text()
     assert "Traceback" not in captured.out + captured.err
+    assert main(["status", "spec.yaml"]) == 0
+    assert "6 stages: 1 blocked, 4 cached, 1 failed" in capsys.readouterr().out
     Path("spec.yaml").write_text(SPEC.replace("adapruner]", "random]"))
     assert main(["spec.yaml"]) == 0
 
@@ -326,7 +348,7 @@ def test_a_dry_run_estimates_what_is_to_run_and_writes_nothing(here, capsys):
     queue, summary, basis = dry_run(capsys)
     assert len(queue) == 9 and all(" about " in line and "does not fit" not in line for line in queue.values())
     assert re.fullmatch(r"4 rows, 9 stages, 9 to run, about \d[\w. ]+", summary)
-    assert "estimates" in basis and "FLOP/s" in basis and "float32" in basis
+    assert basis.startswith("Estimates for ") and "FLOP/s" in basis and "float32" in basis
     assert sorted(path.name for path in here.iterdir()) == ["spec.yaml"]
 
 
@@ -362,15 +384,17 @@ def test_a_paper_sized_dry_run_is_quick_and_works_offline(here):
     """Whatever the weights' size: a 7B table is estimated from the config alone."""
     Path("spec.yaml").write_text(SPEC.replace("tiny-gqa", "llama-7b").replace("[1, 5]", "[4, 30]"))
     program = (
-        "import socket, sys; from reproducer.cli import main\n"
+        "import resource, socket, sys; from reproducer.cli import main\n"
         "def refuse(*_): raise AssertionError('a dry run asks no network')\n"
         "socket.socket.connect = refuse\n"
         "code = main(['spec.yaml', '--dry-run'])\n"
-        "print(code, [m for m in ('transformers', 'optuna', 'peft', 'datasets', 'lm_eval') if m in sys.modules])"
+        "heavy = [name for name in ('optuna', 'peft', 'datasets', 'lm_eval') if name in sys.modules]\n"
+        "print(code, heavy, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     began = time.monotonic()
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert shown.splitlines()[-1] == "0 []"
+    code, heavy, kilobytes = shown.splitlines()[-1].split()
+    assert (code, heavy) == ("0", "[]") and int(kilobytes) < 2 << 20, "of weights of 13 GB, none is made"
     assert "9 to run, about " in shown
     assert time.monotonic() - began < 60  # seconds on a machine with nothing else to do
 
