@@ -549,8 +549,8 @@ def estimates(stages: Sequence[Stage], outcome: Outcome, device: Device) -> Esti
     corrections = {kind: statistics.median(seen) for kind, seen in ratios.items()}
     found: dict[str, Estimate | str] = {}
     for stage in stages:
-        one = raw[stage.key]
-        found[stage.key] = one if isinstance(one, str) else Estimate(one[0] * corrections.get(stage.kind, 1.0), one[1])
+        told, factor = raw[stage.key], corrections.get(stage.kind, 1.0)
+        found[stage.key] = told if isinstance(told, str) else Estimate(told[0] * factor, told[1])
     todo = [stage for stage in stages if stage.key not in outcome.results or outcome[stage].artifact is None]
     known = [(stage, one) for stage in todo if isinstance(one := found[stage.key], Estimate)]
     misfits = [
