@@ -76,7 +76,7 @@ def test_a_time_is_taken_again_on_another_machine(tmp_path, monkeypatch):
     assert found.pop("efficiency") != "cached" and set(found.values()) == {"cached"}
 
 
-def test_a_paper_sized_dry_run_loads_nothing_and_writes_no_weights(tmp_path):
+def test_a_paper_sized_dry_run_loads_no_weights_and_writes_none(tmp_path):
     program = (
         "import sys; from reproducer.cli import main;"
         f"code = main([{str(TABLE9)!r}, '--profile', 'paper', '--dry-run']);"
