@@ -14,13 +14,14 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from reproducer.errors import UserError, nearest
 from reproducer.queue.signals import exit_code, interruptible
 
 SUBCOMMANDS = ("report", "status", "check", "clean", "methods", "models", "specs")
 DONE, FAILED, WRONG = 0, 1, 2
-DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,4})?")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,8 +54,8 @@ def _dispatch(arguments: list[str]) -> int:
         arguments = ["run", *arguments]
     try:
         given = parser.parse_args(arguments or ["--help"])
-    except SystemExit as end:  # the parser has said what is wrong, or shown its help
-        return int(end.code or DONE)
+    except SystemExit:  # the help was asked for
+        return DONE
     from reproducer import commands
 
     return getattr(commands, given.command)(given)
@@ -94,8 +95,13 @@ def _tolerance(text: str) -> float:
     return value
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message, f"`{self.prog} --help` lists what there is")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="reproduce",
         description="Run a spec: prune, measure, and render the table beside the paper's numbers.",
         epilog="`reproduce SPEC` is short for `reproduce run SPEC`. Exit codes: 0 done, 1 a stage failed, "
@@ -103,18 +109,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="SPEC | COMMAND", required=True)
 
-    overlays = argparse.ArgumentParser(add_help=False)
+    overlays = _Parser(add_help=False)
     overlays.add_argument("--profile", action="append", default=[], metavar="NAME", help="overlay; may be repeated")
     overlays.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="a dotted key"
     )
-    spec = argparse.ArgumentParser(add_help=False, parents=[overlays])
+    spec = _Parser(add_help=False, parents=[overlays])
     spec.add_argument("spec", type=Path, metavar="SPEC", help="a YAML spec, for example specs/quickstart.yaml")
-    store = argparse.ArgumentParser(add_help=False)
+    store = _Parser(add_help=False)
     store.add_argument("--store", type=Path, default=Path("store"), metavar="DIR", help="kept work (default: store)")
-    out = argparse.ArgumentParser(add_help=False)
+    out = _Parser(add_help=False)
     out.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="reports (default: out)")
-    machine = argparse.ArgumentParser(add_help=False)
+    machine = _Parser(add_help=False)
     machine.add_argument(
         "--device",
         type=_devices,

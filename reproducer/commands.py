@@ -211,8 +211,13 @@ def _check_folder(folder: Path) -> None:
         with tempfile.NamedTemporaryFile(dir=made, prefix=".", suffix=".results.json"):
             pass
     except (OSError, RuntimeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"the report cannot be written to {folder}: {reason}", "choose another --out") from None
+        raise _unwritable(folder, error) from None
+
+
+def _unwritable(folder: Path, error: Exception) -> UserError:
+    where = getattr(error, "filename2", None) or getattr(error, "filename", None) or folder
+    reason = getattr(error, "strerror", None) or error
+    return UserError(f"the report cannot be written to {where}: {reason}", "choose another --out")
 
 
 def _announce(expansion: Expansion, todo: list[Stage], outcome: Outcome, device: str, given: Namespace) -> int:
@@ -247,7 +252,11 @@ def _finish(expansion: Expansion, outcome: Outcome, given: Namespace) -> tuple[i
     from reproducer.reporting import render
 
     results = collect(expansion, outcome, _command(given))
-    written = render(results, given.out.expanduser() / expansion.spec.name)
+    folder = given.out / expansion.spec.name
+    try:
+        written = render(results, folder.expanduser())
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     failed = [result for result in outcome.results.values() if result.status == "failed"]
     for result in failed:
         print(f"failed  {result.stage.label}: {result.message}", file=sys.stderr)
@@ -265,6 +274,7 @@ def _queue(expansion: Expansion, store: Store, devices: tuple[str, ...]) -> str:
     if todo:
         from reproducer.stages.cost import Device, Estimate, estimates, memory_text
 
+        expansion.check_cuts()
         here = Device.named(_devices(devices)[0])
         found = estimates(expansion.stages, outcome, here)
         known = [one for stage in todo if isinstance(one := found.stages[stage.key], Estimate)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
+from reproducer.methods.registry import Rule
 from reproducer.models.catalogue import resolve
 from reproducer.queue import Stage, topological
 from reproducer.recovery.registry import Recovery
@@ -75,24 +76,40 @@ class Expansion:
         return {**spec.model_dump(mode="json"), **sections}
 
     def check_cuts(self) -> None:
-        """Refuse a cut that no choice of units can reach, of models whose shape is known before anything is fetched.
+        """Refuse parameters that a method refuses, and cuts that no choice of units can reach.
+
+        The latter of models whose shape is known before anything is fetched; a decision may cut other things.
 
         Raises:
-            SpecError: at the method's own cut or the spec's.
+            SpecError: at the method's own parameters or cut, or the spec's.
         """
+        from reproducer.models.architecture import architecture_of
         from reproducer.models.load import meta_model
-        from reproducer.pruning.allocation import check_reachable
+        from reproducer.pruning.allocation import check_layers, check_reachable
 
         spec = self.spec
+        rules = []
+        for method in self.found.methods:
+            place = ("methods", spec.methods.index(method.given))
+            rules.append(
+                (
+                    method,
+                    place,
+                    named(spec, (*place, "parameters"), partial(method.method.make, method.given.parameters)),
+                )
+            )
         for model in self.found.models:
             if model.entry.config is None:
                 continue
             whole = meta_model(model.entry.config)
-            for method in self.found.methods:
-                place = ("methods", spec.methods.index(method.given), "prune") if method.given.prune else ("prune",)
+            layers = len(architecture_of(whole).decoder_layers(whole))
+            for method, place, rule in rules:
                 for asked in Cut.all_of(MethodSpec(name=DENSE).prune_for(spec, model.given)):
                     cut = _own_cut(spec, model, method, asked)
-                    named(spec, place, partial(check_reachable, whole, cut.indices, cut.allocation()))
+                    check: Callable[[], Any] = partial(check_layers, cut.indices, layers)
+                    if isinstance(rule, Rule):
+                        check = partial(check_reachable, whole, cut.indices, cut.allocation())
+                    named(spec, (*place, "prune") if method.given.prune else ("prune",), check)
 
     def needs(self, stages: Sequence[Stage]) -> list[str]:
         """What these stages fetch from outside, for a person: models and data sets that are not at hand."""

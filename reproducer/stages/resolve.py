@@ -98,6 +98,8 @@ def resolved(spec: Spec) -> Resolved:
     _distinct(spec, "models", [model.given.label or model.given.name for model in models])
     methods = [_method(spec, index, evaluate) for index, given in enumerate(spec.methods) if given.name != DENSE]
     _distinct(spec, "methods", [given.label or given.name for given in spec.methods])
+    if all(method.search is None for method in methods):
+        spec.parse(("search",), SearchSettings, spec.search)  # it plays no part; a mistake in it is one all the same
     found = Resolved(spec, evaluate, models, methods, recoveries)
     _check_lengths(found)
     return found
@@ -154,6 +156,8 @@ def _method(spec: Spec, index: int, evaluate: Any) -> ResolvedMethod:
     calibration = _calibration(spec, ("methods", index, "calibration"), given.calibration_for(spec))
     found = ResolvedMethod(given.name, given.label or method.label, given, method, calibration)
     if method.space is None:
+        if given.search:
+            raise spec.error(("methods", index, "search"), f"method '{given.name}' is not searched; leave it out")
         return found
     own: Loc = ("methods", index, "search") if given.search else ("search",)
     settings = spec.parse(own, SearchSettings, given.search_for(spec))

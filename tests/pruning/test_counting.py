@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from reproducer.reporting.compare import load_item
+from reproducer.paper import load_item
 from torch.utils.flop_counter import FlopCounterMode
 
 from reproducer import Plan, prune
@@ -39,8 +39,8 @@ def test_llama_7b_under_llm_pruners_protocol(llama):
     assert (dense.parameters, pruned.parameters) == (6_738_415_616, 5_422_977_024)
     assert (dense.weight_bytes, pruned.weight_bytes) == (2 * dense.parameters, 2 * pruned.parameters)
     assert count(llama, plan, dtype=torch.float32).weight_bytes == 4 * pruned.parameters
-    for mine, row in zip((dense, pruned), load_item("table9")["rows"], strict=True):
-        paper = row["metrics"]
+    for mine, row in zip((dense, pruned), load_item("table9").rows, strict=True):
+        paper = row.metrics
         assert mine.macs / 1e9 == pytest.approx(paper["macs_giga"], rel=0.005)
         assert mine.parameters / 1e9 == pytest.approx(paper["params_billion"], abs=0.005)
         assert mine.weight_bytes / 2**20 == pytest.approx(paper["memory_mib"], rel=0.005)

@@ -83,17 +83,17 @@ def test_dense_perplexity_is_that_of_transformers_own_loss(smollm2, name, stem, 
 @pytest.mark.parametrize("task", PUBLISHED)
 def test_items_of_every_task_are_those_of_lm_eval(smollm2, task, monkeypatch):
     model, tokenizer = smollm2
-    result = zeroshot(model, tokenizer, task, limit=ITEMS, batch_tokens=1)
+    result = zeroshot(model, tokenizer, TASKS[task], limit=ITEMS, batch_tokens=1)
     assert len(result.items) == ITEMS
-    assert_same(result, *plain_lm_eval(monkeypatch, model, tokenizer, task, task_rows(task)[: 2 * ITEMS], ITEMS))
-    print(f"{task}: acc {result.acc:.4f}, acc_norm {result.acc_norm}")
+    assert_same(result, *plain_lm_eval(monkeypatch, model, tokenizer, TASKS[task], task_rows(task)[: 2 * ITEMS], ITEMS))
+    print(task, result.scores)
 
 
 @pytest.mark.parametrize("task", ["arc_easy", "winogrande"])
 def test_items_of_a_pruned_model_are_those_of_lm_eval(smollm2, pruned, task, monkeypatch):
     """The object itself, its layers of unequal widths: nothing is written to disk."""
     _, tokenizer = smollm2
-    result = zeroshot(pruned, tokenizer, task, limit=ITEMS, batch_tokens=1)
-    assert_same(result, *plain_lm_eval(monkeypatch, pruned, tokenizer, task, task_rows(task)[:ITEMS]))
-    assert 0 < sum(item["acc"] for item in result.items) < ITEMS
-    print(f"{task}, pruned: acc {result.acc:.4f}, acc_norm {result.acc_norm}")
+    result = zeroshot(pruned, tokenizer, TASKS[task], limit=ITEMS, batch_tokens=1)
+    assert_same(result, *plain_lm_eval(monkeypatch, pruned, tokenizer, TASKS[task], task_rows(task)[:ITEMS]))
+    assert 0 < sum(item["scores"]["acc"] for item in result.items) < ITEMS
+    print(f"{task}, pruned:", result.scores)

@@ -80,7 +80,7 @@ def test_a_paper_sized_dry_run_loads_nothing_and_writes_no_weights(tmp_path):
     program = (
         "import sys; from reproducer.cli import main;"
         f"code = main([{str(TABLE9)!r}, '--profile', 'paper', '--dry-run']);"
-        "print([m for m in ('transformers', 'peft', 'datasets', 'lm_eval') if m in sys.modules], code)"
+        "print([m for m in ('optuna', 'peft', 'datasets', 'lm_eval') if m in sys.modules], code)"
     )
     shown = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert shown.stdout.splitlines()[-1] == "[] 0"
