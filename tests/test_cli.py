@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from reproducer import commands
 from reproducer.cli import main
 from reproducer.stages.results import Results
 
@@ -397,6 +398,15 @@ def test_a_paper_sized_dry_run_is_quick_and_works_offline(here):
     assert (code, heavy) == ("0", "[]") and int(kilobytes) < 2 << 20, "of weights of 13 GB, none is made"
     assert "9 to run, about " in shown
     assert time.monotonic() - began < 60  # seconds on a machine with nothing else to do
+
+
+def test_a_run_that_will_take_days_says_what_it_needs_before_it_starts(here, capsys, monkeypatch):
+    monkeypatch.setattr(commands, "run_queue", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    assert main([str(SPECS / "table1.yaml"), "--device", "cpu"]) == 130
+    first, *more = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"table1: \d+ stages to run, about \d+ h .* on this device", first)
+    told = "\n".join(more)
+    assert "from the network: " in told and "--profile small or --profile tiny" in told
 
 
 @pytest.mark.parametrize(

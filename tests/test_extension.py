@@ -178,6 +178,14 @@ def test_a_recovery_of_ones_own_trains_every_pruned_row(ran):
         assert (ran / "store/recovery" / row["stages"]["recovery"] / "norms.safetensors").is_file()
 
 
+def test_a_dry_run_estimates_them_too(here, capsys):
+    assert main(["spec.yaml", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(" about " in line for line in lines[2:30]) == 27
+    (unknown,) = (line for line in lines if "not estimated" in line)
+    assert "training" in unknown, "nobody can count what a method's training does"
+
+
 def keys() -> dict[tuple[str, str, str], str]:
     forget()
     expanded = expand(load_spec(Path("spec.yaml")))

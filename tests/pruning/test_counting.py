@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from reproducer.paper import load_item
 from torch.utils.flop_counter import FlopCounterMode
 
 from reproducer import Plan, prune
@@ -12,6 +11,7 @@ from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of, layer_shape
 from reproducer.models.catalogue import CATALOGUE
 from reproducer.models.load import meta_model
+from reproducer.paper import load_item
 from reproducer.pruning.allocation import Allocation, allocate
 from reproducer.pruning.counting import count
 from reproducer.pruning.plan import units_of

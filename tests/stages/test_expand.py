@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from reproducer.stages.expand import expand
 ROOT = Path(__file__).parents[2]
 SPECS = sorted((ROOT / "specs").glob("*.yaml"))
 PROFILES = [(), ("paper",), ("small",), ("tiny",)]
+
+HEAVY = ("torch", "transformers", "optuna", "peft", "lm_eval", "datasets", "pandas", "matplotlib")
 
 BASE = """\
 name: base
@@ -56,13 +59,13 @@ def test_keys_are_the_same_in_another_process_and_nothing_is_loaded(tmp_path):
     program = (
         "import json, sys; from reproducer.spec import load_spec; from reproducer.stages.expand import expand;"
         f"stages = expand(load_spec({str(tmp_path / 'spec.yaml')!r})).stages;"
-        "heavy = [m for m in ('torch', 'transformers', 'optuna', 'datasets', 'lm_eval') if m in sys.modules];"
+        f"heavy = [name for name in {HEAVY} if name in sys.modules];"
         "print(json.dumps([heavy, [stage.key for stage in stages]]))"
     )
-    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    heavy, others = json.loads(shown)
-    assert heavy == []
-    assert others == [stage.key for stage in expand(spec).stages]
+    for seed in ("1", "2"):  # of sets and of strings' hashes
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        shown = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, env=environment).stdout
+        assert json.loads(shown) == [[], [stage.key for stage in expand(spec).stages]]
 
 
 def test_a_title_or_a_label_changes_no_key(tmp_path):
@@ -89,6 +92,14 @@ def test_a_changed_setting_changes_what_depends_on_it_and_nothing_else(tmp_path)
 
     after = keys(load(tmp_path, BASE, "evaluate.limit=5"))
     assert changed(before, after) == {(label, "quiz_acc") for label, _ in before}
+
+    after = keys(load(tmp_path, BASE, "methods.0={name: magnitude, parameters: {p: 1}}"))
+    assert changed(before, after) == {
+        (label, role) for label, role in before if label == "Magnitude" and role != "model"
+    }
+
+    after = keys(load(tmp_path, BASE, "methods.1={name: vector, calibration: {samples: 7}}"))
+    assert changed(before, after) == {(label, role) for label, role in before if label == "Vector" and role != "model"}
 
     after = keys(load(tmp_path, BASE, "models.0.dtype=float64"))
     assert changed(before, after) == {name for name in before if name[1] != "model"}
@@ -142,7 +153,27 @@ def test_the_search_scores_the_methods_of_the_spec_too(tmp_path):
         ("dataset: python-topics", "dataset: wikitext2", "spec.yaml:5: .*cannot serve for calibration"),
         ("[python-topics, python-docstrings]", "[python-topics, wikitex2]", "spec.yaml:6: .*wikitex2.*'wikitext2'"),
         ("[magnitude,", "[{name: magnitude, parameters: {pp: 1}},", "spec.yaml:3: .*no parameter 'pp'"),
-        ("prune: {ratio: 0.20}", "search: {baselines: [vectr]}", "spec.yaml:4: .*vectr.*'vector'"),
+        (
+            "prune: {ratio: 0.20}",
+            "search: {baselines: [vectr]}",
+            "spec.yaml:4: search.baselines\\[0\\]: .*vectr.*'vector'",
+        ),
+        (
+            "prune: {ratio: 0.20}",
+            "search: {baselines: [adapruner]}",
+            "spec.yaml:4: search.baselines.*it is searched itself",
+        ),
+        ("prune: {ratio: 0.20}", "search: {texts: wikitex2}", "spec.yaml:4: search.texts: .*wikitex2.*'wikitext2'"),
+        ("prune: {ratio: 0.20}", "search: {space: {alpha: 1}}", "spec.yaml:4: search.space: .*'alpha'.*'alpha_max'"),
+        (
+            "prune: {ratio: 0.20}",
+            "search: {transfer: {model: tinny}}",
+            "spec.yaml:4: search.transfer.model: .*tinny.*'tiny'",
+        ),
+        ("prune: {ratio: 0.20}", "recovery: [lorra]", "spec.yaml:4: recovery\\[0\\].*lorra.*'lora'"),
+        ("prune: {ratio: 0.20}", "recovery: [{name: lora, rnk: 4}]", "spec.yaml:4: recovery\\[0\\]: .*'rnk'.*'rank'"),
+        ("tasks: [quiz]", "taks: [quiz]", "spec.yaml:6: evaluate: unknown key 'taks'; did you mean 'tasks'"),
+        ("tasks: [quiz]", "tasks: [{name: quiz, metric: acc_nrm}]", "spec.yaml:6: evaluate.tasks.*acc_nrm.*'acc_norm'"),
         ("prune: {ratio: 0.20}", "search: {sampler: tpe, start: 4}", "spec.yaml:4: search.start: .*sampler local"),
         ("prune: {ratio: 0.20}", "search: {sampler: gp, stop: true}", "spec.yaml:4: search.stop: .*leave out `stop`"),
     ],
@@ -152,3 +183,17 @@ def test_a_wrong_name_is_told_with_its_line_and_the_nearest(tmp_path, line, wron
     spec = load(tmp_path, BASE.replace(line, wrong))
     with pytest.raises(SpecError, match=message):
         expand(spec)
+
+
+def test_a_mistake_in_a_methods_own_settings_is_told_where_it_stands(tmp_path):
+    """And not at the section of the spec that it changes."""
+    before, after = BASE.split("methods: [magnitude, vector, adapruner]\n")
+    for own, message in {
+        "search: {baselines: [vectr]}": r"search.baselines\[0\]: unknown baseline 'vectr'",
+        "search: {texts: wikitex2}": r"search.texts: unknown text 'wikitex2'",
+        "search: {trails: 3}": "search: unknown key 'trails'",
+        "calibration: {dataset: python-topic}": "calibration.dataset: unknown text 'python-topic'",
+    }.items():
+        methods = f"methods:\n  - magnitude\n  - {{name: adapruner, {own}}}\nsearch: {{baselines: [vector]}}\n"
+        with pytest.raises(SpecError, match=rf"spec.yaml:5: methods\[1\].{message}"):
+            expand(load(tmp_path, before + methods + after))
