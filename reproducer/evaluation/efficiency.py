@@ -5,17 +5,15 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from reproducer.errors import UserError
+from reproducer.evaluation.operations import Allocations
 from reproducer.models.walk import frozen
 
 
@@ -109,31 +107,6 @@ def _peak_memory(model: Any, ids: Tensor) -> int:
         model(input_ids=ids, use_cache=False)
         return torch.cuda.max_memory_allocated(ids.device)
     storages = {tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())}
-    with _Allocations() as made:
+    with Allocations() as made:
         model(input_ids=ids, use_cache=False)
     return made.peak + sum(storage.nbytes() for storage in storages)
-
-
-class _Allocations(TorchDispatchMode):
-    """Counts the bytes of the storages that operations make inside, until they are freed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.peak = self._now = 0
-        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        inputs = [leaf.untyped_storage() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        made = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(made):
-            if isinstance(leaf, Tensor):
-                storage = leaf.untyped_storage()
-                if storage not in self._known and all(storage is not other for other in inputs):  # no view of an input
-                    self._known.add(storage)
-                    self._now += storage.nbytes()
-                    weakref.finalize(storage, self._freed, storage.nbytes())
-        self.peak = max(self.peak, self._now)
-        return made
-
-    def _freed(self, size: int) -> None:
-        self._now -= size

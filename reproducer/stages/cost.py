@@ -1,9 +1,9 @@
 """What a stage will take, told before anything runs: time and memory, from counting operations.
 
 Nothing is derived from an architecture. Models of two and of three decoder layers are made of the config on the meta
-device, whose tensors have shapes and no values, and the functions that a stage calls are called there too, under a mode
-that counts what they do. The difference between the two models is a layer; the rest is what every model has once.
-A device's rates are measured in a moment, and what the store has measured of the same kind of stage corrects the time.
+device, whose tensors have shapes and no values, and the functions that a stage calls are called there too. What differs
+between the two is a layer; the rest is what every model has once. A device's rates are measured in a moment, and what
+the store has measured of the same kind of stage corrects the time.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import partial
+from dataclasses import astuple, dataclass, field, fields, replace
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from reproducer.errors import UserError
 from reproducer.models.catalogue import CATALOGUE
 from reproducer.models.fetch import recipe
 from reproducer.models.load import locate
@@ -29,16 +28,17 @@ from reproducer.stages.base import OnModel
 
 if TYPE_CHECKING:
     from reproducer.pruning.statistics import Statistic
-    from reproducer.recovery.registry import Recovery
 
-PROBE_SECONDS = 0.05
-TINY = 1e-3  # seconds: what takes less is mere bookkeeping, whatever it is
-HEAP = 2.0  # the C library's, seen in processes that trained, searched and pruned: what is freed in between has gaps
+DEPTHS = 2, 3  # layers of the models that are counted on; in a first layer less is held than in others
+PROBE_SECONDS = 0.05  # that a rate is measured for
 READING, FETCHING = 1e9, 5e7  # bytes a second from a disk, and from a hub or a package registry
+HEAP = 1.75  # of the C library, seen in processes that trained, searched and pruned: what is freed in between has gaps
+LEAST = 1e-3  # seconds: what takes less is bookkeeping
 CHARACTERS_PER_TOKEN = 4.0  # LLaMA's tokenizer makes a token of 3.8 characters of WikiText2, SmolLM2's of 4.2
 ANSWERED = 0.5  # of the tokens of an instruction: its answer, which is learnt
-# Characters of texts, and items, sequences an item, characters of a sequence and the share of its tokens whose logits
-# are needed of tasks, counted once: a data set that is not here yet cannot be asked.
+
+# Sizes of data sets, counted once: one that is not here yet cannot be asked. Characters of texts; of tasks items,
+# sequences an item, characters of one (padding included), and the share of its tokens whose logits are needed.
 TEXTS = {"wikitext2": 1.2e6, "ptb": 0.4e6, "python-topics": 5e4, "python-docstrings": 6e4}
 TASKS = {
     "boolq": (3270, 1, 600, 0.05),
@@ -59,52 +59,33 @@ Head = Literal["losses", "logits", "none"]
 
 @dataclass(frozen=True)
 class Work:
-    """What has to be done.
-
-    Attributes:
-        flops: of products, a multiply-add being two.
-        bytes: read and written by all operations.
-        pages: the part of it that is written to new tensors of `LARGE` and more, whose pages are new each time.
-        ops: operations called, however small.
-        read, fetched: bytes from the disk, and from the network.
-    """
+    """Operations (see `evaluation.operations`), and bytes from the disk and from the network."""
 
     flops: float = 0.0
     bytes: float = 0.0
-    pages: float = 0.0
-    ops: float = 0.0
+    calls: float = 0.0
     read: float = 0.0
     fetched: float = 0.0
 
     def __add__(self, other: Work) -> Work:
-        return Work(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+        return Work(*(one + another for one, another in zip(astuple(self), astuple(other), strict=True)))
 
     def __mul__(self, times: float) -> Work:
-        return Work(*(getattr(self, one.name) * times for one in fields(self)))
+        return Work(*(times * one for one in astuple(self)))
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Work, and the most bytes held at once beside the model; of two in a row the work adds up, and `held` does too.
-
-    Attributes:
-        held: bytes that stay to the end of the stage.
-    """
+    """Work, and the most bytes at once beside the model's; of two in a row the work adds up."""
 
     work: Work = Work()
     memory: float = 0.0
-    held: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        memory = max(self.memory, self.held + other.memory)
-        return Cost(self.work + other.work, memory, self.held + other.held)
+        return Cost(self.work + other.work, max(self.memory, other.memory))
 
     def __mul__(self, times: float) -> Cost:
-        return replace(self, work=self.work * times)
-
-    def holding(self, held: float) -> Cost:
-        """With so many bytes beside it that stay."""
-        return Cost(self.work, self.memory + held, self.held + held)
+        return Cost(self.work * times, self.memory)
 
 
 @dataclass(frozen=True)
@@ -114,56 +95,30 @@ class ModelCost:
     Attributes:
         config: what its config.json holds, `model_type` included.
         dtype: of weights and computation, as torch calls it.
-        kept: the share of its decoder layers' weights that is left, the same in every layer.
-        recovery: what was learnt since, where its kind adds something that runs.
+        kept: the share of its decoder layers' weights that is left, taken to be the same in every layer.
+        recovery: the kind and settings of what was learnt since.
         characters: of a token.
     """
 
     config: Mapping[str, Any]
     dtype: str
     kept: float = 1.0
-    recovery: Recovery | None = None
+    recovery: Any = None
     characters: float = CHARACTERS_PER_TOKEN
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any], dtype: str, **options: Any) -> Self:
-        """With the config's own dtype for `auto`."""
-        return cls(config, (stored(config) or "float32") if dtype == "auto" else dtype, **options)
-
-    # Sizes
 
     @property
     def layers(self) -> int:
-        return _models(self).layers
+        return self._small.layers
 
     @property
     def parameters(self) -> float:
         """All that are left, tied embeddings counted once."""
-        rest, layer = _models(self).parameters
-        return rest + self.layers * layer * self.kept
+        return self._small.rest + self.layers * self._small.layer * self.kept
 
     @property
     def weights(self) -> float:
         """Bytes of them."""
-        return self.parameters * self._item
-
-    @property
-    def _item(self) -> int:
-        import torch
-
-        return getattr(torch, self.dtype).itemsize
-
-    def tokens(self, characters: float) -> float:
-        return characters / self.characters
-
-    def window_tokens(self, texts: Iterable[Mapping[str, Any]], length: int, limit: int | None) -> float:
-        """Tokens of all windows of texts (each with `name` and `source`), or of the first so many of each."""
-        total = 0.0
-        for text in texts:
-            size = TEXTS.get(text["name"]) or file_size(text["source"]) or OTHER_TEXT
-            count = max(1, int(self.tokens(size) // length))
-            total += length * min(count, limit or count)
-        return total
+        return self.parameters * _item(self.dtype)
 
     def dense(self) -> Self:
         """The model before anything was cut or learnt."""
@@ -171,11 +126,10 @@ class ModelCost:
 
     def cut(self, cut: Any) -> Self:
         """What a stage's cut (`ratio`, `structure_ratio`, `indices`) leaves; heads and channels not rounded."""
-        _, layer = _models(self).parameters
         if cut.ratio is not None:
-            removed = cut.ratio * self.dense().parameters / (self.layers * layer)
+            removed = cut.ratio * self.dense().parameters / (self.layers * self._small.layer)
         else:
-            removed = (cut.structure_ratio or 0.0) * len(self._pruned(cut)) / self.layers
+            removed = cut.structure_ratio * len(self._pruned(cut)) / self.layers
         return replace(self, kept=max(0.0, 1 - removed))
 
     def first(self, cut: Any) -> int:
@@ -187,25 +141,27 @@ class ModelCost:
 
         return default_layers(self.layers) if cut.indices is None else cut.indices
 
-    # What stages do
+    def tokens(self, characters: float) -> float:
+        return characters / self.characters
+
+    def window_tokens(self, texts: Iterable[Any], length: int, limit: int | None) -> float:
+        """Tokens of all windows of texts (each with `name` and `source`), or of the first so many of each."""
+        total = 0.0
+        for text in texts:
+            size = TEXTS.get(text.name) or file_size(text.source) or OTHER_TEXT
+            count = max(1, int(self.tokens(size) // length))
+            total += length * min(count, limit or count)
+        return total
 
     def loading(self) -> Cost:
         """Reading the dense weights; where they are of another dtype in the file, both are there for a moment."""
-        import torch
-
-        whole = self.dense()
-        size = getattr(torch, stored(self.config) or self.dtype).itemsize * whole.parameters
-        beside = size if size != whole.weights else 0.0
-        return Cost(Work(read=size, bytes=size + whole.weights), whole.weights - self.weights + beside)
+        dense, stored = self.dense(), self.config.get("dtype") or self.config.get("torch_dtype") or self.dtype
+        size = dense.parameters * _item(stored)
+        beside = 0.0 if stored == self.dtype else size
+        return Cost(Work(read=size, bytes=size + dense.weights), dense.weights - self.weights + beside)
 
     def passes(
-        self,
-        tokens: float,
-        length: float,
-        batch: float,
-        head: Head = "losses",
-        layers: int | None = None,
-        scored: float = 1.0,
+        self, tokens: float, length: float, batch: float, head: Head, layers: int | None = None, scored: float = 1.0
     ) -> Cost:
         """Forward passes of `tokens` in sequences of `length`, `batch` tokens at once.
 
@@ -216,8 +172,7 @@ class ModelCost:
         """
         length = max(1, math.ceil(length))
         rows = max(1, min(int(batch // length), math.ceil(tokens / length)))
-        positions = max(1, round(scored * length))
-        once = self._counted("passes", rows, length, head, positions, layers=layers)
+        once = self._counted(_pass, rows, length, head, max(1, round(scored * length)), layers=layers)
         return once * (tokens / (rows * length))
 
     def collected(
@@ -225,7 +180,7 @@ class ModelCost:
         needs: Iterable[Statistic],
         samples: int,
         length: int,
-        first: int,
+        first: int = 0,
         below: bool = True,
         per_sample: bool = False,
         activations: float | None = None,
@@ -237,95 +192,103 @@ class ModelCost:
             per_sample: of every sample alone.
             activations: bytes kept for the backward pass; None: the default.
         """
-        from reproducer.pruning.statistics import ACTIVATION_BYTES, GradientStatistic, InputStatistic
+        from reproducer.pruning.statistics import ACTIVATION_BYTES, GradientStatistic, WeightStatistic
 
-        needs, upper = tuple(sorted(needs, key=repr)), self.layers - first
-        cost = self._counted("collected", needs, samples, length, per_sample, layers=upper)
-        backward = any(isinstance(one, GradientStatistic) for one in needs)
-        if not backward and not any(isinstance(one, InputStatistic) for one in needs):
-            return cost
-        tokens = samples * length
-        forward = self.passes(tokens, length, tokens, "none", upper)
+        needs = tuple(sorted(needs, key=repr))
+        counted = partial(self._counted, _collected, needs, samples, length, per_sample)
+        cost, one = counted(layers=self.layers - first), counted(layers=1)
         limit = ACTIVATION_BYTES if activations is None else activations
-        graph = self._counted("collected", needs, samples, length, per_sample, layers=1).memory
-        graphs = cost.memory - graph  # of all layers but the one that is worked on
-        if backward and graphs > limit:  # layers that do not fit run forward twice
-            cost = replace(cost, work=cost.work + forward.work * (1 - limit / graphs), memory=graph + limit)
-        return cost + self.passes(tokens, length, tokens, "none", first) if below and first else cost
+        if any(isinstance(need, GradientStatistic) for need in needs) and (graphs := cost.memory - one.memory) > limit:
+            again = self.passes(samples * length, length, samples * length, "none", self.layers - first)
+            # layers that do not fit run forward twice
+            cost = Cost(cost.work + again.work * (1 - limit / graphs), one.memory + limit)
+        if below and first and not all(isinstance(need, WeightStatistic) for need in needs):
+            cost += self.passes(samples * length, length, samples * length, "none", first)
+        return cost
 
     def training(self, recovery: Any) -> Cost:
-        """Fine-tuning on instructions by a kind with the settings of `InstructionTuning`."""
+        """Fine-tuning by a kind of recovery with the settings of `InstructionTuning`."""
         source = recovery.sources()["dataset"]
         rows = INSTRUCTIONS.get(recovery.dataset) or (file_size(source) or 0) // INSTRUCTION or OTHER_INSTRUCTIONS
         steps = math.ceil(recovery.epochs * min(rows, recovery.examples or rows) / recovery.batch)
         examples = recovery.batch * min(steps, recovery.steps or steps)
-        model, together = replace(self, recovery=recovery), recovery.micro_batch
         usual = min(recovery.cutoff, math.ceil(self.tokens(INSTRUCTION)))
-        once = model._counted("training", together, usual)
-        longest = model._counted("training", together, min(recovery.cutoff, 4 * usual)).memory
-        moments = 2 * once.held  # of what is learnt, whose gradients are left
-        return replace(once * (examples / together), memory=longest + moments)
-
-    def generation(self, prompt: float, written: int) -> Cost:
-        """A prompt and so many tokens behind it, one by one."""
-        return self.passes(prompt, prompt, prompt, "none") + self.passes(written, 1, 1, "logits")
-
-    def hidden(self, tokens: float) -> float:
-        """Bytes of the hidden states between two layers."""
-        return tokens * _models(self).width * self._item
+        counted = partial(replace(self, recovery=recovery)._counted, _training, recovery.micro_batch)
+        longest = counted(min(recovery.cutoff, 4 * usual))  # of the examples that come together
+        return Cost(counted(usual).work * (examples / recovery.micro_batch), longest.memory)
 
     def sliced(self, layers: int) -> Cost:
         """What is left of so many layers, copied, one after the other."""
-        size = self.kept * _models(self).parameters[1] * self._item
+        size = self.kept * self._small.layer * _item(self.dtype)
         return Cost(Work(bytes=2 * layers * size), size)
 
-    def _counted(self, function: str, *sizes: Any, layers: int | None = None) -> Cost:
-        """What one of `FUNCTIONS` does on so many layers (None: all), from what it does on two and on three."""
-        number = self.layers if layers is None else layers
-        total = []
-        for index, (less, more) in enumerate(zip(*_models(self).count(function, sizes), strict=True)):
+    def hidden(self, tokens: float) -> float:
+        """Bytes of the hidden states between two layers."""
+        return tokens * self._small.width * _item(self.dtype)
+
+    def _counted(self, function: Callable[..., Any], *sizes: Any, layers: int | None = None) -> Cost:
+        """What a function does on so many layers (None: all), from what it does on two and on three."""
+        number, total = self.layers if layers is None else layers, {}
+        two, three = self._small.count(function, sizes)
+        for one in fields(two):
+            less, more = getattr(two, one.name), getattr(three, one.name)
             layer = max(0.0, more - less)
-            rest = max(0.0, less - DEPTHS[0] * layer)
-            total.append(rest + number * layer * (1.0 if index == OPS else self.kept))
-        return Cost(Work(*total[:4]), *total[4:])
+            share = 1.0 if one.name == "calls" else self.kept
+            total[one.name] = max(0.0, less - DEPTHS[0] * layer) + number * layer * share
+        return Cost(Work(total["flops"], total["bytes"], total["calls"]), total["memory"])
+
+    @property
+    def _small(self) -> _Small:
+        recovery = self.recovery and (type(self.recovery), self.recovery.model_dump_json())
+        return _small(json.dumps(dict(self.config), sort_keys=True), self.dtype, recovery)
 
 
-def stored(config: Mapping[str, Any]) -> str | None:
-    """The dtype of the weight files; None: the config does not say."""
-    return config.get("dtype") or config.get("torch_dtype")
+class _Small:
+    """Models of `DEPTHS` layers on the meta device, and what was counted on them.
+
+    Attributes:
+        layers: of the whole model.
+        width: of its hidden states.
+        rest, layer: parameters outside of the decoder layers, and of one.
+    """
+
+    def __init__(self, config: Mapping[str, Any], dtype: str, recovery: Any) -> None:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        from reproducer.models.quiet import quiet
+
+        options = {name: value for name, value in config.items() if name not in ("dtype", "torch_dtype")}
+        whole = AutoConfig.for_model(**options).get_text_config()
+        self.layers, self.width = whole.num_hidden_layers, whole.hidden_size
+        self._models: list[Any] = []
+        for number in DEPTHS:
+            cut = copy.deepcopy(whole)
+            for name, value in vars(whole).items():
+                if isinstance(value, list) and len(value) == self.layers:  # an entry a layer
+                    setattr(cut, name, value[:number])
+            cut.num_hidden_layers = number
+            with quiet(), torch.device("meta"):
+                self._models.append(AutoModelForCausalLM.from_config(cut, dtype=getattr(torch, dtype)).eval())
+        two, three = (sum(weight.numel() for weight in model.parameters()) for model in self._models)
+        self.rest, self.layer = two - DEPTHS[0] * (three - two), three - two
+        if recovery is not None:
+            with torch.device("meta"):
+                self._models = [recovery.adapted(model) for model in self._models]
+        self.count = lru_cache(maxsize=None)(self._count)
+
+    def _count(self, function: Callable[..., Any], sizes: tuple[Any, ...]) -> list[Any]:
+        from reproducer.evaluation.operations import count
+
+        return [count(partial(function, model, *sizes)) for model in self._models]
 
 
-def file_size(source: Mapping[str, Any]) -> int | None:
-    """Bytes of the file that a data source is, given or in the mirror, uncompressed; None: it is no file here."""
-    from reproducer.data.sources import MIRROR
-
-    if path := source.get("path"):
-        candidates = [Path(path)]
-    else:
-        stem = Path(os.environ.get(MIRROR, ""), source["id"], source["configuration"] or "default", source["split"])
-        candidates = [stem.with_name(f"{stem.name}{ending}") for ending in (".jsonl", ".jsonl.gz")]
-    for path in candidates:
-        if path.is_file():
-            return path.stat().st_size * (3 if path.suffix == ".gz" else 1)  # text is compressed to about a third
-    return None
+@cache
+def _small(config: str, dtype: str, recovery: tuple[type[Any], str] | None) -> _Small:
+    return _Small(json.loads(config), dtype, recovery and recovery[0].model_validate_json(recovery[1]))
 
 
-def task_size(name: str, source: Mapping[str, Any], limit: int | None) -> tuple[float, float, float]:
-    """Sequences of a task's first `limit` items, characters of one, and the share of its logits that is needed."""
-    items, sequences, characters, scored = TASKS.get(name, OTHER_TASK)
-    if name not in TASKS and (size := file_size(source)):
-        items = max(1, int(size // (sequences * characters)))
-    return min(items, limit or items) * sequences, characters, scored
-
-
-# Counting
-
-LARGE = 2**25  # bytes from which on the C library asks the system for every tensor's memory anew
-OPS = 3  # place of the number of operations in a count
-DEPTHS = 2, 3  # layers of the models; in the first layer less is held than in others
-
-
-def _passes(model: Any, rows: int, length: int, head: Head, positions: int) -> Any:
+def _pass(model: Any, rows: int, length: int, head: Head, positions: int) -> None:
     import torch
 
     from reproducer.models.architecture import family_of
@@ -335,20 +298,19 @@ def _passes(model: Any, rows: int, length: int, head: Head, positions: int) -> A
     with torch.no_grad():
         hidden = family.decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state
         if head == "losses":
-            return next_token_losses(model, hidden, ids)
+            next_token_losses(model, hidden, ids)
         if head == "logits":
-            return torch.log_softmax(family.head_of(model)(hidden[:, -positions:]), dim=-1).argmax(dim=-1)
-    return None
+            torch.log_softmax(family.head_of(model)(hidden[:, -positions:]), dim=-1).argmax(dim=-1)
 
 
-def _collected(model: Any, needs: Sequence[Statistic], samples: int, length: int, per_sample: bool) -> Any:
+def _collected(model: Any, needs: Sequence[Statistic], samples: int, length: int, per_sample: bool) -> None:
     import torch
 
     from reproducer.pruning.statistics import Limits, collect
 
     limits = Limits(activations=2**62, chunk=2**24)  # larger chunks, fewer calls to count: the traffic is the same
     ids = torch.zeros(samples, length, dtype=torch.long)
-    return collect(model, ids, range(model.config.num_hidden_layers), needs, limits, per_sample=per_sample)
+    collect(model, ids, range(model.config.num_hidden_layers), needs, limits, per_sample=per_sample)
 
 
 def _training(model: Any, rows: int, length: int) -> None:
@@ -361,131 +323,36 @@ def _training(model: Any, rows: int, length: int) -> None:
     hidden = family_of(model.config).decoder_of(model.train())(input_ids=ids, use_cache=False).last_hidden_state
     learnt = slice(int((1 - ANSWERED) * length), None)
     next_token_losses(model, hidden[:, learnt], ids[:, learnt]).sum().backward()
+    model.zero_grad()
 
 
-FUNCTIONS: Mapping[str, Callable[..., Any]] = {"passes": _passes, "collected": _collected, "training": _training}
-
-
-class _Models:
-    """Models of so many layers as `DEPTHS` says, on the meta device, and what was counted on them."""
-
-    def __init__(self, config: Mapping[str, Any], dtype: str, recovery: Recovery | None) -> None:
-        import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        from reproducer.models.quiet import quiet
-
-        options = {name: value for name, value in config.items() if name not in ("dtype", "torch_dtype")}
-        whole = AutoConfig.for_model(**copy.deepcopy(options)).get_text_config()
-        self.layers: int = whole.num_hidden_layers
-        self.width: int = whole.hidden_size
-        self.models: list[Any] = []
-        for number in DEPTHS:
-            cut = copy.deepcopy(whole)
-            for name, value in vars(whole).items():  # some have a list with an entry a layer
-                if isinstance(value, list) and len(value) == self.layers:
-                    setattr(cut, name, value[:number])
-            cut.num_hidden_layers = number
-            with quiet(), torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(cut, dtype=getattr(torch, dtype)).eval()
-            self.models.append(model)
-        two, three = (sum(weight.numel() for weight in model.parameters()) for model in self.models)
-        self.parameters = two - DEPTHS[0] * (three - two), three - two  # outside of the layers, and of one
-        if recovery is not None:
-            with torch.device("meta"):
-                self.models = [recovery.adapted(model) for model in self.models]
-        self._counts: dict[str, list[tuple[float, ...]]] = {}
-
-    def count(self, function: str, sizes: tuple[Any, ...]) -> list[tuple[float, ...]]:
-        """Of each: flops, bytes, pages, ops, and the bytes made at most at once and left at the end."""
-        name = repr((function, sizes))
-        if name not in self._counts:
-            self._counts[name] = [count(partial(FUNCTIONS[function], model, *sizes)) for model in self.models]
-            for model in self.models:
-                model.zero_grad()
-        return self._counts[name]
-
-
-_known: dict[tuple[str, str, str], _Models] = {}
-
-
-def _models(model: ModelCost) -> _Models:
-    key = json.dumps(dict(model.config), sort_keys=True), model.dtype, repr(model.recovery)
-    if key not in _known:
-        _known[key] = _Models(model.config, model.dtype, model.recovery)
-    return _known[key]
-
-
-def count(run: Callable[[], Any]) -> tuple[float, ...]:
-    """What `run` does with tensors of the meta device: flops, bytes, pages, ops, most bytes made, bytes left."""
-    import weakref
-
+def _item(dtype: str) -> int:
+    """Bytes of a number."""
     import torch
-    from torch import Tensor, nn
-    from torch.overrides import TorchFunctionMode
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
-    from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-    aten = torch.ops.aten
-    attention = aten._scaled_dot_product_flash_attention_for_cpu
-    backward = aten._scaled_dot_product_flash_attention_for_cpu_backward
-
-    class Counter(TorchDispatchMode):
-        flops = bytes = pages = ops = now = peak = 0
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func is aten._local_scalar_dense.default:
-                return True  # whatever a program asks its values, they are finite
-            kwargs = dict(kwargs or {})
-            if "device" in kwargs:
-                kwargs["device"] = torch.device("meta")
-            made = func(*args, **kwargs)
-            inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-            storages = [tensor.untyped_storage() for tensor in inputs]
-            written = 0
-            for output in (leaf for leaf in tree_leaves(made) if isinstance(leaf, Tensor)):
-                storage = output.untyped_storage()
-                if all(storage is not other for other in storages):  # else it is a view, or was written over
-                    written += output.nbytes
-                    self.pages += storage.nbytes() if storage.nbytes() >= LARGE else 0
-                    self.now += storage.nbytes()
-                    weakref.finalize(storage, self.freed, storage.nbytes())
-                elif func._schema.is_mutable:
-                    written += output.nbytes
-            self.ops += 1
-            self.peak = max(self.peak, self.now)
-            if written and func._overloadpacket is not aten.empty:
-                self.bytes += written + sum(tensor.nbytes for tensor in inputs)
-            if func._overloadpacket is attention:
-                self.flops += sdpa_flop_count(*(tensor.shape for tensor in args[:3]))
-            elif func._overloadpacket is backward:
-                self.flops += sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4]))
-            elif func._overloadpacket in flop_registry:
-                self.flops += flop_registry[func._overloadpacket](*args, **kwargs, out_val=made)
-            return made
-
-        def freed(self, size: int) -> None:
-            self.now -= size
-
-    class Attention(TorchFunctionMode):
-        """As devices do it, without the scores of all pairs, which torch writes out on the meta device alone."""
-
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func is not nn.functional.scaled_dot_product_attention:
-                return func(*args, **(kwargs or {}))
-            query, *others = args[:3]
-            shared = [one.repeat_interleave(query.shape[1] // one.shape[1], 1) for one in others]
-            return attention(query, *shared)[0]
-
-    with torch.device("meta"), Attention(), Counter() as counted:
-        left = run()
-    found = counted.flops, counted.bytes, counted.pages, counted.ops, counted.peak, counted.now
-    del left
-    return found
+    return getattr(torch, dtype).itemsize
 
 
-# Stages
+def file_size(source: Mapping[str, Any]) -> int | None:
+    """Bytes of the file that a data source is, given or in the mirror, uncompressed; None: it is no file here."""
+    from reproducer.data.sources import MIRROR
+
+    if "path" in source:
+        stem = source["path"]
+    else:
+        stem = Path(os.environ.get(MIRROR, ""), source["id"], source["configuration"] or "default", source["split"])
+    for path in (Path(f"{stem}{ending}") for ending in ("", ".jsonl", ".jsonl.gz")):
+        if path.is_file():
+            return path.stat().st_size * (3 if path.suffix == ".gz" else 1)  # text is compressed to about a third
+    return None
+
+
+def task_size(name: str, source: Mapping[str, Any], limit: int | None) -> tuple[float, float, float]:
+    """Sequences of a task's first `limit` items, characters of one, and the share of its logits that is needed."""
+    items, sequences, characters, scored = TASKS.get(name, OTHER_TASK)
+    if name not in TASKS and (size := file_size(source)):
+        items = max(1, int(size // (sequences * characters)))
+    return min(items, limit or items) * sequences, characters, scored
 
 
 @dataclass(frozen=True)
@@ -503,7 +370,7 @@ class Estimates:
     Attributes:
         stages: by key; or why there is none.
         seconds: of those that have no result yet and can be told.
-        misfits: a line for every stage that needs more memory than there is.
+        misfits: a line for every such stage that needs more memory than there is.
         basis: what the estimates rest on, for a reader.
     """
 
@@ -514,65 +381,70 @@ class Estimates:
 
 
 def estimates(stages: Sequence[Stage], outcome: Outcome, device: Device) -> Estimates:
-    """What stages take, those that have a result already correcting the others of their kind.
+    """What stages take, those that have a result already correcting the times of others of their kind.
 
-    Memory is not corrected: a process's growth says little where a model or free pages are left from the stage before.
+    Memory is not corrected: how much a process grew says little where the stage before left a model or free pages.
     """
-    raw: dict[str, tuple[float, float] | str] = {}
+    raw: dict[str, Estimate | str] = {}
     loaded: tuple[str, ...] = ()
     ratios: dict[str, list[float]] = {}
+    made = {key: result.artifact for key, result in outcome.results.items() if result.artifact is not None}
     for stage in stages:
         try:
-            if (model := model_of(stage, outcome)) is None:
-                raw[stage.key] = "unknown until fetched"
-                continue
-            cost: Cost = stage.cost(model)  # type: ignore[attr-defined]
-            work, memory = cost.work, device.heap * cost.memory
-            if isinstance(stage, OnModel):
-                memory += model.weights
-                parts = tuple(one.key for one in (stage.model, stage.plan, stage.recovery) if one is not None)
-                if parts != loaded:  # else the model is still there from the stage before
-                    loading = model.loading()
-                    work, memory = work + loading.work, max(memory, model.weights + loading.memory)
-                loaded = parts
-            seconds = device.rates(model.dtype).seconds(work)
+            raw[stage.key], loaded = _estimate(stage, outcome, device, loaded)
         except NotImplementedError:
             raw[stage.key] = "not estimated"
-            continue
-        except Exception as error:  # whatever transformers makes of a config; the run itself will say it in full
+        except Exception as error:  # whatever transformers makes of a config; a run will say it in full
             raw[stage.key] = f"not estimated: {str(error).partition(chr(10))[0] or type(error).__name__}"
-            continue
-        raw[stage.key] = seconds, memory
-        made = outcome[stage].artifact if stage.key in outcome.results else None
-        if made is not None and made.record["environment"].get("cpu") == describe_machine()["cpu"]:
-            ratios.setdefault(stage.kind, []).append(made.seconds / max(seconds, TINY))
+        found, artifact = raw[stage.key], made.get(stage.key)
+        here = artifact is not None and artifact.record["environment"].get("cpu") == describe_machine()["cpu"]
+        if artifact is not None and here and isinstance(found, Estimate):
+            ratios.setdefault(stage.kind, []).append(artifact.seconds / max(found.seconds, LEAST))
     corrections = {kind: statistics.median(seen) for kind, seen in ratios.items()}
-    found: dict[str, Estimate | str] = {}
+    corrected: dict[str, Estimate | str] = dict(raw)
+    total, misfits = 0.0, []
     for stage in stages:
-        told, factor = raw[stage.key], corrections.get(stage.kind, 1.0)
-        found[stage.key] = told if isinstance(told, str) else Estimate(told[0] * factor, told[1])
-    todo = [stage for stage in stages if stage.key not in outcome.results or outcome[stage].artifact is None]
-    known = [(stage, one) for stage in todo if isinstance(one := found[stage.key], Estimate)]
-    misfits = [
-        f"{stage.label} needs {memory_text(one.memory)} of {memory_text(device.memory)}"
-        for stage, one in known
-        if one.memory > device.memory
-    ]
-    total = sum(one.seconds for _, one in known)
-    return Estimates(found, total, misfits, _basis(device, corrections))
+        if isinstance(one := raw[stage.key], Estimate):
+            one = replace(one, seconds=one.seconds * corrections.get(stage.kind, 1.0))
+            corrected[stage.key] = one
+            if stage.key not in made:
+                total += one.seconds
+                if one.memory > device.memory:
+                    misfits.append(f"{stage.label} needs {memory_text(one.memory)} of {memory_text(device.memory)}")
+    return Estimates(corrected, total, misfits, _basis(device, corrections))
 
 
-def model_of(stage: Stage, outcome: Outcome) -> ModelCost | None:
+def _estimate(
+    stage: Any, outcome: Outcome, device: Device, loaded: tuple[str, ...]
+) -> tuple[Estimate | str, tuple[str, ...]]:
+    """Of a stage, when the model made of the stages `loaded` is in memory; and of which stages the model then is."""
+    if (model := model_of(stage, outcome)) is None:
+        return "unknown until fetched", loaded
+    cost = stage.cost(model)
+    work, memory = cost.work, cost.memory
+    if isinstance(stage, OnModel):
+        memory = model.weights + device.heap * cost.memory
+        parts = tuple(part.key for part in (stage.model, stage.plan, stage.recovery) if part is not None)
+        if parts != loaded:
+            loading, loaded = model.loading(), parts
+            work, memory = work + loading.work, max(memory, model.weights + loading.memory)
+    return Estimate(device.rates(model.dtype).seconds(work), memory), loaded
+
+
+def model_of(stage: Any, outcome: Outcome) -> ModelCost | None:
     """The model that a stage works on or provides; None where its config is not known before it is fetched."""
     base = getattr(stage, "model", stage)
     while (config := _config(base, outcome)) is None and "model" in base.inputs:
         base = base.inputs["model"]  # a derived model has its base's widths
     if config is None:
         return None
-    own = getattr(base, "recipe", {}).get("source") in ("random", "drawn")
-    found = ModelCost.of(config, getattr(stage, "dtype", "auto"), characters=1.0 if own else CHARACTERS_PER_TOKEN)
+    dtype = getattr(stage, "dtype", "auto")
+    if dtype == "auto":
+        dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
+    bytewise = getattr(base, "recipe", {}).get("source") in ("random", "drawn")
+    found = ModelCost(config, dtype, characters=1.0 if bytewise else CHARACTERS_PER_TOKEN)
     if (plan := getattr(stage, "plan", None)) is not None:
-        found = found.cut(getattr(plan, "cut", None) or plan.search.cut)  # one as found has its search's
+        found = found.cut(getattr(plan, "cut", None) or plan.search.cut)  # a plan as found has its search's
     recovery = getattr(stage, "recovery", None)
     return found if recovery is None else replace(found, recovery=recovery.how)
 
@@ -581,12 +453,12 @@ def _config(model: Stage, outcome: Outcome) -> Mapping[str, Any] | None:
     given: Mapping[str, Any] = getattr(model, "recipe", {})
     if "config" in given:
         return given["config"]
-    made = outcome[model].artifact if model.key in outcome.results else None
+    result = outcome.results.get(model.key)
     try:
-        folder = locate(made.directory) if made else Path(given.get("path", ""))
+        folder = locate(result.artifact.directory) if result and result.artifact else Path(given.get("path", ""))
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, UserError):
-        return next((one.config for one in CATALOGUE.values() if one.config and recipe(one) == given), None)
+    except (OSError, ValueError):
+        return next((entry.config for entry in CATALOGUE.values() if entry.config and recipe(entry) == given), None)
 
 
 def _basis(device: Device, corrections: Mapping[str, float]) -> str:
@@ -594,45 +466,34 @@ def _basis(device: Device, corrections: Mapping[str, float]) -> str:
         f"{one.flops / 1e12:.3g} TFLOP/s and {one.bytes / 1e9:.3g} GB/s in {dtype}"
         for dtype, one in sorted(device.measured.items())
     )
-    seen = ", ".join(f"{kind} {ratio:.2f}" for kind, ratio in sorted(corrections.items()))
-    return (
+    lines = [
         f"Estimates for {device.label} ({memory_text(device.memory)} of memory), one stage at a time, nothing else "
-        f"running.\nCounted on one decoder layer, at rates measured just now: {rates or 'none'}.\n"
-        + (
-            f"Times of what is in the store, as shares of their estimates, by which others are corrected: {seen}.\n"
-            if seen
-            else ""
-        )
-        + f"Assumed: the usual sizes of data sets, {CHARACTERS_PER_TOKEN:.0f} characters a token, "
-        f"{FETCHING / 1e6:.0f} MB/s of downloads, {READING / 1e9:.0f} GB/s from the disk."
-    )
+        "running.",
+        f"Counted on one decoder layer, at rates measured just now: {rates or 'none'}.",
+        f"Assumed: the usual sizes of data sets, {CHARACTERS_PER_TOKEN:.0f} characters a token, "
+        f"{FETCHING / 1e6:.0f} MB/s of downloads, {READING / 1e9:.0f} GB/s from the disk.",
+    ]
+    if corrections:
+        seen = ", ".join(f"{kind} {ratio:.2f}" for kind, ratio in sorted(corrections.items()))
+        lines.append(f"Times are corrected by what took longer or shorter in the store: {seen}.")
+    return "\n".join(lines)
 
 
 def memory_text(size: float) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
-# The device
-
-
 @dataclass(frozen=True)
 class Rates:
-    """Of one dtype, a second: operations of a square product, bytes read and written, new bytes, small operations."""
+    """Of one dtype, a second: operations of a square product, bytes read and written, calls of small operations."""
 
     flops: float
     bytes: float
-    pages: float
-    ops: float
+    calls: float
 
     def seconds(self, work: Work) -> float:
-        return (
-            work.flops / self.flops
-            + work.bytes / self.bytes
-            + work.pages / self.pages
-            + work.ops / self.ops
-            + work.read / READING
-            + work.fetched / FETCHING
-        )
+        computing = work.flops / self.flops + work.bytes / self.bytes + work.calls / self.calls
+        return computing + work.read / READING + work.fetched / FETCHING
 
 
 @dataclass
@@ -658,9 +519,9 @@ class Device:
 
         if torch.device(name).type == "cuda":
             properties = torch.cuda.get_device_properties(name)
-            return cls(properties.name, properties.total_memory, partial(measured_rates, name))
+            return cls(properties.name, properties.total_memory, partial(_rates, name))
         label = f"{describe_machine()['cpu']}, {torch.get_num_threads()} threads"
-        return cls(label, psutil.virtual_memory().total, partial(measured_rates, name), HEAP)
+        return cls(label, psutil.virtual_memory().total, partial(_rates, name), HEAP)
 
     def rates(self, dtype: str) -> Rates:
         if dtype not in self.measured:
@@ -668,36 +529,32 @@ class Device:
         return self.measured[dtype]
 
 
-def measured_rates(name: str, dtype: str) -> Rates:
-    """The best of about half a second, so that what else runs plays as little part as it can."""
+def _rates(name: str, dtype: str) -> Rates:
+    """Measured in about half a second."""
     import torch
+    from torch.nn.functional import linear, silu
 
-    kind, options = getattr(torch, dtype), {"device": name, "dtype": getattr(torch, dtype)}
+    options: Any = {"device": name, "dtype": getattr(torch, dtype)}
     flops, size, least = 0.0, 256, 0.0
     while least < 0.03 and size <= 8192:  # from small to large: a dtype without fast products must not take minutes
         left, right = torch.ones(2, size, size, **options)
-        least = _best(partial(torch.nn.functional.linear, left, right), name)
+        least = _best(partial(linear, left, right), name)
         flops, size = max(flops, 2 * size**3 / least), 2 * size
-    values = torch.ones(2**26 if torch.device(name).type == "cuda" else 2**21, **options)  # out of a cache's reach
-    moved = 5 * values.nbytes / _best(lambda: torch.nn.functional.silu(values) * values, name)
-    size = 2 * LARGE // kind.itemsize
-    again = torch.empty(size, **options)
-    new = _best(lambda: torch.empty(size, **options).fill_(1), name) - _best(lambda: again.fill_(1), name)
-    with torch.no_grad():
-        small = torch.nn.Linear(8, 8, **options)
-        inputs = torch.ones(8, 8, **options)
-        called = 3 / _best(lambda: small(inputs).view(64), name)  # transposed, multiplied, viewed
-    return Rates(flops, moved, 2 * LARGE / max(new, 1e-9), called)
+    values = torch.ones(2**26 if name.startswith("cuda") else 2**21, **options)  # as large as a model's, out of caches
+    moved = _best(lambda: silu(values) * values, name)
+    small = torch.ones(8, 8, **options)
+    called = _best(lambda: [linear(small, small).view(64) for _ in range(100)], name)
+    return Rates(flops, 5 * values.nbytes / moved, 300 / called)  # transposed, multiplied, viewed
 
 
 def _best(call: Callable[[], object], name: str) -> float:
-    """Least seconds of a call, on a CPU at least what it takes one thread: what else runs can only make it slower."""
+    """Least seconds of a call, on a CPU at most what it takes one thread: what else runs can only make it slower."""
     import torch
 
     if torch.device(name).type == "cuda":
         return _least(call, time.perf_counter, partial(torch.cuda.synchronize, name))
     threads, together = torch.get_num_threads(), _least(call, time.perf_counter)
-    try:  # threads wait for each other on a busy machine
+    try:  # on a busy machine threads wait for each other
         torch.set_num_threads(1)
         return min(together, _least(call, time.thread_time))
     finally:
@@ -710,5 +567,5 @@ def _least(call: Callable[[], object], clock: Callable[[], float], wait: Callabl
         began = clock()
         call()
         wait()
-        least = min(least, clock() - began)
+        least = min(least, max(clock() - began, 1e-9))
     return least

@@ -55,4 +55,5 @@ class Generate(Measure):
         write_result(context, Generation(prompt=self.prompt, text=text))
 
     def cost(self, model: ModelCost) -> Cost:
-        return model.generation(model.tokens(len(self.prompt)), self.max_new_tokens)
+        length, written = model.tokens(len(self.prompt)), self.max_new_tokens
+        return model.passes(length, length, length, "none") + model.passes(written, 1, 1, "logits")  # one by one

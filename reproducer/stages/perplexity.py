@@ -102,5 +102,5 @@ class Perplexity(Measure):
     def cost(self, model: ModelCost) -> Cost:
         from reproducer.models.walk import BATCH_TOKENS
 
-        tokens = model.window_tokens([self.text.model_dump()], self.seq_len, self.windows)
-        return model.passes(tokens, self.seq_len, BATCH_TOKENS)
+        tokens = model.window_tokens([self.text], self.seq_len, self.windows)
+        return model.passes(tokens, self.seq_len, BATCH_TOKENS, "losses")

@@ -122,23 +122,21 @@ class Search(OnModel):
         settings, samples, length = self.settings, self.calibration.samples, self.calibration.length
         first, pruned = model.first(self.cut), model.cut(self.cut)
         upper = model.layers - first
-        draws = 1.0 if settings.data in ("random", "score") else settings.trials
-        draws *= (0.5 if settings.order == "sequential" else 1) * (SEEN_AGAIN if settings.sampler == "local" else 1)
-        tokens = model.window_tokens([text.model_dump() for text in self.texts], self.seq_len, settings.windows)
+        tokens = model.window_tokens(self.texts, self.seq_len, settings.windows)
+        draws = 1 if settings.data in ("random", "score") else settings.trials
+        again = (0.5 if settings.order == "sequential" else 1) * (SEEN_AGAIN if settings.sampler == "local" else 1)
+        passages = max(1, draws * again) * samples
         evaluated = settings.trials * (SEEN_WHOLE if settings.stop else 1) + len(self.baselines)
         evaluated += settings.scored if settings.data == "score" else 0
-        needs = {one for one in METHODS.get(self.method).make({}).needs if one.additive}
-        passage = model.collected(needs, 1, length, first, below=False, per_sample=True, activations=KEPT_BYTES)
-        passages = max(draws, 1) * samples
-        beside = Cost()
+        collected = partial(model.collected, length=length, first=first, below=False, activations=KEPT_BYTES)
+        needs = [one for one in METHODS.get(self.method).make({}).needs if one.additive]
+        cost = (pruned.passes(tokens, self.seq_len, BATCH_TOKENS, "losses", upper) + pruned.sliced(upper)) * evaluated
+        cost += collected(needs, 1, per_sample=True) * passages
         for name in self.baselines:  # statistics that are no means over samples are of all samples together
-            whole = {one for one in METHODS.get(name).make({}).needs if not one.additive}
-            beside += model.collected(whole, samples, length, first, below=False, activations=KEPT_BYTES)
-        trial = pruned.passes(tokens, self.seq_len, BATCH_TOKENS, layers=upper) + pruned.sliced(upper)
-        below = model.passes(tokens, self.seq_len, BATCH_TOKENS, "none", first)
-        below += model.passes(passages * length, length, length, "none", first)
-        kept = min(KEPT_BYTES, passages * passage.held) + model.hidden(2 * tokens + passages * length)
-        return (trial * evaluated + passage * passages + beside + below).holding(kept)
+            cost += collected([one for one in METHODS.get(name).make({}).needs if not one.additive], samples)
+        cost += model.passes(tokens, self.seq_len, BATCH_TOKENS, "none", first)  # once, below the first pruned layer
+        cost += model.passes(passages * length, length, length, "none", first)
+        return Cost(cost.work, cost.memory + model.hidden(2 * tokens + passages * length))
 
     def read(self, directory: Path) -> Record:
         """What the search left."""

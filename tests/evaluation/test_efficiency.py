@@ -6,6 +6,7 @@ import torch
 from reproducer.errors import UserError
 from reproducer.evaluation import efficiency
 from reproducer.evaluation.efficiency import Efficiency, measure
+from reproducer.evaluation.operations import Allocations
 from tests.families import family_model
 from tests.helpers import cut_by_hand, tiny
 
@@ -49,7 +50,7 @@ def test_memory_is_the_weights_and_what_a_pass_makes():
 
 
 def test_allocations_that_are_freed_make_room():
-    with efficiency._Allocations() as made:
+    with Allocations() as made:
         first = torch.zeros(1000)
         second = first + 1
         del first
