@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
+AGAIN_SECONDS = 0.01
 SHOW_CURSOR = b"\x1b[?25h"
 _HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -31,6 +34,7 @@ def exit_code(error: KeyboardInterrupt) -> int:
 def interruptible() -> Iterator[None]:
     """In the `with` block the first SIGINT, SIGTERM or SIGHUP raises `Interrupted` in the main thread.
 
+    Where Python drops what a handler raises, in a finaliser or a callback of the garbage collector, it is raised again.
     From then on, after the block too, a Ctrl-C ends the process at once with code 130: no exit handler runs, and the
     cursor is shown again. Other signals are then ignored: an end is under way. One that was ignored before the block
     (by nohup, or a shell's background job) stays so. Does nothing outside the main thread.
@@ -51,6 +55,17 @@ def interruptible() -> Iterator[None]:
             _show_cursor()
             os._exit(exit_code(Interrupted(number)))
 
+    def unraisable(told: Any) -> None:
+        nonlocal interrupted
+        if not isinstance(told.exc_value, Interrupted):
+            report(told)
+            return
+        interrupted = False
+        again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), told.exc_value.signal))
+        again.daemon = True
+        again.start()
+
+    report, sys.unraisablehook = sys.unraisablehook, unraisable
     before = {number: signal.getsignal(number) for number in _HANDLED}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
@@ -58,6 +73,7 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
+        sys.unraisablehook = report
         if not interrupted:
             for number, handler in before.items():
                 signal.signal(number, handler)

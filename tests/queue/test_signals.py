@@ -182,3 +182,24 @@ def test_exit_codes():
         129,
     ]
     assert str(Interrupted(signal.SIGTERM)) == "SIGTERM"
+
+
+class Finalised:
+    """Is interrupted while it is taken away, where Python drops whatever is raised."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        signal.raise_signal(self.number)
+        time.sleep(0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_end_that_python_drops_comes_all_the_same(number, capsys):
+    before = sys.unraisablehook
+    with pytest.raises(Interrupted) as caught, interruptible():
+        Finalised(number)
+        time.sleep(30)
+    assert caught.value.signal == number
+    assert capsys.readouterr().err == "" and sys.unraisablehook is before
