@@ -51,7 +51,7 @@ def report(given: Namespace) -> int:
 def status(given: Namespace) -> int:
     """What of a spec is done."""
     expansion = _load(given)
-    outcome = survey(expansion.stages, Store(given.store), _devices(("auto",))[0])
+    outcome = survey(expansion.stages, Store(given.store), _surveyed(expansion, ("auto",)))
     lines = [
         (result.status, result.stage.kind, result.stage.label, result.message) for result in outcome.results.values()
     ]
@@ -127,7 +127,8 @@ def clean(given: Namespace) -> int:
     """Remove stages of the store that none of the given specs needs."""
     needed: set[str] = set()
     for path in given.specs:
-        for profile in [(), *((name,) for name in given.profile)]:
+        _find_modules(path)
+        for profile in [(), *((name,) for name in given.profile), tuple(given.profile)]:
             for overrides in ((), given.overrides) if given.overrides else ((),):
                 needed |= {stage.key for stage in expand(load_spec(path, profile, overrides)).stages}
     removed = Store(given.store).clean(needed)
@@ -171,17 +172,22 @@ def specs(given: Namespace) -> int:
     return DONE
 
 
-def _load(given: Namespace) -> Expansion:
-    for folder in (Path(), given.spec.parent):  # where a spec's `module:attribute` may lie
+def _find_modules(spec: Path) -> None:
+    """Let Python find the modules that a spec names as `module:attribute`: in its folder and in this one."""
+    for folder in (Path(), spec.parent):
         if (path := str(folder.resolve())) not in sys.path:
             sys.path.insert(0, path)
+
+
+def _load(given: Namespace) -> Expansion:
+    _find_modules(given.spec)
     return expand(load_spec(given.spec, given.profile, given.overrides))
 
 
 def _run(expansion: Expansion, given: Namespace) -> Outcome:
     """Bring every stage to an artifact; what cannot work is told before the first one runs, or a folder is made."""
     store, folder = Store(given.store), given.out / expansion.spec.name
-    outcome = survey(expansion.stages, store, "cpu")
+    outcome = survey(expansion.stages, store, _surveyed(expansion, given.devices))
     if outcome.ok:  # nothing to compute: torch need not even be imported
         _check_folder(folder)
         return outcome
@@ -192,7 +198,7 @@ def _run(expansion: Expansion, given: Namespace) -> Outcome:
     store.prepare()
     todo = [stage for stage in expansion.stages if outcome[stage].artifact is None]
     memory = _announce(expansion, todo, outcome, devices[0], given)
-    slots = given.jobs or fitting_slots(devices, memory)
+    slots = fitting_slots(devices, memory) if given.jobs is None else max(given.jobs, len(devices))
     return run_queue(
         expansion.stages,
         store,
@@ -315,6 +321,11 @@ def _packages() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return versions
+
+
+def _surveyed(expansion: Expansion, names: tuple[str, ...]) -> str:
+    """The device whose results a survey takes: times hold for one alone, and nothing else asks for torch."""
+    return _devices(names)[0] if any(column.timed for column in expansion.columns) else "cpu"
 
 
 def _devices(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -27,11 +27,21 @@ class Registry(Generic[T]):
     def __init__(self, noun: str, package: str, group: str) -> None:
         self._noun, self._package, self._group = noun, package, group
         self._things: dict[str, T] = {}
+        self._added: list[T] = []  # what was replaced, too: a spec may name it by its module
         self._complete = False
 
     def add(self, name: str, thing: T) -> T:
-        """Register `thing`; a later one of the same name takes its place (a module may be imported anew)."""
+        """Register `thing`; a later one of the same name takes its place (a module may be imported anew).
+
+        Raises:
+            UserError: the name is one of this package's own, and `thing` is not.
+        """
+        known = self._things.get(name)
+        if known is not None and _is_own(known) and not _is_own(thing):
+            message = f"the {self._noun} '{name}' of {thing.__module__} has the name of one of {self._package}"
+            raise UserError(message, "register it under another name")
         self._things[name] = thing
+        self._added.append(thing)
         return thing
 
     def all(self) -> dict[str, T]:
@@ -76,13 +86,18 @@ class Registry(Generic[T]):
             reason = str(error).partition("\n")[0] or type(error).__name__
             hint = "it is looked for in the spec's folder, the working directory and the installed packages"
             raise UserError(f"the {self._noun} '{name}' cannot be imported: {reason}", hint) from error
-        known = next((thing for thing in self._things.values() if thing is found), None)
-        if known is None:
+        if not any(thing is found for thing in self._added):
             raise UserError(
                 f"'{name}' is a {type(found).__name__}, no registered {self._noun}",
                 f"decorate it as the modules of {self._package} do",
             )
-        return known
+        registered: T = found
+        return registered
+
+
+def _is_own(thing: Any) -> bool:
+    """Whether it is defined in this package."""
+    return str(getattr(thing, "__module__", "")).partition(".")[0] == __name__.partition(".")[0]
 
 
 def source_digest(thing: Any) -> str | None:
@@ -91,7 +106,7 @@ def source_digest(thing: Any) -> str | None:
     It joins the key of a stage that uses the thing, so that an edit of a user's own module makes the stage run again.
     """
     module = sys.modules.get(getattr(thing, "__module__", ""), None)
-    if module is None or module.__name__.partition(".")[0] == __name__.partition(".")[0]:
+    if module is None or _is_own(thing):
         return None
     file = getattr(module, "__file__", None)
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None

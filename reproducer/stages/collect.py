@@ -145,6 +145,8 @@ def _objective(row: Row, searches: Mapping[str, facts.Search]) -> float | None:
     if "search" in row.stages:
         own = searches.get(row.stages["search"].key)
         return own.best.value if own and fits(own) else None
+    if not row.plain:  # a search scores methods as they are
+        return None
     seen = (baseline for search in searches.values() if fits(search) for baseline in search.baselines)
     return next((baseline.value for baseline in seen if baseline.method == row.method), None)
 

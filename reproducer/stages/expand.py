@@ -37,11 +37,12 @@ class Row:
     recovery_label: str | None
     seed: int
     stages: Mapping[str, Stage]
+    plain: bool = True  # its method runs as its name alone says, as a search scores it
 
     @property
     def facts(self) -> dict[str, Any]:
         """The fields that results.json has too."""
-        return {name: value for name, value in vars(self).items() if name != "stages"}
+        return {name: value for name, value in vars(self).items() if name not in ("stages", "plain")}
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,9 @@ class Expansion:
                     named(spec, (*place, "prune") if method.given.prune else ("prune",), check)
 
     def needs(self, stages: Sequence[Stage]) -> list[str]:
-        """What these stages fetch from outside, for a person: models and data sets that are not at hand."""
+        """The models that these stages fetch from outside, for a person."""
         fetched = [stage for stage in stages if isinstance(stage, FetchModel)]
-        models = [str(source) for stage in fetched if (source := stage.remote) is not None]
-        return models
+        return [str(source) for stage in fetched if (source := stage.remote) is not None]
 
     @property
     def columns(self) -> list[Column]:
@@ -189,12 +189,21 @@ def _pruned(
         recovery_label=recovery.label if recovery else None,
         seed=seed,
         stages={**stages, **_measuring(found, state)},
+        plain=method.plain,
     )
 
 
 def _measuring(found: Resolved, state: State) -> dict[str, Stage]:
-    stages = [stage for kind in measures() for stage in kind.stages_for(found.evaluate, found.spec, state)]
-    return {stage.role: stage for stage in stages}
+    stages: dict[str, Stage] = {}
+    for kind in measures():
+        for stage in kind.stages_for(found.evaluate, found.spec, state):
+            if stage.role in stages:
+                message = (
+                    f"two measures are called '{stage.role}' in results.json; keep one, or rename its data"
+                )
+                raise found.spec.error(("evaluate",), message)
+            stages[stage.role] = stage
+    return stages
 
 
 def _search(found: Resolved, model: ResolvedModel, method: ResolvedMethod, cut: Cut, seed: int) -> tuple[Search, bool]:

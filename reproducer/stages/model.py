@@ -13,8 +13,6 @@ from reproducer.stages.recovery import Recover
 if TYPE_CHECKING:
     from reproducer.stages.cost import Cost, ModelCost
 
-    pass
-
 
 class FetchModel(Stage):
     """The model's files, or where they are; `recipe` determines the weights."""
