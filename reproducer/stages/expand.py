@@ -198,9 +198,7 @@ def _measuring(found: Resolved, state: State) -> dict[str, Stage]:
     for kind in measures():
         for stage in kind.stages_for(found.evaluate, found.spec, state):
             if stage.role in stages:
-                message = (
-                    f"two measures are called '{stage.role}' in results.json; keep one, or rename its data"
-                )
+                message = f"two measures are called '{stage.role}' in results.json; keep one, or rename its data"
                 raise found.spec.error(("evaluate",), message)
             stages[stage.role] = stage
     return stages

@@ -14,6 +14,7 @@ from reproducer import Plan, prune
 from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of, parameter_count
 from reproducer.pruning.plan import units_of
+from tests.families import Double
 from tests.helpers import close, cut_by_hand, decoder_layers, examples, logits, masked, shapes, tiny, tokens
 
 
@@ -39,10 +40,11 @@ def storages(model):
 @examples(25)
 @given(shape=shapes(), seed=st.integers(0, 999))
 def test_sliced_equals_masked(shape, seed):
-    model = tiny(**shape)
+    model = tiny(**shape, dtype=torch.float64)
     plan, ids = random_plan(model, seed), tokens(2, 7)
     smaller = plan.apply(model)
-    assert close(logits(smaller, ids), logits(masked(model, plan), ids), 1e-5)
+    with Double():  # of a hidden width of 2 a norm may divide by next to nothing: float32 would bound nothing
+        assert close(logits(smaller, ids), logits(masked(model, plan), ids), 1e-9)
     assert parameter_count(smaller) == plan.parameters_left(model)
     assert parameter_count(model) - parameter_count(smaller) == plan.parameters_removed(model)
     in_place = copy.deepcopy(model)
