@@ -1,6 +1,7 @@
 """Models that several rooms' tests share. Everything is random, tiny and made here: no network, no files."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -12,6 +13,12 @@ from tests.helpers import ZOO, cut_by_hand, tiny
 settings.register_profile("ci", deadline=None, derandomize=True, database=None)
 settings.register_profile("random", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_configure():
+    """What runs the tests may ignore SIGINT, as a shell does for what it puts in the background; tests send it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
