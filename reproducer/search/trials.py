@@ -84,7 +84,9 @@ def open_study(directory: Path, name: str) -> optuna.Study:
 
 def fail_unfinished(study: optuna.Study) -> None:
     """Mark the trials of processes that have died as failed. To be called while no other process works on the study."""
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+    for _ in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        study.ask()  # it was put in the queue and not taken up; Optuna ends no trial that has not begun
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
 
 

@@ -20,6 +20,7 @@ from reproducer.search import objective as real
 from reproducer.search import samplers
 from reproducer.search.record import Record
 from reproducer.search.settings import SearchSettings
+from reproducer.search.trials import fail_unfinished, open_study
 from tests.helpers import tiny, tokens
 
 
@@ -422,3 +423,11 @@ def test_with_a_model_too_an_interrupted_search_makes_the_same_trials_to_the_bit
     assert (tmp_path / "broken/plan.safetensors").read_bytes() == (tmp_path / "whole/plan.safetensors").read_bytes()
     plan = Plan.load(tmp_path / "whole/plan.safetensors")
     assert objective.measure(plan).value == found["whole"].value
+
+
+def test_killed_between_queueing_a_baseline_and_taking_it_up_a_search_goes_on(tmp_path):
+    study = open_study(tmp_path, "joint")
+    study.enqueue_trial({"x": 0.5})
+    fail_unfinished(study)
+    assert [trial.state.name for trial in study.get_trials()] == ["FAIL"]
+    assert study.ask().number == 1  # nothing is left in the queue
