@@ -234,7 +234,7 @@ def _announce(expansion: Expansion, todo: list[Stage], outcome: Outcome, device:
     large = any((model.entry.parameters or LARGE) >= LARGE for model in expansion.found.models)
     if not large and given.jobs is not None:
         return WORKER_MEMORY
-    from reproducer.stages.cost import Device, Estimate, estimates
+    from reproducer.stages.estimates import Device, Estimate, estimates
 
     found = estimates(expansion.stages, outcome, Device.named(device))
     if large and (found.seconds > LONG or found.misfits):
@@ -278,7 +278,7 @@ def _queue(expansion: Expansion, store: Store, devices: tuple[str, ...]) -> str:
     lines = {stage.key: [stage.key[:12], stage.kind, stage.label, "in the store"] for stage in expansion.stages}
     summary = f"{len(expansion.rows)} rows, {len(lines)} stages, {len(todo)} to run"
     if todo:
-        from reproducer.stages.cost import Device, Estimate, estimates, memory_text
+        from reproducer.stages.estimates import Device, Estimate, estimates, memory_text
 
         expansion.check_cuts()
         here = Device.named(_devices(devices)[0])

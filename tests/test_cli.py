@@ -361,10 +361,10 @@ def test_a_dry_run_estimates_what_is_left_alone(finished, capsys):
 
 
 def test_a_dry_run_tells_what_does_not_fit_and_what_it_cannot_know(here, capsys, monkeypatch):
-    from reproducer.stages import cost
+    from reproducer.stages import estimates
 
-    here_is = cost.Device.named("cpu")
-    monkeypatch.setattr(cost.Device, "named", lambda name: dataclasses.replace(here_is, memory=2**20))
+    here_is = estimates.Device.named("cpu")
+    monkeypatch.setattr(estimates.Device, "named", lambda name: dataclasses.replace(here_is, memory=2**20))
     Path("spec.yaml").write_text(SPEC.replace("[tiny-gqa]", "[tiny-gqa, someone/model]"))
     queue, summary, _ = dry_run(capsys)
     assert re.search(r"does not fit into 1(\.0)? MiB$", queue["tiny-gqa Vector 20%: python-topics"])

@@ -1,9 +1,8 @@
-"""What a stage will take, told before anything runs: time and memory, from counting operations.
+"""What a stage costs: operations, traffic and memory, counted before anything runs.
 
 Nothing is derived from an architecture. Models of two and of three decoder layers are made of the config on the meta
 device, whose tensors have shapes and no values, and the functions that a stage calls are called there too. What differs
-between the two is a layer; the rest is what every model has once. A device's rates are measured in a moment, and what
-the store has measured of the same kind of stage corrects the time.
+between the two is a layer; the rest is what every model has once. What a device makes of it is for `estimates`.
 """
 
 from __future__ import annotations
@@ -11,48 +10,19 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
-import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from functools import cache, lru_cache, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from reproducer.models.catalogue import CATALOGUE
-from reproducer.models.fetch import recipe
-from reproducer.models.load import locate
-from reproducer.queue import Outcome, Stage, describe_machine
-from reproducer.stages.base import OnModel
+from reproducer.data.sizes import INSTRUCTION, instruction_rows, text_size
 
 if TYPE_CHECKING:
     from reproducer.pruning.statistics import Statistic
 
 DEPTHS = 2, 3  # layers of the models that are counted on; in a first layer less is held than in others
-PROBE_SECONDS = 0.05  # that a rate is measured for
-READING, FETCHING = 1e9, 5e7  # bytes a second from a disk, and from a hub or a package registry
-HEAP = 1.75  # of the C library, seen in processes that trained, searched and pruned: what is freed in between has gaps
-LEAST = 1e-3  # seconds: what takes less is bookkeeping
 CHARACTERS_PER_TOKEN = 4.0  # LLaMA's tokenizer makes a token of 3.8 characters of WikiText2, SmolLM2's of 4.2
 ANSWERED = 0.5  # of the tokens of an instruction: its answer, which is learnt
-
-# Sizes of data sets, counted once: one that is not here yet cannot be asked. Characters of texts; of tasks items,
-# sequences an item, characters of one (padding included), and the share of its tokens whose logits are needed.
-TEXTS = {"wikitext2": 1.2e6, "ptb": 0.4e6, "python-topics": 5e4, "python-docstrings": 6e4}
-TASKS = {
-    "boolq": (3270, 1, 600, 0.05),
-    "piqa": (1838, 2, 155, 0.8),
-    "hellaswag": (10042, 4, 280, 0.55),
-    "winogrande": (1267, 2, 95, 0.6),
-    "arc_easy": (2376, 3.3, 135, 0.4),
-    "arc_challenge": (1172, 3.7, 160, 0.4),
-    "openbookqa": (500, 3, 65, 0.7),
-    "quiz": (112, 1.5, 70, 0.4),
-}
-INSTRUCTIONS = {"alpaca": 52_002, "builtin-instructions": 64}
-INSTRUCTION = 510  # characters of one, in the prompt's format
-OTHER_TEXT, OTHER_TASK, OTHER_INSTRUCTIONS = 1e6, (2000, 4, 200, 0.6), 50_000
 
 Head = Literal["losses", "logits", "none"]
 
@@ -148,7 +118,7 @@ class ModelCost:
         """Tokens of all windows of texts (each with `name` and `source`), or of the first so many of each."""
         total = 0.0
         for text in texts:
-            size = TEXTS.get(text.name) or file_size(text.source) or OTHER_TEXT
+            size = text_size(text.name, text.source)
             count = max(1, int(self.tokens(size) // length))
             total += length * min(count, limit or count)
         return total
@@ -209,7 +179,7 @@ class ModelCost:
     def training(self, recovery: Any) -> Cost:
         """Fine-tuning by a kind of recovery with the settings of `InstructionTuning`."""
         source = recovery.sources()["dataset"]
-        rows = INSTRUCTIONS.get(recovery.dataset) or (file_size(source) or 0) // INSTRUCTION or OTHER_INSTRUCTIONS
+        rows = instruction_rows(recovery.dataset, source)
         steps = math.ceil(recovery.epochs * min(rows, recovery.examples or rows) / recovery.batch)
         examples = recovery.batch * min(steps, recovery.steps or steps)
         usual = min(recovery.cutoff, math.ceil(self.tokens(INSTRUCTION)))
@@ -331,241 +301,3 @@ def _item(dtype: str) -> int:
     import torch
 
     return getattr(torch, dtype).itemsize
-
-
-def file_size(source: Mapping[str, Any]) -> int | None:
-    """Bytes of the file that a data source is, given or in the mirror, uncompressed; None: it is no file here."""
-    from reproducer.data.sources import MIRROR
-
-    if "path" in source:
-        stem = source["path"]
-    else:
-        stem = Path(os.environ.get(MIRROR, ""), source["id"], source["configuration"] or "default", source["split"])
-    for path in (Path(f"{stem}{ending}") for ending in ("", ".jsonl", ".jsonl.gz")):
-        if path.is_file():
-            return path.stat().st_size * (3 if path.suffix == ".gz" else 1)  # text is compressed to about a third
-    return None
-
-
-def task_size(name: str, source: Mapping[str, Any], limit: int | None) -> tuple[float, float, float]:
-    """Sequences of a task's first `limit` items, characters of one, and the share of its logits that is needed."""
-    items, sequences, characters, scored = TASKS.get(name, OTHER_TASK)
-    if name not in TASKS and (size := file_size(source)):
-        items = max(1, int(size // (sequences * characters)))
-    return min(items, limit or items) * sequences, characters, scored
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Of one stage: wall time, and the most bytes that it holds at once, model included and libraries not."""
-
-    seconds: float
-    memory: float
-
-
-@dataclass(frozen=True)
-class Estimates:
-    """Of a list of stages, run one after the other.
-
-    Attributes:
-        stages: by key; or why there is none.
-        seconds: of those that have no result yet and can be told.
-        misfits: a line for every such stage that needs more memory than there is.
-        basis: what the estimates rest on, for a reader.
-    """
-
-    stages: Mapping[str, Estimate | str]
-    seconds: float
-    misfits: Sequence[str]
-    basis: str
-
-
-def estimates(stages: Sequence[Stage], outcome: Outcome, device: Device) -> Estimates:
-    """What stages take, those that have a result already correcting the times of others of their kind.
-
-    Memory is not corrected: how much a process grew says little where the stage before left a model or free pages.
-    """
-    raw: dict[str, Estimate | str] = {}
-    loaded: tuple[str, ...] = ()
-    ratios: dict[str, list[float]] = {}
-    made = {key: result.artifact for key, result in outcome.results.items() if result.artifact is not None}
-    for stage in stages:
-        try:
-            raw[stage.key], loaded = _estimate(stage, outcome, device, loaded)
-        except NotImplementedError:
-            raw[stage.key] = "not estimated"
-        except Exception as error:  # whatever transformers makes of a config; a run will say it in full
-            raw[stage.key] = f"not estimated: {str(error).partition(chr(10))[0] or type(error).__name__}"
-        found, artifact = raw[stage.key], made.get(stage.key)
-        here = artifact is not None and artifact.record["environment"].get("cpu") == describe_machine()["cpu"]
-        if artifact is not None and here and isinstance(found, Estimate):
-            ratios.setdefault(stage.kind, []).append(artifact.seconds / max(found.seconds, LEAST))
-    corrections = {kind: statistics.median(seen) for kind, seen in ratios.items()}
-    corrected: dict[str, Estimate | str] = dict(raw)
-    total, misfits = 0.0, []
-    for stage in stages:
-        if isinstance(one := raw[stage.key], Estimate):
-            one = replace(one, seconds=one.seconds * corrections.get(stage.kind, 1.0))
-            corrected[stage.key] = one
-            if stage.key not in made:
-                total += one.seconds
-                if one.memory > device.memory:
-                    misfits.append(f"{stage.label} needs {memory_text(one.memory)} of {memory_text(device.memory)}")
-    return Estimates(corrected, total, misfits, _basis(device, corrections))
-
-
-def _estimate(
-    stage: Any, outcome: Outcome, device: Device, loaded: tuple[str, ...]
-) -> tuple[Estimate | str, tuple[str, ...]]:
-    """Of a stage, when the model made of the stages `loaded` is in memory; and of which stages the model then is."""
-    if (model := model_of(stage, outcome)) is None:
-        return "unknown until fetched", loaded
-    cost = stage.cost(model)
-    work, memory = cost.work, cost.memory
-    if isinstance(stage, OnModel):
-        memory = model.weights + device.heap * cost.memory
-        parts = tuple(part.key for part in (stage.model, stage.plan, stage.recovery) if part is not None)
-        if parts != loaded:
-            loading, loaded = model.loading(), parts
-            work, memory = work + loading.work, max(memory, model.weights + loading.memory)
-    return Estimate(device.rates(model.dtype).seconds(work), memory), loaded
-
-
-def model_of(stage: Any, outcome: Outcome) -> ModelCost | None:
-    """The model that a stage works on or provides; None where its config is not known before it is fetched."""
-    base = getattr(stage, "model", stage)
-    while (config := _config(base, outcome)) is None and "model" in base.inputs:
-        base = base.inputs["model"]  # a derived model has its base's widths
-    if config is None:
-        return None
-    dtype = getattr(stage, "dtype", "auto")
-    if dtype == "auto":
-        dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
-    bytewise = getattr(base, "recipe", {}).get("source") in ("random", "drawn")
-    found = ModelCost(config, dtype, characters=1.0 if bytewise else CHARACTERS_PER_TOKEN)
-    if (plan := getattr(stage, "plan", None)) is not None:
-        found = found.cut(getattr(plan, "cut", None) or plan.search.cut)  # a plan as found has its search's
-    recovery = getattr(stage, "recovery", None)
-    return found if recovery is None else replace(found, recovery=recovery.how)
-
-
-def _config(model: Stage, outcome: Outcome) -> Mapping[str, Any] | None:
-    given: Mapping[str, Any] = getattr(model, "recipe", {})
-    if "config" in given:
-        return given["config"]
-    result = outcome.results.get(model.key)
-    try:
-        folder = locate(result.artifact.directory) if result and result.artifact else Path(given.get("path", ""))
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return next((entry.config for entry in CATALOGUE.values() if entry.config and recipe(entry) == given), None)
-
-
-def _basis(device: Device, corrections: Mapping[str, float]) -> str:
-    rates = "; ".join(
-        f"{one.flops / 1e12:.3g} TFLOP/s and {one.bytes / 1e9:.3g} GB/s in {dtype}"
-        for dtype, one in sorted(device.measured.items())
-    )
-    lines = [
-        f"Estimates for {device.label} ({memory_text(device.memory)} of memory), one stage at a time, nothing else "
-        "running.",
-        f"Counted on one decoder layer, at rates measured just now: {rates or 'none'}.",
-        f"Assumed: the usual sizes of data sets, {CHARACTERS_PER_TOKEN:.0f} characters a token, "
-        f"{FETCHING / 1e6:.0f} MB/s of downloads, {READING / 1e9:.0f} GB/s from the disk.",
-    ]
-    if corrections:
-        seen = ", ".join(f"{kind} {ratio:.2f}" for kind, ratio in sorted(corrections.items()))
-        lines.append(f"Times are corrected by what took longer or shorter in the store: {seen}.")
-    return "\n".join(lines)
-
-
-def memory_text(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Of one dtype, a second: operations of a square product, bytes read and written, calls of small operations."""
-
-    flops: float
-    bytes: float
-    calls: float
-
-    def seconds(self, work: Work) -> float:
-        computing = work.flops / self.flops + work.bytes / self.bytes + work.calls / self.calls
-        return computing + work.read / READING + work.fetched / FETCHING
-
-
-@dataclass
-class Device:
-    """What there is to compute on. Rates are measured when they are first asked for.
-
-    Attributes:
-        memory: bytes.
-        heap: how much of it is taken for each byte that tensors of changing sizes fill.
-    """
-
-    label: str
-    memory: int
-    measure: Callable[[str], Rates]
-    heap: float = 1.0
-    measured: dict[str, Rates] = field(default_factory=dict)
-
-    @classmethod
-    def named(cls, name: str) -> Self:
-        """The device that torch calls so."""
-        import psutil
-        import torch
-
-        if torch.device(name).type == "cuda":
-            properties = torch.cuda.get_device_properties(name)
-            return cls(properties.name, properties.total_memory, partial(_rates, name))
-        label = f"{describe_machine()['cpu']}, {torch.get_num_threads()} threads"
-        return cls(label, psutil.virtual_memory().total, partial(_rates, name), HEAP)
-
-    def rates(self, dtype: str) -> Rates:
-        if dtype not in self.measured:
-            self.measured[dtype] = self.measure(dtype)
-        return self.measured[dtype]
-
-
-def _rates(name: str, dtype: str) -> Rates:
-    """Measured in about half a second."""
-    import torch
-    from torch.nn.functional import linear, silu
-
-    options: Any = {"device": name, "dtype": getattr(torch, dtype)}
-    flops, size, least = 0.0, 256, 0.0
-    while least < 0.03 and size <= 8192:  # from small to large: a dtype without fast products must not take minutes
-        left, right = torch.ones(2, size, size, **options)
-        least = _best(partial(linear, left, right), name)
-        flops, size = max(flops, 2 * size**3 / least), 2 * size
-    values = torch.ones(2**26 if name.startswith("cuda") else 2**21, **options)  # as large as a model's, out of caches
-    moved = _best(lambda: silu(values) * values, name)
-    small = torch.ones(8, 8, **options)
-    called = _best(lambda: [linear(small, small).view(64) for _ in range(100)], name)
-    return Rates(flops, 5 * values.nbytes / moved, 300 / called)  # transposed, multiplied, viewed
-
-
-def _best(call: Callable[[], object], name: str) -> float:
-    """Least seconds of a call, on a CPU at most what it takes one thread: what else runs can only make it slower."""
-    import torch
-
-    if torch.device(name).type == "cuda":
-        return _least(call, time.perf_counter, partial(torch.cuda.synchronize, name))
-    threads, together = torch.get_num_threads(), _least(call, time.perf_counter)
-    try:  # on a busy machine threads wait for each other
-        torch.set_num_threads(1)
-        return min(together, _least(call, time.thread_time))
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _least(call: Callable[[], object], clock: Callable[[], float], wait: Callable[[], None] = lambda: None) -> float:
-    least, end = math.inf, time.perf_counter() + PROBE_SECONDS
-    while time.perf_counter() < end or least == math.inf:
-        began = clock()
-        call()
-        wait()
-        least = min(least, max(clock() - began, 1e-9))
-    return least

@@ -92,13 +92,8 @@ class Expansion:
         rules = []
         for method in self.found.methods:
             place = ("methods", spec.methods.index(method.given))
-            rules.append(
-                (
-                    method,
-                    place,
-                    named(spec, (*place, "parameters"), partial(method.method.make, method.given.parameters)),
-                )
-            )
+            make = partial(method.method.make, method.given.parameters)
+            rules.append((method, place, named(spec, (*place, "parameters"), make)))
         for model in self.found.models:
             if model.entry.config is None:
                 continue

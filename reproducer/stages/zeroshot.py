@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
+from reproducer.data.sizes import task_size
 from reproducer.data.tasks import Task, TaskSpec, resolve_task
 from reproducer.facts import Facts
 from reproducer.queue import Artifact, Context
@@ -110,7 +111,6 @@ class ZeroShot(Measure):
 
     def cost(self, model: ModelCost) -> Cost:
         from reproducer.models.loss import SCORED_TOKENS
-        from reproducer.stages.cost import task_size
 
         sequences, characters, scored = task_size(self.task.name, self.found.source.identity(), self.limit)
         length = model.tokens(characters)

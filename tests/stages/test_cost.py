@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from reproducer.data import sizes
 from reproducer.evaluation.operations import Allocations, Operations, count
 from reproducer.models.catalogue import CATALOGUE
 from reproducer.pruning.counting import count as count_model
@@ -21,7 +22,8 @@ from reproducer.queue.outcome import Result
 from reproducer.recovery.lora import Lora
 from reproducer.spec import load_spec
 from reproducer.stages import cost
-from reproducer.stages.cost import Cost, Device, Estimate, ModelCost, Rates, Work, estimates
+from reproducer.stages.cost import Cost, ModelCost, Work
+from reproducer.stages.estimates import Device, Estimate, Rates, estimates, model_of
 from reproducer.stages.expand import expand
 from tests.families import ZOO, family_model
 
@@ -58,7 +60,7 @@ def one(tmp_path, label, *overrides, text=TABLE1):
 
 def work(tmp_path, label, *overrides, text=TABLE1) -> Work:
     stage = one(tmp_path, label, *overrides, text=text)
-    return stage.cost(cost.model_of(stage, Outcome({}))).work
+    return stage.cost(model_of(stage, Outcome({}))).work
 
 
 def alone(stage, on=None, outcome=None) -> Estimate:
@@ -303,7 +305,7 @@ def test_a_local_folders_config_is_read(tmp_path):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({**CATALOGUE["tiny"].config, "torch_dtype": "bfloat16"}))
     stage = stages(tmp_path, TABLE1.replace("llama-7b", str(folder)))[1]
-    model = cost.model_of(stage, Outcome({}))
+    model = model_of(stage, Outcome({}))
     assert model is not None
     assert (model.parameters, model.dtype) == (CATALOGUE["tiny"].parameters, "bfloat16")
 
@@ -311,19 +313,19 @@ def test_a_local_folders_config_is_read(tmp_path):
 def test_files_here_are_sized(tmp_path, monkeypatch):
     path = tmp_path / "own.txt"
     path.write_text("x" * 40_000)
-    assert cost.file_size({"path": str(path), "field": "text"}) == 40_000
+    assert sizes.file_size({"path": str(path), "field": "text"}) == 40_000
     hub = {"id": "some/set", "configuration": None, "split": "train", "field": "text", "revision": None}
     monkeypatch.setenv("REPRODUCER_MIRROR", str(tmp_path))
-    assert cost.file_size(hub) is None
+    assert sizes.file_size(hub) is None
     mirrored = tmp_path / "some" / "set" / "default"
     mirrored.mkdir(parents=True)
     (mirrored / "train.jsonl").write_text("y" * 8_000)
-    assert cost.file_size(hub) == 8_000
+    assert sizes.file_size(hub) == 8_000
     model = ModelCost(CATALOGUE["tiny"].config, "float32")
     text = SimpleNamespace(name="some/set", source=hub)
     assert model.window_tokens([text], 100, None) == 2000 and model.window_tokens([text, text], 100, 3) == 600
-    assert cost.task_size("boolq", hub, 100)[0] == 100 and cost.task_size("boolq", hub, 10**6)[0] == 3270
-    assert cost.task_size("some-task", hub, None)[0] == 40  # four sequences of 200 characters an item
+    assert sizes.task_size("boolq", hub, 100)[0] == 100 and sizes.task_size("boolq", hub, 10**6)[0] == 3270
+    assert sizes.task_size("some-task", hub, None)[0] == 40  # four sequences of 200 characters an item
 
 
 def test_the_device_is_measured_once(monkeypatch):
@@ -340,8 +342,8 @@ def test_sizes_written_down_are_those_of_the_mirror():
     from reproducer.data.tasks import resolve_task
     from reproducer.data.text import load_text
 
-    for name, characters in cost.TEXTS.items():
+    for name, characters in sizes.TEXTS.items():
         for role in ("report", "search"):
             assert len(load_text(name, role).joined()) == pytest.approx(characters, rel=0.3), (name, role)
-    for name, (items, *_) in cost.TASKS.items():
+    for name, (items, *_) in sizes.TASKS.items():
         assert len(resolve_task(name).rows()) == items, name
