@@ -153,7 +153,12 @@ def _method(spec: Spec, index: int, evaluate: Any) -> ResolvedMethod:
             message = f"method '{given.name}' has no parameter '{parameter}' to set"
             choices = [] if method.space is not None else list(method.parameters)
             raise spec.error(("methods", index, "parameters", parameter), message, choices, name=parameter)
-    calibration = _calibration(spec, ("methods", index, "calibration"), given.calibration_for(spec))
+    calibration = _calibration(
+        spec,
+        ("methods", index, "calibration"),
+        given.calibration_for(spec),
+        evaluate.perplexity if method.calibrated else (),
+    )
     found = ResolvedMethod(given.name, given.label or method.label, given, method, calibration)
     if method.space is None:
         if given.search:
@@ -183,10 +188,27 @@ def _check_baseline(spec: Spec, loc: Loc, name: str) -> None:
         raise spec.error(loc, f"'{name}' cannot be a baseline of a search: {why}")
 
 
-def _calibration(spec: Spec, loc: Loc, section: CalibrationSpec) -> Calibration:
-    dataset = section.dataset or spec.substitute("datasets", POOL_TEXT)
-    text = named(spec, (*loc, "dataset"), partial(TextSource.of, dataset, "calibration"))
-    return Calibration(text=text, samples=section.samples, length=section.length, pool=section.pool)
+def _calibration(spec: Spec, loc: Loc, section: CalibrationSpec, reported: Sequence[str]) -> Calibration:
+    names = section.dataset or [spec.substitute("datasets", POOL_TEXT)]
+    texts = []
+    for index, name in enumerate(names):
+        place = (*loc, "dataset", index)
+        text = named(spec, place, partial(TextSource.of, name, section.split))
+        if text.source in _measured(spec, reported):
+            message = f"'{name}' would be calibrated on the same rows that the report measures on"
+            raise spec.error(place, f"{message}; name another text, or another split (calibration.split)")
+        texts.append(text)
+    shares = section.shares or [1 / len(names)] * len(names)
+    asked = section.model_dump(include={"samples", "length", "pool"})
+    return Calibration(texts=tuple(texts), shares=tuple(shares), **asked)
+
+
+def _measured(spec: Spec, reported: Sequence[str]) -> list[dict[str, Any]]:
+    """What names the rows that the report measures perplexity on."""
+    return [
+        named(spec, ("evaluate", "perplexity", index), partial(TextSource.of, name, "report")).source
+        for index, name in enumerate(reported)
+    ]
 
 
 def _search_texts(spec: Spec, own: Loc, settings: SearchSettings, reported: Sequence[str]) -> tuple[TextSource, ...]:
@@ -198,12 +220,8 @@ def _search_texts(spec: Spec, own: Loc, settings: SearchSettings, reported: Sequ
     texts = tuple(
         named(spec, (*place, index), partial(TextSource.of, name, settings.split)) for index, name in enumerate(names)
     )
-    measured = [
-        named(spec, ("evaluate", "perplexity", index), partial(TextSource.of, name, "report")).source
-        for index, name in enumerate(reported)
-    ]
     for text in texts if settings.split == "search" else ():
-        if text.source in measured:
+        if text.source in _measured(spec, reported):
             message = f"'{text.name}' has no split of its own to search on: the report measures on the same rows"
             hint = "name another text in search.texts, or set search.split: report to search as the paper does"
             raise spec.error(place, f"{message}; {hint}")

@@ -115,6 +115,22 @@ class Latency(Facts):
     quartiles: tuple[float, float]
 
 
+class Sight(Facts):
+    """A text that made a row: what for, which split, and how many samples were drawn (None: all of the windows)."""
+
+    dataset: str
+    split: Literal["calibration", "search", "report"]
+    purpose: Literal["calibration", "search"]
+    samples: int | None = None
+
+
+class Tokens(Facts):
+    """Tokens that went through the model, counted at its layers: a pass through half of them counts half."""
+
+    forward: int
+    backward: int
+
+
 class Row(Facts):
     """One row: what it is, what was measured, what it cost.
 
@@ -127,6 +143,9 @@ class Row(Facts):
         params, params_removed: parameters left, and the share of the dense model's that is gone.
         seconds, peak_memory_bytes: sum and maximum over its own stages.
         stages: their keys by role.
+        steps: cuts that the ratio was reached in.
+        saw: the texts that decided what was cut.
+        tokens: what deciding that took, its search and training included; None: not known.
         search_objective: its own search's, or what a search of the same cut and seed saw of this method.
         task_scores, items: by task. window_losses: by column key, the mean loss of each window.
     """
@@ -136,9 +155,12 @@ class Row(Facts):
     label: str
     ratio: float | None = None
     structure_ratio: float | None = None
+    steps: int = 1
     recovery: str = "none"
     recovery_label: str | None = None
     seed: int = 0
+    saw: list[Sight] = Field(default_factory=list)
+    tokens: Tokens | None = None
     status: Literal["done", "failed", "missing"] = "done"
     error: str | None = None
     metrics: dict[str, float | None] = Field(default_factory=dict)
@@ -205,9 +227,16 @@ class TaskUse(Facts):
 
 
 class CalibrationUse(Facts):
-    """Passages to calibrate on: `limit` asked for (None: all), `pool` found, of which `samples` are taken."""
+    """What is calibrated on: `limit` passages asked for (None: all), `pool` found, of which `samples` are taken.
+
+    Attributes:
+        split: `calibration`, passages of the text, cut; `search`, windows that a search measures on.
+        shares: of the samples, where several texts are mixed.
+    """
 
     dataset: str
+    split: str = "calibration"
+    shares: list[float] = Field(default_factory=list)
     samples: int
     length: int
     limit: int | None
