@@ -17,15 +17,15 @@ class GroupWise(LowRank):
 
     SAAP (Zheng et al. 2024, arXiv 2412.15127, "efficient group-wise fine-tuning") divides the columns of a weight into
     groups, quantises and adjusts each on its own and adapts with low rank, so that no quantisation afterwards costs
-    accuracy. It has no public code. What it describes is QA-LoRA (Xu et al. 2023, arXiv 2309.14717), and that is what
-    is built here: least and greatest weight of a group give its offset and step, and the adapter sees the sums of its
-    inputs group by group, so that it can be merged into the offsets without a loss.
+    accuracy. It has no public code. That is the construction of QA-LoRA (Xu et al. 2023, arXiv 2309.14717), which is
+    what is built here: least and greatest weight of a group give its offset and step, and the adapter sees the sums of
+    its inputs group by group, so that it can be merged into the offsets without a loss.
 
     What is open, and chosen here:
 
     * four bits and groups of 32, as in QA-LoRA's code; rounding to the nearest, where that code takes GPTQ
     * rank, alpha, dropout, instructions and schedule of LLM-Pruner's LoRA (QA-LoRA's code: rank 64, alpha 16)
-    * sums by group as in QA-LoRA's paper (its code takes means, which rescales A), and A drawn as LoRA's is
+    * sums by group (QA-LoRA's code: means, which rescales A), and A drawn as LoRA's is
     * embeddings and head are not quantised, and a width that is no multiple of the group has a shorter last group
 
     Quantised values are held in the model's own dtype: a simulation of the quantised model's accuracy, not of its

@@ -28,10 +28,9 @@ class TwoSource(Lora):
     LoRAShear (Chen et al. 2023, arXiv 2310.18356, "dynamic knowledge recovery") trains first on subsets of the
     pre-training corpora, chosen by how much the pruned model is worse on them than the whole one, then on instructions.
     It has no public code. What is open, and chosen here: the subsets are passages of one text; those are taken whose
-    mean next-token loss rose most over the dense model's, once and not anew while training (there: until the loss
-    settles, sampling in proportion to what each corpus lost). All tokens of a passage are learned. Both phases have the
-    peak rate and the batch of `learning_rate` and `batch`, and each its own warm-up and decay; the optimiser's state is
-    carried over. Numbers of passages and steps are ours.
+    mean next-token loss rose most over the dense model's, once and not anew while training. All tokens of a passage
+    are learned. Both phases have the peak rate and the batch of `learning_rate` and `batch`, and each its own warm-up
+    and decay; the optimiser's state is carried over. Numbers of passages and steps are ours.
 
     Writes `adapter/` as `Lora` does, and `passages.json`: the chosen passages with both losses. The first `text_steps`
     of the recorded losses are the text's.
