@@ -57,7 +57,8 @@ def prune(
         parameters: the method's own.
 
     Raises:
-        UserError: an unknown method or parameter, a bad ratio, layers out of range, missing or unfit samples.
+        UserError: an unknown method or parameter, a bad ratio, layers out of range, missing or unfit samples, or a
+            quantised model.
     """
     from reproducer.pruning.allocation import Allocation
 
@@ -93,11 +94,14 @@ def plan_by(
     Args:
         trained: the directory of a training that is done; None: a method that trains does so in a temporary one.
     """
+    from reproducer.models.quantised import refuse_quantised
     from reproducer.pruning.allocation import check_reachable
     from reproducer.pruning.scoring import check_samples
-    from reproducer.pruning.statistics import collect
+    from reproducer.pruning.statistics import GradientStatistic, collect
 
     rule = method.make(parameters)
+    if method.trains or any(isinstance(statistic, GradientStatistic) for statistic in rule.needs):
+        refuse_quantised(model, f"method '{method.name}'")
     indices = _indices(model, layers)
     ids = ids if method.calibrated else None
     check_steps(method, rule, steps)

@@ -120,7 +120,9 @@ def _recovery(spec: Spec, loc: Loc, given: RecoverySpec) -> Recovery | None:
         return None
     kind = named(spec, (*loc, "name"), partial(RECOVERIES.get, given.name))
     settings = spec.parse(loc, kind, given.parameters)
-    return named(spec, loc, partial(settings.resolved, spec.substitute))
+    found = named(spec, loc, partial(settings.resolved, spec.substitute))
+    named(spec, loc, found.sources)
+    return found
 
 
 def _model(spec: Spec, index: int) -> ResolvedModel:
