@@ -41,6 +41,7 @@ class Row:
     stages: Mapping[str, Stage]
     steps: int = 1
     saw: Sequence[Sight] = ()
+    control: str | None = None
     plain: bool = True  # its method runs as its name alone says, as a search scores it
 
     @property
@@ -137,6 +138,7 @@ def expand(spec: Spec) -> Expansion:
         SpecError: a name of the spec is unknown; tells the file, the line and the nearest right name.
     """
     found = resolved(spec)
+    spec = found.spec  # with its controls written out
     rows: list[Row] = []
     for model in found.models:
         rows.append(_dense(found, model))
@@ -207,6 +209,7 @@ def _pruned(
         stages={**stages, **_measuring(found, state)},
         steps=cut.steps,
         saw=_saw(method),
+        control=found.controls.get(method.label),
         plain=method.plain,
     )
 

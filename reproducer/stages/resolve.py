@@ -5,7 +5,7 @@ A name that nothing answers to is told with its file, its line and the nearest r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from reproducer.search.settings import SearchSettings
 from reproducer.spec import CalibrationSpec, MethodSpec, ModelSpec, RecoverySpec, Section, Spec
 from reproducer.spec.origins import Loc
 from reproducer.stages.base import Calibration, State, TextSource, measures, named
+from reproducer.stages.controls import controlled
 from reproducer.stages.model import DeriveModel, FetchModel
 from reproducer.stages.recovery import Recover
 
@@ -82,6 +83,7 @@ class Resolved:
     models: Sequence[ResolvedModel]
     methods: Sequence[ResolvedMethod]
     recoveries: Sequence[tuple[str, Recovery | None]]
+    controls: Mapping[str, str]  # which control a row is of, by its label
 
 
 def resolved(spec: Spec) -> Resolved:
@@ -90,6 +92,7 @@ def resolved(spec: Spec) -> Resolved:
     Raises:
         SpecError: with file, line and the nearest right name.
     """
+    spec, controls = controlled(spec)
     evaluate = _evaluate(spec)
     recoveries = [
         (given.name, _recovery(spec, ("recovery", index), given)) for index, given in enumerate(spec.recovery)
@@ -100,7 +103,7 @@ def resolved(spec: Spec) -> Resolved:
     _distinct(spec, "methods", [given.label or given.name for given in spec.methods])
     if all(method.search is None for method in methods):
         spec.parse(("search",), SearchSettings, spec.search)  # it plays no part; a mistake in it is one all the same
-    found = Resolved(spec, evaluate, models, methods, recoveries)
+    found = Resolved(spec, evaluate, models, methods, recoveries, controls)
     _check_lengths(found)
     return found
 

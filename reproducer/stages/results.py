@@ -65,6 +65,7 @@ class Column(Facts):
         kind: perplexity; accuracy, a fraction of 1; or other.
         source: the text or task behind it; None for an average.
         score: of a task, the metric of lm-eval that is shown.
+        unseen: a text that nothing is to be calibrated, searched or trained on.
         timed: never twice the same, so no regression check compares it.
     """
 
@@ -74,6 +75,7 @@ class Column(Facts):
     higher_is_better: bool
     source: str | None = None
     score: str | None = None
+    unseen: bool = False
     timed: bool = False
 
 
@@ -144,6 +146,7 @@ class Row(Facts):
         seconds, peak_memory_bytes: sum and maximum over its own stages.
         stages: their keys by role.
         steps: cuts that the ratio was reached in.
+        control: which control it is a row of, such as `same-information`; None: it is none.
         saw: the texts that decided what was cut.
         tokens: what deciding that took, its search and training included; None: not known.
         search_objective: its own search's, or what a search of the same cut and seed saw of this method.
@@ -159,6 +162,7 @@ class Row(Facts):
     recovery: str = "none"
     recovery_label: str | None = None
     seed: int = 0
+    control: str | None = None
     saw: list[Sight] = Field(default_factory=list)
     tokens: Tokens | None = None
     status: Literal["done", "failed", "missing"] = "done"
