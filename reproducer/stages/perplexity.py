@@ -74,6 +74,7 @@ class Perplexity(Measure):
             )
             for key in ("perplexity", "unseen")
             for index, name in enumerate(getattr(evaluate, key))
+            if key == "perplexity" or name not in evaluate.perplexity  # a profile may make two texts one
         ]
 
     @property
