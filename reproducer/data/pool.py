@@ -42,11 +42,13 @@ class Pool:
         ids: LongTensor [pool, length].
         source: the text they are from.
         text: text that begins with what a row of `ids` holds.
+        windows: whether they are windows of the whole text, and not passages.
     """
 
     ids: torch.Tensor
     source: Text
     text: Callable[[int], str]
+    windows: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,7 +56,8 @@ class Pool:
     def draw(self, samples: int, seed: int) -> list[int]:
         """Rows of `ids` drawn as `draw` does. DataError names the data set where the pool is too small."""
         if samples > len(self):
-            raise _too_small(samples, self.ids.shape[1], self.source, len(self))
+            small = _too_few_windows if self.windows else _too_small
+            raise small(samples, self.ids.shape[1], self.source, len(self))
         return draw(len(self), samples, seed)
 
 
@@ -153,16 +156,13 @@ def window_pool(text: Text, tokenizer: Any, length: int, size: int | None = None
     """
     whole = windows(text, tokenizer, length)
     if size is not None and size > len(whole):
-        message = (
-            f"asked for a pool of {size:,} windows of {length} tokens; {text.name} ({text.role}) has {len(whole):,}"
-        )
-        raise DataError(message)
+        raise _too_few_windows(size, length, text, len(whole))
 
     def begun(index: int) -> str:
         tokens: str = tokenizer.decode(whole[index : index + BEHIND].flatten(), skip_special_tokens=True)
         return tokens
 
-    return Pool(whole[:size], text, begun)
+    return Pool(whole[:size], text, begun, windows=True)
 
 
 def cut_samples(passages: list[str], tokenizer: Tokenizer, length: int) -> torch.Tensor:
@@ -205,6 +205,12 @@ def _spread(positions: range) -> Iterator[int]:
 
 def _tokenise(tokenizer: Tokenizer, passages: list[str]) -> list[list[int]]:
     return tokenizer(passages, verbose=False)["input_ids"] if passages else []
+
+
+def _too_few_windows(asked: int, length: int, text: Text, found: int) -> DataError:
+    return DataError(
+        f"asked for {asked:,} windows of {length} tokens; there are {found:,} of {text.name} ({text.role})"
+    )
 
 
 def _too_small(samples: int, length: int, text: Text, found: int) -> DataError:

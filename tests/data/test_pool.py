@@ -106,7 +106,7 @@ def test_windows_of_a_text_are_samples_too(words):
     assert torch.equal(whole.ids, windows(text, words, 7)) and torch.equal(part.ids, whole.ids[:3])
     begun = [words.encode(part.text(row))[:7] for row in range(3)]
     assert begun == part.ids.tolist(), "what stands for a window begins with it"
-    with pytest.raises(DataError, match=r"asked for a pool of 10 windows of 7 tokens; own \(calibration\) has 9"):
+    with pytest.raises(DataError, match=r"asked for 10 windows of 7 tokens; there are 9 of own \(calibration\)"):
         window_pool(text, words, 7, size=10)
 
 
