@@ -84,9 +84,9 @@ class Allocation:
         """
         if steps < 1:
             raise UserError(f"a cut in {steps} steps; there is at least one")
-        shares = [step / steps for step in range(1, steps)]
+        shares = [round(step / steps, 9) for step in range(1, steps)]
         if self.ratio is not None:
-            return [*(replace(self, ratio=share * self.ratio) for share in shares), self]
+            return [*(replace(self, ratio=round(share * self.ratio, 9)) for share in shares), self]
         assert self.structure_ratio is not None
         return [*(replace(self, structure_ratio=share * self.structure_ratio) for share in shares), self]
 
@@ -140,13 +140,13 @@ def check_reachable(model: nn.Module, layers: Iterable[int] | None, settings: Al
             if not known:
                 cut.check_most(part.ratio or 0)
             elif (counts := cut.decide()) == before:
-                raise UserError("it removes no more than the one before it", "take fewer steps (prune.steps)")
+                raise UserError("it removes no more than the one before it")
             else:
                 before = counts
         except UserError as error:
             if steps == 1:
                 raise
-            raise UserError(f"step {step} of {steps}: {error.message}", error.hint) from None
+            raise UserError(f"step {step} of {steps}: {error.message}", "take fewer steps (prune.steps)") from None
 
 
 class _Cut:

@@ -1,0 +1,112 @@
+"""Pruning in steps: each cut is decided on the smaller model, and all of them together are one plan."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reproducer import prune
+from reproducer.errors import UserError
+from reproducer.methods.registry import METHODS
+from reproducer.models.architecture import KINDS, parameter_count
+from reproducer.pruning.allocation import Allocation
+from tests.helpers import decoder_layers, examples, logits, masked, tiny, tokens
+
+
+def magnitudes(layer, kind):
+    """Σ w² of each unit, from the weights alone; one head a group."""
+    if kind == "channels":
+        rows = [layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight, layer.mlp.down_proj.weight.T]
+        return sum(weight.square().sum(1) for weight in rows)
+    own = layer.self_attn
+    rows = [own.q_proj.weight, own.k_proj.weight, own.v_proj.weight, own.o_proj.weight.T]
+    return sum(weight.square().sum(1) for weight in rows).view(-1, own.head_dim).sum(1)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "llm-pruner-e2", "random"])
+@pytest.mark.parametrize("cut", [{"structure_ratio": 0.4}, {"ratio": 0.3, "scope": "global"}, {"ratio": 0.3}])
+def test_one_step_changes_nothing(method, cut):
+    model, ids = tiny(groups=2, channels=60), tokens(4, 8)
+    once = prune(model, method, ids, layers=range(3), **cut)
+    assert prune(model, method, ids, layers=range(3), steps=1, **cut) == once
+
+
+@given(st.integers(2, 4), st.integers(0, 5))
+@examples(8)
+def test_steps_are_cuts_of_the_smaller_model(steps, seed):
+    """By hand: the same method, asked again for what is still to go, on the model that is left; units by their place."""
+    model, ids = tiny(seed=seed, heads=8, hidden=64, channels=40, dtype=torch.float64), tokens(3, 8)
+    plan = prune(model, "llm-pruner-e2", ids, structure_ratio=0.5, layers=[1, 2], steps=steps)
+    left = {kind: {index: list(range(count)) for index in (1, 2)} for kind, count in (("heads", 8), ("channels", 40))}
+    smaller = model
+    for step in range(1, steps + 1):
+        cut = prune(smaller, "llm-pruner-e2", ids, structure_ratio=0.5, layers=[1, 2])  # for its scores
+        scores = cut.scores
+        for kind, of_kind in left.items():
+            for index, units in of_kind.items():
+                count = {"heads": 8, "channels": 40}[kind]
+                gone = count - len(units)
+                more = int(0.5 * step / steps * count + 1e-9) - gone
+                worst = torch.argsort(scores[index][kind], stable=True)[:more].tolist()
+                of_kind[index] = [unit for place, unit in enumerate(units) if place not in worst]
+        smaller = type(plan)(plan.units, dict(left["heads"]), dict(left["channels"])).apply(model)
+    assert plan.kept_heads == left["heads"] and plan.kept_channels == left["channels"]
+
+
+def test_each_step_may_have_samples_of_its_own():
+    model = tiny(channels=60)
+    ids = tokens(6, 8).view(2, 3, 8)
+    cut = {"structure_ratio": 0.4, "layers": [0, 1, 2], "steps": 2}
+    apart = prune(model, "llm-pruner-e1", ids, **cut)
+    same = prune(model, "llm-pruner-e1", ids[0], **cut)
+    assert apart != same == prune(model, "llm-pruner-e1", torch.stack([ids[0], ids[0]]), **cut)
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+@pytest.mark.parametrize("settings", [{"scope": "global"}, {"heads": "pooled"}, {"round_to": 4}, {}])
+def test_the_ratio_is_reached_and_what_is_gone_stays_gone(settings, groups):
+    model, ids = tiny(groups=groups, channels=64, hidden=48), tokens(3, 8)
+    cut = {"ratio": 0.24, "layers": [0, 1, 2], **settings}
+    plan = prune(model, "llm-pruner-e2", ids, steps=3, **cut)
+    removed = 1 - plan.parameters_left(model) / parameter_count(model)
+    assert removed == pytest.approx(0.24, abs=0.005)
+    for index in plan.layers:
+        for kind in KINDS:
+            kept, scores = plan.kept(kind, index), plan.scores[index][kind]
+            assert all(torch.isfinite(scores[kept])), "nothing comes back"
+            assert len(scores) == plan.units[index][kind]
+    ids = tokens(2, 6)
+    torch.testing.assert_close(logits(plan.apply(model), ids), logits(masked(model, plan), ids), atol=1e-4, rtol=1e-4)
+
+
+def test_magnitudes_do_not_change_so_steps_of_a_local_cut_end_where_one_does():
+    model = tiny(heads=8, hidden=64, channels=40)
+    layer = decoder_layers(model)[1]
+    plan = prune(model, "magnitude", structure_ratio=0.5, layers=[1], steps=4)
+    for kind, count in (("heads", 8), ("channels", 40)):
+        best = torch.argsort(magnitudes(layer, kind), stable=True)[count // 2 :].tolist()
+        assert plan.kept(kind, 1) == sorted(best)
+
+
+def test_what_cannot_be_done_in_steps():
+    model, ids = tiny(), tokens(3, 8)
+    with pytest.raises(UserError, match="step 2 of 8: it removes no more than the one before it"):
+        prune(model, "magnitude", structure_ratio=0.5, layers=[1], steps=8, heads="local")
+    decides = next(
+        name for name, method in METHODS.all().items() if not method.space and "Decision" in str(type(method.make()))
+    )
+    with pytest.raises(
+        UserError, match=f"{decides} decides over all layers by itself; it cannot be asked for in 2 steps"
+    ):
+        prune(model, decides, ids, ratio=0.2, steps=2)
+    with pytest.raises(UserError, match="a cut in 0 steps"):
+        prune(model, "magnitude", ratio=0.2, steps=0)
+    with pytest.raises(UserError, match=r"calibration has dtype torch.int64 and shape \(3, 3, 8\)"):
+        prune(model, "llm-pruner-e1", tokens(9, 8).view(3, 3, 8), ratio=0.2, steps=2)
+
+
+@given(st.floats(0.01, 0.9), st.integers(1, 9))
+def test_equal_cuts(ratio, steps):
+    parts = Allocation(ratio).divided(steps)
+    assert len(parts) == steps and parts[-1] == Allocation(ratio)
+    assert [part.structure_ratio for part in parts] == pytest.approx([ratio * (k + 1) / steps for k in range(steps)])
