@@ -128,7 +128,7 @@ def train(
     assert rule.train is not None
     if ids is None:
         raise UserError("a method that trains needs calibration samples; register it with calibrated=True")
-    more = {} if progress is None else {"progress": progress}
+    more: dict[str, Any] = {} if progress is None else {"progress": progress}
     job = TrainingJob(model, architecture_of(model), ids, _indices(model, layers), cut, seed, directory, **more)
     with torch.inference_mode(False), torch.enable_grad(), _left_as_found(model, seed):
         rule.train(job)
