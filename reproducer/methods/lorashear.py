@@ -116,24 +116,23 @@ def lorashear(
 
 
 def _check(settings: Mapping[str, Any]) -> None:
-    numbers: dict[str, tuple[str, bool]] = {}
     for name, value in settings.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
+        whole = number and isinstance(value, int)
         if name == "criterion":
-            numbers[name] = '"first" or "second"', value in ("first", "second")
+            allowed, right = '"first" or "second"', value in ("first", "second")
         elif name == "warmup_steps":
-            numbers[name] = "a whole number from 0 on", number and isinstance(value, int) and value >= 0
+            allowed, right = "a whole number from 0 on", whole and value >= 0
         elif name in ("periods", "period_steps", "batch", "rank", "score_samples"):
-            numbers[name] = "a whole number from 1 on", number and isinstance(value, int) and value >= 1
+            allowed, right = "a whole number from 1 on", whole and value >= 1
         elif name in ("learning_rate", "alpha"):
-            numbers[name] = "a number above 0", number and 0 < value < math.inf
+            allowed, right = "a number above 0", number and 0 < value < math.inf
         elif name == "probe":
-            numbers[name] = "a share above 0 and below 1", number and 0 < value < 1
+            allowed, right = "a share above 0 and below 1", number and 0 < value < 1
         else:
-            numbers[name] = "a number from 0 on and below 1", number and 0 <= value < 1
-    for name, (allowed, right) in numbers.items():
+            allowed, right = "a number from 0 on and below 1", number and 0 <= value < 1
         if not right:
-            raise UserError(f"lorashear's {name} is {settings[name]!r}; it is {allowed}")
+            raise UserError(f"lorashear's {name} is {value!r}; it is {allowed}")
 
 
 class Variables:
