@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -87,7 +88,7 @@ def plan_by(
     indices = _indices(model, layers)
     ids = ids if method.calibrated else None
     if method.calibrated:
-        check_samples(ids, model)
+        check_samples(ids, model, method.min_samples)
     if isinstance(rule, Rule):  # before minutes are spent; a decision cuts as it likes
         check_reachable(model, indices, cut)
     options: dict[str, Any] = {"layers": indices, "cut": cut, "ids": ids, "seed": seed}
@@ -101,8 +102,9 @@ def plan_by(
 
 
 def cut_settings(cut: Allocation, seed: int, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """What a plan says of how it was made."""
-    return {**asdict(cut), "seed": seed, "parameters": dict(parameters)}
+    """What a plan says of how it was made, in values that JSON has: an infinite parameter is text."""
+    written = {name: str(value) if value in (inf, -inf) else value for name, value in parameters.items()}
+    return {**asdict(cut), "seed": seed, "parameters": written}
 
 
 def train(
