@@ -19,7 +19,7 @@ SMALLEST = 8  # units of a group: in smaller ones the mean says little
 
 @register("gprune-llm", label="GPrune-LLM", source="https://arxiv.org/abs/2603.13418", min_samples=2)
 def gprune_llm(groups: int = 4, sensitive: float = 1.0, weak: float = 0.5) -> Decision:
-    """Activation scores inside groups of units that behave alike over texts; weights alone where these are unreliable.
+    """Activation scores in groups of units that behave alike over texts; weights alone where these mislead.
 
     The source says (abstract): neurons whose rank varies from text to text crowd out those whose rank does not, so
     neurons are partitioned into modules of consistent behaviour that bound the competition; where a module's neurons
