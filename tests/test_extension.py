@@ -55,7 +55,7 @@ SEARCHED = (
 SPEC = spec_of("magnitude", WANDA, "my_bias:my_bias", "my_layers:my_layers", GATES, SEARCHED, more=RECOVERY)
 NOT_MEASURED = ("--set", "evaluate.perplexity=[]")
 OWN = {
-    "Wanda": "my-wanda",
+    "My Wanda": "my-wanda",
     "Fluctuation with bias": "my-bias",
     "Whole layers": "my-layers",
     "Learned gates": "my-gates",
@@ -194,7 +194,9 @@ def keys() -> dict[tuple[str, str, str], str]:
 
 # A module, and the rows and roles that depend on it.
 DEPEND = {
-    "my_wanda": lambda label, recovery, role: label in ("Wanda", "Mixture") and role != "model",  # the search scores it
+    "my_wanda": lambda label, recovery, role: (
+        label in ("My Wanda", "Mixture") and role != "model"
+    ),  # the search scores it
     "my_layers": lambda label, recovery, role: label in ("Whole layers", "Mixture") and role != "model",
     "my_gates": lambda label, recovery, role: label == "Learned gates" and role != "model",
     "my_search": lambda label, recovery, role: label == "Mixture" and role != "model",
@@ -217,12 +219,12 @@ def test_an_edit_runs_again_what_depends_on_it(here, capsys):
     Path("spec.yaml").write_text(spec_of("magnitude", WANDA))
     assert main(["spec.yaml"]) == 0
     assert "(6 done)" in capsys.readouterr().out
-    before, module = plan_of(here, "Wanda"), here / "my_wanda.py"
+    before, module = plan_of(here, "My Wanda"), here / "my_wanda.py"
     module.write_text(module.read_text().replace("vectors[weights] * vectors[inputs]", "-vectors[weights]"))
     forget()
     assert main(["spec.yaml"]) == 0
     assert "(4 cached, 2 done)" in capsys.readouterr().out
-    assert plan_of(here, "Wanda") != before
+    assert plan_of(here, "My Wanda") != before
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen:
@@ -271,9 +273,9 @@ def test_an_engine_of_ones_own_runs_the_stages(here):
     )
     Path("spec.yaml").write_text(spec_of(WANDA, carried_over))
     assert main(["spec.yaml", *NOT_MEASURED, "--engine", "my_engine:Fresh", "--jobs", "2"]) == 0
-    elsewhere = [plan_of(here, label) for label in ("Wanda", "Mixture")]
+    elsewhere = [plan_of(here, label) for label in ("My Wanda", "Mixture")]
     assert main(["spec.yaml", *NOT_MEASURED, "--store", "other"]) == 0
-    assert [plan_of(here, label, "other") for label in ("Wanda", "Mixture")] == elsewhere
+    assert [plan_of(here, label, "other") for label in ("My Wanda", "Mixture")] == elsewhere
 
 
 LENT = """\

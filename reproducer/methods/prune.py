@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -107,7 +108,7 @@ def plan_by(
     check_steps(method, rule, steps)
     if method.calibrated:
         for samples in ids if ids is not None and ids.dim() == 3 and len(ids) == steps else [ids]:
-            check_samples(samples, model)
+            check_samples(samples, model, method.min_samples)
     if isinstance(rule, Rule):  # before minutes are spent; a decision cuts as it likes
         check_reachable(model, indices, cut, steps)
         if steps > 1:
@@ -179,8 +180,9 @@ def _whole(plan: Plan, kind: Kind, layer: int, scores: Tensor) -> Tensor:
 
 
 def cut_settings(cut: Allocation, seed: int, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """What a plan says of how it was made."""
-    return {**asdict(cut), "seed": seed, "parameters": dict(parameters)}
+    """What a plan says of how it was made, in values that JSON has: an infinite parameter is text."""
+    written = {name: str(value) if value in (inf, -inf) else value for name, value in parameters.items()}
+    return {**asdict(cut), "seed": seed, "parameters": written}
 
 
 def train(

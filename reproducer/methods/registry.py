@@ -70,11 +70,14 @@ class Decision:
         needs: the statistics that have to be collected for it.
         train: runs before `decide` and leaves files for it. It may be interrupted and run again: what it wrote is
             still there. In a spec's run it is a stage of its own.
+        passes: for estimates of its cost, passes over the samples that `decide` itself makes: of each, statistics that
+            take as much.
     """
 
     decide: Callable[[Request], Plan]
     needs: tuple[Statistic, ...] = ()
     train: Callable[[TrainingJob], None] | None = None
+    passes: tuple[tuple[Statistic, ...], ...] = ()
 
 
 def _silent(done: int, total: int, text: str) -> None:
@@ -94,7 +97,8 @@ class TrainingJob:
         seed: for whatever is drawn; the global generator is seeded with it too.
         directory: for files of any names; an interrupted run's are still there. Files are replaced atomically.
         progress: called with steps done, steps in total and a word on the state.
-        tokens: what has gone through the model. A method that goes on where it was interrupted adds what it had spent.
+        tokens: what was spent so far. Whoever calls counts; a training that goes on where it was interrupted sets them
+            to what they were there.
     """
 
     model: nn.Module
@@ -201,6 +205,7 @@ class Method:
         name, label: in specs, and in reports.
         source: where it was published.
         calibrated: whether it reads calibration samples.
+        min_samples: how many it needs, if it reads any.
         random: whether its result depends on the seed even for the same samples.
         trains: whether it is a `Decision` that trains before it cuts: a stage of its own in a spec's run.
         space: what a search of it searches; None if it is not searched.
@@ -214,6 +219,7 @@ class Method:
     random: bool = False
     trains: bool = False
     space: type[Space] | None = None
+    min_samples: int = 1
 
     def __post_init__(self) -> None:
         # Its module, whose source joins the keys of stages, and its text.
@@ -267,10 +273,11 @@ def register(
     random: bool = False,
     trains: bool = False,
     space: type[Space] | None = None,
+    min_samples: int = 1,
 ) -> Callable[[Callable[..., Rule | Decision]], Method]:
     """Decorate a function of a method's parameters that returns its `Rule` or `Decision`; see `Method`."""
 
     def add(function: Callable[..., Rule | Decision]) -> Method:
-        return METHODS.add(name, Method(function, name, label, source, calibrated, random, trains, space))
+        return METHODS.add(name, Method(function, name, label, source, calibrated, random, trains, space, min_samples))
 
     return add

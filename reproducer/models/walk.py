@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -92,7 +92,7 @@ class LayerWalk:
         assert hidden is not None
         return hidden
 
-    def run(self, index: int, hidden: Tensor, layer: nn.Module | None = None) -> Tensor:
+    def run(self, index: int, hidden: Tensor, layer: Callable[..., Any] | None = None) -> Tensor:
         """Decoder layer `index` (or `layer` in its place) on hidden states [batch, length, width]."""
         output = (layer or self.layers[index])(hidden, **self._arguments[index])
         return output[0] if isinstance(output, tuple) else output

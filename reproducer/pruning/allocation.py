@@ -149,6 +149,22 @@ def check_reachable(model: nn.Module, layers: Iterable[int] | None, settings: Al
             raise UserError(f"step {step} of {steps}: {error.message}", "take fewer steps (prune.steps)") from None
 
 
+def parameters_to_remove(model: nn.Module, layers: Iterable[int], settings: Allocation) -> int:
+    """How many parameters a cut takes away: of a structure ratio as many as with the same number of every layer.
+
+    For methods that spread a cut over the layers as they like, so that they remove as much as the others do.
+    """
+    if settings.ratio is not None:
+        return round(settings.ratio * parameter_count(model))
+    assert settings.structure_ratio is not None
+    architecture = architecture_of(model)
+    blocks = architecture.decoder_layers(model)
+    shapes = {index: layer_shape(blocks[index], architecture) for index in layers}
+    ones: Scores = {i: {kind: torch.ones(shape.units(kind)) for kind in KINDS} for i, shape in shapes.items()}
+    cut = _Cut(model, architecture, ones, settings)
+    return cut.parameters(cut.counts(settings.structure_ratio))
+
+
 class _Cut:
     def __init__(self, model: nn.Module, architecture: Architecture, scores: Scores, settings: Allocation) -> None:
         self.settings = settings

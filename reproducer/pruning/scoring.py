@@ -48,8 +48,12 @@ def structure_scores(
     return scores
 
 
-def check_samples(ids: Tensor | None, model: nn.Module) -> None:
-    """UserError unless `ids` is a LongTensor [samples, length] of token ids that the model can take."""
+def check_samples(ids: Tensor | None, model: nn.Module, least: int = 1) -> None:
+    """UserError unless `ids` is a LongTensor [samples, length] of token ids that the model can take.
+
+    Args:
+        least: samples that the method needs.
+    """
     if ids is None:
         raise UserError("this method needs calibration samples", "pass calibration=LongTensor [samples, length]")
     if ids.dtype != torch.long or ids.dim() != 2 or 0 in ids.shape or ids.shape[1] < 2:
@@ -57,6 +61,8 @@ def check_samples(ids: Tensor | None, model: nn.Module) -> None:
             f"calibration has dtype {ids.dtype} and shape {tuple(ids.shape)}",
             "it is a LongTensor [samples, length] of at least one sample and two tokens",
         )
+    if len(ids) < least:
+        raise UserError(f"this method needs {least} calibration samples or more, not {len(ids)}")
     config: Any = model.config
     if int(ids.min()) < 0 or int(ids.max()) >= config.vocab_size:
         raise UserError(f"calibration holds token ids outside the model's vocabulary of {config.vocab_size}")

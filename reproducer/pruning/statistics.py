@@ -119,6 +119,14 @@ class Power(WeightStatistic):
 
 
 @dataclass(frozen=True)
+class MeanMagnitude(WeightStatistic):
+    """Mean `|w|` of a vector."""
+
+    def of(self, weight: Tensor) -> Tensor:
+        return weight.abs().mean(1)
+
+
+@dataclass(frozen=True)
 class InputMean(InputStatistic):
     """Mean of each feature over the tokens."""
 
@@ -126,6 +134,19 @@ class InputMean(InputStatistic):
 
     def reduce(self, inputs: Tensor) -> State:
         return inputs.sum(0), inputs.new_tensor(len(inputs))
+
+    def finish(self, state: State) -> Tensor:
+        return state[0] / state[1]
+
+
+@dataclass(frozen=True)
+class InputSquare(InputStatistic):
+    """Mean square of each feature over the tokens."""
+
+    additive: ClassVar[bool] = True
+
+    def reduce(self, inputs: Tensor) -> State:
+        return inputs.square().sum(0), inputs.new_tensor(len(inputs))
 
     def finish(self, state: State) -> Tensor:
         return state[0] / state[1]

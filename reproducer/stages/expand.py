@@ -166,11 +166,11 @@ def _check_steps(method: ResolvedMethod, rule: Rule | Decision, section: PruneSp
         message = f"{method.name} is searched for one cut, not for {section.steps} steps"
         raise UserError(message, "give `steps` to the methods that score, in a `prune` of their own")
     check_steps(method.method, rule, section.steps)
-    calibration = method.calibration
-    if section.resample and method.method.calibrated and calibration.pool is not None:
-        if (needed := section.steps * calibration.samples) > calibration.pool:
-            message = f"{section.steps} steps with {calibration.samples} samples each need {needed} of them"
-            raise UserError(f"{message}; the pool has {calibration.pool}", "make calibration.pool larger")
+    pool, samples = method.calibration.pool, method.calibration.samples
+    needed = section.steps * samples if section.resample and method.method.calibrated else 0
+    if pool is not None and needed > pool:
+        message = f"{section.steps} steps with {samples} samples each need {needed} of them"
+        raise UserError(f"{message}; the pool has {pool}", "make calibration.pool larger")
 
 
 def _dense(found: Resolved, model: ResolvedModel) -> Row:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from reproducer.methods.registry import METHODS
+from reproducer.methods.registry import METHODS, Decision
 from reproducer.models.tokens import Tokens, counting
 from reproducer.queue import Context, Stage
 from reproducer.registry import source_digest
@@ -186,7 +186,10 @@ def leave(context: Context, plan: Plan, model: Any) -> None:
 def collecting(
     model: ModelCost, method: str, parameters: dict[str, Scalar], cut: Cut, calibration: Calibration | None
 ) -> Cost:
-    """What the statistics of a method take; deciding by them is next to nothing."""
-    needs, first = METHODS.get(method).make(parameters).needs, model.first(cut)
+    """What the statistics of a method take, and the passes that it makes itself; deciding is next to nothing."""
+    rule, first = METHODS.get(method).make(parameters), model.first(cut)
     samples, length = (calibration.samples, calibration.length) if calibration else (1, 2)
-    return model.collected(needs, samples, length, first)
+    cost = model.collected(rule.needs, samples, length, first)
+    for needs in rule.passes if isinstance(rule, Decision) else ():
+        cost += model.collected(needs, samples, length, first)
+    return cost

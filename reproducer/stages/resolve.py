@@ -105,6 +105,7 @@ def resolved(spec: Spec) -> Resolved:
         spec.parse(("search",), SearchSettings, spec.search)  # it plays no part; a mistake in it is one all the same
     found = Resolved(spec, evaluate, models, methods, recoveries, controls)
     _check_lengths(found)
+    _check_samples(found)
     return found
 
 
@@ -258,3 +259,14 @@ def _check_lengths(found: Resolved) -> None:
             if limit is not None and length > limit:
                 message = f"{length} tokens are longer than the context of {model.entry.name}: {limit}"
                 raise spec.error(loc, message)
+
+
+def _check_samples(found: Resolved) -> None:
+    """Methods, and the baselines of searches, get as many calibration samples as they need."""
+    for one in found.methods:
+        baselines = [METHODS.get(name) for name in one.search.baselines] if one.search else []
+        for method in (one.method, *baselines):
+            if method.calibrated and one.calibration.samples < method.min_samples:
+                own = ("methods", found.spec.methods.index(one.given)) if "samples" in one.given.calibration else ()
+                message = f"{method.name} needs {method.min_samples} samples or more, not {one.calibration.samples}"
+                raise found.spec.error((*own, "calibration", "samples"), message)

@@ -121,11 +121,14 @@ def test_every_registered_method(name):
     model, ids = tiny("qwen2", groups=2, layers=4), tokens(4, 8)
     plan = prune(model, name, ids, structure_ratio=0.5, layers=range(1, 4))
     assert isinstance(plan, Plan) and plan.method == name
-    assert plan.layers == [1, 2, 3] == sorted(plan.scores)
+    assert {*plan.layers, *plan.removed_layers} <= {1, 2, 3}
     smaller = plan.apply(model)
     assert parameter_count(smaller) == plan.parameters_left(model) < parameter_count(model)
     assert logits(smaller, ids).isfinite().all()
-    torch.testing.assert_close(logits(smaller, ids), logits(masked(model, plan), ids), rtol=1e-4, atol=1e-4)
+    if name in SIMPLE:
+        assert plan.layers == [1, 2, 3] == sorted(plan.scores)
+    if not plan.tensors and not plan.removed_layers:
+        torch.testing.assert_close(logits(smaller, ids), logits(masked(model, plan), ids), rtol=1e-4, atol=1e-4)
 
 
 def test_one_pass_for_all_methods():

@@ -31,9 +31,7 @@ def test_statistics_and_parts_of_a_model():
     assert spent(Power(2)) == (0, 0), "weights are no tokens"
     assert spent(InputNorm()) == (4, 0)
     assert spent(Element(0)) == (4, 2), "no further back than the first layer that is scored"
-    assert spent(Element(0), limits=Limits(activations=0)) == (5, 2), (
-        "what is computed again counts again: all but the last"
-    )
+    assert spent(Element(0), limits=Limits(activations=0)) == (5, 2), "all but the last are computed again"
     with counting(model, Tokens()) as found, torch.no_grad():
         walk = LayerWalk(model, 8)
         walk.run(1, walk.embed(ids))

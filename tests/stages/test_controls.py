@@ -7,6 +7,7 @@ import pytest
 from reproducer.spec import SpecError, load_spec
 from reproducer.stages.expand import expand
 
+SEARCHED = ", {name: adapruner, label: Ours, search: {trials: 7, sampler: tpe}}"
 SPEC = """\
 name: own
 models: [tiny]
@@ -87,8 +88,9 @@ def test_the_unseen_text_is_a_column_that_no_search_measures_on(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("same-compute", "same-computer"), "own.yaml:8: controls[1]: unknown control 'same-computer'; did you mean 'same-compute'?"),
-        ((", {name: adapruner, label: Ours, search: {trials: 7, sampler: tpe}}", ""), "no method of this spec is searched"),
+        (("same-compute", "same-computer"),
+         "own.yaml:8: controls[1]: unknown control 'same-computer'; did you mean 'same-compute'?"),
+        ((SEARCHED, ""), "no method of this spec is searched"),
         (("{windows: 6}", "{split: report}"), "would calibrate on the rows that the report measures on"),
     ],
 )  # fmt: skip
@@ -103,10 +105,12 @@ def test_controls_that_cannot_be(tmp_path, change, message):
     [
         ("{dataset: [python-topics, python-docstrings], shares: [0.5, 0.6]}",
          "own.yaml:5: calibration: the shares add up to 1.1, not to 1; in this proportion: [0.4545, 0.5455]"),
-        ("{dataset: [python-topics, python-docstrings], shares: [1.0]}", "1 shares for 2 texts; give each text its share"),
+        ("{dataset: [python-topics, python-docstrings], shares: [1.0]}",
+         "1 shares for 2 texts; give each text its share"),
         ("{dataset: python-topics, split: report}",
          "own.yaml:5: calibration.split: would calibrate on the rows that the report measures on"),
-        ("{dataset: [python-topics, wikitext2]}", "own.yaml:5: calibration.dataset[1]: text 'wikitext2' cannot serve for calibration"),
+        ("{dataset: [python-topics, wikitext2]}",
+         "own.yaml:5: calibration.dataset[1]: text 'wikitext2' cannot serve for calibration"),
         ("{dataset: python-topics, samples: 20, pool: 30}", None),
     ],
 )  # fmt: skip

@@ -251,6 +251,18 @@ def test_methods_differ_as_their_statistics_do(tmp_path):
     assert found["LLM-Pruner-E2"].bytes > 2 * found["LLM-Pruner-E1"].bytes
 
 
+def test_passes_that_a_decision_makes_itself_count(tmp_path):
+    """MoreauPruner takes E1's statistics in each of its steps; GPrune-LLM a pass forward."""
+    text = TABLE1.replace(
+        "methods: [", "methods: [gprune-llm, wanda, moreau, {name: moreau, label: Short, parameters: {steps: 2}}, "
+    )
+    names = ("MoreauPruner", "Short", "LLM-Pruner-E1", "GPrune-LLM", "Wanda")
+    flops = {name: work(tmp_path, f"llama-7b {name} 25% of structures", text=text).flops for name in names}
+    assert flops["MoreauPruner"] == pytest.approx(10 * flops["LLM-Pruner-E1"])
+    assert flops["Short"] == pytest.approx(2 * flops["LLM-Pruner-E1"])
+    assert flops["GPrune-LLM"] == pytest.approx(flops["Wanda"], rel=0.01)
+
+
 def test_pruned_is_cheaper_than_dense_and_an_adapter_costs_something(tmp_path):
     dense, cut, tuned = (work(tmp_path, f"{model}: ptb") for model in ("llama-7b", PRUNED, f"{PRUNED} + lora"))
     assert cut.flops / dense.flops == pytest.approx(5_422_977_024 / 6_738_415_616, rel=0.01)

@@ -1,0 +1,128 @@
+"""FLAP (An et al. 2024): what fluctuates least goes, and biases take over its mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+from reproducer.errors import UserError
+from reproducer.methods.registry import Decision, Request, register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from reproducer.models.architecture import Kind
+    from reproducer.pruning.plan import Plan
+    from reproducer.pruning.statistics import Statistic
+
+    Features = Mapping[Statistic, Tensor]  # of one projection, each [inputs]
+
+METRICS = ("wifv", "ifv", "wifn")
+
+
+@register("flap", label="FLAP", source="https://arxiv.org/abs/2312.11983", min_samples=2)
+def flap(metric: Literal["wifv", "ifv", "wifn"] = "wifv", compensate: bool = True) -> Decision:
+    """Inputs of the output and down projections by their fluctuation; biases compensate for what goes.
+
+    With `metric` m_j of each input j, and that of the attention squared, both are standardised within their layer
+    (minus mean, over standard deviation, which is that of a sample as in the authors' code). A head's value is the
+    mean over its inputs, a key-value group's over those of all its query heads. Heads and channels of all layers are
+    ranked together, each weighing as many parameters as it has, and go until the requested cut is reached (see
+    `together.cut_together`; at least one of each kind stays in a layer). So the cut's `scope` and `heads` play no part.
+
+    `ratio` counts all parameters, the added biases among those that stay. A `structure_ratio` stands for as many
+    parameters as it removes where every layer loses the same share of its heads and channels.
+
+    Args:
+        metric: `wifv`, `Var(x_j)·Σ_i W_ij²`; `ifv`, `Var(x_j)`; or `wifn`, the mean over i of `|W_ij|·‖x_j‖₂`, which
+            is Wanda's. `x_j` is the input over all calibration tokens.
+        compensate: whether both projections of every layer to prune get the bias `W[:, removed] · mean(x_removed)`,
+            added to the one that they have. It keeps the mean of their outputs over the calibration tokens, as long as
+            their inputs are those of the whole model.
+    """
+    from reproducer.pruning.statistics import InputMean, InputNorm, InputVariance, MeanMagnitude, Power
+
+    if metric not in METRICS:
+        raise UserError(f"flap's metric is {metric!r}; it is one of {', '.join(METRICS)}")
+    if not isinstance(compensate, bool):
+        raise UserError(f"flap's compensate is {compensate!r}; it is true or false")
+    factors: tuple[Statistic, ...] = {
+        "wifv": (InputVariance(), Power(2)),
+        "ifv": (InputVariance(),),
+        "wifn": (InputNorm(), MeanMagnitude()),
+    }[metric]
+
+    def decide(request: Request) -> Plan:
+        from reproducer.pruning.allocation import parameters_to_remove
+        from reproducer.pruning.together import cut_together
+
+        scores = standardised(request, factors)
+        remove = parameters_to_remove(request.model, request.layers, request.cut)
+        if compensate:
+            remove += _biases_to_add(request)
+        kept = cut_together(request.model, request.architecture, scores, remove, request.cut.round_to)
+        plan = request.keep(kept["heads"], kept["channels"], scores=scores)
+        if compensate:
+            plan.tensors = _compensation(request, plan)
+        return plan
+
+    return Decision(decide, needs=(*factors, InputMean()) if compensate else factors)
+
+
+def standardised(request: Request, factors: tuple[Statistic, ...]) -> dict[int, dict[Kind, Tensor]]:
+    """{layer: {kind: [units]}} of the metric that is the product of `factors`, comparable over layers and kinds."""
+    from reproducer.models.architecture import KINDS, layer_shape
+
+    layers = request.architecture.decoder_layers(request.model)
+    scores: dict[int, dict[Kind, Tensor]] = {}
+    for index in request.layers:
+        shape = layer_shape(layers[index], request.architecture)
+        scores[index] = {}
+        for kind in KINDS:
+            features: Features = request.statistics[index][request.architecture.members(kind)[-1].module]
+            values = features[factors[0]].double()
+            for factor in factors[1:]:
+                values = values * features[factor]
+            if kind == "heads":
+                values = values.square()
+            deviation = values.std() if len(values) > 1 else values.new_zeros(())
+            apart = (values - values.mean()) / (deviation if deviation > 0 else 1)
+            scores[index][kind] = apart.view(shape.units(kind), -1).mean(1)  # units own inputs side by side
+    return scores
+
+
+def _biases_to_add(request: Request) -> int:
+    """Parameters of the biases that output and down projections do not have yet."""
+    from reproducer.models.architecture import KINDS, linear_at
+
+    layers = request.architecture.decoder_layers(request.model)
+    projections = [
+        linear_at(layers[index], request.architecture.members(kind)[-1].module)
+        for index in request.layers
+        for kind in KINDS
+    ]
+    return sum(projection.out_features for projection in projections if projection.bias is None)
+
+
+def _compensation(request: Request, plan: Plan) -> dict[str, Tensor]:
+    """{name: bias [outputs]} of the output and down projections, with the mean effect of the inputs that go."""
+    import torch
+
+    from reproducer.models.architecture import KINDS, linear_at
+    from reproducer.pruning.statistics import InputMean
+
+    layers = request.architecture.decoder_layers(request.model)
+    tensors: dict[str, Tensor] = {}
+    for index in request.layers:
+        for kind in KINDS:
+            path = request.architecture.members(kind)[-1].module
+            projection, mean = linear_at(layers[index], path), request.statistics[index][path][InputMean()]
+            gone = torch.ones(plan.units[index][kind], dtype=torch.bool)
+            gone[plan.kept(kind, index)] = False
+            columns = gone.repeat_interleave(len(mean) // len(gone)).nonzero().flatten()
+            weight = projection.weight.detach().index_select(1, columns.to(projection.weight.device))
+            bias = weight.cpu().to(mean.dtype) @ mean[columns]
+            if projection.bias is not None:
+                bias += projection.bias.detach().cpu().to(bias.dtype)
+            tensors[f"{request.architecture.layers}.{index}.{path}.bias"] = bias
+    return tensors

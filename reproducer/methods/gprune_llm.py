@@ -1,0 +1,101 @@
+"""GPrune-LLM (Liu et al. 2026), as far as its abstract says how: units compete with those that behave like them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from reproducer.methods.parameters import check_number, whole_from
+from reproducer.methods.registry import Decision, Request, register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from reproducer.models.architecture import Kind
+    from reproducer.pruning.plan import Plan
+
+SMALLEST = 8  # units of a group: in smaller ones the mean says little
+
+
+@register("gprune-llm", label="GPrune-LLM", source="https://arxiv.org/abs/2603.13418", min_samples=2)
+def gprune_llm(groups: int = 4, sensitive: float = 1.0, weak: float = 0.5) -> Decision:
+    """Activation scores in groups of units that behave alike over texts; weights alone where these mislead.
+
+    The source says (abstract): neurons whose rank varies from text to text crowd out those whose rank does not, so
+    neurons are partitioned into modules of consistent behaviour that bound the competition; where a module's neurons
+    are sensitive to the text and score low, activations are too scarce to rank them, and a metric without activations
+    does; each module's sparsity is learned. What is open there is chosen here. Of each layer and kind of structure:
+
+    1. A unit's score on a text is Wanda's, the mean over i of `|W_ij|·‖x_j‖₂` summed over its inputs j of the output or
+       down projection, where x is of that text alone; each calibration sample is one text. Its ranks among the units
+       of its layer, from 0 to 1, have a mean and a standard deviation over the texts: the latter is its sensitivity.
+    2. Units are sorted by sensitivity and cut into `groups` groups of equal size, fewer where a group would have less
+       than 8 units. A group is sensitive if its mean sensitivity is above `sensitive` times the layer's; its units of
+       a mean rank below `weak` then are a group of their own.
+    3. Units of such a group are unreliable: their score is the mean over i of `|W_ij|`, summed likewise. That of all
+       others is Wanda's over all texts.
+    4. A unit's final score is its score over its group's mean, so that groups are on one scale whatever theirs is, and
+       a group loses more the more its scores are spread. It takes the place of a learned sparsity. The requested cut
+       then decides as it does for any scores.
+
+    Args:
+        groups: how many groups of each layer's heads, and of its channels; 1: all compete, unless `weak` sets apart.
+        sensitive: see 2; a large value: no group is sensitive, and activations rank all.
+        weak: see 2, from 0 (no unit is unreliable) to 1.
+    """
+    from reproducer.pruning.statistics import InputSquare, MeanMagnitude
+
+    check_number("gprune-llm", "groups", groups, *whole_from(1))
+    check_number("gprune-llm", "sensitive", sensitive, "a number from 0 on", lambda share: 0 <= share < math.inf)
+    check_number("gprune-llm", "weak", weak, "a share from 0 to 1", lambda rank: 0 <= rank <= 1)
+
+    def decide(request: Request) -> Plan:
+        from reproducer.models.architecture import KINDS, layer_shape
+        from reproducer.pruning.statistics import collect
+
+        apart = collect(request.model, request.ids, request.layers, (InputSquare(),), per_sample=True)
+        layers = request.architecture.decoder_layers(request.model)
+        scores: dict[int, dict[Kind, Tensor]] = {}
+        for index in request.layers:
+            shape = layer_shape(layers[index], request.architecture)
+            scores[index] = {}
+            for kind in KINDS:
+                path = request.architecture.members(kind)[-1].module
+                squares = apart[index][path][InputSquare()].double()
+                weights = request.statistics[index][path][MeanMagnitude()].double()
+                units = shape.units(kind)  # own inputs side by side
+                texts = (weights * squares.sqrt()).view(len(squares), units, -1).sum(2)
+                whole = (weights * squares.mean(0).sqrt()).view(units, -1).sum(1)
+                without = weights.view(units, -1).sum(1)
+                scores[index][kind] = grouped(texts, whole, without, groups, sensitive, weak)
+        return request.plan(scores)
+
+    return Decision(decide, needs=(MeanMagnitude(),), passes=((InputSquare(),),))
+
+
+def grouped(texts: Tensor, whole: Tensor, without: Tensor, groups: int, sensitive: float, weak: float) -> Tensor:
+    """Steps 2 to 4 for the units of one layer and kind.
+
+    Args:
+        texts: [texts, units], scores on each text alone.
+        whole: [units], scores on all of them.
+        without: [units], scores without activations.
+
+    Returns:
+        [units], float64.
+    """
+    import torch
+
+    count = whole.shape[0]
+    ranks = texts.argsort(dim=1, stable=True).argsort(dim=1).double() / max(count - 1, 1)
+    sensitivity, rank = ranks.std(dim=0), ranks.mean(dim=0)
+    found = torch.empty(count, dtype=torch.double)
+    order = torch.argsort(sensitivity, stable=True)
+    for members in order.tensor_split(max(1, min(groups, count // SMALLEST))):
+        unreliable = rank[members] < weak
+        if not sensitivity[members].mean() > sensitive * sensitivity.mean():
+            unreliable[:] = False
+        for group, score in ((members[~unreliable], whole), (members[unreliable], without)):
+            mean = score[group].double().mean()
+            found[group] = score[group].double() / (mean if mean > 0 else 1)
+    return found

@@ -1,0 +1,116 @@
+"""SAAP (Zheng et al. 2024): coarse and fine importance fused by uncertainty, and layers cut by its fluctuation."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+from reproducer.errors import UserError
+from reproducer.methods.parameters import check_number
+from reproducer.methods.registry import Decision, Request, register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from reproducer.models.architecture import Kind
+    from reproducer.pruning.plan import Plan
+
+    Importance = dict[int, dict[Kind, Tensor]]  # layer -> kind -> [units]
+
+Sigma = float | Literal["inf"] | None
+
+
+@register("saap", label="SAAP", source="https://arxiv.org/abs/2412.15127")
+def saap(sigma_vector: Sigma = None, sigma_element: Sigma = None, fluctuation: float = 1.0) -> Decision:
+    """`I_v/(2σ₁²) + I_e/(2σ₂²)`: Vector's and E1's importance, each as far as its noise lets it be trusted.
+
+    No code was published; the source leaves open how the two come to one scale, how the σ are learned, and which way
+    the fluctuation works. Chosen here:
+
+    *One scale*: of each layer and kind of structure, I_v and I_e are divided by their root mean square.
+
+    *Noise*: the score, with its third term `log(σ₁σ₂)`, is the negative log-likelihood of two observations with
+    homoscedastic Gaussian noise (Kendall et al. 2018, the importance in place of the squared error). σ₁ and σ₂ of each
+    kind of structure are where its mean over all structures is least, which has a closed form: σ² is the mean of the
+    scaled importance. The third term is the same for all structures and is left out of the scores.
+
+    *Fluctuation*: a layer's indicator is the standard deviation of its structures' fused importance over their mean,
+    averaged over heads and channels. Where importance varies much, few structures hold most of it and the others can
+    go: a layer loses a share of its heads and channels in proportion to `indicator ** fluctuation`, as long as one of
+    each stays (by places in the order of each layer and kind, see `together.cut_together`); `scope` and `heads` then
+    play no part. A structure ratio stands for as many parameters as it removes where all layers lose the same share.
+
+    Args:
+        sigma_vector, sigma_element: σ₁ and σ₂ above 0; "inf" leaves a metric out, not both; None: learned.
+        fluctuation: exponent of the indicator; 0: the indicator plays no part, all layers lose the share that the cut
+            asks for; below 0: layers whose importance varies least lose most.
+    """
+    from reproducer.pruning.statistics import Element, First
+
+    sigmas = [_sigma("sigma_vector", sigma_vector), _sigma("sigma_element", sigma_element)]
+    if sigmas == [math.inf, math.inf]:
+        raise UserError("saap's sigma_vector and sigma_element are both infinite, which leaves no metric")
+    check_number("saap", "fluctuation", fluctuation, "a number from -10 to 10", lambda power: -10 <= power <= 10)
+
+    def decide(request: Request) -> Plan:
+        from reproducer.pruning.allocation import parameters_to_remove
+        from reproducer.pruning.together import cut_together
+
+        vector = request.scores(lambda vectors, _: vectors[First()].abs())
+        element = request.scores(lambda vectors, _: vectors[Element(0)])
+        scores = fused(vector, element, sigmas)
+        if fluctuation == 0:
+            return request.plan(scores)
+        shares = {index: indicator(of_layer) ** fluctuation for index, of_layer in scores.items()}
+        places = {
+            index: {kind: _places(values) / shares[index] for kind, values in of_layer.items()}
+            for index, of_layer in scores.items()
+        }
+        remove = parameters_to_remove(request.model, request.layers, request.cut)
+        kept = cut_together(request.model, request.architecture, places, remove, request.cut.round_to)
+        return request.keep(kept["heads"], kept["channels"], scores=scores)
+
+    return Decision(decide, needs=(First(), Element(0)))
+
+
+def _sigma(name: str, value: Sigma) -> float | None:
+    if value is None:
+        return None
+    number = math.inf if value == "inf" else value
+    check_number("saap", name, number, 'a number above 0, "inf", or None to learn it', lambda sigma: sigma > 0)
+    return float(number)
+
+
+def fused(vector: Importance, element: Importance, sigmas: list[float | None]) -> Importance:
+    """The scores of structures, float64. A σ that is None is learned for each kind of structure."""
+    import torch
+
+    scores: Importance = {index: {} for index in vector}
+    for kind in next(iter(vector.values()), {}):
+        for metric, sigma in zip((vector, element), sigmas, strict=True):
+            scaled = {index: _scaled(of_layer[kind].double()) for index, of_layer in metric.items()}
+            variance = float(torch.cat(list(scaled.values())).mean()) if sigma is None else sigma**2
+            for index, values in scaled.items():
+                term = values / (2 * variance) if variance > 0 else values  # a metric that is 0 everywhere
+                scores[index][kind] = scores[index][kind] + term if kind in scores[index] else term
+    return scores
+
+
+def _scaled(values: Tensor) -> Tensor:
+    root = values.square().mean().sqrt()
+    return values / root if root > 0 else values
+
+
+def indicator(scores: dict[Kind, Tensor]) -> float:
+    """A layer's importance fluctuation: standard deviation over mean of its structures' scores, above 0."""
+    each = [float(values.std(correction=0) / values.mean()) for values in scores.values() if values.mean() > 0]
+    return max(sum(each) / len(each), 1e-6) if each else 1.0
+
+
+def _places(values: Tensor) -> Tensor:
+    """The place of each unit in ascending order, from 0 to 1: the share that goes before half of it has gone."""
+    import torch
+
+    places = torch.empty(len(values), dtype=torch.double)
+    places[torch.argsort(values, stable=True)] = (torch.arange(len(values), dtype=torch.double) + 0.5) / len(values)
+    return places

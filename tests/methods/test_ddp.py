@@ -1,0 +1,229 @@
+"""DDP: gates learned on text, the weights frozen."""
+
+import copy
+
+import pytest
+import torch
+from torch.func import functional_call
+
+from reproducer import prune
+from reproducer.errors import UserError
+from reproducer.methods.ddp import cut_by_gates, learn_gates
+from reproducer.methods.registry import Request, TrainingJob
+from reproducer.methods.training import trained
+from reproducer.models.architecture import architecture_of, layer_shape, parameter_count, unit_parameters
+from reproducer.pruning.allocation import TOLERANCE, Allocation
+from tests.families import ZOO, Double, family_model, layers_of
+from tests.helpers import decoder_layers, logits, tiny, tokens
+from tests.methods.learning import own_text
+
+FAMILIES = ("llama grouped tied", "phi3 grouped tied", "opt")
+SETTINGS = {
+    "steps": 12,
+    "batch": 4,
+    "learning_rate": 0.05,
+    "epsilon_start": 0.1,
+    "epsilon_end": 0.02,
+    "multiplier_rate": 1.0,
+}
+OUTPUTS = {"llama": ("self_attn.o_proj", "mlp.down_proj"), "phi3": ("self_attn.o_proj", "mlp.down_proj")}
+OUTPUTS["opt"] = ("self_attn.out_proj", "fc2")
+
+
+def job(model, ids, directory, layers=(0, 1, 2)):
+    cut = Allocation(ratio=0.2)
+    return TrainingJob(model, architecture_of(model), ids, list(layers), cut, 0, directory)
+
+
+def request(model, layers=(0, 1, 2), **more):
+    return Request(model, architecture_of(model), list(layers), Allocation(ratio=0.2), None, 0, {}, **more)
+
+
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_runs(name, dtype, fold):
+    model, ids = family_model(name, dtype=dtype, **{**ZOO[name], "channels": 64}), tokens(8, 8)
+    before = copy.deepcopy(model.state_dict())
+    plan = prune(model, "ddp", ids, ratio=0.2, layers=[0, 1, 2], steps=3, batch=4, fold=fold)
+    smaller = plan.apply(model)
+    assert abs(1 - parameter_count(smaller) / parameter_count(model) - 0.2) <= TOLERANCE
+    assert parameter_count(smaller) == plan.parameters_left(model)
+    assert len(plan.tensors) == (6 if fold else 0) and all(tensor.dtype == dtype for tensor in plan.tensors.values())
+    assert logits(smaller, ids).isfinite().all()
+    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def by_hand(model, kind, ids, order, settings, remove):
+    """The same gates with them folded into the weights at every step, and a plain loop."""
+    names, costs = {}, {}
+    architecture = architecture_of(model)
+    for index, layer in enumerate(layers_of(model)):
+        shape = layer_shape(layer, architecture)
+        for unit, path in zip(("heads", "channels"), OUTPUTS[kind], strict=True):
+            parameter = next(n for n, m in model.named_modules() if m is layer.get_submodule(path)) + ".weight"
+            names[f"{index}.{unit}"] = parameter
+            costs[f"{index}.{unit}"] = unit_parameters(layer, architecture, unit), shape.units(unit)
+    gates = {name: torch.ones(units, dtype=torch.float64, requires_grad=True) for name, (_, units) in costs.items()}
+    total = sum(cost * units for cost, units in costs.values())
+    weights = dict(model.named_parameters())
+    optimizer = torch.optim.Adam(gates.values(), lr=settings["learning_rate"])
+    multiplier = 0.0
+    for step, places in enumerate(order):
+        ratio = settings["epsilon_end"] / settings["epsilon_start"]
+        epsilon = settings["epsilon_start"] * ratio ** (step / (settings["steps"] - 1))
+        folded = {}
+        for name, gate in gates.items():
+            weight = weights[names[name]].detach()
+            folded[names[name]] = weight * gate.repeat_interleave(weight.shape[1] // len(gate))
+        sample = ids[places]
+        scores = functional_call(model, folded, (sample,), {"use_cache": False}).logits
+        loss = torch.nn.functional.cross_entropy(scores[:, :-1].flatten(0, 1), sample[:, 1:].flatten())
+        share = (
+            sum(costs[name][0] * ((1 + epsilon) * g**2 / (g**2 + epsilon)).sum() for name, g in gates.items()) / total
+        )
+        optimizer.zero_grad()
+        (loss + multiplier * share).backward()
+        optimizer.step()
+        if remove:
+            multiplier = max(0.0, multiplier + settings["multiplier_rate"] * (share.item() - (1 - remove / total)))
+    return gates, multiplier
+
+
+@pytest.mark.parametrize("target", [0, 0.3])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gates_are_those_of_a_plain_loop(name, target, tmp_path):
+    model = family_model(name, **ZOO[name])
+    ids, settings = tokens(8, 8), {**SETTINGS, "steps": 6}
+    remove = round(target * parameter_count(model))
+    seen = []
+    with Double():
+        hook = (
+            architecture_of(model)
+            .decoder_of(model)
+            .register_forward_pre_hook(
+                lambda _, arguments, keywords: seen.append(keywords["input_ids"]), with_kwargs=True
+            )
+        )
+        learn_gates(job(model, ids, tmp_path), settings, remove)
+        hook.remove()
+        for module in model.modules():
+            module._forward_pre_hooks.clear()
+        order = [[next(i for i in range(8) if torch.equal(ids[i], row)) for row in batch] for batch in seen]
+        gates, multiplier = by_hand(model, name.split()[0], ids, order, settings, remove)
+    found = trained(tmp_path)
+    assert sorted(order[0] + order[1]) == list(range(8))  # two steps of four see each of the eight once
+    assert found.pop("multiplier").item() == pytest.approx(multiplier, rel=1e-6)
+    assert found.keys() == gates.keys() and (multiplier > 0) == (target > 0)
+    for key, gate in gates.items():
+        torch.testing.assert_close(found[key], gate.detach(), rtol=0, atol=1e-5)
+
+
+def test_a_target_of_nothing_cuts_nothing(tmp_path):
+    """The gates follow the loss alone: none is pulled to zero."""
+    model = tiny(groups=2)
+    ids = own_text(model)
+    # Adam moves a gate by (1 - 0.9) / sqrt(1 - 0.999) · rate a step at the very most: by 0.64 here.
+    learn_gates(job(model, ids, tmp_path), {**SETTINGS, "learning_rate": 0.01, "steps": 20}, 0)
+    gates = trained(tmp_path)
+    assert gates["multiplier"] == 0
+    assert all((gate > 0.3).all() for name, gate in gates.items() if name != "multiplier")
+    plan = cut_by_gates(request(model), gates, 0, fold=False)
+    assert plan.kept_heads == {index: [0, 1] for index in range(3)}
+    assert plan.kept_channels == {index: list(range(24)) for index in range(3)}
+    assert plan.parameters_removed(model) == 0 and not plan.tensors
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_gate_that_cannot_matter_goes_first(name):
+    model = family_model(name, **ZOO[name])
+    kind = name.split()[0]
+    architecture = architecture_of(model)
+    heads, channels = (layers_of(model)[1].get_submodule(path) for path in OUTPUTS[kind])
+    shape = layer_shape(layers_of(model)[1], architecture)
+    width = shape.queries_per_group * shape.head_dim
+    heads.weight.data[:, width : 2 * width] = 0  # key-value group 1
+    channels.weight.data[:, 7] = 0
+    ids = own_text(model, samples=64, length=32)
+    # About a channel: the heads are too large for so small a cut, the next larger one takes the head.
+    cost = {unit: unit_parameters(layers_of(model)[1], architecture, unit) for unit in ("heads", "channels")}
+    total = parameter_count(model)
+    plan = prune(model, "ddp", ids, ratio=cost["channels"] / total, layers=[0, 1, 2], steps=20)
+    assert [index for index, units in plan.kept_channels.items() if len(units) < 24] == [1]
+    assert plan.kept_channels[1] == [channel for channel in range(24) if channel != 7]
+    scores = plan.scores[1]
+    assert scores["heads"].argmin() == 1 and scores["channels"].argmin() == 7
+    others = [values for index in (0, 2) for values in plan.scores[index].values()]
+    assert all(values.min() > scores["channels"][7] and values.min() > scores["heads"][1] for values in others)
+    plan = prune(model, "ddp", ids, ratio=sum(cost.values()) / total, layers=[0, 1, 2], steps=20)
+    assert [index for index, units in plan.kept_heads.items() if len(units) < shape.groups] == [1]
+    assert 1 not in plan.kept_heads[1]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_folding_equals_running_with_the_gates(name):
+    model, ids = family_model(name, **ZOO[name]), tokens(8, 8)
+    with Double():
+        plan = prune(model, "ddp", ids, ratio=0.2, layers=[0, 1, 2], steps=6)
+        folded = logits(plan.apply(model), ids)
+        gates = gates_of(model, ids)
+        twin = copy.deepcopy(model)
+        for index, layer in enumerate(layers_of(twin)):
+            for kind, path in zip(("heads", "channels"), OUTPUTS[name.split()[0]], strict=True):
+                gate = torch.zeros_like(gates[index][kind])
+                gate[plan.kept(kind, index)] = gates[index][kind][plan.kept(kind, index)]
+                layer.get_submodule(path).register_forward_pre_hook(
+                    lambda _, inputs, gate=gate: inputs[0] * gate.repeat_interleave(inputs[0].shape[-1] // len(gate))
+                )
+        torch.testing.assert_close(folded, logits(twin, ids), rtol=1e-10, atol=1e-10)
+    assert any((gate[plan.kept(kind, index)] != 1).any() for index in gates for kind, gate in gates[index].items())
+
+
+def gates_of(model, ids):
+    """The gates themselves; a plan's scores are their sizes, and none of these few steps takes a gate below 0."""
+    return prune(model, "ddp", ids, ratio=0.2, layers=[0, 1, 2], steps=6).scores
+
+
+def test_a_structure_ratio_removes_what_it_removes_of_every_layer():
+    model, ids = tiny(), tokens(8, 8)
+    plan = prune(model, "ddp", ids, structure_ratio=0.25, layers=[0, 1, 2], steps=3)
+    expected = 3 * (1024 + 6 * 96)  # one of four heads and six of 24 channels, three times
+    assert abs(plan.parameters_removed(model) - expected) <= 48
+
+
+def test_channels_in_blocks():
+    model, ids = tiny(channels=64), tokens(8, 8)
+    plan = prune(model, "ddp", ids, ratio=0.3, layers=[0, 1, 2], steps=3, round_to=4)
+    assert all(len(units) % 4 == 0 for units in plan.kept_channels.values())
+
+
+def test_a_loss_that_is_not_finite_names_the_step():
+    model, ids = tiny(), tokens(8, 8)
+    model.lm_head.weight.data[3] = torch.nan
+    with pytest.raises(UserError, match="the loss is nan at step 1 of 3"):
+        prune(model, "ddp", ids, ratio=0.2, steps=3)
+
+
+def test_what_cannot_be_reached_is_refused_before_the_first_step():
+    model = tiny()
+    decoder_layers(model)[0].register_forward_hook(lambda *_: pytest.fail("the model ran"))
+    with pytest.raises(UserError, match=r"90.0% of all parameters cannot be removed"):
+        prune(model, "ddp", tokens(8, 8), ratio=0.9, layers=[1])
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"steps": 0}, "steps is 0; it is a whole number from 1 on"),
+        ({"batch": 2.5}, "batch is 2.5"),
+        ({"learning_rate": -1}, "learning_rate is -1; it is a number above 0"),
+        ({"epsilon_end": float("nan")}, "epsilon_end is nan"),
+        ({"epsilon_start": "large"}, "epsilon_start is 'large'"),
+        ({"multiplier_rate": 0}, "multiplier_rate is 0"),
+        ({"fold": 1}, "fold is 1; it is true or false"),
+    ],
+)
+def test_bad_parameters(more, words):
+    with pytest.raises(UserError, match=words):
+        prune(tiny(), "ddp", tokens(2, 6), ratio=0.2, **more)

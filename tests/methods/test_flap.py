@@ -1,0 +1,200 @@
+"""FLAP: its metric and its biases against what the inputs themselves give, and what a cut may not depend on."""
+
+import pytest
+import torch
+
+from reproducer import prune
+from reproducer.errors import UserError
+from reproducer.methods.flap import flap
+from reproducer.methods.prune import decide
+from reproducer.models.architecture import parameter_count
+from reproducer.pruning.allocation import Allocation
+from reproducer.pruning.statistics import InputMean, InputVariance, Power, collect
+from reproducer.spec import SpecError, load_spec
+from reproducer.stages.expand import expand
+from tests.families import family_model, layers_of
+from tests.helpers import tokens
+from tests.methods.inputs import ends, inputs_of
+
+SHAPES = {
+    "llama": {"heads": 6, "groups": 3, "hidden": 36},
+    "llama biased": {"attention_bias": True, "mlp_bias": True},
+    "phi3": {"heads": 6, "groups": 3, "hidden": 48},
+    "opt": {},
+    "gpt_neox": {},
+}
+ENDS = {"gpt_neox": {"heads": "attention.dense", "channels": "mlp.dense_4h_to_h"}}
+
+
+def model_of(kind, **more):
+    return family_model(kind, **SHAPES[kind], **more)
+
+
+def standardised(values):
+    return (values - values.mean()) / values.std()
+
+
+def metric_by_hand(metric, weight, inputs):
+    variance = ((inputs - inputs.mean(0)) ** 2).mean(0)
+    return {
+        "wifv": variance * (weight**2).sum(0),
+        "ifv": variance,
+        "wifn": (weight.abs() * inputs.norm(dim=0)).mean(0),
+    }[metric]
+
+
+@pytest.mark.parametrize("metric", ["wifv", "ifv", "wifn"])
+@pytest.mark.parametrize("kind", ["llama", "phi3", "opt"])
+def test_scores_by_hand(kind, metric):
+    model, ids = model_of(kind), tokens(4, 9)
+    plan = prune(model, "flap", ids, structure_ratio=0.4, layers=[1, 2], metric=metric)
+    for layer in (1, 2):
+        for units, path in ends(model).items():
+            weight = layers_of(model)[layer].get_submodule(path).weight.detach()
+            values = metric_by_hand(metric, weight, inputs_of(model, ids, layer, path))
+            values = standardised(values**2 if units == "heads" else values)
+            found = plan.scores[layer][units]
+            torch.testing.assert_close(found, values.view(len(found), -1).mean(1), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("kind", SHAPES)
+def test_compensated_projections_have_the_mean_output_of_the_whole_ones(kind, dtype, tolerance):
+    model, ids = model_of(kind, dtype=dtype), tokens(4, 9)
+    plan = prune(model, "flap", ids, structure_ratio=0.4, layers=[0, 1, 2])
+    smaller, removed = plan.apply(model), 0
+    for layer in range(3):
+        for units, path in (ENDS.get(kind) or ends(model)).items():
+            inputs = inputs_of(model, ids, layer, path)
+            kept = plan.kept_heads[layer] if units == "heads" else plan.kept_channels[layer]
+            width = inputs.shape[1] // plan.units[layer][units]
+            columns = [unit * width + place for unit in kept for place in range(width)]
+            removed += inputs.shape[1] - len(columns)
+            whole, cut = (layers_of(one)[layer].get_submodule(path) for one in (model, smaller))
+            with torch.no_grad():
+                expected, found = whole(inputs).mean(0), cut(inputs[:, columns]).mean(0)
+            scale = (whole.weight.abs() @ inputs.abs().mean(0)).max().item()
+            torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * scale)
+    assert removed > 0
+
+
+def test_without_compensation_nothing_is_added():
+    model, ids = model_of("llama"), tokens(4, 9)
+    plan = prune(model, "flap", ids, structure_ratio=0.4, layers=[0, 1, 2], compensate=False)
+    assert not plan.tensors
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_the_ranking_does_not_depend_on_the_scale_of_a_layers_activations(layer):
+    """Scaled by a power of two, numbers are the same but for their exponents."""
+    model, ids, cut = model_of("llama"), tokens(4, 9), Allocation(structure_ratio=0.4)
+    rule = flap.make()
+    statistics = collect(model, ids, range(3), rule.needs)
+    expected = decide(model, rule, statistics, layers=range(3), cut=cut, ids=ids)
+    for path in ends(model).values():
+        statistics[layer][path][InputVariance()] *= 64
+        statistics[layer][path][InputMean()] *= 8
+    found = decide(model, rule, statistics, layers=range(3), cut=cut, ids=ids)
+    assert (found.kept_heads, found.kept_channels) == (expected.kept_heads, expected.kept_channels)
+    assert any(not torch.equal(found.tensors[name], tensor) for name, tensor in expected.tensors.items())
+
+
+def test_the_ranking_does_not_depend_on_weights_that_scale_a_layers_activations():
+    model, ids = model_of("llama"), tokens(4, 9)
+    expected = prune(model, "flap", ids, structure_ratio=0.4, layers=[1, 2])
+    with torch.no_grad():
+        layers_of(model)[2].mlp.up_proj.weight.mul_(8)
+    found = prune(model, "flap", ids, structure_ratio=0.4, layers=[1, 2])
+    assert (found.kept_heads, found.kept_channels) == (expected.kept_heads, expected.kept_channels)
+    for name, tensor in expected.tensors.items():
+        torch.testing.assert_close(found.tensors[name], tensor * (8 if "2.mlp" in name else 1), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("compensate", [True, False])
+@pytest.mark.parametrize("kind", SHAPES)
+def test_a_structure_ratio_removes_as_much_as_where_all_layers_lose_the_same(kind, compensate):
+    model, ids = model_of(kind, layers=4, dtype=torch.float32), tokens(4, 9)
+    even = prune(model, "magnitude", structure_ratio=0.5, layers=range(4))
+    plan = prune(model, "flap", ids, structure_ratio=0.5, layers=range(4), compensate=compensate)
+    uneven = [len(plan.kept_channels[layer]) for layer in range(4)]
+    assert min(uneven) >= 1 and len(set(uneven)) > 1
+    total = parameter_count(model)
+    assert abs(plan.parameters_left(model) - even.parameters_left(model)) <= 0.005 * total
+
+
+def test_an_input_that_never_changes_is_cut_first():
+    """Its variance is 0, the least there is; and with the bias it is not missed."""
+    model, ids = family_model("llama biased", **SHAPES["llama biased"]), tokens(4, 9)
+    mlp = layers_of(model)[1].mlp
+    with torch.no_grad():
+        for projection in (mlp.gate_proj, mlp.up_proj):
+            projection.weight[5:9] = 0
+    plan = prune(model, "flap", ids, structure_ratio=0.3, layers=[1])
+    assert not set(plan.kept_channels[1]) & {5, 6, 7, 8}
+    scores = plan.scores[1]["channels"]
+    assert (scores[5:9] == scores.min()).all()
+
+
+# What is refused.
+
+
+def test_a_single_sample_is_refused():
+    with pytest.raises(UserError, match="needs 2 calibration samples or more, not 1"):
+        prune(family_model("llama"), "flap", tokens(1, 9), structure_ratio=0.25)
+
+
+SPEC = """\
+name: x
+models: [tiny]
+methods: [vector, {name: flap%s}]
+prune: {ratio: 0.2}
+calibration:
+  dataset: python-topics
+  samples: %d
+evaluate: {perplexity: [python-topics]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("own", "samples", "place"),
+    [
+        ("", 1, "x.yaml:7: calibration.samples: flap needs 2 samples or more, not 1"),
+        (", calibration: {samples: 1}", 10, "x.yaml:3: methods[1].calibration.samples: flap needs 2 samples or more"),
+        (", calibration: {samples: 2}", 1, None),
+    ],
+)
+def test_a_single_sample_is_refused_where_a_spec_asks_for_it(own, samples, place, tmp_path):
+    (tmp_path / "x.yaml").write_text(SPEC % (own, samples))
+    spec = load_spec(tmp_path / "x.yaml")
+    if place is None:
+        expand(spec)
+        return
+    with pytest.raises(SpecError) as caught:
+        expand(spec)
+    assert place in str(caught.value)
+
+
+def test_a_search_with_a_single_sample_cannot_score_it(tmp_path):
+    spec = SPEC.replace("[vector, {name: flap%s}]", "[adapruner]") % 1 + "search: {baselines: [vector, flap]}\n"
+    (tmp_path / "x.yaml").write_text(spec)
+    with pytest.raises(SpecError, match=r"x\.yaml:7: calibration\.samples: flap needs 2 samples or more, not 1"):
+        expand(load_spec(tmp_path / "x.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [({"metric": "var"}, "flap's metric is 'var'; it is one of wifv, ifv, wifn"), ({"compensate": 1}, "true or false")],
+)
+def test_bad_parameters(parameters, message):
+    with pytest.raises(UserError, match=message):
+        prune(family_model("llama"), "flap", tokens(2, 9), structure_ratio=0.25, **parameters)
+
+
+def test_a_ratio_out_of_reach():
+    with pytest.raises(UserError, match="cannot be removed"):
+        prune(family_model("llama"), "flap", tokens(2, 9), ratio=0.9, layers=[1])
+
+
+def test_needs_no_means_without_compensation():
+    assert InputMean() not in flap.make({"compensate": False}).needs
+    assert set(flap.make().needs) == {InputMean(), InputVariance(), Power(2)}

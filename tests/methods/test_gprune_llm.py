@@ -1,0 +1,123 @@
+"""GPrune-LLM, as it is read here: who competes with whom, and whose score does without activations."""
+
+import math
+
+import pytest
+import torch
+
+from reproducer import prune
+from reproducer.errors import UserError
+from reproducer.methods.gprune_llm import grouped
+from tests.families import family_model, layers_of
+from tests.helpers import tokens
+from tests.methods.inputs import ends, inputs_of
+
+UNITS, TEXTS = 32, 6
+ROBUST, SENSITIVE = torch.arange(16), torch.arange(16, 32)
+
+
+def units(seed=0):
+    """Scores of 16 units whose order never changes and of 16 whose order changes from text to text.
+
+    Of the latter, 16 to 23 lie below all robust ones and 24 to 31 above.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    texts = torch.empty(TEXTS, UNITS, dtype=torch.double)
+    texts[:, ROBUST] = 10 + torch.arange(16.0, dtype=torch.double)
+    for text in texts:
+        text[16:24] = 1 + torch.randperm(8, generator=generator).double()
+        text[24:] = 100 + torch.randperm(8, generator=generator).double()
+    whole = texts.square().mean(0).sqrt()
+    return texts, whole, torch.rand(UNITS, generator=generator, dtype=torch.double) + 0.1
+
+
+def test_robust_units_compete_among_each_other_and_so_do_sensitive_ones():
+    texts, whole, without = units()
+    found = grouped(texts, whole, without, groups=2, sensitive=1.0, weak=0.5)
+    strong, weak = SENSITIVE[8:], SENSITIVE[:8]
+    torch.testing.assert_close(found[ROBUST], whole[ROBUST] / whole[ROBUST].mean())
+    torch.testing.assert_close(found[strong], whole[strong] / whole[strong].mean())
+    torch.testing.assert_close(found[weak], without[weak] / without[weak].mean())
+
+
+@pytest.mark.parametrize("members", [ROBUST, SENSITIVE[8:]])
+def test_a_groups_scale_plays_no_part(members):
+    texts, whole, without = units()
+    expected = grouped(texts, whole, without, groups=2, sensitive=1.0, weak=0.5)
+    whole[members] *= 2.0**20
+    assert torch.equal(grouped(texts, whole, without, groups=2, sensitive=1.0, weak=0.5), expected)
+
+
+def test_activations_of_unreliable_units_play_no_part():
+    texts, whole, without = units()
+    expected = grouped(texts, whole, without, groups=2, sensitive=1.0, weak=0.5)
+    weak = SENSITIVE[:8]
+    whole[weak] = torch.rand(8, dtype=torch.double)
+    assert torch.equal(grouped(texts, whole, without, groups=2, sensitive=1.0, weak=0.5), expected)
+    without[weak] = without[weak].flip(0)
+    found = grouped(texts, whole, without, groups=2, sensitive=1.0, weak=0.5)
+    assert torch.equal(found[weak], expected[weak].flip(0)) and torch.equal(found[ROBUST], expected[ROBUST])
+
+
+def test_nobody_is_unreliable_where_no_group_counts_as_sensitive():
+    texts, whole, without = units()
+    for options in ({"sensitive": 10.0, "weak": 0.5}, {"sensitive": 1.0, "weak": 0.0}):
+        found = grouped(texts, whole, without, groups=2, **options)
+        assert torch.equal(found, grouped(texts, whole, torch.rand_like(without), groups=2, **options))
+        torch.testing.assert_close(found[SENSITIVE], whole[SENSITIVE] / whole[SENSITIVE].mean())
+
+
+@pytest.mark.parametrize("count", [1, 3, 15])
+def test_few_units_are_one_group(count):
+    texts, whole, without = (one[..., :count] for one in units())
+    found = grouped(texts, whole, without, groups=4, sensitive=1.0, weak=0.0)
+    torch.testing.assert_close(found, whole / whole.mean())
+
+
+SHAPES = [("llama", {"groups": 2}), ("phi3", {"groups": 2, "hidden": 48}), ("opt", {})]
+
+
+@pytest.mark.parametrize(("kind", "shape"), SHAPES, ids=str)
+def test_by_hand(kind, shape):
+    """One group: Wanda's scores, or the weights alone, over their mean; then all of it from each text's inputs."""
+    model, ids = family_model(kind, channels=80, **shape), tokens(4, 8)
+    cut = {"structure_ratio": 0.25, "layers": [1]}
+    wanda = prune(model, "wanda", ids, **cut).scores[1]
+    active = prune(model, "gprune-llm", ids, **cut, groups=1, weak=0).scores[1]
+    silent = prune(model, "gprune-llm", ids, **cut, groups=1, weak=1, sensitive=0.999).scores[1]
+    usual = prune(model, "gprune-llm", ids, **cut).scores[1]
+    for units, path in ends(model).items():
+        count = len(wanda[units])
+        torch.testing.assert_close(active[units], wanda[units] / wanda[units].mean(), rtol=1e-9, atol=0)
+        magnitude = layers_of(model)[1].get_submodule(path).weight.detach().abs().mean(0)
+
+        def of_units(columns, count=count):
+            return columns.view(count, -1).sum(1)
+
+        texts = torch.stack([of_units(magnitude * inputs_of(model, one[None], 1, path).norm(dim=0)) for one in ids])
+        ranks = torch.stack([(text[:, None] > text[None]).sum(1) / (count - 1) for text in texts]).double()
+        never = ranks.mean(0) == 1  # the highest of all in every text is not below 1
+        if ranks.std(0).mean() > 0 and not never.any():
+            torch.testing.assert_close(silent[units], of_units(magnitude) / of_units(magnitude).mean())
+        torch.testing.assert_close(
+            usual[units], grouped(texts, wanda[units], of_units(magnitude), 4, 1.0, 0.5), rtol=1e-9, atol=0
+        )
+
+
+def test_a_single_text_is_refused():
+    with pytest.raises(UserError, match="needs 2 calibration samples or more, not 1"):
+        prune(family_model("llama"), "gprune-llm", tokens(1, 8), structure_ratio=0.25)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"groups": 0}, "gprune-llm's groups is 0; it is a whole number from 1 on"),
+        ({"sensitive": -1}, "gprune-llm's sensitive is -1; it is a number from 0 on"),
+        ({"sensitive": math.inf}, "gprune-llm's sensitive is inf"),
+        ({"weak": 1.5}, "gprune-llm's weak is 1.5; it is a share from 0 to 1"),
+    ],
+)
+def test_bad_parameters(parameters, message):
+    with pytest.raises(UserError, match=message):
+        prune(family_model("llama"), "gprune-llm", tokens(2, 8), structure_ratio=0.25, **parameters)
