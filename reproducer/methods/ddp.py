@@ -26,7 +26,7 @@ def ddp(
     learning_rate: float = 0.05,
     epsilon_start: float = 0.1,
     epsilon_end: float = 0.02,
-    multiplier_rate: float = 1.0,
+    multiplier_rate: float = 2.0,
     fold: bool = True,
 ) -> Decision:
     """Gates on heads and channels, learned by the loss on the samples while a target of gates at zero is reached.

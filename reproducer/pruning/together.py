@@ -27,7 +27,7 @@ def cut_together(
     Args:
         scores: {layer: {kind: [units]}}, comparable over layers and kinds; a kind of a layer that is absent is not cut.
         remove: parameters to take away; 0 keeps all.
-        round_to: kept channels a layer are multiples of this; channels then go in blocks, ranked by their mean score.
+        round_to: a layer that loses channels keeps a multiple of this; they go in blocks, ranked by their mean score.
 
     Returns:
         {kind: {layer: sorted units that stay}} of all that has a score.
