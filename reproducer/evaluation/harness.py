@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import datasets
@@ -62,6 +62,45 @@ class TaskOnRows(ConfigurableTask):
     def build_all_requests(self, **options) -> None:
         with self._suited():
             super().build_all_requests(**options)
+
+    def right(self, row) -> set[int]:
+        """Of a row of a task with choices: the places of the right ones, from 0, as lm-eval finds them; mostly one.
+
+        Empty where it finds none, which counts as a mistake whatever the model says.
+        """
+        # where the choices stand in the prompts and their continuation is shared, the "text" is the right one's place
+        given = self.doc_to_text(row) if self.multiple_input else self.doc_to_target(row)
+        choices = self.doc_to_choice(row)
+        places = [
+            choices.index(one) if isinstance(one, str) and one in choices else one
+            for one in (given if isinstance(given, list) else [given])
+        ]
+        return {place for place in places if isinstance(place, int) and 0 <= place < len(choices)}
+
+    def margin(self, row, likelihoods: Sequence[float], metric: str) -> float | None:
+        """By how much the best right choice of a row is ahead of the best wrong one; None where one of them is missing.
+
+        What is compared is what lm-eval compares for `metric`, so that above 0 the row counts as right and below 0 as
+        wrong: log-likelihoods in nats; over the choice's characters for `acc_norm`, over its bytes in UTF-8 for
+        `acc_bytes`, minus the choice's own without the prompt for `acc_mutual_info`.
+
+        Args:
+            row: of the task's data.
+            likelihoods: of the row's requests, in their order.
+        """
+        choices, right = self.doc_to_choice(row), self.right(row)
+        values = numpy.array(likelihoods[: len(choices)], dtype=float)
+        if metric == "acc_norm":
+            values = values / [len(choice) for choice in choices]
+        elif metric == "acc_bytes":
+            values = values / [len(choice.encode()) for choice in choices]
+        elif metric == "acc_mutual_info":
+            values = values - likelihoods[len(choices) :]
+        wrong = [value for place, value in enumerate(values) if place not in right]
+        if not right or not wrong:
+            return None
+        margin = float(max(values[place] for place in right) - max(wrong))
+        return margin if math.isfinite(margin) else None  # not so where a choice is an empty text
 
     @contextmanager
     def _suited(self) -> Iterator[None]:
