@@ -59,8 +59,8 @@ def zeroshot(
 ) -> TaskResult:
     """Scores of a causal language model on a task without examples in the prompt.
 
-    Prompts, choices and metrics are those of lm-eval's own task definition, and the likelihoods (of choices, or of
-    an answer) and generated answers are those of its `HFLM`; items come out as lm-eval itself scores them. In
+    Prompts, choices and metrics are those of lm-eval's own task definition, likelihoods (of choices, or of an answer)
+    are computed as its `HFLM` does, which writes generated answers; items come out as lm-eval itself scores them. In
     bfloat16 an item whose best choices nearly tie can fall either way with the shape of its batch, there as here;
     `batch_tokens=1` makes the batches of one sequence that lm-eval has by default, bit for bit.
 
@@ -69,7 +69,7 @@ def zeroshot(
         tokenizer: the model's tokenizer.
         task: what `reproducer.data.tasks.resolve_task` returns.
         limit: the first so many items; None, or more than there are, for all.
-        batch_tokens: tokens of a forward pass, padding included. Logits of so many tokens exist at once.
+        batch_tokens: tokens of a forward pass, padding included. Logits exist at once of those that predict answers.
         progress: called with (requests answered, requests in all).
 
     Raises:
