@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from reproducer.data.sources import Rows, Source, find_source
 from reproducer.errors import UserError, nearest
@@ -16,7 +16,7 @@ from reproducer.spec import Label, Name, Named
 
 QUIZ_CHOICES = 4
 MARGIN = "margin"
-"""A score of every task with choices, beside lm-eval's own: the right choice's likelihood minus the best wrong one's."""
+"""A score of tasks with choices, beside lm-eval's own: the right choice's log-likelihood minus the best wrong one's."""
 ACCURACIES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_all", "exact_match")
 
 
@@ -64,9 +64,14 @@ class Task:
         return self.metric.partition(",")[0] in ACCURACIES
 
     @property
-    def margin_unit(self) -> str:
-        """The unit of its margins: what its shown metric divides the likelihoods of choices by, so do they."""
-        return {"acc_norm": "nats/character", "acc_bytes": "nats/byte"}.get(self.metric.partition(",")[0], "nats")
+    def margin_unit(self) -> Literal["nats", "nats/character", "nats/byte"]:
+        """Of its margins, which divide log-likelihoods by what the shown metric divides them by."""
+        match self.metric.partition(",")[0]:
+            case "acc_norm":
+                return "nats/character"
+            case "acc_bytes":
+                return "nats/byte"
+        return "nats"
 
     def identity(self) -> dict[str, Any]:
         """What determines the task, in JSON values for a stage's key, with nothing read."""

@@ -218,7 +218,7 @@ class BudgetedLM(HFLM):
                 )
             sharing.setdefault((*context, *answer[:-1]), []).append(place)
         found: list[tuple[float, bool]] = [(math.nan, False)] * len(requests)
-        inputs = sorted(sharing, key=lambda ids: (-len(ids), ids))  # like lengths together; too little memory shows first
+        inputs = sorted(sharing, key=lambda ids: (-len(ids), ids))  # like lengths together, the longest first
         start = 0
         while start < len(inputs):
             batch = inputs[start : start + max(1, self._batch_tokens // len(inputs[start]))]
@@ -253,13 +253,13 @@ class BudgetedLM(HFLM):
         needed = {place: number for number, place in enumerate(sorted({place for span in spans for place in span}))}
         nats = torch.log_softmax(self._logits(ids, list(needed)), dim=-1)
         at = torch.tensor([needed[place] for span in spans for place in span], device=nats.device)
-        tokens = torch.tensor([token for _, answer in answers for token in answer], device=nats.device)
-        values, lengths = nats[at, tokens], [len(answer) for _, answer in answers]
+        wanted = torch.tensor([token for _, answer in answers for token in answer], device=nats.device)
+        values, lengths = nats[at, wanted], [len(answer) for _, answer in answers]
         sums = torch.stack([part.sum() for part in values.split(lengths)]).tolist()
         likeliest = torch.stack([part.all() for part in (values == nats.amax(-1)[at]).split(lengths)]).tolist()
-        for number, (rows, wanted) in enumerate(zip(at.split(lengths), tokens.split(lengths), strict=True)):
+        for number, (rows, answer_ids) in enumerate(zip(at.split(lengths), wanted.split(lengths), strict=True)):
             if likeliest[number]:  # of several that are, lm-eval means the first; looking for it at once takes longer
-                likeliest[number] = bool((nats[rows].argmax(-1) == wanted).all())
+                likeliest[number] = bool((nats[rows].argmax(-1) == answer_ids).all())
         return list(zip(sums, likeliest, strict=True))
 
     def _logits(self, ids: torch.Tensor, places: list[int]) -> torch.Tensor:

@@ -41,7 +41,7 @@ def reproduces(results: Results) -> dict[str, Any]:
 
 
 def _averaged(row: Printed, tasks: Sequence[str], measured: int) -> Printed:
-    """The paper's row with its average over `tasks`, which are all that were `measured` or those that were not left out."""
+    """The paper's row with its average over `tasks`: those of the `measured` ones that ours is over."""
     if row.metrics.get("average_acc") is None or not measured or set(tasks) == set(SEVEN_TASKS):
         return row
     values = [row.metrics.get(task) for task in tasks]

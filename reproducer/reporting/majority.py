@@ -26,7 +26,7 @@ class Tasks:
 
 
 def majorities(results: Results) -> dict[str, float]:
-    """The accuracy of the majority class, by the key of the task's column; of tasks whose shown score is an accuracy."""
+    """The accuracy of the majority class, by the key of the task's column, where that shows an accuracy."""
     known = {task.name: task.majority for task in results.tasks if task.majority is not None}
     return {column.key: known[column.source] for column in _accuracies(results) if column.source in known}
 

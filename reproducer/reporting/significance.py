@@ -1,10 +1,10 @@
 """Paired tests between the paper's own method and the others, over the items and windows that both rows hold.
 
-Scores of 0 and 1: the exact McNemar test, per task and over all tasks together. Margins: the paired t-test, whose
-interval is of the very mean that the report shows; items are many enough for their differences to need no normal
-distribution. Other scores, and the losses of perplexity's windows: Wilcoxon's signed-rank test. Each of the four
-families of a block (one model, cut and recovery) is corrected after Holm. They hold for one pruned model: blocks with several seeds are left out, whose standard
-deviations tell more.
+Scores of 0 and 1: the exact McNemar test, per task and over all tasks of the average together. Margins: the paired
+t-test, whose interval is of the very mean that the report shows; items are many enough for their differences to need no
+normal distribution. Other scores, and the losses of perplexity's windows: Wilcoxon's signed-rank test. Each of the four
+families of a block (one model, cut and recovery) is corrected after Holm. They hold for one pruned model: blocks with
+several seeds are left out, whose standard deviations tell more.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class PairedTest:
     """One paired test.
 
     Attributes:
-        measure: the key of a column; None for all tasks together.
+        measure: the key of a column; None for the tasks together that averages are over.
         n: pairs; 0 where the two rows do not hold the same items.
         better, worse: pairs in which the reference beats the baseline, or loses to it.
         p, p_holm: two-sided; after Holm's correction. None without pairs.
@@ -64,13 +64,20 @@ def paired_tests(results: Results) -> list[PairedTest]:
     The reference is the first line of the paper's own method in a block; every other pruned line is tested against it.
     """
     families: tuple[Family, ...] = ("tasks", "margins", "pooled", "windows")
+    averaged = {model.name: model.averaged for model in results.models}
     found = []
     for block in blocks(lines(results.rows)):
         pruned = [line for line in block if line["method"] != "dense" and line["done"]]
         reference = next((line for line in pruned if line["method"] == method().name), None)
         if reference is None or any(len(line["rows"]) > 1 for line in block):
             continue
-        tests = [test for line in pruned if line is not reference for test in _tests(reference, line, results.columns)]
+        columns = results.columns
+        tests = [
+            test
+            for line in pruned
+            if line is not reference
+            for test in _tests(reference, line, columns, averaged.get(line["model"]))
+        ]
         for family in families:
             found += _holm([test for test in tests if test.family == family])
     return found
@@ -109,7 +116,7 @@ def mean_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, floa
 Scores = list[tuple[float, float]]  # of the reference and the baseline, higher is better
 
 
-def _tests(reference: Line, line: Line, columns: Sequence[Column]) -> list[PairedTest]:
+def _tests(reference: Line, line: Line, columns: Sequence[Column], averaged: Sequence[str] | None) -> list[PairedTest]:
     ours, theirs = reference["done"][0], line["done"][0]
     identity = {name: line[name] for name in CUT} | {"reference": reference["label"], "baseline": line["label"]}
 
@@ -131,7 +138,7 @@ def _tests(reference: Line, line: Line, columns: Sequence[Column]) -> list[Paire
             scores = _items(ours, theirs, column.source, column.score, column.higher_is_better)
             binary = {abs(score) for pair in scores for score in pair} <= {0, 1} and not column.is_margin
             tests.append(test("margins" if column.is_margin else "tasks", column.key, scores, binary))
-            if binary:
+            if binary and (averaged is None or column.key in averaged or column.kind != "accuracy"):
                 pooled.append(scores)
         if column.key in ours.window_losses:
             pairs = zip(ours.window_losses[column.key], theirs.window_losses.get(column.key, []), strict=False)

@@ -63,8 +63,8 @@ def _columns(expansion: Expansion) -> list[facts.Column]:
 def _averaged(dense: Row, outcome: Outcome) -> list[str]:
     """The accuracies that a model's averages are over, by their columns' keys.
 
-    Without the tasks in which its dense row is no better than the majority class. Where one of the two is not known, the
-    task stays.
+    Without the tasks in which its dense row is no better than the majority class; where one of the two is not known,
+    the task stays.
     """
     return [
         column.key

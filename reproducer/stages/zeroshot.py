@@ -143,11 +143,11 @@ class ZeroShot(Measure):
     def use(self, artifact: Artifact | None) -> TaskUse:
         """What results.json says of the task."""
         task = self.found
-        told = {"name": task.name, "label": task.label, "limit": self.limit, "metric": task.metric}
+        use = TaskUse(name=task.name, label=task.label, limit=self.limit, metric=task.metric)
         if artifact is None:
-            return TaskUse(**told)
+            return use
         result = self.read(artifact.directory)
-        return TaskUse(**told, items=len(result.items), majority=result.majority)
+        return use.model_copy(update={"items": len(result.items), "majority": result.majority})
 
     def no_better_than_majority(self, artifact: Artifact | None) -> bool:
         """Whether always giving the place that is right most often is as good; no, where one of the two is not known.

@@ -12,6 +12,7 @@ import datasets
 import lm_eval
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from reproducer.data.files import DataError
 from reproducer.data.lm_eval_tasks import task_facts
@@ -21,6 +22,7 @@ from reproducer.errors import UserError
 from reproducer.evaluation.harness import TaskOnRows
 from reproducer.evaluation.zeroshot import zeroshot
 from tests.evaluation.plain_lm_eval import assert_same, plain_lm_eval
+from tests.families import ZOO, family_model
 
 PUBLISHED = sorted(set(TASKS) - {"quiz"})
 QUIZ = TASKS["quiz"]
@@ -133,6 +135,20 @@ def test_margins_equal_own_passes(name, model, tokenizer, use_rows, monkeypatch)
     assert result.scores["margin"] == pytest.approx(sum(margins) / len(margins))
     assert result.stderr["margin"] == pytest.approx(torch.tensor(margins).std().item() / len(margins) ** 0.5)
     assert result.majority == ANSWERS.count(0) / len(ANSWERS)
+
+
+@pytest.mark.parametrize("family", [*(name for name in ZOO if " " not in name or "window" in name), "llama adapted"])
+def test_every_family_has_the_likelihoods_of_its_own_passes(family, tokenizer):
+    """Whatever a family does to its logits, and with adapters in it; several rows a batch, answers of several lengths."""
+    model = family_model(family, vocab_size=257, max_position_embeddings=256)
+    if family == "llama adapted":
+        model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "lm_head"], init_lora_weights=False))
+    result = zeroshot(model.eval(), tokenizer, QUIZ, limit=6, batch_tokens=200)
+    for item, row in zip(result.items, QUIZ.rows().rows, strict=False):
+        prompt = f"Question: {row['question']}\nAnswer:"
+        nats = [likelihood(model, tokenizer, prompt, f" {choice}") for choice in row["choices"]]
+        expected = nats.pop(row["answer"]) - max(nats)
+        assert item["scores"]["margin"] == pytest.approx(expected, abs=1e-9)  # float64, a hundred nats at most
 
 
 def test_a_margin_is_above_zero_where_the_shown_metric_is_right(model, tokenizer):
