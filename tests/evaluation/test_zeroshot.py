@@ -139,7 +139,7 @@ def test_margins_equal_own_passes(name, model, tokenizer, use_rows, monkeypatch)
 
 @pytest.mark.parametrize("family", [*(name for name in ZOO if " " not in name or "window" in name), "llama adapted"])
 def test_every_family_has_the_likelihoods_of_its_own_passes(family, tokenizer):
-    """Whatever a family does to its logits, and with adapters in it; several rows a batch, answers of several lengths."""
+    """Whatever a family does to its logits, and with adapters; several rows a batch, answers of several lengths."""
     model = family_model(family, vocab_size=257, max_position_embeddings=256)
     if family == "llama adapted":
         model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "lm_head"], init_lora_weights=False))
