@@ -74,7 +74,7 @@ def task_config(name: str, functions: bool) -> dict[str, Any]:
     return config
 
 
-def task_facts(name: str, own_data: bool) -> tuple[dict[str, bool], Source]:
+def task_facts(name: str, own_data: bool) -> tuple[dict[str, bool], Source, bool]:
     """What a spec needs to know of a task, with none of lm-eval's tasks' code run.
 
     Args:
@@ -84,6 +84,7 @@ def task_facts(name: str, own_data: bool) -> tuple[dict[str, bool], Source]:
         The names of its scores in its own order, and whether higher is better. With several filters (ways to find
         the answer in what a model wrote) a score is named `metric,filter`, as in lm-eval's own results.
         The split that it is scored on; of a task whose rows the spec gives, only the split's name counts.
+        Whether it is scored by lm-eval's own comparison of the likelihoods of choices.
 
     Raises:
         UserError: as `task_config`, and for a task that cannot run here: what in its definition stands in the way.
@@ -117,7 +118,8 @@ def task_facts(name: str, own_data: bool) -> tuple[dict[str, bool], Source]:
         better = {f"{metric},{one}": higher for one in filters for metric, higher in better.items()}
     revision = (config.get("dataset_kwargs") or {}).get("revision")
     id = f"{config.get('dataset_path')}" + (f"@{revision}" if revision else "")
-    return better, Source(id, config.get("dataset_name"), _split(config) or "test", "")
+    chosen = output == "multiple_choice" and "process_results" not in config
+    return better, Source(id, config.get("dataset_name"), _split(config) or "test", ""), chosen
 
 
 def _problem(config: Mapping[str, Any], output: str, downloaded: list[str]) -> str | None:

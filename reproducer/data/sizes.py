@@ -20,18 +20,18 @@ TEXTS = {
     "c4": 2.4e6,
 }
 TASKS = {
-    "boolq": (3270, 1, 600, 0.05),
-    "piqa": (1838, 2, 155, 0.8),
-    "hellaswag": (10042, 4, 280, 0.55),
-    "winogrande": (1267, 2, 95, 0.6),
-    "arc_easy": (2376, 3.3, 135, 0.4),
-    "arc_challenge": (1172, 3.7, 160, 0.4),
-    "openbookqa": (500, 3, 65, 0.7),
-    "quiz": (112, 1.5, 70, 0.4),
+    "boolq": (3270, 1, 600, 0.01),
+    "piqa": (1838, 2, 155, 0.55),
+    "hellaswag": (10042, 4, 280, 0.3),
+    "winogrande": (1267, 2, 95, 0.25),
+    "arc_easy": (2376, 3.3, 135, 0.15),
+    "arc_challenge": (1172, 3.7, 160, 0.15),
+    "openbookqa": (500, 3, 65, 0.2),
+    "quiz": (112, 1.5, 70, 0.1),
 }
 INSTRUCTIONS = {"alpaca": 52_002, "builtin-instructions": 64}
 INSTRUCTION = 510  # characters of one, in the prompt's format
-OTHER_TEXT, OTHER_TASK, OTHER_INSTRUCTIONS = 1e6, (2000, 4, 200, 0.6), 50_000
+OTHER_TEXT, OTHER_TASK, OTHER_INSTRUCTIONS = 1e6, (2000, 4, 200, 0.3), 50_000
 
 
 def text_size(name: str, source: Mapping[str, Any]) -> float:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from reproducer.data.sources import Rows, Source, find_source
 from reproducer.errors import UserError, nearest
 from reproducer.spec import Label, Name, Named
 
 QUIZ_CHOICES = 4
+MARGIN = "margin"
+"""A score of tasks with choices, beside lm-eval's own: the right choice's log-likelihood minus the best wrong one's."""
 ACCURACIES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_all", "exact_match")
 
 
@@ -42,6 +44,7 @@ class Task:
         metric: the score that the column shows.
         metrics: the names of all scores that it has, and whether higher is better.
         source: the rows.
+        choices: it is scored by comparing the likelihoods of choices, so that its items have margins.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Task:
     metric: str
     metrics: Mapping[str, bool]
     source: Source
+    choices: bool = True
 
     @property
     def higher_is_better(self) -> bool:
@@ -58,6 +62,16 @@ class Task:
     def is_accuracy(self) -> bool:
         """Whether the shown score is a share of 1, as that of other tasks is with which it may be averaged."""
         return self.metric.partition(",")[0] in ACCURACIES
+
+    @property
+    def margin_unit(self) -> Literal["nats", "nats/character", "nats/byte"]:
+        """Of its margins, which divide log-likelihoods by what the shown metric divides them by."""
+        match self.metric.partition(",")[0]:
+            case "acc_norm":
+                return "nats/character"
+            case "acc_bytes":
+                return "nats/byte"
+        return "nats"
 
     def identity(self) -> dict[str, Any]:
         """What determines the task, in JSON values for a stage's key, with nothing read."""
@@ -127,11 +141,11 @@ def _lm_eval_task(name: str, own_data: bool) -> Task:
     from reproducer.data import lm_eval_tasks
 
     try:
-        metrics, source = lm_eval_tasks.task_facts(name, own_data)
+        metrics, source, choices = lm_eval_tasks.task_facts(name, own_data)
     except UserError as error:
         near = nearest(name, list(TASKS))
         raise UserError(error.message, near if near.startswith("did you") else error.hint) from None
-    return Task(name, name, next(iter(metrics)), metrics, source)
+    return Task(name, name, next(iter(metrics)), metrics, source, choices)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import datasets
@@ -63,6 +63,45 @@ class TaskOnRows(ConfigurableTask):
         with self._suited():
             super().build_all_requests(**options)
 
+    def right(self, row) -> set[int]:
+        """Of a row of a task with choices: the places of the right ones, from 0, as lm-eval finds them; mostly one.
+
+        Empty where it finds none, which counts as a mistake whatever the model says.
+        """
+        # where the choices stand in the prompts and their continuation is shared, the "text" is the right one's place
+        given = self.doc_to_text(row) if self.multiple_input else self.doc_to_target(row)
+        choices = self.doc_to_choice(row)
+        places = [
+            choices.index(one) if isinstance(one, str) and one in choices else one
+            for one in (given if isinstance(given, list) else [given])
+        ]
+        return {place for place in places if isinstance(place, int) and 0 <= place < len(choices)}
+
+    def margin(self, row, likelihoods: Sequence[float], metric: str) -> float | None:
+        """By how much the best right choice of a row is ahead of the best wrong one; None where one of them is missing.
+
+        What is compared is what lm-eval compares for `metric`, so that above 0 the row counts as right and below 0 as
+        wrong: log-likelihoods in nats; over the choice's characters for `acc_norm`, over its bytes in UTF-8 for
+        `acc_bytes`, minus the choice's own without the prompt for `acc_mutual_info`.
+
+        Args:
+            row: of the task's data.
+            likelihoods: of the row's requests, in their order.
+        """
+        choices, right = self.doc_to_choice(row), self.right(row)
+        values = numpy.array(likelihoods[: len(choices)], dtype=float)
+        if metric == "acc_norm":
+            values = values / [len(choice) for choice in choices]
+        elif metric == "acc_bytes":
+            values = values / [len(choice.encode()) for choice in choices]
+        elif metric == "acc_mutual_info":
+            values = values - likelihoods[len(choices) :]
+        wrong = [value for place, value in enumerate(values) if place not in right]
+        if not right or not wrong:
+            return None
+        margin = float(max(values[place] for place in right) - max(wrong))
+        return margin if math.isfinite(margin) else None  # not so where a choice is an empty text
+
     @contextmanager
     def _suited(self) -> Iterator[None]:
         try:
@@ -115,12 +154,10 @@ class BudgetedLM(HFLM):
             )
         if tokenizer.pad_token_id is None:
             tokenizer = copy.deepcopy(tokenizer)
-        # With "auto", lm-eval asks `_batch_scheduler` for the size of every batch.
-        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size="auto")
+        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=1)  # how many rows is decided batch by batch
         self._batch_tokens = batch_tokens
         self._progress = progress
         self._instances: list[Instance] = []
-        self._rows, self._next, self._positions = 1, 0, 0
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         self._count(requests)
@@ -165,43 +202,76 @@ class BudgetedLM(HFLM):
             )
 
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, override_bs: int | None = None):
-        for instance, (_, context, answer) in zip(self._instances, requests, strict=True):
+        """Answers' log-likelihoods in nats, and whether each is the likeliest token by token, as lm-eval computes them.
+
+        Its own code makes the log-probabilities of a rectangle of positions and looks for the likeliest token at each;
+        here the positions that predict an answer alone get logits. As there, requests share a row that differ in
+        nothing but their last token.
+        """
+        sharing: dict[tuple[int, ...], list[int]] = {}
+        for place, (instance, (_, context, answer)) in enumerate(zip(self._instances, requests, strict=True)):
             self._fits(instance, len(context) + len(answer) - 1)  # the last token is only predicted
             if not answer:
                 raise UserError(
                     f"item {instance.doc_id} of {instance.task_name}: answer {instance.args[1]!r} adds no token to "
                     "its prompt"
                 )
-        self._next = 0
-        answers = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
-        for instance, (likelihood, _) in zip(self._instances, answers, strict=True):
-            if not math.isfinite(likelihood):
-                item = f"item {instance.doc_id} of {instance.task_name}"
-                raise self._not_finite(f"{item}: the likelihood of an answer is {likelihood}")
-        return answers
+            sharing.setdefault((*context, *answer[:-1]), []).append(place)
+        found: list[tuple[float, bool]] = [(math.nan, False)] * len(requests)
+        inputs = sorted(sharing, key=lambda ids: (-len(ids), ids))  # like lengths together, the longest first
+        start = 0
+        while start < len(inputs):
+            batch = inputs[start : start + max(1, self._batch_tokens // len(inputs[start]))]
+            start += len(batch)
+            rows = [(row, place) for row, ids in enumerate(batch) for place in sharing[ids]]
+            scores = self._scores(batch, [(row, requests[place][2]) for row, place in rows])
+            for (_, place), score in zip(rows, scores, strict=True):
+                if not math.isfinite(score[0]):
+                    item = f"item {self._instances[place].doc_id} of {self._instances[place].task_name}"
+                    raise self._not_finite(f"{item}: the likelihood of an answer is {score[0]}")
+                found[place] = score
+                self.cache_hook.add_partial("loglikelihood", requests[place][0], score)
+        return found
 
-    def _batch_scheduler(self, pos: int, n_reordered_requests) -> int:
-        """Rows of the batch that request `pos` is in; requests come longest first, so its first sets the width."""
-        if pos == self._next:
-            _, context, answer = n_reordered_requests[pos]
-            width = len(context) + len(answer) - 1
-            self._rows = max(1, self._batch_tokens // width)
-            self._next = pos + self._rows
-            # An answer's first token is predicted by its prompt's last: no row needs what stands before that.
-            shortest = min(len(context) for _, context, _ in n_reordered_requests[pos : self._next])
-            self._positions = width - shortest + 1
-        return self._rows
+    def _scores(
+        self, inputs: Sequence[Sequence[int]], answers: Sequence[tuple[int, Sequence[int]]]
+    ) -> list[tuple[float, bool]]:
+        """Log-likelihood and whether it is the likeliest, of each answer.
 
-    def _model_call(self, inps, attn_mask=None, labels=None):
-        """Logits of the batch's last positions, as many as its answers need: lm-eval counts them from the end.
-
-        By their indices, which makes a copy of their hidden states: of a view of them torch would make a product a row,
-        each with a copy of the head's weight.
+        Args:
+            inputs: tokens of each row, the longest first.
+            answers: the row of each, and its tokens: those that the last positions of the row predict.
         """
-        width = inps.shape[1]
-        last = torch.arange(width - self._positions, width, device=inps.device)
-        with torch.no_grad():
-            return self.model(inps, logits_to_keep=last).logits
+        width = len(inputs[0])
+        ids = torch.zeros(len(inputs), width, dtype=torch.long)
+        for row, tokens in enumerate(inputs):
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+        spans = []  # positions of the batch, row after row
+        for row, answer in answers:
+            end = row * width + len(inputs[row])
+            spans.append(range(end - len(answer), end))
+        needed = {place: number for number, place in enumerate(sorted({place for span in spans for place in span}))}
+        nats = torch.log_softmax(self._logits(ids, list(needed)), dim=-1)
+        at = torch.tensor([needed[place] for span in spans for place in span], device=nats.device)
+        wanted = torch.tensor([token for _, answer in answers for token in answer], device=nats.device)
+        values, lengths = nats[at, wanted], [len(answer) for _, answer in answers]
+        sums = torch.stack([part.sum() for part in values.split(lengths)]).tolist()
+        likeliest = torch.stack([part.all() for part in (values == nats.amax(-1)[at]).split(lengths)]).tolist()
+        for number, (rows, answer_ids) in enumerate(zip(at.split(lengths), wanted.split(lengths), strict=True)):
+            if likeliest[number]:  # of several that are, lm-eval means the first; looking for it at once takes longer
+                likeliest[number] = bool((nats[rows].argmax(-1) == answer_ids).all())
+        return list(zip(sums, likeliest, strict=True))
+
+    def _logits(self, ids: torch.Tensor, places: list[int]) -> torch.Tensor:
+        """[places, vocabulary] of the positions at `places` of the flattened `ids`; the head sees no others."""
+        index = torch.tensor(places, device=self.device)
+        head = self.model.get_output_embeddings()
+        picked = head.register_forward_pre_hook(lambda _, given: (given[0].flatten(0, 1)[index].unsqueeze(0),))
+        try:
+            with torch.no_grad():
+                return self.model(ids.to(self.device), use_cache=False).logits[0]
+        finally:
+            picked.remove()
 
 
 class _Counter(CacheHook):

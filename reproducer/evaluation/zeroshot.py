@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from lm_eval.api.metrics import mean
 from lm_eval.evaluator import evaluate
 
-from reproducer.data.tasks import Task
+from reproducer.data.tasks import MARGIN, Task
 from reproducer.errors import UserError
 from reproducer.evaluation.harness import BudgetedLM, TaskOnRows, alone
 from reproducer.models.loss import SCORED_TOKENS
@@ -28,8 +29,11 @@ class TaskResult:
             with several ways to find the answer in what the model wrote. Accuracies are shares of 1.
         stderr: standard errors of the scores that are means over items.
         higher_is_better: of each score.
+        majority: of a task with choices: the accuracy of always giving the place that is right most often in these
+            items, for which no model is needed.
         items: one a row in the order of the data: `id` (its number, from 0) and `scores`, those whose mean is the
-            task's score (0 or 1 each for an accuracy).
+            task's score (0 or 1 each for an accuracy); of a task with choices `margin` too, which is not lm-eval's
+            (see `TaskOnRows.margin`).
     """
 
     shown: str
@@ -37,6 +41,7 @@ class TaskResult:
     stderr: dict[str, float]
     higher_is_better: dict[str, bool]
     items: list[dict[str, Any]]
+    majority: float | None = None
 
     @property
     def value(self) -> float:
@@ -54,8 +59,8 @@ def zeroshot(
 ) -> TaskResult:
     """Scores of a causal language model on a task without examples in the prompt.
 
-    Prompts, choices and metrics are those of lm-eval's own task definition, and the likelihoods (of choices, or of
-    an answer) and generated answers are those of its `HFLM`; items come out as lm-eval itself scores them. In
+    Prompts, choices and metrics are those of lm-eval's own task definition, likelihoods (of choices, or of an answer)
+    are computed as its `HFLM` does, which writes generated answers; items come out as lm-eval itself scores them. In
     bfloat16 an item whose best choices nearly tie can fall either way with the shape of its batch, there as here;
     `batch_tokens=1` makes the batches of one sequence that lm-eval has by default, bit for bit.
 
@@ -64,7 +69,7 @@ def zeroshot(
         tokenizer: the model's tokenizer.
         task: what `reproducer.data.tasks.resolve_task` returns.
         limit: the first so many items; None, or more than there are, for all.
-        batch_tokens: tokens of a forward pass, padding included. Logits of so many tokens exist at once.
+        batch_tokens: tokens of a forward pass, padding included. Logits exist at once of those that predict answers.
         progress: called with (requests answered, requests in all).
 
     Raises:
@@ -96,12 +101,25 @@ def zeroshot(
         item = items.setdefault(sample["doc_id"], {})
         for metric in averaged & set(sample["metrics"]):
             item[f"{metric},{sample['filter']}" if several else metric] = float(sample[metric])
+    majority = None
+    if task.choices:
+        samples = {sample["doc_id"]: sample for sample in report["samples"][task.name]}  # any filter's
+        for number, sample in samples.items():
+            likelihoods = [likelihood for likelihood, _ in sample["filtered_resps"]]
+            margin = lm_task.margin(sample["doc"], likelihoods, task.metric.partition(",")[0])
+            if margin is not None:
+                items[number][MARGIN] = margin
+        if margins := [item[MARGIN] for item in items.values() if MARGIN in item]:
+            scores[MARGIN] = math.fsum(margins) / len(margins)
+        right = Counter(place for sample in samples.values() for place in lm_task.right(sample["doc"]))
+        majority = max(right.values(), default=0) / len(samples)
     return TaskResult(
         shown=task.metric,
         scores={name: value for name, value in scores.items() if math.isfinite(value)},
         stderr=_standard_errors(list(items.values())),
         higher_is_better={name: bool(lm_task.higher_is_better().get(name.partition(",")[0], True)) for name in scores},
         items=[{"id": number, "scores": dict(sorted(scores.items()))} for number, scores in items.items()],
+        majority=majority,
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from reproducer.models.architecture import family_of
 
 LOGITS_AT_ONCE = 2**24  # elements of one chunk of logits: 64 MiB in fp32, 340 tokens of a 49,152-word vocabulary
-SCORED_TOKENS = 1024  # tokens of a batch of a task, whose logits exist together: lm-eval looks at all of them
+SCORED_TOKENS = 1024  # tokens of a batch of a task, whose logits exist together: those that predict an answer
 
 
 def next_token_losses(model: nn.Module, hidden: Tensor, labels: Tensor, chunk_tokens: int | None = None) -> Tensor:

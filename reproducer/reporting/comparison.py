@@ -17,7 +17,9 @@ PLACE = [*CUT, "label"]
 
 
 def item_of(results: Results) -> Item | None:
-    """The paper's item that the spec reproduces, its averages over the tasks of this run; None if none is held.
+    """The paper's item that the spec reproduces, its averages over the tasks of ours; None if none is held.
+
+    Of a model of the paper's, over those that the average of the model in its place is over.
 
     Where an item prints no single tasks, an average over others than the seven that the paper has is not known.
     """
@@ -26,9 +28,10 @@ def item_of(results: Results) -> Item | None:
         return None
     item = load_item(key)
     tasks = [column.key for column in results.columns if column.kind == "accuracy" and column.source]
-    if not tasks or set(tasks) == set(SEVEN_TASKS):
-        return item
-    return item.model_copy(update={"rows": [_averaged(row, tasks) for row in item.rows]})
+    told = {model.name: model.averaged for model in results.models if model.averaged is not None}
+    of_paper = {paper: told.get(name, tasks) for name, paper in _stands_for(results, item).items()}
+    rows = [_averaged(row, of_paper.get(row.model, tasks), len(tasks)) for row in item.rows]
+    return item.model_copy(update={"rows": rows})
 
 
 def reproduces(results: Results) -> dict[str, Any]:
@@ -37,12 +40,14 @@ def reproduces(results: Results) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _averaged(row: Printed, tasks: Sequence[str]) -> Printed:
-    if row.metrics.get("average_acc") is None:
+def _averaged(row: Printed, tasks: Sequence[str], measured: int) -> Printed:
+    """The paper's row with its average over `tasks`: those of the `measured` ones that ours is over."""
+    if row.metrics.get("average_acc") is None or not measured or set(tasks) == set(SEVEN_TASKS):
         return row
     values = [row.metrics.get(task) for task in tasks]
     known = [value for value in values if value is not None]
-    average = round(sum(known) / len(known), 4) if len(known) == len(values) else None
+    enough = len(known) == len(values) >= min(measured, 2)
+    average = round(sum(known) / len(known), 4) if enough else None
     metrics = {**row.metrics, "average_acc": average}
     return row.model_copy(update={"metrics": metrics, "derived": sorted({*row.derived, "average_acc"})})
 
@@ -62,7 +67,8 @@ def compare(results: Results) -> PaperComparison | None:
     matched = [(line, paper) for line, paper in pairs if paper is not None]
     dense = {paper.model: (line, paper) for line, paper in matched if line["method"] == "dense"}
     labels = {line["recovery"]: line["recovery_label"] for line in ours}
-    rows = [_compared(line, paper, dense.get(paper.model), results.columns) for line, paper in matched]
+    columns = [column for column in results.columns if not column.is_margin]
+    rows = [_compared(line, paper, dense.get(paper.model), columns) for line, paper in matched]
     return PaperComparison(
         **item.model_dump(include={"item", "caption", "any_method", "slips", "quotes", "generations"}),
         in_kind=any(name != paper for name, paper in models.items()),

@@ -1,7 +1,9 @@
 """Numbers and settings as a report shows them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from reproducer.stages.results import Column
 
 
 def perplexity(value: float) -> str:
@@ -21,7 +23,23 @@ def other(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 1 else perplexity(value)
 
 
+def nats(value: float) -> str:
+    return f"{value:.3f}".replace("-", "−")
+
+
+def nats_a_letter(value: float) -> str:
+    """Of nats over a choice's characters or bytes: smaller numbers, a digit more."""
+    return f"{value:.4f}".replace("-", "−")
+
+
 FORMATS = {"perplexity": perplexity, "accuracy": percent, "other": other}
+
+
+def form_of(column: Column) -> Callable[[float], str]:
+    """How the values of a column are written."""
+    if column.is_margin:
+        return nats if column.unit == "nats" else nats_a_letter
+    return FORMATS[column.kind]
 
 
 def signed(value: float | None, kind: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import fmean, median
@@ -16,9 +16,9 @@ from jinja2.ext import Extension
 from jinja2.lexer import Token, TokenStream
 
 from reproducer.paper import method
-from reproducer.reporting import comparison, figures, searches, significance
+from reproducer.reporting import comparison, figures, majority, searches, significance
 from reproducer.reporting.escape import Raw, escape_markdown, escape_tex, one_line, words_markdown, words_tex
-from reproducer.reporting.numbers import FILTERS, perplexity, signed
+from reproducer.reporting.numbers import FILTERS, form_of, perplexity, signed
 from reproducer.reporting.rows import CUT, Line, blocks, cells, lines
 from reproducer.reporting.tables import Cell, Table, best, markdown, tex
 from reproducer.stages.results import Column, Order, PaperCell, PaperComparison, Results, Row, Search
@@ -66,6 +66,15 @@ def render(results: Results, directory: Path) -> list[Path]:
 
 def page(results: Results, form: Format, drawn: Sequence[figures.Picture] = ()) -> str:
     """The report in one format, with the figures that were `drawn`; `results` has `paper` attached."""
+    columns = [column for column in results.columns if not column.is_margin]
+    named = {column.source: column.label for column in columns}
+    # margins stand in tables of margins alone, under their tasks' names
+    margins = [
+        column.model_copy(update={"label": named.get(column.source, column.label)})
+        for column in results.columns
+        if column.is_margin
+    ]
+    tasks = majority.tasks_by_model(results)
     content = {
         "results": results,
         "rows": results.rows,
@@ -73,7 +82,12 @@ def page(results: Results, form: Format, drawn: Sequence[figures.Picture] = ()) 
         "standings": comparison.standings(results),
         "tests": significance.paired_tests(results),
         "drawn": drawn,
-        "labels": {column.key: column.label for column in results.columns},
+        "majorities": majority.majorities(results),
+        "tasks": tasks,
+        "no_better": {one.model.name: {column.key for column in one.no_better} for one in tasks},
+        "columns": columns,
+        "margins": margins,
+        "labels": {column.key: column.label for column in [*columns, *margins]},
         "recovery_labels": {row.recovery: row.recovery_label for row in results.rows},
         "paper_method": method(),
     }
@@ -141,7 +155,7 @@ def environment(form: Format) -> Environment:
             searches.settled, searches.candidates, searches.importances,
             searches.flop_7b, searches.histories, searches.against_random,
             median, _flat, _bold, _command, _block_cells, _ends, _beginning, _lines_of, _prompts, _search_budgets,
-            _best_candidates, _distinct_searches, _transfers, _by_cut, _tau, _paper_cell, _printed_columns,
+            _best_candidates, _distinct_searches, _transfers, _by_cut, _difference, _tau, _paper_cell, _printed_columns,
         )
     }  # fmt: skip
     made.filters |= {"mean": fmean, "verbatim": Raw}
@@ -168,14 +182,26 @@ def _command(results: Results) -> str:
     return one_line(shlex.join(command))
 
 
-def _block_cells(block: Sequence[Line], columns: Sequence[Column], searched: bool) -> list[list[Cell]]:
-    """The cells of each line of a block: its metrics and, if `searched`, its search objective."""
+def _block_cells(
+    block: Sequence[Line], columns: Sequence[Column], searched: bool = False, no_better: Mapping[str, Any] | None = None
+) -> list[list[Cell]]:
+    """The cells of each line of a block: its metrics and, if `searched`, its search objective.
+
+    Args:
+        no_better: by model, the keys of the columns in which its dense row gets an asterisk.
+    """
     shown = [(column.key, column) for column in columns]
     if searched:
         objective = Column(key="search_objective", label="", kind="perplexity", higher_is_better=False)
         shown.append((objective.key, objective))
     columns_of_cells = [cells(block, key, column) for key, column in shown]
-    return [[of_column[index] for of_column in columns_of_cells] for index in range(len(block))]
+    found = [[of_column[index] for of_column in columns_of_cells] for index in range(len(block))]
+    for line, of_line in zip(block, found, strict=True):
+        marked = (no_better or {}).get(line["model"], ()) if line["method"] == "dense" else ()
+        for place, (key, _) in enumerate(shown):
+            if key in marked:
+                of_line[place] = replace(of_line[place], text=f"{of_line[place].text}*")
+    return found
 
 
 def _ends(steps: int) -> int:
@@ -242,13 +268,25 @@ def _by_cut(found: Sequence[Any]) -> list[list[Any]]:
     return list(groups.values())
 
 
+def _difference(test: significance.PairedTest, margins: Sequence[Column]) -> str | None:
+    """The mean difference of a test of margins and half the width of its interval; None of a single item."""
+    if test.difference is None or test.half is None:
+        return None
+    form = form_of(next(column for column in margins if column.key == test.measure))
+    return f"{'+' if test.difference > 0 else ''}{form(test.difference)} ± {form(test.half)}"
+
+
 def _tau(block: Sequence[Order], key: str) -> str | None:
     return next((f"{order.tau:.2f}".replace("-", "−") for order in block if order.metric == key), None)
 
 
 def _printed_columns(columns: Sequence[Column], paper: PaperComparison) -> list[Column]:
     """The columns of which the paper prints something in these rows."""
-    return [column for column in columns if any(row.cells[column.key].paper is not None for row in paper.rows)]
+    return [
+        column
+        for column in columns
+        if any(column.key in row.cells and row.cells[column.key].paper is not None for row in paper.rows)
+    ]
 
 
 def _paper_cell(cell: PaperCell, kind: str, side: str, relative: bool) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pandas import DataFrame, Series
 
-from reproducer.reporting.numbers import FORMATS
+from reproducer.reporting.numbers import form_of
 from reproducer.reporting.tables import Cell, best
 from reproducer.stages.results import Column, Row
 
@@ -63,7 +63,7 @@ def _known(series: Series) -> dict[str, float]:
 
 def cells(block: Sequence[Line], key: str, column: Column) -> list[Cell]:
     """A column of a block: means, with their deviation over seeds; the best in bold, the dense model left out."""
-    form = FORMATS[column.kind]
+    form = form_of(column)
     means = [line["mean"].get(key) for line in block]
     bold = best(
         [

@@ -12,7 +12,7 @@ from reproducer.stages.base import Measure
 from reproducer.stages.expand import Expansion, Row
 from reproducer.stages.perplexity import Perplexity
 from reproducer.stages.recovery import Recover
-from reproducer.stages.resolve import ResolvedModel
+from reproducer.stages.resolve import DENSE, ResolvedModel
 from reproducer.stages.search import Search
 from reproducer.stages.zeroshot import ZeroShot
 
@@ -22,6 +22,7 @@ AVERAGE = "average_acc"
 def collect(expansion: Expansion, outcome: Outcome, command: Sequence[str] = ()) -> facts.Results:
     """Read every row's artifacts; a row with a stage that failed, or has not run, says so."""
     searches = _searches(expansion, outcome)
+    averaged = {row.model: _averaged(row, outcome) for row in expansion.rows if row.method == DENSE}
     made = [artifact for stage in expansion.stages if (artifact := outcome[stage].artifact)]
     read = {name: digest for artifact in made for name, digest in artifact.record["fingerprints"].items()}
     read.pop("device", None)
@@ -30,9 +31,9 @@ def collect(expansion: Expansion, outcome: Outcome, command: Sequence[str] = ())
         profile=list(expansion.spec.profile),
         command=list(command),
         environment=_environment(made),
-        models=[_model(expansion, model, outcome) for model in expansion.found.models],
+        models=[_model(expansion, model, outcome, averaged[model.name]) for model in expansion.found.models],
         columns=_columns(expansion),
-        rows=[_row(row, outcome, searches) for row in expansion.rows],
+        rows=[_row(row, outcome, searches, averaged[row.model]) for row in expansion.rows],
         searches=list(searches.values()),
         **_uses(expansion, outcome),
         stages=_kinds(expansion, outcome),
@@ -50,8 +51,8 @@ def _environment(made: Sequence[Artifact]) -> facts.Environment:
 
 
 def _columns(expansion: Expansion) -> list[facts.Column]:
-    """The columns; several accuracies have their average last."""
-    columns = list(expansion.columns)
+    """The columns, margins behind all others; several accuracies have their average last."""
+    columns = sorted(expansion.columns, key=lambda column: column.is_margin)
     shown = [place for place, column in enumerate(columns) if column.kind == "accuracy"]
     if len(shown) > 1:
         average = facts.Column(key=AVERAGE, label="Average", kind="accuracy", higher_is_better=True)
@@ -59,20 +60,37 @@ def _columns(expansion: Expansion) -> list[facts.Column]:
     return columns
 
 
-def _model(expansion: Expansion, model: ResolvedModel, outcome: Outcome) -> facts.Model:
+def _averaged(dense: Row, outcome: Outcome) -> list[str]:
+    """The accuracies that a model's averages are over, by their columns' keys.
+
+    Without the tasks in which its dense row is no better than the majority class; where one of the two is not known,
+    the task stays.
+    """
+    return [
+        column.key
+        for stage in dense.stages.values()
+        if isinstance(stage, Measure)
+        and not (isinstance(stage, ZeroShot) and stage.no_better_than_majority(outcome[stage].artifact))
+        for column in stage.columns()
+        if column.kind == "accuracy"
+    ]
+
+
+def _model(expansion: Expansion, model: ResolvedModel, outcome: Outcome, averaged: list[str]) -> facts.Model:
     artifact = outcome[model.state.model].artifact
     told = model.facts(expansion.spec.stands_for.get(model.given.name))
-    return facts.Model(**told, parameters=artifact.facts["parameters"] if artifact else model.entry.parameters)
+    parameters = artifact.facts["parameters"] if artifact else model.entry.parameters
+    return facts.Model(**told, parameters=parameters, averaged=averaged)
 
 
-def _row(row: Row, outcome: Outcome, searches: Mapping[str, facts.Search]) -> facts.Row:
+def _row(row: Row, outcome: Outcome, searches: Mapping[str, facts.Search], averaged: Sequence[str]) -> facts.Row:
     found = {role: outcome[stage] for role, stage in row.stages.items()}
     own = [result.artifact for role, result in found.items() if result.artifact and role != "model"]
     open_ones = [result for result in found.values() if result.artifact is None]
     failed = [result for result in open_ones if result.status == "failed"] or open_ones
     missing = all(result.status == "missing" for result in open_ones)
     total, left = _parameters(row, outcome)
-    measured = _measured(row, outcome)
+    measured = _measured(row, outcome, averaged)
     return facts.Row(
         **row.facts,
         status="done" if not open_ones else "missing" if missing else "failed",
@@ -88,10 +106,15 @@ def _row(row: Row, outcome: Outcome, searches: Mapping[str, facts.Search]) -> fa
     )
 
 
-def _measured(row: Row, outcome: Outcome) -> dict[str, Any]:
-    """What the row's measuring stages say, merged; and the training of its recovery."""
+def _measured(row: Row, outcome: Outcome, averaged: Sequence[str]) -> dict[str, Any]:
+    """What the row's measuring stages say, merged; and the training of its recovery.
+
+    Args:
+        averaged: keys of the accuracies that the average is over; if others were left out, of fewer than two there is
+            none.
+    """
     merged: dict[str, Any] = {"metrics": {}}
-    accuracies: list[str] = []
+    accuracies = 0
     for stage in row.stages.values():
         artifact = outcome[stage].artifact
         if isinstance(stage, Recover) and artifact:
@@ -99,15 +122,16 @@ def _measured(row: Row, outcome: Outcome) -> dict[str, Any]:
         if not isinstance(stage, Measure):
             continue
         merged["metrics"] |= {column.key: None for column in stage.columns()}
-        accuracies += [column.key for column in stage.columns() if column.kind == "accuracy"]
+        accuracies += sum(column.kind == "accuracy" for column in stage.columns())
         if artifact is None:
             continue
         device = artifact.record["fingerprints"].get("device")
         for name, value in stage.facts(stage.read(artifact.directory), device).items():
             _merge(merged, name, value)
-    values = [merged["metrics"][key] for key in accuracies]
-    if values:
-        merged["metrics"][AVERAGE] = None if None in values else sum(values) / len(values)
+    if accuracies:
+        values = [merged["metrics"][key] for key in averaged]
+        known = len(values) >= min(accuracies, 2) and None not in values
+        merged["metrics"][AVERAGE] = sum(values) / len(values) if known else None
     return merged
 
 

@@ -284,7 +284,7 @@ def _pass(model: Any, rows: int, length: int, head: Head, positions: int) -> Non
         if head == "losses":
             next_token_losses(model, hidden, ids)
         if head == "logits":
-            torch.log_softmax(family.head_of(model)(hidden[:, -positions:]), dim=-1).argmax(dim=-1)
+            torch.log_softmax(family.head_of(model)(hidden[:, -positions:].flatten(0, 1)), dim=-1).amax(dim=-1)
 
 
 def _collected(model: Any, needs: Sequence[Statistic], samples: int, length: int, per_sample: bool) -> None:

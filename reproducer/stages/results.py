@@ -44,6 +44,8 @@ class Model(Facts):
         notes: what the catalogue says of the weights.
         stands_for: the paper's model whose place it takes under a profile.
         tuned: the recovery that made it out of its `base`, name and settings; None for a model as it is.
+        averaged: keys of the accuracies that `average_acc` of its rows is the mean of: all but those in which its dense
+            row is not above the task's `majority`. None in files of versions that took all.
     """
 
     name: str
@@ -55,16 +57,19 @@ class Model(Facts):
     stands_for: str | None = None
     base: str | None = None
     tuned: Settings | None = None
+    averaged: list[str] | None = None
 
 
 class Column(Facts):
     """A measure.
 
     Attributes:
-        key: in a row's `metrics`, such as `wikitext2_ppl`, `boolq_acc`, `average_acc`.
+        key: in a row's `metrics`, such as `wikitext2_ppl`, `boolq_acc`, `boolq_margin`, `average_acc`.
         kind: perplexity; accuracy, a fraction of 1; or other.
         source: the text or task behind it; None for an average.
-        score: of a task, the metric of lm-eval that is shown.
+        score: of a task, the metric of lm-eval that is shown; or `margin`, the mean over its items of the right
+            choice's log-likelihood minus the best wrong one's.
+        unit: of a margin: over what its task's own metric divides log-likelihoods by.
         unseen: a text that nothing is to be calibrated, searched or trained on.
         timed: never twice the same, so no regression check compares it.
     """
@@ -75,8 +80,13 @@ class Column(Facts):
     higher_is_better: bool
     source: str | None = None
     score: str | None = None
+    unit: Literal["nats", "nats/character", "nats/byte"] | None = None
     unseen: bool = False
     timed: bool = False
+
+    @property
+    def is_margin(self) -> bool:
+        return self.unit is not None
 
 
 class TaskScores(Facts):
@@ -89,7 +99,8 @@ class TaskScores(Facts):
 
 
 class Item(Facts):
-    """One item of a task: its row in the data, from 0, and its scores (0 or 1 where they are accuracies)."""
+    """One item of a task: its row in the data, from 0, and its scores (0 or 1 where they are accuracies, nats or nats a
+    character where they are margins)."""
 
     id: int
     scores: dict[str, float]
@@ -223,11 +234,18 @@ class TextUse(Facts):
 
 
 class TaskUse(Facts):
+    """A task that was measured: `limit` items were asked for (None: all), `items` were read.
+
+    `majority`: the accuracy of always giving the place that is right most often in these items; None for a task without
+    choices.
+    """
+
     name: str
     label: str
     limit: int | None
     metric: str
     items: int | None = None
+    majority: float | None = None
 
 
 class CalibrationUse(Facts):

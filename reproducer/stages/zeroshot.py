@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter
 
 from reproducer.data.sizes import task_size
-from reproducer.data.tasks import Task, TaskSpec, resolve_task
+from reproducer.data.tasks import MARGIN, TASKS, Task, TaskSpec, resolve_task
 from reproducer.facts import Facts
 from reproducer.queue import Artifact, Context
-from reproducer.spec import Count, Listed, Section, Spec
+from reproducer.spec import Count, Listed, Name, Section, Spec
 from reproducer.stages.base import Measure, State, named, slug, write_result
 from reproducer.stages.results import Column, Item, TaskScores, TaskUse
 
@@ -21,11 +21,40 @@ if TYPE_CHECKING:
     from reproducer.stages.cost import Cost, ModelCost
 
 
+DEFAULT = "default"
+_STRICT = ConfigDict(strict=True)
+_ONE: TypeAdapter[int | None] = TypeAdapter(Count | None, config=_STRICT)
+_EACH: TypeAdapter[dict[str, int | None]] = TypeAdapter(dict[Name, Count | None], config=_STRICT)
+Limit = Annotated[
+    int | dict[str, int | None] | None,
+    # either alone: of a union's mistakes a reader would be told both
+    PlainValidator(lambda value: (_EACH if isinstance(value, dict) else _ONE).validate_python(value)),
+]
+
+
+def _limits(evaluate: Any, spec: Spec) -> dict[str, int | None]:
+    """The limits by tasks' names, and `DEFAULT`.
+
+    Raises:
+        SpecError: a name that is neither a task of the spec nor one that lm-eval knows.
+    """
+    from reproducer.data.lm_eval_tasks import task_file
+
+    if not isinstance(evaluate.limit, dict):
+        return {DEFAULT: evaluate.limit}
+    own = [entry.name for entry in evaluate.tasks]
+    for name in evaluate.limit:
+        if name not in (DEFAULT, *own) and task_file(name) is None:
+            message = f"there is no task '{name}' to limit"
+            raise spec.error(("evaluate", "limit", name), message, [DEFAULT, *own, *TASKS], name=name)
+    return {DEFAULT: None, **evaluate.limit}
+
+
 class ZeroShot(Measure):
     """A task's scores without examples in the prompt. `identity` is what determines the task and its rows."""
 
     kind: ClassVar[str] = "zeroshot"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     rank: ClassVar[int] = 10
 
     task: TaskSpec
@@ -33,10 +62,14 @@ class ZeroShot(Measure):
     limit: int | None
 
     class Keys(Section):
-        """`limit`: the first so many items of each task; None: all."""
+        """`limit`: the first so many items of each task; None: all of them.
+
+        Or a mapping of such limits by tasks' names, as they run under the spec's profiles: `default` is that of the
+        others, None where it is left out. A profile may name tasks that a spec does not measure.
+        """
 
         tasks: Listed[TaskSpec] = Field(default_factory=list)
-        limit: Count | None = None
+        limit: Limit = None
 
     class Result(Facts):
         shown: str
@@ -44,9 +77,11 @@ class ZeroShot(Measure):
         stderr: dict[str, float]
         higher_is_better: dict[str, bool]
         items: list[Item]
+        majority: float | None = None
 
     @classmethod
     def stages_for(cls, evaluate: Any, spec: Spec, state: State) -> Sequence[Self]:
+        limits = _limits(evaluate, spec)
         stages = []
         for index, entry in enumerate(evaluate.tasks):
             task: Task = named(spec, ("evaluate", "tasks", index), partial(resolve_task, entry))
@@ -55,7 +90,7 @@ class ZeroShot(Measure):
                     **state.fields,
                     task=entry,
                     identity=task.identity(),
-                    limit=evaluate.limit,
+                    limit=limits.get(entry.name, limits[DEFAULT]),
                     label=f"{state.label}: {entry.name}",
                 )
             )
@@ -73,21 +108,34 @@ class ZeroShot(Measure):
 
     def columns(self) -> Sequence[Column]:
         task = self.found
-        return [
-            Column(
-                key=self.role,
-                label=task.label,
-                kind="accuracy" if task.is_accuracy else "other",
-                source=task.name,
-                score=task.metric,
-                higher_is_better=task.higher_is_better,
-            )
-        ]
+        shown = Column(
+            key=self.role,
+            label=task.label,
+            kind="accuracy" if task.is_accuracy else "other",
+            source=task.name,
+            score=task.metric,
+            higher_is_better=task.higher_is_better,
+        )
+        margin = Column(
+            key=self._margin,
+            label=f"{task.label} margin",
+            kind="other",
+            source=task.name,
+            score=MARGIN,
+            unit=task.margin_unit,
+            higher_is_better=True,
+        )
+        return [shown, margin] if task.choices else [shown]
+
+    @property
+    def _margin(self) -> str:
+        return f"{slug(self.found.name)}_margin"
 
     def facts(self, result: Any, device: str | None) -> Mapping[str, Any]:
         scores = TaskScores(items=len(result.items), shown=result.shown, scores=result.scores, stderr=result.stderr)
+        margin = {self._margin: result.scores[MARGIN]} if MARGIN in result.scores else {}
         return {
-            "metrics": {self.role: result.scores[result.shown]},
+            "metrics": {self.role: result.scores[result.shown], **margin},
             "task_scores": {self.task.name: scores},
             "items": {self.task.name: result.items},
         }
@@ -95,8 +143,19 @@ class ZeroShot(Measure):
     def use(self, artifact: Artifact | None) -> TaskUse:
         """What results.json says of the task."""
         task = self.found
-        items = len(self.read(artifact.directory).items) if artifact else None
-        return TaskUse(name=task.name, label=task.label, limit=self.limit, metric=task.metric, items=items)
+        use = TaskUse(name=task.name, label=task.label, limit=self.limit, metric=task.metric)
+        if artifact is None:
+            return use
+        result = self.read(artifact.directory)
+        return use.model_copy(update={"items": len(result.items), "majority": result.majority})
+
+    def no_better_than_majority(self, artifact: Artifact | None) -> bool:
+        """Whether always giving the place that is right most often is as good; no, where one of the two is not known.
+
+        Of the dense model: then the task says nothing about what pruning did to it.
+        """
+        result = self.read(artifact.directory) if artifact else None
+        return result is not None and result.majority is not None and result.scores[result.shown] <= result.majority
 
     def fingerprints(self, device: str) -> dict[str, str]:
         return self.found.fingerprints()

@@ -154,6 +154,15 @@ def test_tasks_that_cannot_run_here_say_why(name, message):
         resolve_task(name)
 
 
+def test_only_choices_that_lm_eval_compares_have_margins():
+    units = {name: task.margin_unit for name, task in TASKS.items() if task.choices}
+    assert units["boolq"] == units["winogrande"] == "nats" and units["hellaswag"] == "nats/character"
+    assert resolve_task(TaskSpec(name="piqa", metric="acc_norm")).margin_unit == "nats/character"
+    assert resolve_task("sciq").choices
+    for name in ("gsm8k", "lambada_openai", "truthfulqa_mc2"):  # the last one's own code scores its choices
+        assert not resolve_task(name).choices
+
+
 def test_a_task_without_a_data_set_takes_rows_of_ones_own(tmp_path):
     path = tmp_path / "own.jsonl"
     path.write_text('{"context": "1 + 1 =", "completion": "2"}\n')

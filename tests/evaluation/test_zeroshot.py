@@ -12,43 +12,47 @@ import datasets
 import lm_eval
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from reproducer.data.files import DataError
 from reproducer.data.lm_eval_tasks import task_facts
 from reproducer.data.sources import Rows
 from reproducer.data.tasks import TASKS, Task, TaskSpec, resolve_task
 from reproducer.errors import UserError
+from reproducer.evaluation.harness import TaskOnRows
 from reproducer.evaluation.zeroshot import zeroshot
 from tests.evaluation.plain_lm_eval import assert_same, plain_lm_eval
+from tests.families import ZOO, family_model
 
 PUBLISHED = sorted(set(TASKS) - {"quiz"})
 QUIZ = TASKS["quiz"]
+CLOSE = 1e-3  # nats: likelihoods of up to a hundred bytes in float32, each of some 5 nats, right to 1e-6 or so
 
 
-def given(task, words):
-    """A row of `task` in the shape that its data set has on the hub, answer 1, of made-up text."""
+def given(task, words, right=1):
+    """A row of `task` in the shape that its data set has on the hub, of made-up text; `right`: 0 or 1, the answer."""
     first, second, third, fourth = words
     lettered = {"text": list(words), "label": ["A", "B", "C", "D"]}
     return {
-        "boolq": {"passage": f"{first} {second}.", "question": f"is {third} {fourth}", "idx": 0, "label": 1},
-        "piqa": {"goal": first, "sol1": second, "sol2": f"{third} {fourth}", "label": 1},
+        "boolq": {"passage": f"{first} {second}.", "question": f"is {third} {fourth}", "idx": 0, "label": right},
+        "piqa": {"goal": first, "sol1": second, "sol2": f"{third} {fourth}", "label": right},
         "hellaswag": {
             "ind": 4,
             "activity_label": first,
             "ctx_a": f"{second} [title] sits.",
             "ctx_b": third,
             "endings": [f"{word} [step] on it" for word in words],
-            "label": "1",
+            "label": str(right),
         },
         "winogrande": {
             "sentence": f"{first} met _ by the {second}.",
             "option1": third,
             "option2": fourth,
-            "answer": "2",
+            "answer": str(right + 1),
         },
-        "arc_easy": {"id": "e", "question": first, "choices": lettered, "answerKey": "B"},
-        "arc_challenge": {"id": "c", "question": second, "choices": lettered, "answerKey": "B"},
-        "openbookqa": {"id": "o", "question_stem": third, "choices": lettered, "answerKey": "B"},
+        "arc_easy": {"id": "e", "question": first, "choices": lettered, "answerKey": "AB"[right]},
+        "arc_challenge": {"id": "c", "question": second, "choices": lettered, "answerKey": "AB"[right]},
+        "openbookqa": {"id": "o", "question_stem": third, "choices": lettered, "answerKey": "AB"[right]},
     }[task]
 
 
@@ -74,10 +78,10 @@ def use_rows(monkeypatch):
 def test_the_catalogue_is_what_lm_eval_itself_says():
     assert set(PUBLISHED) == {"boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa"}
     for name in PUBLISHED:
-        task, (metrics, source) = TASKS[name], task_facts(name, own_data=False)
+        task, (metrics, source, choices) = TASKS[name], task_facts(name, own_data=False)
         assert (task.source.id, task.source.split) == (source.id, source.split)
         assert task.source.configuration == (source.configuration or "default")
-        assert task.metrics == metrics
+        assert (task.metrics, task.choices) == (metrics, choices)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -88,6 +92,95 @@ def test_items_equal_plain_lm_eval(name, model, tokenizer, use_rows, monkeypatch
     assert len(result.items) == len(rows)
     assert_same(result, *plain_lm_eval(monkeypatch, model, tokenizer, TASKS[name], rows))
     assert result.value == result.scores[TASKS[name].metric]
+
+
+CHOICES = {
+    "boolq": lambda row: ["no", "yes"],
+    "piqa": lambda row: [row["sol1"], row["sol2"]],
+    "hellaswag": lambda row: [ending.replace(" [step]", "") for ending in row["endings"]],  # lm-eval drops brackets
+    "winogrande": lambda row: [row["option1"], row["option2"]],
+    "arc_easy": lambda row: row["choices"]["text"],
+    "arc_challenge": lambda row: row["choices"]["text"],
+    "openbookqa": lambda row: row["choices"]["text"],
+}
+ANSWERS = [1, 0, 0, 1, 0]
+
+
+def likelihood(model, tokenizer, prompt, answer):
+    """Of the answer's bytes after the prompt's, in nats: a pass of its own, in float64."""
+    start, rest = tokenizer(prompt).input_ids, tokenizer(answer).input_ids
+    ids = torch.tensor([start + rest])
+    with torch.no_grad():
+        nats = torch.log_softmax(model(ids).logits[0, :-1], dim=-1)
+    return nats.gather(1, ids[0, 1:, None])[len(start) - 1 :].sum().item()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_margins_equal_own_passes(name, model, tokenizer, use_rows, monkeypatch):
+    """Prompts are those that plain lm-eval sends; likelihoods, lengths and answers are computed here."""
+    rows = [given(name, words, right) for words, right in zip(ROWS, ANSWERS, strict=True)]
+    use_rows(rows)
+    task, double = TASKS[name], copy.deepcopy(model).double()
+    result = zeroshot(model, tokenizer, task, batch_tokens=150)
+    samples, _ = plain_lm_eval(monkeypatch, model, tokenizer, task, rows)
+    assert len(result.items) == len(samples) == len(rows)
+    for item, sample, row, right in zip(result.items, samples, rows, ANSWERS, strict=True):
+        nats = [likelihood(double, tokenizer, *arguments) for arguments in sample["arguments"]]
+        if task.metric == "acc_norm":
+            nats = [value / len(choice) for value, choice in zip(nats, CHOICES[name](row), strict=True)]
+        expected = nats.pop(right) - max(nats)
+        assert item["scores"]["margin"] == pytest.approx(expected, abs=CLOSE)
+        assert (item["scores"]["margin"] > 0) == item["scores"][task.metric]
+    margins = [item["scores"]["margin"] for item in result.items]
+    assert result.scores["margin"] == pytest.approx(sum(margins) / len(margins))
+    assert result.stderr["margin"] == pytest.approx(torch.tensor(margins).std().item() / len(margins) ** 0.5)
+    assert result.majority == ANSWERS.count(0) / len(ANSWERS)
+
+
+@pytest.mark.parametrize("family", [*(name for name in ZOO if " " not in name or "window" in name), "llama adapted"])
+def test_every_family_has_the_likelihoods_of_its_own_passes(family, tokenizer):
+    """Whatever a family does to its logits, and with adapters; several rows a batch, answers of several lengths."""
+    model = family_model(family, vocab_size=257, max_position_embeddings=256)
+    if family == "llama adapted":
+        model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "lm_head"], init_lora_weights=False))
+    result = zeroshot(model.eval(), tokenizer, QUIZ, limit=6, batch_tokens=200)
+    for item, row in zip(result.items, QUIZ.rows().rows, strict=False):
+        prompt = f"Question: {row['question']}\nAnswer:"
+        nats = [likelihood(model, tokenizer, prompt, f" {choice}") for choice in row["choices"]]
+        expected = nats.pop(row["answer"]) - max(nats)
+        assert item["scores"]["margin"] == pytest.approx(expected, abs=1e-9)  # float64, a hundred nats at most
+
+
+def test_a_margin_is_above_zero_where_the_shown_metric_is_right(model, tokenizer):
+    """Over items and metrics enough to have both; ties, which lm-eval gives to the first choice, do not occur."""
+    for metric in ("acc", "acc_norm"):
+        result = zeroshot(model, tokenizer, resolve_task(TaskSpec(name="quiz", metric=metric)))
+        right = [item["scores"][metric] for item in result.items]
+        assert [float(item["scores"]["margin"] > 0) for item in result.items] == right
+        assert len(set(right)) == 2
+        assert result.majority == 0.25  # the quiz is balanced
+
+
+def test_items_with_several_right_choices_or_none(monkeypatch):
+    row = {"question": "?", "choices": ["a", "bbé", "c", "dddd"], "answer": 0}
+    task = TaskOnRows("quiz", Rows([row], "path", "own.jsonl", ""), None)
+    likelihoods = [-4.0, -6.0, -1.0, -8.0]
+
+    def margins(target, metric="acc"):
+        monkeypatch.setattr(task, "doc_to_target", lambda _: target)
+        return task.margin(row, likelihoods, metric)
+
+    assert margins(0) == -3.0
+    assert margins([0, 2]) == -1.0 + 6.0  # the best right one against the best wrong one
+    assert margins("bbé") == -6.0 + 1.0
+    assert margins("bbé", "acc_norm") == -2.0 + 1.0  # characters, as lm-eval divides
+    assert margins("bbé", "acc_bytes") == -1.5 + 1.0
+    assert margins([0, 1, 2, 3]) is margins(9) is margins("nothing of these") is margins(-1) is None
+    monkeypatch.setattr(task, "doc_to_target", lambda _: [1, 3, 7])
+    assert task.right(row) == {1, 3}
+    row["choices"] = ["", *row["choices"][1:]]
+    with pytest.warns(RuntimeWarning):
+        assert margins(0, "acc_norm") is None
 
 
 def test_batches_of_one_equal_plain_lm_eval_in_bfloat16(model, tokenizer, use_rows, monkeypatch):
@@ -138,7 +231,9 @@ def test_any_other_task_equals_plain_lm_eval(name, model, tokenizer, monkeypatch
     assert len(result.items) == 3
     task = resolve_task(name)
     assert_same(result, *plain_lm_eval(monkeypatch, model, tokenizer, task, OTHERS[name], limit=3))
-    assert (result.shown, result.higher_is_better) == (task.metric, task.metrics)
+    margin = {"margin": True} if name in ("sciq", "copa", "gpqa_main_zeroshot") else {}
+    assert (result.shown, result.higher_is_better) == (task.metric, {**task.metrics, **margin})
+    assert (result.majority is not None) == task.choices == bool(margin)
     assert json.loads(json.dumps(asdict(result), allow_nan=False)) == asdict(result)
 
 
@@ -203,9 +298,17 @@ def test_quiz_equals_a_loop_of_likelihoods(model, tokenizer):
     assert len(set(expected)) > 1  # else any constant would pass
 
 
+def assert_alike(result, other):
+    """The same items right and wrong, with the same margins but for the rounding of other shapes of products."""
+    for item, same in zip(result.items, other.items, strict=True):
+        one, two = dict(item["scores"]), dict(same["scores"])
+        assert one.pop("margin") == pytest.approx(two.pop("margin"), abs=CLOSE)
+        assert one == two
+
+
 def test_uneven_layers(uneven_pair, tokenizer):
     cut, masked = (zeroshot(one, tokenizer, QUIZ, limit=20) for one in uneven_pair)
-    assert cut.items == masked.items
+    assert_alike(cut, masked)
 
 
 def test_batches_keep_to_the_token_budget(model, tokenizer, use_rows, monkeypatch):
@@ -240,7 +343,7 @@ def test_logits_exist_only_where_answers_are_read(model, tokenizer, use_rows, mo
     monkeypatch.setattr(torch.nn.functional, "linear", spy)
     one_by_one = zeroshot(model, tokenizer, QUIZ, batch_tokens=1)
     assert sum(positions) == 8 * sum(len(f" {choice}") for choice in choices)  # a token a byte
-    assert zeroshot(model, tokenizer, QUIZ, batch_tokens=200) == one_by_one
+    assert_alike(zeroshot(model, tokenizer, QUIZ, batch_tokens=200), one_by_one)
 
 
 def test_leaves_model_tokenizer_and_loggers_as_they_were(model, tokenizer, capfd):

@@ -1,14 +1,16 @@
 import math
+import random
 from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reproducer.reporting.significance import mcnemar_p, paired_tests, wilcoxon_p
+from reproducer.reporting.significance import mcnemar_p, mean_difference, paired_tests, wilcoxon_p
 
 from . import fake
 from .reading import markdown, section_of, tables
+from .test_majority import rated, with_margins
 
 
 @given(st.integers(0, 30), st.integers(0, 30))
@@ -141,3 +143,62 @@ def test_seven_tasks_stay_legible():
         assert cell.startswith(f"{test.better} : {test.worse} (")
         assert line["BoolQ"].startswith("**") == (test.p_holm < 0.05)
     assert [line["On"] for line in texts[:2]] == ["WikiText2", "PTB"]
+
+
+def test_the_mean_difference_is_that_of_the_paired_t_test_and_near_a_bootstraps():
+    from scipy.stats import bootstrap, ttest_rel
+
+    draw = random.Random(3)
+    a = [draw.expovariate(1) for _ in range(200)]
+    b = [0.5 * x + draw.gauss(0.3, 0.7) for x in a]
+    mean, half, p = mean_difference(a, b)
+    theirs = ttest_rel(a, b)
+    assert p == pytest.approx(theirs.pvalue)
+    assert (mean - half, mean + half) == pytest.approx(tuple(theirs.confidence_interval(0.95)))
+    differences = [x - y for x, y in zip(a, b, strict=True)]
+    drawn = bootstrap([differences], lambda x, axis: x.mean(axis=axis), n_resamples=2000, rng=0).confidence_interval
+    # 2000 draws: an end of theirs is a quantile with a standard error of 0.06 of the mean's, half is 1.97 of these
+    assert (drawn.low, drawn.high) == pytest.approx((mean - half, mean + half), abs=0.2 * half)
+    assert mean_difference([1.0, 2.0], [1.0, 2.0]) == (0.0, 0.0, 1.0)
+    assert mean_difference([1.5, 2.5], [1.0, 2.0]) == (0.5, 0.0, 0.0)
+
+
+def test_margins_are_paired_by_item_and_a_family_of_their_own():
+    found = with_margins(fake.measured(fake.table1(), 40))
+    tests = paired_tests(found)
+    margins = [test for test in tests if test.family == "margins"]
+    assert len(margins) == 2 * 4 * 7
+    assert [t for t in tests if t.family != "margins"] == paired_tests(fake.measured(fake.table1(), 40))
+    one = next(t for t in margins if (t.baseline, t.measure, t.recovery) == ("Vector", "piqa_margin", "none"))
+    scores = {
+        row.method: {item.id: item.scores["margin"] for item in row.items["piqa"]}
+        for row in found.rows
+        if row.recovery == "none"
+    }
+    differences = [scores["adapruner"][i] - scores["vector"][i] for i in range(40)]
+    assert one.n == 40 and one.difference == pytest.approx(sum(differences) / 40)
+    assert (one.better, one.worse) == (sum(d > 0 for d in differences), sum(d < 0 for d in differences))
+    least = min((t for t in margins if t.recovery == "none"), key=lambda t: t.p)
+    assert least.p_holm == pytest.approx(min(1.0, 4 * 7 * least.p))
+    *_, shown = tables(found, "Significance")
+    line = next(line for line in shown if line["Against"] == "Vector")
+    sign = "+" if one.difference > 0 else ""
+    assert line["PIQA"].strip("*") == f"{sign}{one.difference:.3f} ± {one.half:.3f}".replace("-", "−")
+    assert line["PIQA"].startswith("**") == one.significant
+    assert "95% interval" in section_of(markdown(found), "Significance")
+
+
+def test_one_item_has_no_interval():
+    found = with_margins(fake.measured(fake.table1(), 1))
+    margins = [test for test in paired_tests(found) if test.family == "margins"]
+    assert {(t.n, t.p, t.difference) for t in margins} == {(1, None, None)}
+    assert {line["PIQA"] for line in tables(found, "Significance")[-1]} == {"–"}
+
+
+def test_all_tasks_together_are_those_of_the_average():
+    found = fake.measured(fake.table1(), 40)
+    whole = [t for t in paired_tests(found) if t.family == "pooled"]
+    found = rated(left_out=["boolq", "piqa"], results=found)
+    fewer = [t for t in paired_tests(found) if t.family == "pooled"]
+    assert ({t.n for t in whole}, {t.n for t in fewer}) == ({7 * 40}, {5 * 40})
+    assert "The tasks of the average together:" in markdown(found) and "All tasks together:" not in markdown(found)

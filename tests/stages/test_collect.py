@@ -32,7 +32,7 @@ recovery: [none, {name: lora, steps: 5, batch: 8}]
 evaluate: {perplexity: [python-topics], windows: 7, tasks: [hellaswag, boolq], limit: 5, generate: ["Once upon"]}
 seeds: [0, 1]
 """
-BOTH = {"acc": [1, 0, 0, 1, 0], "acc_norm": [1, 1, 1, 1, 0]}
+BOTH = {"acc": [1, 0, 0, 1, 0], "acc_norm": [1, 1, 1, 1, 0], "margin": [0.5, 0.25, -1.5, 2.0, -0.75]}
 ENVIRONMENT = {"python": "3", "platform": "Linux", "cpu": "some", "cpu_count": 2, "packages": {"torch": "2"}}
 BEGAN = datetime(2030, 1, 1, tzinfo=UTC)
 STEP = 7.0  # seconds that every stage took
@@ -62,14 +62,15 @@ def search_record(stage):
     )
 
 
-def task_result(stage):
-    names = ["acc"] if stage.task.name == "boolq" else ["acc_norm", "acc"]
+def task_result(stage, **majorities):
+    names = ["acc", "margin"] if stage.task.name == "boolq" else ["acc_norm", "acc", "margin"]
     return ZeroShot.Result(
         shown=names[0],
         scores={name: sum(BOTH[name]) / 5 for name in names},
         stderr=dict.fromkeys(names, 0.25),
         higher_is_better=dict.fromkeys(names, True),
         items=[{"id": index, "scores": {name: BOTH[name][index] for name in names}} for index in range(5)],
+        majority=majorities.get(stage.task.name),
     )
 
 
@@ -143,17 +144,23 @@ def test_all_scores_of_a_task_are_kept_and_the_shown_one_is_the_columns(run):
     assert swag.model_dump() == {
         "items": 5,
         "shown": "acc_norm",
-        "scores": {"acc_norm": 0.8, "acc": 0.4},
-        "stderr": {"acc_norm": 0.25, "acc": 0.25},
+        "scores": {"acc_norm": 0.8, "acc": 0.4, "margin": 0.1},
+        "stderr": {"acc_norm": 0.25, "acc": 0.25, "margin": 0.25},
     }
-    assert boolq.scores == {"acc": 0.4} and len(row.items["boolq"]) == 5
+    assert boolq.scores == {"acc": 0.4, "margin": 0.1} and len(row.items["boolq"]) == 5
     assert row.metrics["hellaswag_acc"] == 0.8 and row.metrics["boolq_acc"] == 0.4
-    assert {column.key: (column.score, column.source) for column in results.columns} == {
-        "python_topics_ppl": (None, "python-topics"),
-        "hellaswag_acc": ("acc_norm", "hellaswag"),
-        "boolq_acc": ("acc", "boolq"),
-        "average_acc": (None, None),
-    }
+    assert row.metrics["hellaswag_margin"] == row.metrics["boolq_margin"] == 0.1
+    assert row.items["boolq"][2].scores == {"acc": 0, "margin": -1.5}
+    assert [(column.key, column.score, column.source, column.unit) for column in results.columns] == [
+        ("python_topics_ppl", None, "python-topics", None),
+        ("hellaswag_acc", "acc_norm", "hellaswag", None),
+        ("boolq_acc", "acc", "boolq", None),
+        ("average_acc", None, None, None),
+        ("hellaswag_margin", "margin", "hellaswag", "nats/character"),
+        ("boolq_margin", "margin", "boolq", "nats"),
+    ]
+    margin = results.columns[-1]
+    assert (margin.label, margin.kind, margin.higher_is_better) == ("BoolQ margin", "other", True)
 
 
 def test_several_tasks_have_a_column_for_their_average(run):
@@ -164,6 +171,57 @@ def test_several_tasks_have_a_column_for_their_average(run):
     assert "average_acc" not in [column.key for column in alone.columns]
     unfinished, _ = run(broken=("zeroshot",))
     assert unfinished.rows[1].metrics["average_acc"] is None
+
+
+@pytest.fixture
+def majorities(monkeypatch):
+    """A function: the majority classes' rates of tasks are these."""
+
+    def use(of=task_result, **rates):
+        monkeypatch.setitem(LEFT, "zeroshot", (RESULT, lambda stage: of(stage, **rates)))
+
+    return use
+
+
+THREE = SPEC.replace("[hellaswag, boolq]", "[hellaswag, boolq, piqa]")
+
+
+def test_averages_leave_out_tasks_in_which_the_dense_model_does_not_beat_the_majority_class(run, majorities):
+    def result(stage, **rates):  # a pruned model's accuracy says nothing about the task
+        made = task_result(stage, **rates)
+        return made if stage.plan is None else made.model_copy(update={"scores": dict.fromkeys(made.scores, 0.9)})
+
+    majorities(result, hellaswag=0.2, boolq=0.4, piqa=0.6)  # dense: 0.8, 0.4, 0.8
+    results, _ = run(THREE)
+    assert results.models[0].averaged == ["hellaswag_acc", "piqa_acc"]
+    assert {task.name: task.majority for task in results.tasks} == {"hellaswag": 0.2, "boolq": 0.4, "piqa": 0.6}
+    assert results.rows[0].metrics["average_acc"] == pytest.approx(0.8)
+    assert results.rows[1].metrics["average_acc"] == pytest.approx(0.9)
+    majorities(hellaswag=0.2, boolq=0.39, piqa=0.6)
+    assert run(THREE)[0].rows[1].metrics["average_acc"] == pytest.approx((0.8 + 0.4 + 0.8) / 3)
+    majorities(hellaswag=0.2, boolq=0.5, piqa=0.8)
+    results, _ = run(THREE)
+    assert results.models[0].averaged == ["hellaswag_acc"]
+    assert {row.metrics["average_acc"] for row in results.rows} == {None}
+
+
+def test_a_task_of_which_the_dense_accuracy_is_not_known_stays_in_the_average(run, majorities, monkeypatch):
+    majorities(hellaswag=0.9, boolq=0.9, piqa=0.9)
+    kept = [ZeroShot.no_better_than_majority]
+    monkeypatch.setattr(ZeroShot, "no_better_than_majority", lambda stage, _: kept[0](stage, None))
+    results, _ = run(THREE)  # as if the dense model's stages had failed
+    assert results.models[0].averaged == ["hellaswag_acc", "boolq_acc", "piqa_acc"]
+    assert results.rows[1].metrics["average_acc"] == pytest.approx((0.8 + 0.4 + 0.8) / 3)
+
+
+def test_the_only_task_is_its_own_average_if_it_tells_anything(run, majorities):
+    alone = SPEC.replace("[hellaswag, boolq]", "[boolq]")
+    for rate, average in ((0.3, 0.4), (0.4, None)):
+        majorities(boolq=rate)
+        results, _ = run(alone)
+        assert results.rows[1].metrics["average_acc"] == average
+    results, _ = run(SPEC.replace("tasks: [hellaswag, boolq], ", ""))
+    assert "average_acc" not in results.rows[1].metrics and results.models[0].averaged == []
 
 
 def test_an_average_is_of_accuracies_alone(run, monkeypatch):
@@ -185,6 +243,7 @@ def test_what_was_used_is_counted_once(run):
     results, expansion = run()
     assert results.tasks[0].model_dump() == {
         "name": "hellaswag", "label": "HellaSwag", "limit": 5, "metric": "acc_norm", "items": 5,
+        "majority": None,
     }  # fmt: skip
     (text,) = results.texts
     assert (text.limit, text.windows, text.seq_len) == (7, 6, 128)

@@ -93,6 +93,9 @@ def test_a_changed_setting_changes_what_depends_on_it_and_nothing_else(tmp_path)
     after = keys(load(tmp_path, BASE, "evaluate.limit=5"))
     assert changed(before, after) == {(label, "quiz_acc") for label, _ in before}
 
+    for limit in ("{quiz: 5}", "{quiz: 5, boolq: 7}", "{default: 5}"):
+        assert keys(load(tmp_path, BASE, f"evaluate.limit={limit}")) == after
+
     after = keys(load(tmp_path, BASE, "methods.0={name: magnitude, parameters: {p: 1}}"))
     assert changed(before, after) == {
         (label, role) for label, role in before if label == "Magnitude" and role != "model"
@@ -103,6 +106,24 @@ def test_a_changed_setting_changes_what_depends_on_it_and_nothing_else(tmp_path)
 
     after = keys(load(tmp_path, BASE, "models.0.dtype=float64"))
     assert changed(before, after) == {name for name in before if name[1] != "model"}
+
+
+def test_limits_by_task(tmp_path):
+    text = BASE.replace("tasks: [quiz]", "tasks: [quiz, boolq, piqa], limit: {boolq: 5, piqa: null, default: 7}")
+
+    def limits(*overrides):
+        stages = expand(load(tmp_path, text, *overrides)).rows[0].stages
+        return [stages[f"{task}_acc"].limit for task in ("quiz", "boolq", "piqa")]
+
+    assert limits() == [7, 5, None]
+    assert limits("evaluate.limit.quiz=9") == [9, 5, None]
+    assert limits("evaluate.limit={sciq: 3}") == [7, 5, None]  # laid over, and of a task that is not measured
+    assert limits("evaluate.limit=4") == [4, 4, 4]
+    assert limits("evaluate.limit=null") == [None, None, None]
+    bare = text.replace(", default: 7", "")
+    assert expand(load(tmp_path, bare)).rows[0].stages["quiz_acc"].limit is None
+    before, after = keys(load(tmp_path, text)), keys(load(tmp_path, text, "evaluate.limit.boolq=6"))
+    assert changed(before, after) == {(label, "boolq_acc") for label, role in before if role == "boolq_acc"}
 
 
 def test_two_specs_that_share_a_row_share_its_stages(tmp_path):
@@ -174,6 +195,11 @@ def test_the_search_scores_the_methods_of_the_spec_too(tmp_path):
         ("prune: {ratio: 0.20}", "recovery: [{name: lora, rnk: 4}]", "spec.yaml:4: recovery\\[0\\]: .*'rnk'.*'rank'"),
         ("tasks: [quiz]", "taks: [quiz]", "spec.yaml:6: evaluate: unknown key 'taks'; did you mean 'tasks'"),
         ("tasks: [quiz]", "tasks: [{name: quiz, metric: acc_nrm}]", "spec.yaml:6: evaluate.tasks.*acc_nrm.*'acc_norm'"),
+        ("[quiz]", "[quiz], limit: {quizz: 4}", "spec.yaml:6: evaluate.limit.quizz: .*no task 'quizz'.*'quiz'"),
+        ("[quiz]", "[quiz], limit: {defalt: 4}", "spec.yaml:6: evaluate.limit.defalt: .*'default'"),
+        ("[quiz]", "[quiz], limit: {quiz: 0}", "spec.yaml:6: evaluate.limit.quiz: should be above 0, not 0"),
+        ("[quiz]", "[quiz], limit: {quiz: many}", "spec.yaml:6: evaluate.limit.quiz: should be a whole number"),
+        ("[quiz]", "[quiz], limit: [4]", "spec.yaml:6: evaluate.limit: should be a whole number, not a list"),
         ("prune: {ratio: 0.20}", "search: {sampler: tpe, start: 4}", "spec.yaml:4: search.start: .*sampler local"),
         ("prune: {ratio: 0.20}", "search: {sampler: gp, stop: true}", "spec.yaml:4: search.stop: .*leave out `stop`"),
     ],

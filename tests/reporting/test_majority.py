@@ -1,0 +1,164 @@
+"""The majority class and margins in the report, and what the averages leave out."""
+
+import random
+
+import pytest
+
+from reproducer.paper import load_item
+from reproducer.reporting import figures
+from reproducer.reporting.comparison import compare
+from reproducer.reporting.majority import tasks_by_model
+from reproducer.stages.results import Column
+
+from . import fake
+from .reading import latex, markdown, read, section_of, tables
+from .test_escape import HOSTILE
+
+RATES = {task: 0.3 for task in fake.TASKS} | {"boolq": 0.62}
+
+
+def margin(task: str, label: str, unit: str = "nats") -> Column:
+    return Column(
+        key=f"{task}_margin", label=f"{label} margin", kind="other", higher_is_better=True, source=task, score="margin",
+        unit=unit,
+    )  # fmt: skip
+
+
+def with_margins(results, units=None):
+    """Margins of every item, their means and columns; of right items above zero."""
+    draw, rows = random.Random(5), []
+    for row in results.rows:
+        items, metrics = {}, dict(row.metrics)
+        for task, found in row.items.items():
+            values = [draw.expovariate(1) * (1 if item.scores["acc"] else -1) for item in found]
+            metrics[f"{task}_margin"] = sum(values) / len(values)
+            items[task] = [
+                fake.change(item, scores=item.scores | {"margin": value})
+                for item, value in zip(found, values, strict=True)
+            ]
+        rows.append(fake.change(row, items=items, metrics=metrics))
+    columns = [margin(task, label, (units or {}).get(task, "nats")) for task, label in fake.TASKS.items()]
+    return fake.change(results, rows=rows, columns=[*results.columns, *columns])
+
+
+def rated(rates=RATES, left_out=(), results=None, **scores):
+    """Table 1's results with majority classes, and averages over all tasks but those `left_out`."""
+    results = results or fake.measured(fake.table1(), 20)
+    tasks = [fake.change(task, majority=rates.get(task.name)) for task in results.tasks]
+    averaged = [f"{task}_acc" for task in fake.TASKS if task not in left_out]
+    models = [fake.change(model, averaged=averaged) for model in results.models]
+    return fake.change(results, tasks=tasks, models=models, **scores)
+
+
+def text_of(results):
+    return section_of(markdown(results), "Results")
+
+
+def test_a_row_of_the_majority_class_and_a_mark_where_the_dense_model_is_not_above_it():
+    results = rated(left_out=["boolq"])
+    table = tables(results, "Results")[0]
+    *rows, last = table
+    assert last["Method"] == "Majority class" and last["Ratio"] == last["WikiText2↓"] == last["Average↑"] == ""
+    assert (last["BoolQ↑"], last["PIQA↑"]) == ("62.00", "30.00")
+    dense = f"{100 * results.rows[0].metrics['boolq_acc']:.2f}*"
+    assert [row["BoolQ↑"] for row in rows if row["BoolQ↑"].endswith("*") and "**" not in row["BoolQ↑"]] == [dense]
+    assert not any(row["PIQA↑"].replace("**", "").endswith("*") for row in rows)
+    text = text_of(results)
+    assert "accuracy of always giving the place" in text and "An asterisk marks" in text
+    assert (
+        "The average leaves out BoolQ, where the dense model is not above the majority class, and is over PIQA," in text
+    )
+    assert latex(results).count("Majority class &") == 1
+
+
+def test_nothing_is_said_of_what_is_not_known_or_not_left_out():
+    plain = markdown(fake.measured(fake.table1(), 20))
+    assert "ajority" not in plain and "argins" not in plain
+    text = text_of(rated())
+    assert "Majority class" in text and "leaves out" not in text and "asterisk" not in text
+    unmeasured = rated(rates={})
+    assert markdown(unmeasured) == plain
+
+
+@pytest.mark.parametrize(
+    ("kept", "words"),
+    [(["piqa"], "the majority class; of PIQA alone there is none."), ([], "; no task is left to average.")],
+)
+def test_why_there_is_no_average(kept, words):
+    results = rated(left_out=[task for task in fake.TASKS if task not in kept])
+    rows = [fake.change(row, metrics=row.metrics | {"average_acc": None}) for row in results.rows]
+    results = fake.change(results, rows=rows)
+    assert words in text_of(results)
+    paper = compare(results)
+    assert all(row.cells["average_acc"].paper is None for row in paper.rows)
+    assert figures.averages(results.model_copy(update={"paper": paper}), "accuracy") is None
+
+
+def test_a_lead_within_a_standard_error_and_a_missing_accuracy_are_told():
+    results = rated()
+    dense = results.rows[0]
+    value = dense.metrics["piqa_acc"]
+    scores = {
+        task: {"items": 20, "shown": "acc", "scores": {"acc": value}, "stderr": {"acc": error}}
+        for task, error in (("piqa", value - 0.3), ("arc_easy", 0.9 * (value - 0.3)))
+    }
+    metrics = dense.metrics | {"openbookqa_acc": None}
+    results = fake.change(results, rows=[fake.change(dense, task_scores=scores, metrics=metrics), *results.rows[1:]])
+    (one,) = tasks_by_model(results)
+    assert ([c.label for c in one.close], [c.label for c in one.unknown]) == (["PIQA"], ["OBQA"])
+    text = text_of(results)
+    assert "It is above it by no more than a standard error on PIQA." in text
+    assert "The dense row has no accuracy on OBQA: nothing is known that would leave it out of the average." in text
+    failed = fake.failed("dense", "boom", model="llama-7b", label="llama-7b")
+    (one,) = tasks_by_model(fake.change(results, rows=[failed, *results.rows[1:]]))
+    assert len(one.unknown) == len(one.averaged) == 7 and one.close == []
+
+
+def test_each_of_several_models_has_its_own_average():
+    one, other = (rated(results=fake.table1(name), left_out=out) for name, out in (("a", ["boolq"]), ("b", [])))
+    tasks = rated().tasks
+    both = fake.change(one, rows=[*one.rows, *other.rows], models=[*one.models, *other.models], tasks=tasks)
+    text = text_of(both)
+    assert "\na: The average leaves out BoolQ" in text and "\nb:" not in text
+    assert sum("*" in row["BoolQ↑"].replace("**", "") for row in tables(both, "Results")[0]) == 1
+
+
+def test_the_papers_average_is_over_the_same_tasks():
+    results = rated(left_out=["boolq", "arc_challenge"])
+    five = ["piqa_acc", "hellaswag_acc", "winogrande_acc", "arc_easy_acc", "openbookqa_acc"]
+    printed = next(row.metrics for row in load_item("table1").rows if row.method == "vector")
+    row = next(row for row in compare(results).rows if row.method == "vector")
+    assert row.cells["average_acc"].paper == pytest.approx(sum(printed[task] for task in five) / 5)
+    assert row.cells["boolq_acc"].paper == printed["boolq_acc"]
+    text = section_of(markdown(results), "Comparison with the paper’s Table 1")
+    assert "printed accuracies of PIQA, HellaSwag, WinoGrande, ARC-e, OBQA, the tasks that ours are over." in text
+    assert "the tasks that ours are over" not in markdown(rated())
+
+
+def test_margins_have_a_table_of_their_own():
+    units = {"hellaswag": "nats/character", "openbookqa": "nats/character", "arc_easy": "nats/byte"}
+    results = with_margins(fake.measured(fake.table1(), 20), units)
+    first, second, *_ = tables(results, "Results")
+    assert first == tables(fake.measured(fake.table1(), 20), "Results")[0]
+    assert list(second[0]) == ["Ratio", "Tuning", "Method", *(f"{label}↑" for label in fake.TASKS.values())]
+    assert len(second) == len(results.rows)
+    dense = results.rows[0].metrics
+    assert second[0]["BoolQ↑"] == f"{dense['boolq_margin']:.3f}".replace("-", "−")
+    assert second[0]["HellaSwag↑"] == f"{dense['hellaswag_margin']:.4f}".replace("-", "−")
+    best = max(row.metrics["piqa_margin"] for row in results.rows[1:6])
+    assert [row["PIQA↑"] for row in second[1:6] if "**" in row["PIQA↑"]] == [f"**{best:.3f}**".replace("-", "−")]
+    text = text_of(results)
+    assert "the bytes of each choice, as the accuracy is, for ARC-e" in text
+    assert "the characters of each choice, as the accuracy is, for HellaSwag and OBQA" in text
+    paper = compare(results)
+    assert not any(key.endswith("_margin") for row in paper.rows for key in row.cells)
+    assert latex(results).count("landscape") == latex(fake.measured(fake.table1(), 20)).count("landscape")
+
+
+def test_labels_of_a_spec_are_text_everywhere():
+    results = with_margins(rated(left_out=["boolq", "piqa"]))
+    columns = [fake.change(c, label=HOSTILE) if c.source in ("boolq", "hellaswag") else c for c in results.columns]
+    results = fake.change(results, columns=columns)
+    text, kinds = read(markdown(results))
+    assert text.count("<script>") >= 6 and not {"html_inline", "html_block", "link_open", "code_inline"} & kinds
+    assert "\\input{" not in latex(results)
