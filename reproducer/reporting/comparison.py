@@ -10,6 +10,7 @@ from pandas import DataFrame
 
 from reproducer.paper import SEVEN_TASKS, Item, items, load_item, method
 from reproducer.paper import PaperRow as Printed
+from reproducer.reporting.cost import seen_columns
 from reproducer.reporting.rows import CUT, Line, blocks, lines
 from reproducer.stages.results import Column, ComparedRow, Order, PaperCell, PaperComparison, Place, Results
 
@@ -176,7 +177,7 @@ def _orders(rows: Sequence[ComparedRow]) -> list[Order]:
 
 @dataclass(frozen=True)
 class Standing:
-    """The mean over perplexities of a line of the paper's own method, and of the best baseline of its block.
+    """The mean over perplexities of a line of the paper's own method, and of the best baseline beside it (no control).
 
     Over the seeds that both have finished, and the texts that all of these measured.
     """
@@ -190,9 +191,10 @@ class Standing:
 
 
 def standings(results: Results) -> list[Standing]:
-    columns = [column for column in results.columns if column.kind == "perplexity"]
+    columns = seen_columns(results)
     found = []
     for block in blocks(lines(results.rows)):
+        block = [line for line in block if line["rows"][0].control is None]
         own = [line for line in block if line["method"] == method().name]
         others = [line for line in block if line["method"] not in ("dense", method().name)]
         for line in own:

@@ -27,6 +27,7 @@ from reproducer.reporting.axes import (
     short,
 )
 from reproducer.reporting.comparison import item_of
+from reproducer.reporting.cost import Point, fronts
 from reproducer.reporting.numbers import cut, perplexity, tuning
 from reproducer.reporting.rows import Line, blocks, lines
 from reproducer.reporting.searches import Histories, best_so_far, histories
@@ -45,9 +46,9 @@ class Picture:
     """A figure that was drawn.
 
     Attributes:
-        kind: `accuracy`, `perplexity`, `training`, `histories` or `search`.
+        kind: `accuracy`, `perplexity`, `cost`, `training`, `histories` or `search`.
         name: of its files, without their endings.
-        of: what it shows: the columns, the `Histories`, or the place of the search in the results.
+        of: what it shows: the columns, the `Point`s, the `Histories`, or the place of the search in the results.
         wide: it needs a page's whole width.
     """
 
@@ -73,6 +74,9 @@ def draw(results: Results, directory: Path) -> list[Picture]:
     for kind in ("accuracy", "perplexity"):
         if (figure := averages(results, kind)) is not None:
             save(figure, kind, f"average-{kind}", averaged(results, kind))
+    for points in fronts(results):
+        first = points[0].line
+        save(front(points), "cost", f"cost-{first['model']}-{cut(first)}", points)
     if any(row.training for row in results.rows):
         save(losses(results.rows), "training", "training-loss", None)
     for group in histories(results.searches):
@@ -86,7 +90,7 @@ def draw(results: Results, directory: Path) -> list[Picture]:
 
 def averaged(results: Results, kind: str) -> list[Column]:
     """The columns whose mean is shown: `average_acc` where the run has it, else all of the kind."""
-    found = [column for column in results.columns if column.kind == kind]
+    found = [column for column in results.columns if column.kind == kind and not column.unseen]
     return [column for column in found if column.key == "average_acc"] or found
 
 
@@ -197,6 +201,26 @@ def _panel(ax: Axes, panel: Sequence[list[Line]], columns: Sequence[Column], den
     ax.set_xlim(-0.6, len(names) - 0.4)
     for tick in ax.get_xticklabels():
         tick.set(rotation=25, ha="right", rotation_mode="anchor")
+
+
+def front(points: Sequence[Point]) -> Figure:
+    """Quality against cost, a point a line; those that no other one beats in both are joined."""
+    figure, (ax,) = new_figure(width=1.6 * WIDTH)
+    positive = [point.cost for point in points if point.cost > 0]
+    least = 0.4 * min(positive, default=1.0)
+    set_scale(ax, [point.quality for point in points])
+    ax.set_xscale("log")
+    ax.set_xlim(0.7 * least, 30 * max(positive, default=1.0))  # room for labels
+    places = [(max(point.cost, least), point.quality) for point in points]
+    best = [place for place, point in zip(places, points, strict=True) if point.best]
+    ax.plot(*zip(*best, strict=True), color=BLUE, linewidth=1, drawstyle="steps-post", zorder=1)
+    for (x, y), point in zip(places, points, strict=True):
+        ax.scatter([x], [y], color=BLUE if point.best else GREY, s=24, zorder=2)
+        ax.annotate(short(point.line["label"]), (x, y), xytext=(5, 3), textcoords="offset points", fontsize=8,
+                    parse_math=False)  # fmt: skip
+    ax.set_xlabel("tokens, backward counted twice (log scale)", fontsize=10)
+    ax.set_ylabel("mean perplexity (lower is better)", fontsize=10)
+    return figure
 
 
 def search_history(search: Search) -> Figure:

@@ -24,7 +24,7 @@ def lines(rows: Sequence[Row]) -> list[Line]:
     """Rows that differ in the seed alone, together, in the order in which they first appear."""
     if not rows:
         return []
-    values = DataFrame([{name: getattr(row, name) for name in COSTS} | row.metrics for row in rows], dtype=float)
+    values = DataFrame([_values(row) for row in rows], dtype=float)
     frame = DataFrame([{name: getattr(row, name) for name in [*LINE, "status"]} for row in rows], dtype=object)
     frame.loc[frame["method"] == "dense", "ratio"] = 0.0
     found: list[Line] = []
@@ -43,6 +43,11 @@ def lines(rows: Sequence[Row]) -> list[Line]:
             }
         )
     return found
+
+
+def _values(row: Row) -> dict[str, Any]:
+    spent = row.tokens.model_dump() if row.tokens else {}
+    return {name: getattr(row, name) for name in COSTS} | spent | row.metrics
 
 
 def blocks(found: Sequence[Line], keys: Sequence[str] = CUT) -> list[list[Line]]:

@@ -1,0 +1,82 @@
+"""What a row's plan cost to decide, in tokens through the model, and what quality that bought."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reproducer.reporting.rows import Line, blocks, lines
+from reproducer.stages.results import Column, Results, Sight
+
+BACKWARD = 2  # forward passes that a backward pass costs
+
+
+@dataclass(frozen=True)
+class Point:
+    """A line of a block with its cost and its quality.
+
+    Attributes:
+        cost: tokens forward and, twice as dear, backward; the mean over seeds.
+        quality: the mean perplexity of the texts that the report measures on.
+        best: no other line is both cheaper and better.
+    """
+
+    line: Line
+    cost: float
+    quality: float
+    best: bool
+
+
+def seen_columns(results: Results) -> list[Column]:
+    """The perplexities that a search may have gone by."""
+    return [column for column in results.columns if column.kind == "perplexity" and not column.unseen]
+
+
+def unseen_columns(results: Results) -> list[Column]:
+    return [column for column in results.columns if column.unseen]
+
+
+def mean_of(line: Line, columns: Sequence[Column]) -> float | None:
+    """The mean of some columns of a line; None where one of them is not known."""
+    values = [line["mean"][column.key] for column in columns if column.key in line["mean"]]
+    return sum(values) / len(values) if values and len(values) == len(columns) else None
+
+
+def fronts(results: Results) -> list[list[Point]]:
+    """Of every block of untuned rows its points, where three or more are known; the cheapest first."""
+    columns = seen_columns(results)
+    found = []
+    for block in blocks(lines(results.rows)):
+        known = []
+        for line in block if block[0]["recovery"] == "none" else []:
+            cost, quality = tokens(line), mean_of(line, columns)
+            if line["method"] != "dense" and cost is not None and quality is not None:
+                known.append((line, cost, quality))
+        if len(known) >= 3:
+            known.sort(key=lambda one: (one[1], one[2]))
+            found.append(
+                [
+                    Point(line, cost, quality, all(quality < other for _, _, other in known[:place]))
+                    for place, (line, cost, quality) in enumerate(known)
+                ]
+            )
+    return found
+
+
+def tokens(line: Line) -> float | None:
+    """Tokens forward and backward in forward passes; None where they were not counted."""
+    mean = line["mean"]
+    if "forward" not in mean:
+        return None
+    return float(mean["forward"] + BACKWARD * mean["backward"])
+
+
+def sights(line: Line, purpose: str) -> list[Sight]:
+    """The texts that a line's rows saw for this."""
+    return [sight for sight in line["rows"][0].saw if sight.purpose == purpose]
+
+
+def controls(results: Results) -> list[str]:
+    """The controls that the report has rows or columns of."""
+    named = dict.fromkeys(row.control for row in results.rows if row.control)
+    return [*named, *(["unseen-text"] if unseen_columns(results) else [])]
