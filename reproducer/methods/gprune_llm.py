@@ -18,7 +18,7 @@ SMALLEST = 8  # units of a group: in smaller ones the mean says little
 
 
 @register("gprune-llm", label="GPrune-LLM", source="https://arxiv.org/abs/2603.13418", min_samples=2)
-def gprune_llm(groups: int = 4, sensitive: float = 1.0, weak: float = 0.5) -> Decision:
+def gprune_llm(groups: int = 2, sensitive: float = 1.0, weak: float = 0.25) -> Decision:
     """Activation scores in groups of units that behave alike over texts; weights alone where these mislead.
 
     The source says (abstract): neurons whose rank varies from text to text crowd out those whose rank does not, so
@@ -39,7 +39,7 @@ def gprune_llm(groups: int = 4, sensitive: float = 1.0, weak: float = 0.5) -> De
        then decides as it does for any scores.
 
     Args:
-        groups: how many groups of each layer's heads, and of its channels; 1: all compete, unless `weak` sets apart.
+        groups: how many groups of each layer's heads, and of its channels; 2: robust and sensitive units.
         sensitive: see 2; a large value: no group is sensitive, and activations rank all.
         weak: see 2, from 0 (no unit is unreliable) to 1.
     """

@@ -24,8 +24,7 @@ Sigma = float | Literal["inf"] | None
 def saap(sigma_vector: Sigma = None, sigma_element: Sigma = None, fluctuation: float = 1.0) -> Decision:
     """`I_v/(2σ₁²) + I_e/(2σ₂²)`: Vector's and E1's importance, each as far as its noise lets it be trusted.
 
-    No code was published; the source leaves open how the two come to one scale, how the σ are learned, and which way
-    the fluctuation works. Chosen here:
+    We know of no published code. What follows is chosen here, and may be otherwise in the source:
 
     *One scale*: of each layer and kind of structure, I_v and I_e are divided by their root mean square.
 
@@ -35,15 +34,16 @@ def saap(sigma_vector: Sigma = None, sigma_element: Sigma = None, fluctuation: f
     scaled importance. The third term is the same for all structures and is left out of the scores.
 
     *Fluctuation*: a layer's indicator is the standard deviation of its structures' fused importance over their mean,
-    averaged over heads and channels. Where importance varies much, few structures hold most of it and the others can
-    go: a layer loses a share of its heads and channels in proportion to `indicator ** fluctuation`, as long as one of
-    each stays (by places in the order of each layer and kind, see `together.cut_together`); `scope` and `heads` then
-    play no part. A structure ratio stands for as many parameters as it removes where all layers lose the same share.
+    averaged over heads and channels. A layer loses a share of its channels, and of its heads, in proportion to
+    `indicator ** -fluctuation`, the lowest first, as long as one of each stays (see `together.cut_together`): what
+    fluctuates least goes first, as in FLAP. Where heads are pooled (see `allocation`), those of all layers have one
+    order, by their share of their own layer's importance. A structure ratio stands for as many parameters as it removes
+    where all layers lose the same share; `scope` plays no part.
 
     Args:
         sigma_vector, sigma_element: σ₁ and σ₂ above 0; "inf" leaves a metric out, not both; None: learned.
-        fluctuation: exponent of the indicator; 0: the indicator plays no part, all layers lose the share that the cut
-            asks for; below 0: layers whose importance varies least lose most.
+        fluctuation: how strongly the indicator works, as above; 0: not at all, and the cut is made as for any scores;
+            below 0: layers whose importance varies most lose most.
     """
     from reproducer.pruning.statistics import Element, First
 
@@ -61,13 +61,16 @@ def saap(sigma_vector: Sigma = None, sigma_element: Sigma = None, fluctuation: f
         scores = fused(vector, element, sigmas)
         if fluctuation == 0:
             return request.plan(scores)
-        shares = {index: indicator(of_layer) ** fluctuation for index, of_layer in scores.items()}
-        places = {
-            index: {kind: _places(values) / shares[index] for kind, values in of_layer.items()}
+        places: dict[Kind, dict[int, Tensor]] = {
+            "heads": _places(scores, "heads", _pooled(request)),
+            "channels": _places(scores, "channels", False),
+        }
+        ranked = {
+            index: {kind: of_kind[index] * indicator(of_layer) ** fluctuation for kind, of_kind in places.items()}
             for index, of_layer in scores.items()
         }
         remove = parameters_to_remove(request.model, request.layers, request.cut)
-        kept = cut_together(request.model, request.architecture, places, remove, request.cut.round_to)
+        kept = cut_together(request.model, request.architecture, ranked, remove, request.cut.round_to)
         return request.keep(kept["heads"], kept["channels"], scores=scores)
 
     return Decision(decide, needs=(First(), Element(0)))
@@ -107,8 +110,27 @@ def indicator(scores: dict[Kind, Tensor]) -> float:
     return max(sum(each) / len(each), 1e-6) if each else 1.0
 
 
-def _places(values: Tensor) -> Tensor:
-    """The place of each unit in ascending order, from 0 to 1: the share that goes before half of it has gone."""
+def _pooled(request: Request) -> bool:
+    """Whether the cut takes the heads of all layers together."""
+    from reproducer.models.architecture import layer_shape
+
+    layers = request.architecture.decoder_layers(request.model)
+    grouped = any(layer_shape(layers[i], request.architecture).queries_per_group > 1 for i in request.layers)
+    return request.cut.heads == "pooled" or (request.cut.heads == "auto" and grouped)
+
+
+def _places(scores: Importance, kind: Kind, pooled: bool) -> dict[int, Tensor]:
+    """{layer: [units]}: the place of each unit in ascending order, from 0 to 1, in its own layer or among all."""
+    import torch
+
+    if not pooled:
+        return {index: _order(of_layer[kind]) for index, of_layer in scores.items()}
+    shares = [of_layer[kind] / (of_layer[kind].sum() or 1) for of_layer in scores.values()]
+    places = _order(torch.cat(shares)).split([len(values) for values in shares])
+    return dict(zip(scores, places, strict=True))
+
+
+def _order(values: Tensor) -> Tensor:
     import torch
 
     places = torch.empty(len(values), dtype=torch.double)

@@ -93,16 +93,34 @@ def test_each_metrics_scale_plays_no_part():
 
 
 @pytest.mark.parametrize("fluctuation", [1.0, 2.5, -1.0])
-def test_layers_whose_importance_varies_more_lose_more(fluctuation):
+def test_layers_whose_importance_varies_least_lose_most(fluctuation):
     model, ids = model_of(), tokens(3, 8)
     plan = prune(model, "saap", ids, structure_ratio=0.3, layers=range(6), fluctuation=fluctuation)
     lost = {layer: 80 - len(kept) for layer, kept in plan.kept_channels.items()}
-    order = sorted(lost, key=lambda layer: indicator(plan.scores[layer]) ** fluctuation)
+    order = sorted(lost, key=lambda layer: indicator(plan.scores[layer]) ** -fluctuation)
     assert all(lost[more] >= lost[less] - 1 for less, more in itertools.pairwise(order))
     assert max(lost.values()) > min(lost.values()) + 1
     for layer, kept in plan.kept_channels.items():  # within a layer the lowest go
         scores, gone = plan.scores[layer]["channels"], sorted(set(range(80)) - set(kept))
         assert scores[gone].max() <= scores[kept].min()
+
+
+@pytest.mark.parametrize(("heads", "ratio"), [("auto", 0.3), ("pooled", 0.3), ("local", 0.6)])
+def test_heads_have_one_order_where_they_are_pooled(heads, ratio):
+    """Two groups a layer: in an order of its own each layer's lower one comes first, in a common one it need not."""
+    model, ids = model_of(groups=2), tokens(3, 8)
+    plan = prune(model, "saap", ids, structure_ratio=ratio, layers=range(6), heads=heads, fluctuation=1e-9)
+    lost = [2 - len(kept) for kept in plan.kept_heads.values()]
+    if heads == "local":
+        assert lost == [1] * 6
+    else:
+        shares = {
+            (layer, unit): float(share)
+            for layer, of_layer in plan.scores.items()
+            for unit, share in enumerate(of_layer["heads"] / of_layer["heads"].sum())
+        }
+        first = sorted(shares, key=shares.get)[: sum(lost)]
+        assert 0 < sum(lost) < 6 and all(unit not in plan.kept_heads[layer] for layer, unit in first)
 
 
 def test_it_removes_as_much_as_the_others():
