@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from reproducer.reporting.rows import Line, blocks, lines
 from reproducer.stages.results import Column, Results, Sight
 
+EVEN = 0.005  # by which rows of one ratio may differ in what they lost
 BACKWARD = 2  # forward passes that a backward pass costs
 
 
@@ -61,6 +63,15 @@ def fronts(results: Results) -> list[list[Point]]:
                 ]
             )
     return found
+
+
+def uneven(block: Sequence[Line]) -> list[Line]:
+    """Lines of a block that lost another share of the parameters than most; none where all are within half a point."""
+    shares = {line["label"]: share for line in block if (share := line["mean"].get("params_removed"))}
+    if not shares or max(shares.values()) - min(shares.values()) < EVEN:
+        return []
+    usual = median(shares.values())
+    return [line for line in block if abs(shares.get(line["label"], usual) - usual) >= EVEN / 2]
 
 
 def tokens(line: Line) -> float | None:

@@ -153,7 +153,7 @@ def environment(form: Format) -> Environment:
         for function in (
             searches.rival, searches.searches_metric, searches.gap, searches.states,
             searches.settled, searches.candidates, searches.importances,
-            cost.controls, cost.seen_columns, cost.unseen_columns, cost.mean_of, cost.sights,
+            cost.controls, cost.seen_columns, cost.unseen_columns, cost.mean_of, cost.sights, cost.uneven,
             searches.flop_7b, searches.histories, searches.against_random,
             median, _flat, _bold, _command, _block_cells, _ends, _beginning, _lines_of, _prompts, _search_budgets,
             _best_candidates, _distinct_searches, _transfers, _by_cut, _difference, _tau, _paper_cell, _printed_columns,

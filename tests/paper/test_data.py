@@ -9,7 +9,9 @@ import pytest
 
 import reproducer.reporting
 from reproducer.paper import SEVEN_TASKS, Slip, items, load_item, method
+from reproducer.spec import load_spec
 
+SPECS = Path(__file__).parents[2] / "specs"
 TABLES = [f"table{n}" for n in (1, 2, 3, 4, 6, 7, 8, 9)]
 
 
@@ -189,3 +191,15 @@ def test_captions_quotes_and_sentences_are_the_papers(paper, item):
         assert f"{generation.label} {' '.join(generation.text.split())}" in flat
         if generation.bold:
             assert f"<b>{generation.bold}</b>" in paper
+
+
+@pytest.mark.parametrize("number", [1, 3, 4, 6, 7])
+def test_the_specs_of_the_tables_have_every_row_in_the_papers_order(number):
+    spec = load_spec(SPECS / f"table{number}.yaml")
+    asked = [method.name for method in spec.methods]
+    blocks = [list(of) for _, of in groupby(load_item(f"table{number}").rows, lambda row: (row.ratio, row.recovery))]
+    assert len(blocks) > 1
+    for block in blocks:
+        printed = [row.method for row in block if row.method != "dense"]
+        assert [name for name in asked if name in printed] == printed
+    assert set(asked) == {row.method for block in blocks for row in block} - {"dense"}

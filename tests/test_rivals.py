@@ -1,0 +1,28 @@
+"""All methods in one spec, on three shapes of model: grouped queries, fused projections, biases without a gate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from reproducer.cli import main
+from reproducer.methods.registry import METHODS
+
+SPEC = Path(__file__).parents[1] / "specs" / "rivals.yaml"
+MODELS = ["tiny-gqa", "tiny-phi3", "tiny-opt"]
+SEARCHED = {"best-draw"}  # a control, which a word in a spec adds
+
+
+def test_every_method_runs_on_every_shape_of_model(tmp_path):
+    folders = ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
+    assert main([str(SPEC), "--profile", "tiny", "--set", f"models=[{','.join(MODELS)}]", *folders]) == 0
+    results = json.loads((tmp_path / "out" / "rivals" / "results.json").read_text())
+    rows = [row for row in results["rows"] if row["method"] != "dense"]
+    own = {name for name, method in METHODS.all().items() if method.__module__.startswith("reproducer.")}
+    for model in MODELS:
+        found = [row for row in rows if row["model"] == model]
+        assert {row["method"] for row in found} == own - SEARCHED
+        assert all(row["status"] == "done" and row["params_removed"] > 0.1 for row in found)
+        assert all(row["tokens"] is not None for row in found)
+        uneven = {row["method"] for row in found if abs(row["params_removed"] - 0.2) > 0.005}
+        assert uneven <= {"shortened-llama"}, "whole layers are coarse"
