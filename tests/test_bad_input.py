@@ -169,6 +169,10 @@ def test_wrong_arguments(refused, arguments, message):
         ("seq_len: 16", "seq_len: 16, limit: 1" + 30 * "0", "spec.yaml:7: evaluate.limit: "),
         ("seq_len: 16", "seq_len: " + 5000 * "9", "spec.yaml:7: evaluate.seq_len: "),
         ("name: b", "recovery: {name: lora, rank: 1000000000}\nname: b", "spec.yaml:1: recovery.rank: should be 4096"),
+        ("name: b", "recovery: {name: lora, dataset: alpcaa}\nname: b", "spec.yaml:1: recovery: unknown instruction"),
+        ("name: b", "recovery: {name: two-source, text: ptb}\nname: b", "spec.yaml:1: recovery: text 'ptb' cannot"),
+        ("name: b", "recovery: {name: two-source, text_steps: 9}\nname: b", "spec.yaml:1: recovery: a text_warmup"),
+        ("name: b", "recovery: {name: groupwise, bits: 16}\nname: b", "spec.yaml:1: recovery.bits: should be 8 or"),
         ("magnitude", "{name: magnitude, parameters: {p: 1:30}}", "spec.yaml:3: methods[0].parameters: magnitude's p"),
         ("magnitude", "{name: magnitude, parameters: {p: -1}}", "spec.yaml:3: methods[0].parameters: magnitude's p"),
         ("magnitude", "{name: magnitude, search: {trials: 9}}", "spec.yaml:3: methods[0].search: "),
@@ -195,6 +199,15 @@ def test_a_spec_that_cannot_work(refused, old, new, message):
 def test_a_cut_that_no_choice_can_reach_is_told_before_anything_runs(refused, old, new, message, dry):
     spec(old, new)
     refused(["spec.yaml", *dry], message)
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_a_quantised_model_is_told_before_anything_runs(refused, here, dry):
+    Path("model").mkdir()
+    config = {"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}
+    Path("model/config.json").write_text(json.dumps(config))
+    spec("tiny-gqa", "./model")
+    refused(["spec.yaml", *dry], "spec.yaml:2: models[0]", "config.json: the weights are quantised (gptq, 4 bits)")
 
 
 def list_bomb() -> str:

@@ -1,8 +1,8 @@
 """Text that every Python installation carries, so that a first run needs no download.
 
-Two sets: `python-topics`, the language reference inside `pydoc_data.topics`, and `python-docstrings`, the
-docstrings of a fixed list of standard-library modules (parsed, never imported). Both differ between Python
-versions, so a report names the version and the fingerprint of what was read.
+Three sets: `python-topics`, the language reference inside `pydoc_data.topics`, and `python-docstrings` and
+`python-packages`, the docstrings of two fixed lists of standard-library modules (parsed, never imported). They differ
+between Python versions, so a report names the version and the fingerprint of what was read.
 """
 
 import ast
@@ -18,7 +18,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "builtin"
 FILES = {"quiz": FOLDER / "quiz.jsonl", "instructions": FOLDER / "instructions.jsonl"}
 
-TEXTS = ("python-topics", "python-docstrings")
+TEXTS = ("python-topics", "python-docstrings", "python-packages")
 ROLES = ("calibration", "search", "report")
 
 RULE = 1
@@ -62,6 +62,55 @@ MODULES = (
     "urllib.request",
 )
 
+PACKAGES = (
+    "asyncio.base_events",
+    "asyncio.events",
+    "asyncio.streams",
+    "asyncio.subprocess",
+    "asyncio.tasks",
+    "calendar",
+    "cmd",
+    "codecs",
+    "collections",
+    "concurrent.futures._base",
+    "concurrent.futures.process",
+    "csv",
+    "ctypes",
+    "email.charset",
+    "email.header",
+    "enum",
+    "fractions",
+    "ftplib",
+    "functools",
+    "gettext",
+    "gzip",
+    "heapq",
+    "imaplib",
+    "importlib.metadata",
+    "json",
+    "json.decoder",
+    "json.encoder",
+    "mailbox",
+    "multiprocessing.managers",
+    "numbers",
+    "pickletools",
+    "poplib",
+    "selectors",
+    "ssl",
+    "string",
+    "tarfile",
+    "textwrap",
+    "tokenize",
+    "traceback",
+    "types",
+    "weakref",
+    "xml.dom.minidom",
+    "xml.etree.ElementTree",
+    "xmlrpc.client",
+    "zipfile",
+)
+"""Those of `python-packages`; none is in `MODULES`."""
+
 
 @cache
 def passages(name: str, role: str) -> tuple[str, ...]:
@@ -71,7 +120,11 @@ def passages(name: str, role: str) -> tuple[str, ...]:
 
 def location(name: str) -> str:
     """Where the text comes from, for messages and reports: the origin and the version of Python."""
-    origin = {"python-topics": "pydoc_data.topics", "python-docstrings": f"docstrings of {len(MODULES)} modules"}
+    origin = {
+        "python-topics": "pydoc_data.topics",
+        "python-docstrings": f"docstrings of {len(MODULES)} modules",
+        "python-packages": f"docstrings of {len(PACKAGES)} modules",
+    }
     return f"{origin[name]}, {platform.python_implementation()} {platform.python_version()}"
 
 
@@ -94,10 +147,10 @@ def _all_passages(name: str) -> Iterator[str]:
 
 @cache
 def _paragraphs(name: str) -> tuple[str, ...]:
-    # Topics repeat each other, and so do docstrings: a paragraph counts where it stands first. The docstrings
-    # also drop what the topics hold, so that one set can calibrate and the other report.
-    seen = {paragraph_key(p) for p in _paragraphs("python-topics")} if name == "python-docstrings" else set()
-    documents = _topics() if name == "python-topics" else _docstrings()
+    # Topics repeat each other, and so do docstrings: a paragraph counts where it stands first. A set also drops what
+    # the sets before it hold, so that one can calibrate and another report.
+    seen = {paragraph_key(p) for earlier in TEXTS[: TEXTS.index(name)] for p in _paragraphs(earlier)}
+    documents = _topics() if name == "python-topics" else _docstrings(MODULES if name == TEXTS[1] else PACKAGES)
     kept = []
     for paragraph in (p for document in documents for p in _prose(document)):
         key = paragraph_key(paragraph)
@@ -114,8 +167,8 @@ def _topics() -> Iterator[str]:
         yield topics[name]
 
 
-def _docstrings() -> Iterator[str]:
-    for name in MODULES:
+def _docstrings(modules: tuple[str, ...]) -> Iterator[str]:
+    for name in modules:
         source = _source_file(name)
         if source is None:  # this Python does not have the module, or has it without its source
             continue

@@ -1,44 +1,113 @@
-"""The calibration pool: passages long enough to be samples, and reproducible draws from it."""
+"""Calibration pools: what samples are drawn from, passages or windows of a text, or a mix of texts in given shares."""
+
+from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 from reproducer.data.files import DataError
-from reproducer.data.text import Text, Tokenizer
+from reproducer.data.text import Text, Tokenizer, windows
 
 if TYPE_CHECKING:
     import torch
 
+BEHIND = 2  # windows whose text stands for one: another tokenizer may need more of it
+
+
+class Samples(Protocol):
+    """A pool."""
+
+    @property
+    def ids(self) -> torch.Tensor:
+        """LongTensor [pool, length], each row a possible sample."""
+
+    def __len__(self) -> int: ...
+
+    def text(self, index: int) -> str:
+        """Text that begins with what row `index` of `ids` holds."""
+
+    def draw(self, samples: int, seed: int) -> list[int]:
+        """Ascending rows of `ids`, drawn without replacement. DataError names the data set that has too few."""
+
 
 @dataclass(frozen=True)
 class Pool:
-    """Passages of at least `length` tokens, cut to their first `length`.
+    """What one text offers.
 
     Attributes:
-        ids: LongTensor [passages, length].
-        passages: the index of each row of `ids` among the text's passages, ascending.
+        ids: LongTensor [pool, length].
         source: the text they are from.
+        text: text that begins with what a row of `ids` holds.
+        windows: whether they are windows of the whole text, and not passages.
     """
 
-    ids: "torch.Tensor"
-    passages: list[int]
+    ids: torch.Tensor
     source: Text
+    text: Callable[[int], str]
+    windows: bool = False
 
     def __len__(self) -> int:
-        return len(self.passages)
-
-    def text(self, index: int) -> str:
-        """The whole passage that a row of `ids` begins."""
-        return self.source.passages[self.passages[index]]
+        return len(self.ids)
 
     def draw(self, samples: int, seed: int) -> list[int]:
         """Rows of `ids` drawn as `draw` does. DataError names the data set where the pool is too small."""
         if samples > len(self):
-            raise _too_small(samples, self.ids.shape[1], self.source, len(self))
+            small = _too_few_windows if self.windows else _too_small
+            raise small(samples, self.ids.shape[1], self.source, len(self))
         return draw(len(self), samples, seed)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Several pools side by side, of which samples are drawn in given shares.
+
+    Attributes:
+        pools: of the same length a sample.
+        shares: positive, with the sum 1.
+    """
+
+    pools: Sequence[Pool]
+    shares: Sequence[float]
+
+    @cached_property
+    def ids(self) -> torch.Tensor:
+        import torch
+
+        return torch.cat([pool.ids for pool in self.pools])
+
+    def __len__(self) -> int:
+        return sum(map(len, self.pools))
+
+    def text(self, index: int) -> str:
+        for pool in self.pools:
+            if index < len(pool):
+                return pool.text(index)
+            index -= len(pool)
+        raise IndexError(index)
+
+    def draw(self, samples: int, seed: int) -> list[int]:
+        """As many rows of each pool as its share says, each pool drawn as `draw` does."""
+        found: list[int] = []
+        start = 0
+        for place, (pool, count) in enumerate(zip(self.pools, apportioned(samples, self.shares), strict=True)):
+            # pools of equal sizes would give the same places for the same seed
+            found += [start + index for index in pool.draw(count, seed + place * 2**32)]
+            start += len(pool)
+        return found
+
+
+def apportioned(count: int, shares: Sequence[float]) -> list[int]:
+    """`count` divided in these shares, by the largest remainders; of equal ones the first wins."""
+    exact = [count * share for share in shares]
+    whole = [math.floor(value + 1e-9) for value in exact]
+    order = sorted(range(len(shares)), key=lambda place: (whole[place] - exact[place], place))
+    for place in order[: count - sum(whole)]:
+        whole[place] += 1
+    return whole
 
 
 def calibration_pool(text: Text, tokenizer: Tokenizer, length: int, size: int | None = None) -> Pool:
@@ -71,10 +140,32 @@ def calibration_pool(text: Text, tokenizer: Tokenizer, length: int, size: int | 
     if len(found) < (size or 1):
         raise _too_small(size or 1, length, text, len(found))
     passages = sorted(list(found)[:size])
-    return Pool(torch.tensor([found[index] for index in passages], dtype=torch.long), passages, text)
+    kept = torch.tensor([found[index] for index in passages], dtype=torch.long)
+    return Pool(kept, text, lambda index: text.passages[passages[index]])
 
 
-def cut_samples(passages: list[str], tokenizer: Tokenizer, length: int) -> "torch.Tensor":
+def window_pool(text: Text, tokenizer: Any, length: int, size: int | None = None) -> Pool:
+    """The windows of a text that perplexity is measured over, as samples: for texts of short rows, such as PTB's.
+
+    Args:
+        text, tokenizer, length: as in `windows`.
+        size: take the first so many; None takes all.
+
+    Raises:
+        DataError: the text has fewer windows than `size`, or none.
+    """
+    whole = windows(text, tokenizer, length)
+    if size is not None and size > len(whole):
+        raise _too_few_windows(size, length, text, len(whole))
+
+    def begun(index: int) -> str:
+        tokens: str = tokenizer.decode(whole[index : index + BEHIND].flatten(), skip_special_tokens=True)
+        return tokens
+
+    return Pool(whole[:size], text, begun, windows=True)
+
+
+def cut_samples(passages: list[str], tokenizer: Tokenizer, length: int) -> torch.Tensor:
     """Chosen passages as calibration samples of another tokenizer: LongTensor [passages, length].
 
     Raises:
@@ -114,6 +205,12 @@ def _spread(positions: range) -> Iterator[int]:
 
 def _tokenise(tokenizer: Tokenizer, passages: list[str]) -> list[list[int]]:
     return tokenizer(passages, verbose=False)["input_ids"] if passages else []
+
+
+def _too_few_windows(asked: int, length: int, text: Text, found: int) -> DataError:
+    return DataError(
+        f"asked for {asked:,} windows of {length} tokens; there are {found:,} of {text.name} ({text.role})"
+    )
 
 
 def _too_small(samples: int, length: int, text: Text, found: int) -> DataError:

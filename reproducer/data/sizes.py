@@ -11,7 +11,14 @@ from reproducer.data.sources import MIRROR
 
 # Counted once: a data set that is not here yet cannot be asked. Characters of texts; of tasks items, sequences an item,
 # characters of one (padding included), and the share of its tokens whose logits are needed; rows of instructions.
-TEXTS = {"wikitext2": 1.2e6, "ptb": 0.4e6, "python-topics": 5e4, "python-docstrings": 6e4}
+TEXTS = {
+    "wikitext2": 1.2e6,
+    "ptb": 0.4e6,
+    "python-topics": 5e4,
+    "python-docstrings": 6e4,
+    "python-packages": 3e4,
+    "c4": 2.4e6,
+}
 TASKS = {
     "boolq": (3270, 1, 600, 0.01),
     "piqa": (1838, 2, 155, 0.55),

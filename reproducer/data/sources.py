@@ -66,13 +66,15 @@ class Source:
 
     `id` is `org/dataset` (with `@revision` where the spec pins one), the path of a .txt (a row a paragraph, field
     `text`), .jsonl or .jsonl.gz file, or `builtin/NAME`; `field` is the column that holds the text. `configuration`
-    (None: the data set's only one, `default`) and `split` mean nothing for a path.
+    (None: the data set's only one, `default`) and `split` mean nothing for a path. Of a text the `first` so many rows
+    are read; None: all.
     """
 
     id: str
     configuration: str | None = None
     split: str = "train"
     field: str = "text"
+    first: int | None = None
 
     def identity(self) -> dict[str, Any]:
         """JSON values that name the source in a stage's key, with nothing read."""
@@ -87,6 +89,7 @@ class Source:
             "split": self.split,
             "field": self.field,
             "revision": revision,
+            **({} if self.first is None else {"first": self.first}),
         }
 
     def read(self) -> Rows:

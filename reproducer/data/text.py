@@ -62,9 +62,11 @@ TEXTS: Mapping[str, TextEntry] = {
             "BookCorpus",
             {"calibration": Source("bookcorpus/bookcorpus", "plain_text", "train")},
         ),
+        TextEntry("c4", "C4", {"report": Source("allenai/c4", "en", "validation", first=1100)}),
         TextEntry("gutenberg", "Gutenberg", {"calibration": Source("gutenberg/fiction", "default", "train")}),
         _builtin_entry("python-topics", "Python topics"),
         _builtin_entry("python-docstrings", "Python docstrings"),
+        _builtin_entry("python-packages", "Python packages"),
     )
 }
 
@@ -133,7 +135,7 @@ def load_text(name: str, role: str) -> Text:
     """
     source = text_source(name, role)
     rows = source.read()
-    passages = rows.strings(source.field)
+    passages = rows.strings(source.field)[: source.first]
     if not any(passage.strip() for passage in passages):
         raise DataError(f"{rows.location}: field '{source.field}' holds no text in any of {len(passages)} rows")
     return Text(name, role, passages, rows)

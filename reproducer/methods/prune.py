@@ -5,16 +5,18 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from reproducer.errors import UserError
 from reproducer.methods.registry import METHODS, Decision, Method, Request, Rule, TrainingJob
+from reproducer.models.tokens import Tokens, counting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from reproducer.models.architecture import Kind
     from reproducer.pruning.allocation import Allocation
     from reproducer.pruning.plan import Plan
     from reproducer.pruning.statistics import Limits, Statistics
@@ -31,6 +33,7 @@ def prune(
     scope: Literal["local", "global"] = "local",
     heads: Literal["auto", "local", "pooled"] = "auto",
     round_to: int = 1,
+    steps: int = 1,
     seed: int = 0,
     limits: Limits | None = None,
     **parameters: Any,
@@ -40,25 +43,36 @@ def prune(
     Args:
         model: a causal language model of a declared architecture.
         method: a registered name (`reproduce methods` lists them), or `module:attribute` of a method of your own.
-        calibration: LongTensor [samples, length] of token ids, for methods that need it.
+        calibration: LongTensor [samples, length] of token ids, for methods that need it; [steps, samples, length] for
+            other samples in each step.
         structure_ratio: fraction of the heads and channels of each pruned layer to remove (LLM-Pruner's ratio), or
         ratio: fraction of all parameters to remove, reached within half a point. Exactly one of the two.
         layers: indices of the layers to prune; by default LLM-Pruner's 4 to 29 of 32, in proportion.
         scope: `local`, the same number from every layer, or `global`, ranked over all layers.
         heads: `local`, `pooled` over the layers, or `auto` (pooled for grouped-query attention); see `allocation`.
         round_to: kept channels a layer are multiples of this, for example 64.
+        steps: equal cuts that reach the ratio, each decided on what the ones before it left; for methods that score.
         seed: for methods that draw at random.
         limits: memory that the statistics may take.
         parameters: the method's own.
 
     Raises:
-        UserError: an unknown method or parameter, a bad ratio, layers out of range, missing or unfit samples.
+        UserError: an unknown method or parameter, a bad ratio, layers out of range, missing or unfit samples, or a
+            quantised model.
     """
     from reproducer.pruning.allocation import Allocation
 
     cut = Allocation(structure_ratio, ratio, scope, heads, round_to)
     return plan_by(
-        METHODS.get(method), parameters, model, calibration, layers=layers, cut=cut, seed=seed, limits=limits
+        METHODS.get(method),
+        parameters,
+        model,
+        calibration,
+        layers=layers,
+        cut=cut,
+        steps=steps,
+        seed=seed,
+        limits=limits,
     )
 
 
@@ -71,6 +85,7 @@ def plan_by(
     layers: Sequence[int] | None,
     cut: Allocation,
     seed: int,
+    steps: int = 1,
     limits: Limits | None = None,
     trained: Path | None = None,
 ) -> Plan:
@@ -79,17 +94,24 @@ def plan_by(
     Args:
         trained: the directory of a training that is done; None: a method that trains does so in a temporary one.
     """
+    from reproducer.models.quantised import refuse_quantised
     from reproducer.pruning.allocation import check_reachable
     from reproducer.pruning.scoring import check_samples
-    from reproducer.pruning.statistics import collect
+    from reproducer.pruning.statistics import GradientStatistic, collect
 
     rule = method.make(parameters)
+    if method.trains or any(isinstance(statistic, GradientStatistic) for statistic in rule.needs):
+        refuse_quantised(model, f"method '{method.name}'")
     indices = _indices(model, layers)
     ids = ids if method.calibrated else None
+    check_steps(method, rule, steps)
     if method.calibrated:
-        check_samples(ids, model)
+        for samples in ids if ids is not None and ids.dim() == 3 and len(ids) == steps else [ids]:
+            check_samples(samples, model)
     if isinstance(rule, Rule):  # before minutes are spent; a decision cuts as it likes
-        check_reachable(model, indices, cut)
+        check_reachable(model, indices, cut, steps)
+        if steps > 1:
+            return _in_steps(model, method, rule, ids, indices, cut, steps, seed, parameters, limits)
     options: dict[str, Any] = {"layers": indices, "cut": cut, "ids": ids, "seed": seed}
     with ExitStack() as stack:
         if isinstance(rule, Decision) and rule.train is not None and trained is None:
@@ -98,6 +120,62 @@ def plan_by(
         statistics = collect(model, ids, indices, rule.needs, limits)
         settings = cut_settings(cut, seed, parameters)
         return decide(model, rule, statistics, trained=trained, method=method.name, settings=settings, **options)
+
+
+def check_steps(method: Method, rule: Rule | Decision, steps: int) -> None:
+    """UserError for a method that does not score, in more than one step."""
+    if steps > 1 and not isinstance(rule, Rule):
+        message = f"{method.name} decides over all layers by itself; it cannot be asked for in {steps} steps"
+        raise UserError(message, "leave steps out: they are for methods that score structures")
+
+
+def _in_steps(
+    model: nn.Module,
+    method: Method,
+    rule: Rule,
+    ids: Tensor | None,
+    layers: list[int],
+    cut: Allocation,
+    steps: int,
+    seed: int,
+    parameters: Mapping[str, Any],
+    limits: Limits | None,
+) -> Plan:
+    """Equal cuts one after the other, each by the scores of the model that the one before it left."""
+    from reproducer.models.architecture import architecture_of
+    from reproducer.pruning.allocation import allocate
+    from reproducer.pruning.statistics import collect
+
+    architecture = architecture_of(model)
+    settings = {**cut_settings(cut, seed, parameters), "steps": steps}
+    plan: Plan | None = None
+    for step, part in enumerate(cut.divided(steps)):
+        current = model if plan is None else plan.apply(model)
+        samples = ids[step] if ids is not None and ids.dim() == 3 else ids
+        statistics = collect(current, samples, layers, rule.needs, limits)
+        request = Request(current, architecture_of(current), layers, part, samples, seed, statistics)
+        scores: Any = request.scores(rule.score, rule.members)
+        if plan is not None:
+            scores = {
+                index: {kind: _whole(plan, kind, index, of) for kind, of in scores[index].items()} for index in scores
+            }
+        kept = allocate(model, architecture, scores, part)
+        whole = replace(request, model=model, architecture=architecture, method=method.name, settings=settings)
+        plan = whole.keep(kept["heads"], kept["channels"], scores=scores)
+    assert plan is not None
+    return plan
+
+
+def _whole(plan: Plan, kind: Kind, layer: int, scores: Tensor) -> Tensor:
+    """Scores of the units that a plan keeps, at their places in the whole layer; -inf for those that are gone."""
+    import torch
+
+    kept = plan.kept(kind, layer)
+    if kept is None:
+        return scores
+    whole = torch.full((plan.units[layer][kind],), -torch.inf, dtype=scores.dtype)
+    whole[kept] = scores
+    return whole
 
 
 def cut_settings(cut: Allocation, seed: int, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,11 +193,14 @@ def train(
     seed: int,
     directory: Path,
     progress: Callable[[int, int, str], None] | None = None,
-) -> None:
+) -> Tokens:
     """Let a method that trains do so; what an interrupted call left in `directory` is taken up.
 
     Args:
         progress: called with steps done, steps in total and a word on the state.
+
+    Returns:
+        What went through the model.
     """
     import torch
 
@@ -128,10 +209,12 @@ def train(
     assert rule.train is not None
     if ids is None:
         raise UserError("a method that trains needs calibration samples; register it with calibrated=True")
-    more = {} if progress is None else {"progress": progress}
-    job = TrainingJob(model, architecture_of(model), ids, _indices(model, layers), cut, seed, directory, **more)
-    with torch.inference_mode(False), torch.enable_grad(), _left_as_found(model, seed):
+    job = TrainingJob(model, architecture_of(model), ids, _indices(model, layers), cut, seed, directory)
+    if progress is not None:
+        job = replace(job, progress=progress)
+    with torch.inference_mode(False), torch.enable_grad(), _left_as_found(model, seed), counting(model, job.tokens):
         rule.train(job)
+    return job.tokens
 
 
 def decide(

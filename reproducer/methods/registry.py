@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from reproducer.errors import UserError, nearest
 from reproducer.methods.space import Space
+from reproducer.models.tokens import Tokens
 from reproducer.registry import Registry
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class TrainingJob:
         seed: for whatever is drawn; the global generator is seeded with it too.
         directory: for files of any names; an interrupted run's are still there. Files are replaced atomically.
         progress: called with steps done, steps in total and a word on the state.
+        tokens: what has gone through the model. A method that goes on where it was interrupted adds what it had spent.
     """
 
     model: nn.Module
@@ -103,6 +105,7 @@ class TrainingJob:
     seed: int
     directory: Path
     progress: Callable[[int, int, str], None] = _silent
+    tokens: Tokens = field(default_factory=Tokens)
 
     def units(self, layer: int) -> dict[Kind, int]:
         """How many prunable units of each kind a layer has."""

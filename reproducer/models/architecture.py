@@ -351,6 +351,12 @@ def _check(model: Any, family: Architecture) -> None:
                     f"layer {index}'s {path} is a {type(module).__name__}; only linear layers are pruned",
                     "load the model unquantised, and merge adapters before pruning",
                 )
+            if not module.weight.is_floating_point():
+                raise UserError(
+                    f"layer {index}'s {path} holds its weight as {str(module.weight.dtype).removeprefix('torch.')}; "
+                    "only floating-point weights are pruned",
+                    "load the model unquantised",
+                )
         attention: Any = layer.get_submodule(family.attention)
         declared = {norm.module.rpartition(".")[2] for norm in family.norms}
         for name in {"q_norm", "k_norm"} - declared:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reproducer.errors import UserError, nearest
+from reproducer.models.quantised import refuse_quantised_folder
 
 HUB_ID_LENGTH = 96  # the hub's own limit
 HUB_ID = re.compile(r"(?P<id>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
@@ -268,7 +269,8 @@ def resolve(name: str) -> Entry:
     """The model that `name` means: of the catalogue, else a local folder, else `organisation/name[@revision]`.
 
     Raises:
-        UserError: none of the three; with the nearest name of the catalogue. Or a folder without config.json.
+        UserError: none of the three; with the nearest name of the catalogue. Or a folder without config.json, or of a
+            quantised model.
     """
     if name in CATALOGUE:
         return CATALOGUE[name]
@@ -278,6 +280,7 @@ def resolve(name: str) -> Entry:
                 f"the folder '{name}' is no model: it has no config.json",
                 "name a folder as save_pretrained writes it: config.json, model.safetensors, tokenizer files",
             )
+        refuse_quantised_folder(folder / "config.json")
         return Entry(name, folder.name, Folder(str(folder)))
     if name.startswith((".", "/", "~")):
         raise UserError(f"there is no model folder '{name}' (looked in {Path.cwd()})")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reproducer.errors import UserError, nearest
+from reproducer.models.quantised import refuse_quantised_folder
 from reproducer.models.quiet import quiet
 from reproducer.models.tokenizer import load_tokenizer
 
@@ -123,7 +124,8 @@ def read_config(folder: Path) -> PreTrainedConfig:
     """The folder's config.json, of a causal language model that transformers knows.
 
     Raises:
-        UserError: there is none, it is not JSON, holds NaN or an infinity, or is of an unknown kind.
+        UserError: there is none, it is not JSON, holds NaN or an infinity, is of an unknown kind, or its weights are
+            quantised.
     """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -140,6 +142,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
     for key, value in _numbers(raw):
         if not math.isfinite(value):
             raise UserError(f"{path}: {key} is {value}, not a number a model can have")
+    refuse_quantised_folder(path)
     kind = raw.get("model_type")
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         from reproducer.models.architecture import SUPPORTED

@@ -9,6 +9,8 @@ With grouped-query attention a layer has few groups (SmolLM2: 3), and a local cu
 the attention. So groups are *pooled* there by default: the layers together lose floor(ratio · all groups), the ones
 with the smallest share of their own layer's importance, at least one staying in each layer. A share makes layers
 comparable whose scores differ in scale. `heads` = local, pooled or auto (pooled for grouped-query models) decides.
+
+A score of -inf is that of a unit which is gone already: it is among those that go, however few these would be.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -74,6 +76,20 @@ class Allocation:
         if self.round_to < 1:
             raise UserError(f"round_to is {self.round_to}; it counts channels and is at least 1")
 
+    def divided(self, steps: int) -> list[Allocation]:
+        """So many cuts of the same model, each of which takes as much more than the one before it; the last is this.
+
+        Raises:
+            UserError: fewer than one step.
+        """
+        if steps < 1:
+            raise UserError(f"a cut in {steps} steps; there is at least one")
+        shares = [step / steps for step in range(1, steps)]
+        if self.ratio is not None:
+            return [*(replace(self, ratio=share * self.ratio) for share in shares), self]
+        assert self.structure_ratio is not None
+        return [*(replace(self, structure_ratio=share * self.structure_ratio) for share in shares), self]
+
 
 def default_layers(count: int) -> range:
     """Layers that LLM-Pruner's protocol prunes, 4 to 29 of 32, in proportion for a model of `count` layers."""
@@ -99,7 +115,7 @@ def allocate(model: nn.Module, architecture: Architecture, scores: Scores, setti
     return cut.kept(cut.decide())
 
 
-def check_reachable(model: nn.Module, layers: Iterable[int] | None, settings: Allocation) -> None:
+def check_reachable(model: nn.Module, layers: Iterable[int] | None, settings: Allocation, steps: int = 1) -> None:
     """Refuse what `allocate` would refuse whatever the scores, before any is known; a meta device will do.
 
     That no cut of these layers removes enough, or that any cut removes nothing, never depends on scores. That the
@@ -107,6 +123,7 @@ def check_reachable(model: nn.Module, layers: Iterable[int] | None, settings: Al
 
     Args:
         layers: those to prune; by default the protocol's.
+        steps: equal cuts that it is reached in, each of which has to be reached and to remove something.
 
     Raises:
         UserError: as `allocate` does, or a layer is out of range.
@@ -115,11 +132,21 @@ def check_reachable(model: nn.Module, layers: Iterable[int] | None, settings: Al
     blocks = architecture.decoder_layers(model)
     shapes = {index: layer_shape(blocks[index], architecture) for index in check_layers(layers, len(blocks))}
     ones: Scores = {i: {kind: torch.ones(shape.units(kind)) for kind in KINDS} for i, shape in shapes.items()}
-    cut = _Cut(model, architecture, ones, settings)
-    if len(set(shapes.values())) == 1 and (settings.scope == "local" or settings.round_to == 1):
-        cut.decide()
-    else:
-        cut.check_most(settings.ratio or 0)
+    known = len(set(shapes.values())) == 1 and (settings.scope == "local" or settings.round_to == 1)
+    before: Counts = {}
+    for step, part in enumerate(settings.divided(steps), 1):
+        cut = _Cut(model, architecture, ones, part)
+        try:
+            if not known:
+                cut.check_most(part.ratio or 0)
+            elif (counts := cut.decide()) == before:
+                raise UserError("it removes no more than the one before it", "take fewer steps (prune.steps)")
+            else:
+                before = counts
+        except UserError as error:
+            if steps == 1:
+                raise
+            raise UserError(f"step {step} of {steps}: {error.message}", error.hint) from None
 
 
 class _Cut:
@@ -134,6 +161,10 @@ class _Cut:
             kind: {index: unit_parameters(layers[index], architecture, kind) for index in scores} for kind in KINDS
         }
         self.scores = {kind: {index: scores[index][kind].double() for index in scores} for kind in KINDS}
+        self.gone = {
+            kind: {index: int(values.isneginf().sum()) for index, values in of_kind.items()}
+            for kind, of_kind in self.scores.items()
+        }
         self.total = parameter_count(model)
         # Ascending order of each layer's units; a stable sort, so that ties fall the same way everywhere.
         self.order = {
@@ -149,18 +180,18 @@ class _Cut:
         """Layers in the order in which they lose units of `kind`, all ranked together; one unit a layer stays."""
         entries = []
         for index, scores in self.scores[kind].items():
-            values, scale = scores.tolist(), float(scores.sum()) if shares else 1.0
+            values, scale = scores.tolist(), _importance(scores) if shares else 1.0
             for place, unit in enumerate(self.order[kind][index][:-1]):
                 entries.append((values[unit] / (scale or 1.0), place, index))
         return [index for _, _, index in sorted(entries)]
 
     def removed(self, kind: Kind, ratio: float) -> dict[int, int]:
-        """How many units of `kind` each layer loses."""
-        units = self.units[kind]
+        """How many units of `kind` each layer loses, the ones that are gone already among them."""
+        units, gone = self.units[kind], self.gone[kind]
         together = self.settings.scope == "global" or (kind == "heads" and self.pooled)
         if not together:
-            return {index: min(_floor(ratio * count), count - 1) for index, count in units.items()}
-        lost = Counter(self.ranking[kind][: _floor(ratio * sum(units.values()))])
+            return {index: max(min(_floor(ratio * count), count - 1), gone[index]) for index, count in units.items()}
+        lost = Counter(self.ranking[kind][: max(_floor(ratio * sum(units.values())), sum(gone.values()))])
         return {index: lost[index] for index in units}
 
     def counts(self, ratio: float, channels: float | None = None) -> Counts:
@@ -189,9 +220,10 @@ class _Cut:
         def share(index: int) -> float:
             values, descending = self.scores["channels"][index], self.order["channels"][index][::-1]
             block = descending[down[index] : down[index] + step]
-            return float(values[block].sum()) / (float(values.sum()) or 1.0)
+            return float(values[block].sum()) / (_importance(values) or 1.0)
 
-        candidates = [index for index in down if down[index] + step <= units[index]]
+        left = {index: units[index] - self.gone["channels"][index] for index in down}
+        candidates = [index for index in down if down[index] + step <= left[index]]
         for index in sorted(candidates, key=lambda index: (-share(index), index))[: max(spare, 0)]:
             down[index] += step
         return {index: units[index] - count for index, count in down.items()}
@@ -273,6 +305,11 @@ def _around(removed: Callable[[float], int], target: float) -> tuple[float, floa
         else:
             high = middle
     return low, high
+
+
+def _importance(scores: Tensor) -> float:
+    """The sum over the units that are there."""
+    return float(scores[~scores.isneginf()].sum())
 
 
 def _floor(value: float) -> int:

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
 from reproducer.data.instructions import instructions_fingerprints, load_instructions, resolve_instructions
 from reproducer.errors import UserError
 from reproducer.recovery.registry import Job, Recovery
-from reproducer.spec import Count, Name, Positive, Tokens, mistake
+from reproducer.spec import Count, Name, NonEmpty, Positive, Tokens, mistake
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from reproducer.recovery.training.run import Phase
+
 DATASET = "alpaca"
+
+
+class TextPasses(NamedTuple):
+    """What a kind passes of a text: passages of `length` tokens, and how many it compares and then learns from."""
+
+    compared: int
+    learned: int
+    length: int
 
 
 class InstructionTuning(Recovery):
@@ -64,6 +74,14 @@ class InstructionTuning(Recovery):
     def fingerprints(self) -> dict[str, str]:
         return instructions_fingerprints(self.dataset or DATASET)
 
+    def before(self, job: Job) -> Sequence[Phase]:
+        """What the weights are trained on before the instructions: nothing, unless a kind says otherwise."""
+        return ()
+
+    def text_passes(self) -> TextPasses | None:
+        """What `before` takes, for estimates; None where it is nothing."""
+        return None
+
     def fit(
         self, job: Job, model: nn.Module, weights: Mapping[str, nn.Parameter], save: Callable[[], None]
     ) -> list[dict[str, Any]]:
@@ -82,14 +100,15 @@ class InstructionTuning(Recovery):
         Returns, raises: as `train`.
         """
         from reproducer.recovery.training.examples import tokenised
-        from reproducer.recovery.training.run import TrainingRun, train
+        from reproducer.recovery.training.run import Phase, TrainingRun, train
 
         limit = getattr(model.config, "max_position_embeddings", None)
-        if limit is not None and self.cutoff > limit:
-            raise UserError(
-                f"recovery.cutoff: {self.cutoff} tokens are more than the {limit} that the model can take",
-                f"set recovery.cutoff to at most {limit}",
-            )
+        for key, length in self.lengths().items():
+            if limit is not None and length > limit:
+                raise UserError(
+                    f"recovery.{key}: {length} tokens are more than the {limit} that the model can take",
+                    f"set recovery.{key} to at most {limit}",
+                )
         rows = load_instructions(self.dataset or DATASET, self.examples)
         examples, dropped = tokenised(rows, job.tokenizer, self.cutoff)
         steps = self._step_count(len(examples), dropped)
@@ -98,7 +117,8 @@ class InstructionTuning(Recovery):
         # any token will do behind the end of a sequence: nothing sees it and nothing is learned from it
         known = (job.tokenizer.pad_token_id, job.tokenizer.eos_token_id, 0)
         padding = next(token for token in known if token is not None)
-        run = TrainingRun(model, weights, examples, self, job.seed, steps, padding)
+        instructions = Phase(examples, steps, self.warmup_steps, self.epochs * len(examples))
+        run = TrainingRun(model, weights, [*self.before(job), instructions], self, job.seed, padding)
         train(run, job, save)
         return run.losses
 
@@ -116,3 +136,17 @@ class InstructionTuning(Recovery):
                 f"set recovery.warmup_steps below {steps}",
             )
         return int(steps)
+
+
+class LowRank(InstructionTuning):
+    """Training of low-rank adapters.
+
+    Attributes:
+        targets: linear layers of the decoder layers, by name; None: all that the model's family declares, which are
+            LLaMA's seven.
+    """
+
+    rank: Annotated[int, Field(gt=0, le=4096)] = 8
+    alpha: Positive = 16
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    targets: NonEmpty[Name] | None = None

@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field
-
-from reproducer.recovery.instructions import InstructionTuning
+from reproducer.recovery.instructions import LowRank
 from reproducer.recovery.registry import Job, register
-from reproducer.spec import Name, NonEmpty, Positive
 
 
 @register
-class Lora(InstructionTuning):
+class Lora(LowRank):
     """An adapter in float32 on a frozen base in its own dtype (LLM-Pruner: float16 with loss scaling).
 
     Writes `adapter/`, peft's two files, when training is finished. The model is left as it was.
-
-    Attributes:
-        targets: linear layers of the decoder layers, by name; None: all that the model's family declares, which are
-            LLaMA's seven.
     """
 
     name: ClassVar[str] = "lora"
     label: ClassVar[str] = "LoRA"
     source: ClassVar[str] = "Hu et al. 2022; settings of Ma et al. 2023 (LLM-Pruner)"
-
-    rank: Annotated[int, Field(gt=0, le=4096)] = 8
-    alpha: Positive = 16
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    targets: NonEmpty[Name] | None = None
 
     def adapted(self, model: Any) -> Any:
         from reproducer.recovery.training.adapter import add_adapter

@@ -27,6 +27,8 @@ class Job:
         seed: everything random follows from it.
         progress: told steps done (with fractions), all steps, and what to say beside them.
         say: told what a person should read.
+        dense: loads the unpruned base model, in evaluation mode on the same device: a new one for every call, which
+            nobody else keeps. None where there is none.
     """
 
     model: Any
@@ -35,6 +37,7 @@ class Job:
     seed: int
     progress: Callable[[float, float, str], None] = _no_progress
     say: Callable[[str], None] = logging.getLogger(__name__).warning
+    dense: Callable[[], Any] | None = None
 
 
 class Recovery(Section):

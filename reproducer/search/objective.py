@@ -24,6 +24,7 @@ from reproducer.errors import UserError
 from reproducer.methods.prune import cut_settings, decide
 from reproducer.methods.registry import Decision, Method
 from reproducer.methods.space import Scalar
+from reproducer.models.tokens import Tokens, counting
 from reproducer.models.walk import BATCH_TOKENS, LayerWalk, frozen
 from reproducer.pruning.allocation import Allocation, check_layers
 from reproducer.pruning.plan import Plan
@@ -86,6 +87,7 @@ class Objective:
         self.architecture = self.text_walk.architecture
         self.layers = check_layers(layers, len(self.text_walk.layers))
         self.sample_tokens = self.text_tokens = 0
+        self._tokens = Tokens()
         self._kept: OrderedDict[tuple[tuple[int, ...], Statistic], _OfModules] = OrderedDict()
         # A processor gains nothing from passages together, and one by one a resumed search gets the same numbers.
         together = 1 if self.text_walk.device.type == "cpu" else len(pool)
@@ -98,6 +100,16 @@ class Objective:
         rest = sorted(set(range(len(self._windows))) - set(first))
         with frozen(model), torch.no_grad():
             self._first, self._rest = self._batches(first), self._batches(rest)
+
+    def spent(self) -> dict[str, float]:
+        """What has gone through the model so far, by the names of `Costs`."""
+        layers = len(self.text_walk.layers)
+        return {
+            "sample_tokens": self.sample_tokens,
+            "text_tokens": self.text_tokens,
+            "forward_tokens": self._tokens.forward / layers,
+            "backward_tokens": self._tokens.backward / layers,
+        }
 
     def expect(self, needs: Iterable[Statistic]) -> None:
         """Say what will be asked for: whatever of it can be kept passage by passage is then collected in one pass."""
@@ -137,17 +149,19 @@ class Objective:
         rule = method.make(parameters)
         if isinstance(rule, Decision) and rule.train is not None:
             raise UserError(f"{method.name} trains before it cuts, which a search cannot do for every candidate")
-        return decide(
-            self.model,
-            rule,
-            self.statistics(samples, rule.needs),
-            layers=self.layers,
-            cut=self.allocation,
-            ids=self.pool[list(samples)] if method.calibrated else None,
-            seed=seed,
-            method=method.name,
-            settings=cut_settings(self.allocation, seed, parameters),
-        )
+        statistics = self.statistics(samples, rule.needs)
+        with counting(self.model, self._tokens):  # a decision may run the model
+            return decide(
+                self.model,
+                rule,
+                statistics,
+                layers=self.layers,
+                cut=self.allocation,
+                ids=self.pool[list(samples)] if method.calibrated else None,
+                seed=seed,
+                method=method.name,
+                settings=cut_settings(self.allocation, seed, parameters),
+            )
 
     def perplexities(self, plan: Plan | None) -> dict[str, float]:
         """Perplexity of the model under `plan` (None: the dense model) on every search text."""
@@ -194,8 +208,9 @@ class Objective:
                 hidden = self._run_below(self.pool_walk, ids)
                 states.append(hidden[:, 1:].float().mean(1).cpu())
                 if losses:
-                    for index in range(self.layers[0], len(self.pool_walk.layers)):
-                        hidden = self.pool_walk.run(index, hidden)
+                    with counting(self.model, self._tokens):
+                        for index in range(self.layers[0], len(self.pool_walk.layers)):
+                            hidden = self.pool_walk.run(index, hidden)
                     found.append(self.pool_walk.losses(hidden, ids).float().mean(1).cpu())
                     self.text_tokens += ids.numel()
                 done += len(part)
@@ -206,7 +221,7 @@ class Objective:
         """Mean loss of every window of `batches` under `plan`, float64 [windows] on the CPU."""
         self.text_tokens += sum(batch.below.shape[0] * batch.below.shape[1] for batch in batches)
         walk, first = self.text_walk, self.layers[0]
-        with frozen(self.model), torch.no_grad():
+        with frozen(self.model), torch.no_grad(), counting(self.model, self._tokens):
             hidden = [batch.below for batch in batches]
             if plan is not None and self._reaches_out(plan):  # then on a model of its own, from the embedding on
                 walk, first = LayerWalk(plan.apply(self.model), self._windows.shape[1]), 0
@@ -244,14 +259,23 @@ class Objective:
             return collect(self.model, None, self.layers, wanted, self.limits, walk=self.pool_walk)
         ids, below = self.pool[list(samples)], self._below_pool(samples)
         self.sample_tokens += ids.numel()
-        return collect(
-            self.model, ids, self.layers, wanted, self.limits, walk=self.pool_walk, below=below, per_sample=per_sample
-        )
+        with counting(self.model, self._tokens):
+            return collect(
+                self.model,
+                ids,
+                self.layers,
+                wanted,
+                self.limits,
+                walk=self.pool_walk,
+                below=below,
+                per_sample=per_sample,
+            )
 
     def _run_below(self, walk: LayerWalk, ids: Tensor) -> Tensor:
         hidden = walk.embed(ids)
-        for index in range(self.layers[0]):
-            hidden = walk.run(index, hidden)
+        with counting(self.model, self._tokens):
+            for index in range(self.layers[0]):
+                hidden = walk.run(index, hidden)
         return hidden
 
     def _below_pool(self, samples: Sequence[int]) -> Tensor:

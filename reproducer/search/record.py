@@ -78,6 +78,8 @@ class Costs(Facts):
         seconds: of all trials.
         sample_tokens: tokens of samples that went forward, and backward, for statistics.
         text_tokens: tokens of texts that went forward to be evaluated.
+        forward_tokens, backward_tokens: what went through the model, as counted at its layers: what is known of the
+            layers below the first pruned one, or of a passage, is not computed again.
     """
 
     trials: int
@@ -85,6 +87,8 @@ class Costs(Facts):
     seconds: float
     sample_tokens: int
     text_tokens: int
+    forward_tokens: int = 0
+    backward_tokens: int = 0
 
 
 class Record(Facts):

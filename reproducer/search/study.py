@@ -45,6 +45,7 @@ from reproducer.search.trials import (
 
 JOINT, SAMPLES, PARAMETERS = "joint", "samples", "parameters"
 BESIDE = "baselines.json"  # objectives of baselines beside the space, null where not finite
+TOKENS = ("sample_tokens", "text_tokens", "forward_tokens", "backward_tokens")
 LEAST_TRIALS = 10  # complete ones, below which importances say nothing
 TOP_TRIALS = 5  # that the importance of being among them is estimated from, at least
 
@@ -98,7 +99,7 @@ def search(
     def alone(index: int) -> float:
         return objective.value(objective.plan(method, default_parameters(space), (index,), seed))
 
-    with _preparation(studies[0], objective):
+    with _preparation(studies[0], objective, dict.fromkeys(objective.spent(), 0)):  # with what it took to make it
         encoding = encode(settings, draw, objective, alone, directory, progress) if method.calibrated else Given(())
     joint = JointSpace(method, space, encoding, tuple(draw) if method.calibrated else ())
     phases = _phases(joint, list(baselines), settings, one_by_one)
@@ -169,17 +170,14 @@ def _plan_beside(baseline: str) -> str:
 
 
 @contextmanager
-def _preparation(study: optuna.Study, objective: Objective) -> Iterator[None]:
-    """Add the tokens that something takes to the study's cost."""
-    samples, texts = objective.sample_tokens, objective.text_tokens
+def _preparation(study: optuna.Study, objective: Objective, earlier: dict[str, float] | None = None) -> Iterator[None]:
+    """Add the tokens that something takes to the study's cost; `earlier`: what had been spent before."""
+    earlier = earlier or objective.spent()
     try:
         yield
     finally:
-        before = study.user_attrs.get("preparation", {"sample_tokens": 0, "text_tokens": 0})
-        spent = {
-            "sample_tokens": before["sample_tokens"] + objective.sample_tokens - samples,
-            "text_tokens": before["text_tokens"] + objective.text_tokens - texts,
-        }
+        before = study.user_attrs.get("preparation", dict.fromkeys(earlier, 0))
+        spent = {name: before[name] + tokens - earlier[name] for name, tokens in objective.spent().items()}
         if spent != before:
             study.set_user_attr("preparation", spent)
 
@@ -280,6 +278,5 @@ def _costs(studies: Sequence[optuna.Study]) -> Costs:
         trials=len(attributes),
         stopped=sum(of.get("stopped", False) for of in attributes),
         seconds=sum(of.get("seconds", 0.0) for of in attributes),
-        sample_tokens=sum(of.get("sample_tokens", 0) for of in [*attributes, *preparations]),
-        text_tokens=sum(of.get("text_tokens", 0) for of in [*attributes, *preparations]),
+        **{name: round(sum(of.get(name, 0) for of in [*attributes, *preparations])) for name in TOKENS},
     )

@@ -158,10 +158,10 @@ class Worker:
 
     def _run(self, trial: optuna.Trial) -> None:
         began, objective = time.perf_counter(), self.objective
-        samples, texts = objective.sample_tokens, objective.text_tokens
+        before = objective.spent()
         value = self._measure(trial)
-        trial.set_user_attr("sample_tokens", objective.sample_tokens - samples)
-        trial.set_user_attr("text_tokens", objective.text_tokens - texts)
+        for name, tokens in objective.spent().items():
+            trial.set_user_attr(name, tokens - before[name])
         trial.set_user_attr("seconds", time.perf_counter() - began)
         if value is None:
             self.study.tell(trial, state=TrialState.PRUNED)

@@ -17,7 +17,19 @@ from reproducer.spec.explain import OVERRIDES, explain
 from reproducer.spec.origins import Loc, Mistake, Node, Origin, SpecError, dotted, wrap
 from reproducer.spec.overlay import merge
 from reproducer.spec.sections import CalibrationSpec, Named, PruneSpec, RecoverySpec, Section
-from reproducer.spec.values import Count, Label, Name, NonEmpty, Parameter, Plain, Seed, Slug, line_error, mistake
+from reproducer.spec.values import (
+    Count,
+    Label,
+    Listed,
+    Name,
+    NonEmpty,
+    Parameter,
+    Plain,
+    Seed,
+    Slug,
+    line_error,
+    mistake,
+)
 
 S = TypeVar("S", bound=Section)
 
@@ -115,6 +127,7 @@ class Spec(Section):
     recovery: NonEmpty[RecoverySpec] = Field(default_factory=lambda: [RecoverySpec(name="none")])
     evaluate: dict[str, Plain] = Field(default_factory=dict)
     seeds: NonEmpty[Seed] = Field(default_factory=lambda: [0])
+    controls: Listed[Name] = Field(default_factory=list)
 
     _source: Source | None = PrivateAttr(None)
 

@@ -90,7 +90,12 @@ _OVERRIDABLE = (
     (("search", "transfer", "model"), "models"),
 )
 _NAMES: dict[str | None, tuple[tuple[tuple[str, ...], str], ...]] = {
-    None: (*_OVERRIDABLE, (("evaluate", "perplexity"), "datasets"), (("evaluate", "tasks"), "tasks")),
+    None: (
+        *_OVERRIDABLE,
+        (("evaluate", "perplexity"), "datasets"),
+        (("evaluate", "unseen"), "datasets"),
+        (("evaluate", "tasks"), "tasks"),
+    ),
     "methods": _OVERRIDABLE,
     "models": ((("base",), "models"), (("tuned", "dataset"), "datasets")),
     "recovery": ((("dataset",), "datasets"),),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from reproducer.spec.values import Count, Layers, Name, NonEmpty, Plain, Ratio, Tokens, mistake
+from reproducer.spec.values import Count, Layers, Name, NonEmpty, Plain, Positive, Ratio, Tokens, mistake
 
 
 class Section(BaseModel):
@@ -43,7 +44,11 @@ EXCLUSIVE = {"ratio": "structure_ratio", "structure_ratio": "ratio"}
 
 
 class PruneSpec(Section):
-    """How much is pruned, and where. Exactly one of `ratio` and `structure_ratio` is a list, the other None."""
+    """How much is pruned, and where. Exactly one of `ratio` and `structure_ratio` is a list, the other None.
+
+    `steps` reaches the ratio in so many equal cuts, each decided on the smaller model; `resample` takes other samples
+    each time.
+    """
 
     ratio: NonEmpty[Ratio] | None = None
     structure_ratio: NonEmpty[Ratio] | None = None
@@ -51,6 +56,8 @@ class PruneSpec(Section):
     scope: Literal["local", "global"] = "local"
     heads: Literal["auto", "local", "pooled"] = "auto"
     round_to: Count = 1
+    steps: Annotated[int, Field(gt=0, le=1000)] = 1
+    resample: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -74,13 +81,38 @@ class PruneSpec(Section):
 class CalibrationSpec(Section):
     """The texts that importance is estimated on: `samples` passages of `length` tokens out of the pool.
 
-    `dataset` None: the default of whoever calibrates.
+    Attributes:
+        dataset: one text, or several to mix; None: the default of whoever calibrates.
+        split: of the texts: `calibration`, whole passages, cut; or `search`, the windows that a search measures on.
+        shares: of the samples, one a text, with the sum 1; None: equal ones.
+        pool: samples are drawn from so many passages or windows; None: from all.
     """
 
-    dataset: Name | None = None
+    dataset: NonEmpty[Name] | None = None
+    split: Literal["calibration", "search"] = "calibration"
+    shares: list[Positive] | None = None
     samples: Count = 10
     length: Tokens = 128
     pool: Count | None = None
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _not_reported(cls, split: Any) -> Any:
+        if split == "report":
+            raise mistake("would calibrate on the rows that the report measures on; choose 'calibration' or 'search'")
+        return split
+
+    @model_validator(mode="after")
+    def _shares_fit(self, info: ValidationInfo) -> Self:
+        if self.shares is None or (info.context or {}).get("override"):  # alone, it does not know what it meets
+            return self
+        texts = len(self.dataset or [""])
+        if len(self.shares) != texts:
+            raise mistake(f"{len(self.shares)} shares for {texts} text{'s' * (texts > 1)}; give each text its share")
+        if not math.isclose(total := sum(self.shares), 1, abs_tol=1e-6):
+            better = ", ".join(f"{share / total:.4g}" for share in self.shares)
+            raise mistake(f"the shares add up to {total:.6g}, not to 1; in this proportion: [{better}]")
+        return self
 
     @field_validator("pool")
     @classmethod

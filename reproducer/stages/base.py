@@ -17,9 +17,10 @@ from reproducer.facts import Facts
 from reproducer.queue import Context, Stage
 from reproducer.spec import PruneSpec, Section, Spec, SpecError
 from reproducer.spec.origins import Loc
-from reproducer.stages.results import Column
+from reproducer.stages.results import CalibrationUse, Column
 
 if TYPE_CHECKING:
+    from reproducer.data.pool import Samples
     from reproducer.pruning.allocation import Allocation
     from reproducer.stages.cost import Cost, ModelCost
 
@@ -67,18 +68,46 @@ class TextSource(Value):
 
 
 class Calibration(Value):
-    """`samples` passages of `length` tokens, drawn from a pool of so many passages (None: all of the text's)."""
+    """`samples` of `length` tokens, drawn in these shares from a pool of so many of the texts (None: all of them)."""
 
-    text: TextSource
+    texts: tuple[TextSource, ...]
+    shares: tuple[float, ...] = (1.0,)
     samples: int
     length: int
     pool: int | None = None
 
-    def passages(self, tokenizer: Any) -> Any:
-        """The pool."""
-        from reproducer.data.pool import calibration_pool
+    @property
+    def name(self) -> str:
+        """For a person."""
+        return " + ".join(text.name for text in self.texts)
 
-        return calibration_pool(self.text.load(), tokenizer, self.length, self.pool)
+    def use(self, pool: int | None) -> CalibrationUse:
+        """What results.json says of it; `pool`: the passages that were there."""
+        shares = [] if len(self.texts) == 1 else list(self.shares)
+        return CalibrationUse(
+            dataset=self.name,
+            split=self.texts[0].role,
+            shares=shares,
+            samples=self.samples,
+            length=self.length,
+            limit=self.pool,
+            pool=pool,
+        )
+
+    def fingerprints(self) -> dict[str, str]:
+        """Today's digests of the texts."""
+        return {name: digest for text in self.texts for name, digest in text.fingerprints().items()}
+
+    def load(self, tokenizer: Any) -> Samples:
+        """The pool: passages of a text for calibration, windows of one to search on."""
+        from reproducer.data.pool import Mix, apportioned, calibration_pool, window_pool
+
+        pools = []
+        sizes: list[int] | list[None] = apportioned(self.pool, self.shares) if self.pool else [None] * len(self.texts)
+        for text, size in zip(self.texts, sizes, strict=True):
+            make = calibration_pool if text.role == "calibration" else window_pool
+            pools.append(make(text.load(), tokenizer, self.length, size))
+        return pools[0] if len(pools) == 1 else Mix(pools, self.shares)
 
 
 class Cut(Value):
@@ -90,6 +119,8 @@ class Cut(Value):
     scope: Literal["local", "global"] = "local"
     heads: Literal["auto", "local", "pooled"] = "auto"
     round_to: int = 1
+    steps: int = 1
+    resample: bool = False
 
     @classmethod
     def all_of(cls, section: PruneSpec) -> list[Self]:
@@ -110,12 +141,13 @@ class Cut(Value):
     def allocation(self) -> Allocation:
         from reproducer.pruning.allocation import Allocation
 
-        return Allocation(**self.model_dump(exclude={"layers"}))
+        return Allocation(**self.model_dump(exclude={"layers", "steps", "resample"}))
 
     def __str__(self) -> str:
+        steps = f" in {self.steps} steps" if self.steps > 1 else ""
         if self.ratio is not None:
-            return f"{100 * self.ratio:.4g}%"
-        return f"{100 * (self.structure_ratio or 0):.4g}% of structures"
+            return f"{100 * self.ratio:.4g}%{steps}"
+        return f"{100 * (self.structure_ratio or 0):.4g}% of structures{steps}"
 
 
 def slug(name: str) -> str:

@@ -100,6 +100,7 @@ def _row(row: Row, outcome: Outcome, searches: Mapping[str, facts.Search], avera
         seconds=sum(artifact.seconds for artifact in own) if own else None,
         peak_memory_bytes=max((artifact.peak_memory_bytes for artifact in own), default=None),
         stages={role: stage.key for role, stage in row.stages.items()},
+        tokens=_tokens(row, outcome),
         search_objective=_objective(row, searches),
         **measured,
     )
@@ -153,6 +154,16 @@ def _parameters(row: Row, outcome: Outcome) -> tuple[int | None, int | None]:
         return total, total
     plan = outcome[row.stages["plan"]].artifact
     return total, plan.facts["parameters"]["left"] if plan else None
+
+
+def _tokens(row: Row, outcome: Outcome) -> facts.Tokens | None:
+    """What deciding on the cut took; None for a dense row, and while a stage of it has not run."""
+    deciding = [row.stages[role] for role in ("search", "transfer", "training", "plan") if role in row.stages]
+    counts = [artifact.facts.get("tokens") if (artifact := outcome[stage].artifact) else None for stage in deciding]
+    known = [count for count in counts if count is not None]
+    if not deciding or len(known) < len(deciding):
+        return None
+    return facts.Tokens(**{name: sum(count[name] for count in known) for name in ("forward", "backward")})
 
 
 def _objective(row: Row, searches: Mapping[str, facts.Search]) -> float | None:
@@ -210,8 +221,7 @@ def _uses(expansion: Expansion, outcome: Outcome) -> dict[str, Any]:
             recoveries[name] = use.model_copy(update={"runs": runs})
         if used := getattr(stage, "calibration", None):
             pool = artifact.facts.get("pool") if artifact else None
-            entry = {"dataset": used.text.name, "samples": used.samples, "length": used.length, "limit": used.pool}
-            _first(calibration, tuple(entry.values()), facts.CalibrationUse(**entry, pool=pool))
+            _first(calibration, repr(used), used.use(pool))
     return {
         "texts": list(texts.values()),
         "tasks": list(tasks.values()),

@@ -185,7 +185,21 @@ class ModelCost:
         usual = min(recovery.cutoff, math.ceil(self.tokens(INSTRUCTION)))
         counted = partial(replace(self, recovery=recovery)._counted, _training, recovery.micro_batch)
         longest = counted(min(recovery.cutoff, 4 * usual))  # of the examples that come together
-        return Cost(counted(usual).work * (examples / recovery.micro_batch), longest.memory)
+        cost = Cost(counted(usual).work * (examples / recovery.micro_batch), longest.memory)
+        if (text := recovery.text_passes()) is not None:
+            one = counted(text.length, 1.0)
+            cost += self._compared(text.compared, text.length)
+            cost += Cost(one.work * (text.learned / recovery.micro_batch), one.memory)
+        return cost
+
+    def _compared(self, passages: int, length: int) -> Cost:
+        """Losses of passages, also the dense model's, which is loaded beside the model."""
+        from reproducer.models.walk import BATCH_TOKENS
+
+        dense = self.dense()
+        passed = partial(ModelCost.passes, tokens=passages * length, length=length, batch=BATCH_TOKENS, head="losses")
+        beside = dense.loading() + passed(dense)
+        return passed(self) + Cost(beside.work, dense.weights + beside.memory)
 
     def sliced(self, layers: int) -> Cost:
         """What is left of so many layers, copied, one after the other."""
@@ -283,7 +297,7 @@ def _collected(model: Any, needs: Sequence[Statistic], samples: int, length: int
     collect(model, ids, range(model.config.num_hidden_layers), needs, limits, per_sample=per_sample)
 
 
-def _training(model: Any, rows: int, length: int) -> None:
+def _training(model: Any, rows: int, length: int, answered: float = ANSWERED) -> None:
     import torch
 
     from reproducer.models.architecture import family_of
@@ -291,7 +305,7 @@ def _training(model: Any, rows: int, length: int) -> None:
 
     ids = torch.zeros(rows, length, dtype=torch.long)
     hidden = family_of(model.config).decoder_of(model.train())(input_ids=ids, use_cache=False).last_hidden_state
-    learnt = slice(int((1 - ANSWERED) * length), None)
+    learnt = slice(int((1 - answered) * length), None)
     next_token_losses(model, hidden[:, learnt], ids[:, learnt]).sum().backward()
     model.zero_grad()
 

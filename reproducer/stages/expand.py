@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-from reproducer.methods.registry import Rule
+from reproducer.data.pool import apportioned
+from reproducer.errors import UserError
+from reproducer.methods.registry import Decision, Rule
 from reproducer.models.catalogue import resolve
 from reproducer.queue import Stage, topological
 from reproducer.recovery.registry import Recovery
-from reproducer.spec import MethodSpec, Spec
-from reproducer.stages.base import Calibration, Cut, Measure, OnModel, State, measures, named
+from reproducer.spec import MethodSpec, PruneSpec, Spec
+from reproducer.stages.base import Cut, Measure, OnModel, State, measures, named
 from reproducer.stages.model import FetchModel
 from reproducer.stages.prune import Prune, PruneAsFound
 from reproducer.stages.recovery import Recover
 from reproducer.stages.resolve import DENSE, Resolved, ResolvedMethod, ResolvedModel, resolved
-from reproducer.stages.results import Column
+from reproducer.stages.results import Column, Sight
 from reproducer.stages.search import Search
 
 
@@ -37,6 +39,9 @@ class Row:
     recovery_label: str | None
     seed: int
     stages: Mapping[str, Stage]
+    steps: int = 1
+    saw: Sequence[Sight] = ()
+    control: str | None = None
     plain: bool = True  # its method runs as its name alone says, as a search scores it
 
     @property
@@ -65,11 +70,11 @@ class Expansion:
     def resolved_spec(self) -> dict[str, Any]:
         """The spec as it is run: with profiles, overrides and defaults, its open sections complete."""
         found, spec = self.found, self.spec
-        asked = Calibration.model_fields.keys() - {"text"}
         first = found.methods[0].calibration if found.methods else None
         sections: dict[str, Any] = {"evaluate": found.evaluate.model_dump(mode="json")}
-        if first is not None and first.text.name != spec.calibration.dataset:
-            sections["calibration"] = {"dataset": first.text.name, **first.model_dump(include=asked)}
+        if first is not None and spec.calibration.dataset is None:
+            names = [text.name for text in first.texts]
+            sections["calibration"] = {**spec.calibration.model_dump(mode="json"), "dataset": names}
         sections["recovery"] = [
             {"name": name, **(recovery.model_dump(mode="json") if recovery else {})}
             for name, recovery in found.recoveries
@@ -93,7 +98,14 @@ class Expansion:
         for method in self.found.methods:
             place = ("methods", spec.methods.index(method.given))
             make = partial(method.method.make, method.given.parameters)
-            rules.append((method, place, named(spec, (*place, "parameters"), make)))
+            rule = named(spec, (*place, "parameters"), make)
+            rules.append((method, place, rule))
+            for model in self.found.models:
+                named(
+                    spec,
+                    (*place, "prune", "steps"),
+                    partial(_check_steps, method, rule, method.given.prune_for(spec, model.given)),
+                )
         for model in self.found.models:
             if model.entry.config is None:
                 continue
@@ -104,7 +116,7 @@ class Expansion:
                     cut = _own_cut(spec, model, method, asked)
                     check: Callable[[], Any] = partial(check_layers, cut.indices, layers)
                     if isinstance(rule, Rule):
-                        check = partial(check_reachable, whole, cut.indices, cut.allocation())
+                        check = partial(check_reachable, whole, cut.indices, cut.allocation(), cut.steps)
                     named(spec, (*place, "prune") if method.given.prune else ("prune",), check)
 
     def needs(self, stages: Sequence[Stage]) -> list[str]:
@@ -126,6 +138,7 @@ def expand(spec: Spec) -> Expansion:
         SpecError: a name of the spec is unknown; tells the file, the line and the nearest right name.
     """
     found = resolved(spec)
+    spec = found.spec  # with its controls written out
     rows: list[Row] = []
     for model in found.models:
         rows.append(_dense(found, model))
@@ -143,6 +156,21 @@ def _own_cut(spec: Spec, model: ResolvedModel, method: ResolvedMethod, asked: Cu
     if any(method.given.prune.get(key) is not None for key in ("ratio", "structure_ratio")):
         return own
     return own.at(ratio=asked.ratio, structure_ratio=asked.structure_ratio)
+
+
+def _check_steps(method: ResolvedMethod, rule: Rule | Decision, section: PruneSpec) -> None:
+    """UserError for a method that cannot be asked for in so many steps, as the spec's section says."""
+    from reproducer.methods.prune import check_steps
+
+    if section.steps > 1 and method.search is not None:
+        message = f"{method.name} is searched for one cut, not for {section.steps} steps"
+        raise UserError(message, "give `steps` to the methods that score, in a `prune` of their own")
+    check_steps(method.method, rule, section.steps)
+    calibration = method.calibration
+    if section.resample and method.method.calibrated and calibration.pool is not None:
+        if (needed := section.steps * calibration.samples) > calibration.pool:
+            message = f"{section.steps} steps with {calibration.samples} samples each need {needed} of them"
+            raise UserError(f"{message}; the pool has {calibration.pool}", "make calibration.pool larger")
 
 
 def _dense(found: Resolved, model: ResolvedModel) -> Row:
@@ -184,8 +212,21 @@ def _pruned(
         recovery_label=recovery.label if recovery else None,
         seed=seed,
         stages={**stages, **_measuring(found, state)},
+        steps=cut.steps,
+        saw=_saw(method),
+        control=found.controls.get(method.label),
         plain=method.plain,
     )
+
+
+def _saw(method: ResolvedMethod) -> list[Sight]:
+    sights = []
+    if method.method.calibrated:
+        calibration = method.calibration
+        counts = apportioned(calibration.samples, calibration.shares)
+        for text, count in zip(calibration.texts, counts, strict=True):
+            sights.append(Sight(dataset=text.name, split=text.role, purpose="calibration", samples=count))
+    return sights + [Sight(dataset=text.name, split=text.role, purpose="search") for text in method.texts]
 
 
 def _measuring(found: Resolved, state: State) -> dict[str, Stage]:

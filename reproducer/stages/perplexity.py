@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from pydantic import Field
+
 from reproducer.data.text import text_label
 from reproducer.errors import UserError
 from reproducer.facts import Facts
@@ -31,11 +33,16 @@ class Perplexity(Measure):
     text: TextSource
     seq_len: int
     windows: int | None
+    unseen: bool = Field(False, exclude=True)  # tells nothing of the result
 
     class Keys(Section):
-        """`windows` of `seq_len` tokens of each text; None: all of them. `perplexity` None: the paper's two texts."""
+        """`windows` of `seq_len` tokens of each text; None: all of them. `perplexity` None: the paper's two texts.
+
+        `unseen` are further texts that no search measures on by default.
+        """
 
         perplexity: Listed[Text] | None = None
+        unseen: Listed[Text] = Field(default_factory=list)
         seq_len: Tokens = 128
         windows: Count | None = None
 
@@ -52,19 +59,22 @@ class Perplexity(Measure):
 
     @classmethod
     def lengths(cls, evaluate: Any) -> Sequence[tuple[Loc, int]]:
-        return [(("seq_len",), evaluate.seq_len)] if evaluate.perplexity else []
+        return [(("seq_len",), evaluate.seq_len)] if evaluate.perplexity or evaluate.unseen else []
 
     @classmethod
     def stages_for(cls, evaluate: Any, spec: Spec, state: State) -> Sequence[Self]:
         return [
             cls(
                 **state.fields,
-                text=named(spec, ("evaluate", "perplexity", index), partial(TextSource.of, name, "report")),
+                text=named(spec, ("evaluate", key, index), partial(TextSource.of, name, "report")),
                 seq_len=evaluate.seq_len,
                 windows=evaluate.windows,
+                unseen=key == "unseen",
                 label=f"{state.label}: {name}",
             )
-            for index, name in enumerate(evaluate.perplexity)
+            for key in ("perplexity", "unseen")
+            for index, name in enumerate(getattr(evaluate, key))
+            if key == "perplexity" or name not in evaluate.perplexity  # a profile may make two texts one
         ]
 
     @property
@@ -72,8 +82,16 @@ class Perplexity(Measure):
         return f"{slug(self.text.name)}_ppl"
 
     def columns(self) -> Sequence[Column]:
-        label = text_label(self.text.name)
-        return [Column(key=self.role, label=label, kind="perplexity", source=self.text.name, higher_is_better=False)]
+        return [
+            Column(
+                key=self.role,
+                label=text_label(self.text.name),
+                kind="perplexity",
+                source=self.text.name,
+                higher_is_better=False,
+                unseen=self.unseen,
+            )
+        ]
 
     def facts(self, result: Any, device: str | None) -> Mapping[str, Any]:
         return {"metrics": {self.role: result.value}, "window_losses": {self.role: result.nll_per_window}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from reproducer.methods.registry import METHODS
+from reproducer.models.tokens import Tokens, counting
 from reproducer.queue import Context, Stage
 from reproducer.registry import source_digest
 from reproducer.stages.base import PLAN, Calibration, Cut, OnModel, State, seed_text
@@ -38,7 +39,7 @@ class _ByMethod(OnModel):
     seed: int | None = None
 
     def fingerprints(self, device: str) -> dict[str, str]:
-        return self.calibration.text.fingerprints() if self.calibration else {}
+        return self.calibration.fingerprints() if self.calibration else {}
 
     @property
     def request(self) -> dict[str, Any]:
@@ -46,12 +47,15 @@ class _ByMethod(OnModel):
         return {"layers": self.cut.indices, "cut": self.cut.allocation(), "seed": self.seed or 0}
 
     def samples(self, context: Context, tokenizer: Any) -> Tensor | None:
-        """The calibration samples, LongTensor [samples, length]."""
+        """The calibration samples, LongTensor [samples, length]; [steps, samples, length] if each has its own."""
         if self.calibration is None:
             return None
-        pool = self.calibration.passages(tokenizer)
+        pool, count, steps = self.calibration.load(tokenizer), self.calibration.samples, self.cut.steps
         context.record("pool", len(pool))
-        return pool.ids[pool.draw(self.calibration.samples, self.seed or 0)]
+        if not self.cut.resample or steps == 1:
+            return pool.ids[pool.draw(count, self.seed or 0)]
+        # rows come in order; so each step gets some of every part of the text
+        return pool.ids[pool.draw(count * steps, self.seed or 0)].unflatten(0, (count, steps)).transpose(0, 1)
 
 
 class Train(_ByMethod):
@@ -66,7 +70,8 @@ class Train(_ByMethod):
         model, tokenizer = self.load(context)
         rule: Any = METHODS.get(self.method).make(self.parameters)
         ids = self.samples(context, tokenizer)
-        train(model, rule, ids=ids, **self.request, directory=context.directory, progress=context.progress)
+        spent = train(model, rule, ids=ids, **self.request, directory=context.directory, progress=context.progress)
+        record_tokens(context, model, spent)
 
 
 class Prune(_ByMethod):
@@ -100,11 +105,13 @@ class Prune(_ByMethod):
         model, tokenizer = self.load(context)
         method, ids = METHODS.get(self.method), self.samples(context, tokenizer)
         trained = context.inputs.get("training")
-        plan = plan_by(method, self.parameters, model, ids, **self.request, trained=trained)
+        with counting(model, Tokens()) as tokens:
+            plan = plan_by(method, self.parameters, model, ids, **self.request, steps=self.cut.steps, trained=trained)
+        record_tokens(context, model, tokens)
         leave(context, plan, model)
 
     def cost(self, model: ModelCost) -> Cost:
-        return collecting(model, self.method, self.parameters, self.cut, self.calibration)
+        return collecting(model, self.method, self.parameters, self.cut, self.calibration) * self.cut.steps
 
 
 class PruneAsFound(OnModel):
@@ -135,6 +142,7 @@ class PruneAsFound(OnModel):
         model, tokenizer = self.load(context)
         if self.cut is None:
             plan = Plan.load(context.inputs["search"] / PLAN)
+            record_tokens(context, model, Tokens())
         else:
             plan = self._transferred(context, model, tokenizer, self.cut)
         leave(context, plan, model)
@@ -155,7 +163,16 @@ class PruneAsFound(OnModel):
         best = self.search.read(context.inputs["search"]).best
         ids = cut_samples([sample.text for sample in best.samples], tokenizer, self.length or 0)
         request: dict[str, Any] = {"layers": cut.indices, "cut": cut.allocation(), "seed": self.seed}
-        return plan_by(self.search.method_called(best.method), best.params, model, ids, **request)
+        with counting(model, Tokens()) as tokens:
+            plan = plan_by(self.search.method_called(best.method), best.params, model, ids, **request)
+        record_tokens(context, model, tokens)
+        return plan
+
+
+def record_tokens(context: Context, model: Any, tokens: Tokens) -> None:
+    """Record what went through the model, in tokens through all of its layers."""
+    layers = model.config.get_text_config().num_hidden_layers
+    context.record("tokens", {name: round(count / layers) for name, count in vars(tokens).items()})
 
 
 def leave(context: Context, plan: Plan, model: Any) -> None:

@@ -56,9 +56,19 @@ class Recover(OnModel):
         return self.how.fingerprints()
 
     def run(self, context: Context) -> None:
+        from reproducer.models.load import load_model
+
         model, tokenizer = self.load(context)
         forget()  # the kind may change it
-        job = Job(model, tokenizer, context.directory, self.seed, context.progress, context.say)
+        job = Job(
+            model,
+            tokenizer,
+            context.directory,
+            self.seed,
+            context.progress,
+            context.say,
+            dense=lambda: load_model(context.inputs["model"], self.dtype, context.device)[0],
+        )
         write_result(context, Trained(losses=[TrainingStep(**step) for step in self.how.train(job)]))
 
     def cost(self, model: ModelCost) -> Cost:

@@ -5,7 +5,7 @@ A name that nothing answers to is told with its file, its line and the nearest r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from reproducer.search.settings import SearchSettings
 from reproducer.spec import CalibrationSpec, MethodSpec, ModelSpec, RecoverySpec, Section, Spec
 from reproducer.spec.origins import Loc
 from reproducer.stages.base import Calibration, State, TextSource, measures, named
+from reproducer.stages.controls import controlled
 from reproducer.stages.model import DeriveModel, FetchModel
 from reproducer.stages.recovery import Recover
 
@@ -82,6 +83,7 @@ class Resolved:
     models: Sequence[ResolvedModel]
     methods: Sequence[ResolvedMethod]
     recoveries: Sequence[tuple[str, Recovery | None]]
+    controls: Mapping[str, str]  # which control a row is of, by its label
 
 
 def resolved(spec: Spec) -> Resolved:
@@ -90,6 +92,7 @@ def resolved(spec: Spec) -> Resolved:
     Raises:
         SpecError: with file, line and the nearest right name.
     """
+    spec, controls = controlled(spec)
     evaluate = _evaluate(spec)
     recoveries = [
         (given.name, _recovery(spec, ("recovery", index), given)) for index, given in enumerate(spec.recovery)
@@ -100,7 +103,7 @@ def resolved(spec: Spec) -> Resolved:
     _distinct(spec, "methods", [given.label or given.name for given in spec.methods])
     if all(method.search is None for method in methods):
         spec.parse(("search",), SearchSettings, spec.search)  # it plays no part; a mistake in it is one all the same
-    found = Resolved(spec, evaluate, models, methods, recoveries)
+    found = Resolved(spec, evaluate, models, methods, recoveries, controls)
     _check_lengths(found)
     return found
 
@@ -120,7 +123,9 @@ def _recovery(spec: Spec, loc: Loc, given: RecoverySpec) -> Recovery | None:
         return None
     kind = named(spec, (*loc, "name"), partial(RECOVERIES.get, given.name))
     settings = spec.parse(loc, kind, given.parameters)
-    return named(spec, loc, partial(settings.resolved, spec.substitute))
+    found = named(spec, loc, partial(settings.resolved, spec.substitute))
+    named(spec, loc, found.sources)
+    return found
 
 
 def _model(spec: Spec, index: int) -> ResolvedModel:
@@ -153,7 +158,12 @@ def _method(spec: Spec, index: int, evaluate: Any) -> ResolvedMethod:
             message = f"method '{given.name}' has no parameter '{parameter}' to set"
             choices = [] if method.space is not None else list(method.parameters)
             raise spec.error(("methods", index, "parameters", parameter), message, choices, name=parameter)
-    calibration = _calibration(spec, ("methods", index, "calibration"), given.calibration_for(spec))
+    calibration = _calibration(
+        spec,
+        ("methods", index, "calibration"),
+        given.calibration_for(spec),
+        evaluate.perplexity if method.calibrated else (),
+    )
     found = ResolvedMethod(given.name, given.label or method.label, given, method, calibration)
     if method.space is None:
         if given.search:
@@ -183,10 +193,27 @@ def _check_baseline(spec: Spec, loc: Loc, name: str) -> None:
         raise spec.error(loc, f"'{name}' cannot be a baseline of a search: {why}")
 
 
-def _calibration(spec: Spec, loc: Loc, section: CalibrationSpec) -> Calibration:
-    dataset = section.dataset or spec.substitute("datasets", POOL_TEXT)
-    text = named(spec, (*loc, "dataset"), partial(TextSource.of, dataset, "calibration"))
-    return Calibration(text=text, samples=section.samples, length=section.length, pool=section.pool)
+def _calibration(spec: Spec, loc: Loc, section: CalibrationSpec, reported: Sequence[str]) -> Calibration:
+    names = section.dataset or [spec.substitute("datasets", POOL_TEXT)]
+    texts = []
+    for index, name in enumerate(names):
+        place = (*loc, "dataset", index)
+        text = named(spec, place, partial(TextSource.of, name, section.split))
+        if text.source in _measured(spec, reported):
+            message = f"'{name}' would be calibrated on the same rows that the report measures on"
+            raise spec.error(place, f"{message}; name another text, or another split (calibration.split)")
+        texts.append(text)
+    shares = section.shares or [1 / len(names)] * len(names)
+    asked = section.model_dump(include={"samples", "length", "pool"})
+    return Calibration(texts=tuple(texts), shares=tuple(shares), **asked)
+
+
+def _measured(spec: Spec, reported: Sequence[str]) -> list[dict[str, Any]]:
+    """What names the rows that the report measures perplexity on."""
+    return [
+        named(spec, ("evaluate", "perplexity", index), partial(TextSource.of, name, "report")).source
+        for index, name in enumerate(reported)
+    ]
 
 
 def _search_texts(spec: Spec, own: Loc, settings: SearchSettings, reported: Sequence[str]) -> tuple[TextSource, ...]:
@@ -198,12 +225,8 @@ def _search_texts(spec: Spec, own: Loc, settings: SearchSettings, reported: Sequ
     texts = tuple(
         named(spec, (*place, index), partial(TextSource.of, name, settings.split)) for index, name in enumerate(names)
     )
-    measured = [
-        named(spec, ("evaluate", "perplexity", index), partial(TextSource.of, name, "report")).source
-        for index, name in enumerate(reported)
-    ]
     for text in texts if settings.split == "search" else ():
-        if text.source in measured:
+        if text.source in _measured(spec, reported):
             message = f"'{text.name}' has no split of its own to search on: the report measures on the same rows"
             hint = "name another text in search.texts, or set search.split: report to search as the paper does"
             raise spec.error(place, f"{message}; {hint}")

@@ -70,6 +70,7 @@ class Column(Facts):
         score: of a task, the metric of lm-eval that is shown; or `margin`, the mean over its items of the right
             choice's log-likelihood minus the best wrong one's.
         unit: of a margin: over what its task's own metric divides log-likelihoods by.
+        unseen: a text that nothing is to be calibrated, searched or trained on.
         timed: never twice the same, so no regression check compares it.
     """
 
@@ -80,6 +81,7 @@ class Column(Facts):
     source: str | None = None
     score: str | None = None
     unit: Literal["nats", "nats/character", "nats/byte"] | None = None
+    unseen: bool = False
     timed: bool = False
 
     @property
@@ -126,6 +128,22 @@ class Latency(Facts):
     quartiles: tuple[float, float]
 
 
+class Sight(Facts):
+    """A text that made a row: what for, which split, and how many samples were drawn (None: all of the windows)."""
+
+    dataset: str
+    split: Literal["calibration", "search", "report"]
+    purpose: Literal["calibration", "search"]
+    samples: int | None = None
+
+
+class Tokens(Facts):
+    """Tokens that went through the model, counted at its layers: a pass through half of them counts half."""
+
+    forward: int
+    backward: int
+
+
 class Row(Facts):
     """One row: what it is, what was measured, what it cost.
 
@@ -138,6 +156,10 @@ class Row(Facts):
         params, params_removed: parameters left, and the share of the dense model's that is gone.
         seconds, peak_memory_bytes: sum and maximum over its own stages.
         stages: their keys by role.
+        steps: cuts that the ratio was reached in.
+        control: which control it is a row of, such as `same-information`; None: it is none.
+        saw: the texts that decided what was cut.
+        tokens: what deciding that took, its search and training included; None: not known.
         search_objective: its own search's, or what a search of the same cut and seed saw of this method.
         task_scores, items: by task. window_losses: by column key, the mean loss of each window.
     """
@@ -147,9 +169,13 @@ class Row(Facts):
     label: str
     ratio: float | None = None
     structure_ratio: float | None = None
+    steps: int = 1
     recovery: str = "none"
     recovery_label: str | None = None
     seed: int = 0
+    control: str | None = None
+    saw: list[Sight] = Field(default_factory=list)
+    tokens: Tokens | None = None
     status: Literal["done", "failed", "missing"] = "done"
     error: str | None = None
     metrics: dict[str, float | None] = Field(default_factory=dict)
@@ -223,9 +249,16 @@ class TaskUse(Facts):
 
 
 class CalibrationUse(Facts):
-    """Passages to calibrate on: `limit` asked for (None: all), `pool` found, of which `samples` are taken."""
+    """What is calibrated on: `limit` passages asked for (None: all), `pool` found, of which `samples` are taken.
+
+    Attributes:
+        split: `calibration`, passages of the text, cut; `search`, windows that a search measures on.
+        shares: of the samples, where several texts are mixed.
+    """
 
     dataset: str
+    split: str = "calibration"
+    shares: list[float] = Field(default_factory=list)
     samples: int
     length: int
     limit: int | None

@@ -78,8 +78,8 @@ class Search(OnModel):
         )
 
     def fingerprints(self, device: str) -> dict[str, str]:
-        read = [self.calibration.text, *self.texts]
-        return {name: digest for text in read for name, digest in text.fingerprints().items()}
+        searched = {name: digest for text in self.texts for name, digest in text.fingerprints().items()}
+        return self.calibration.fingerprints() | searched
 
     def run(self, context: Context) -> None:
         from reproducer.search.study import search
@@ -88,7 +88,7 @@ class Search(OnModel):
         method = METHODS.get(self.method)
         assert method.space is not None
         workers = self.settings.workers
-        search(
+        record = search(
             objective,
             method,
             method.space.model_validate(self.space),  # type: ignore[attr-defined]
@@ -102,13 +102,14 @@ class Search(OnModel):
             build=partial(_objective_elsewhere, self, context.inputs["model"], context.device),
         )
         context.record("pool", len(pool))
+        context.record("tokens", {"forward": record.costs.forward_tokens, "backward": record.costs.backward_tokens})
 
     def _objective(self, model: Any, tokenizer: Any) -> tuple[Objective, Any]:
         """The objective, and the pool that samples are from."""
         from reproducer.data.text import windows
         from reproducer.search.objective import Objective
 
-        pool = self.calibration.passages(tokenizer)
+        pool = self.calibration.load(tokenizer)
         count = self.settings.windows
         texts = {text.name: windows(text.load(), tokenizer, self.seq_len, count) for text in self.texts}
         return Objective(model, pool.ids, texts, self.cut.indices, self.cut.allocation()), pool

@@ -23,6 +23,10 @@ class Words:
         words = text.replace("\n", " \n ").split(" ")
         return self.first + [self.vocabulary.setdefault(word, len(self.vocabulary) + 10) for word in words if word]
 
+    def decode(self, ids, skip_special_tokens=False):
+        names = {number: word for word, number in self.vocabulary.items()}
+        return " ".join(names[int(number)] for number in ids)
+
 
 @pytest.fixture
 def words():

@@ -6,16 +6,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reproducer.data.files import DataError
-from reproducer.data.pool import calibration_pool, draw
+from reproducer.data.pool import Mix, apportioned, calibration_pool, draw, window_pool
 from reproducer.data.sources import Rows
-from reproducer.data.text import Text
+from reproducer.data.text import Text, windows
 from tests.data.conftest import Words
 
 
 def text_of(*lengths):
-    passages = [" ".join(f"w{i}" for i in range(length)) for length in lengths]
+    passages = [
+        " ".join([f"p{place}", *(f"w{i}" for i in range(1, length))][:length]) for place, length in enumerate(lengths)
+    ]
     rows = Rows([{"text": passage} for passage in passages], "path", "own.jsonl", "0" * 64)
     return Text("own", "calibration", passages, rows)
+
+
+def places(pool):
+    """The places of a pool's passages in its text."""
+    return [pool.source.passages.index(pool.text(row)) for row in range(len(pool))]
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=40), st.integers(1, 20), st.sampled_from([None, 7]))
@@ -29,7 +36,7 @@ def test_the_pool_holds_the_long_passages_cut_to_length(lengths, length, first):
             calibration_pool(text, words, length)
         return
     pool = calibration_pool(text, words, length)
-    assert pool.passages == long_enough
+    assert [pool.text(row) for row in range(len(pool))] == [text.passages[index] for index in long_enough]
     assert pool.ids.dtype == torch.long
     assert pool.ids.shape == (len(long_enough), length)
     names = {number: word for word, number in words.vocabulary.items()}
@@ -42,16 +49,16 @@ def test_a_smaller_pool_is_spread_over_the_text_and_reads_no_more_than_it_needs(
     text = text_of(*[20] * 4000)
     pool = calibration_pool(text, words, 16, size=64)
     assert len(pool) == 64
-    assert pool.passages == sorted(set(pool.passages))
-    per_quarter = [sum(q * 1000 <= index < (q + 1) * 1000 for index in pool.passages) for q in range(4)]
+    assert places(pool) == sorted(set(places(pool)))
+    per_quarter = [sum(q * 1000 <= index < (q + 1) * 1000 for index in places(pool)) for q in range(4)]
     assert min(per_quarter) >= 8
     assert words.calls < 4000 / 7 / 2, "most blocks are left alone"
-    assert pool.passages == calibration_pool(text, Words(), 16, size=64).passages
+    assert places(pool) == places(calibration_pool(text, Words(), 16, size=64))
 
 
 def test_sizes_of_the_whole_pool_and_beyond(words):
     text = text_of(20, 3, 20, 20)
-    assert calibration_pool(text, words, 16, size=3).passages == calibration_pool(text, words, 16).passages == [0, 2, 3]
+    assert places(calibration_pool(text, words, 16, size=3)) == places(calibration_pool(text, words, 16)) == [0, 2, 3]
     message = r"asked for 4 samples of at least 16 tokens; the pool has 3 \(dataset own, 4 passages, 3 long enough\)"
     with pytest.raises(DataError, match=message):
         calibration_pool(text, words, 16, size=4)
@@ -91,3 +98,33 @@ def test_draws_leave_the_global_generators_alone():
 def test_a_pool_smaller_than_the_draw():
     with pytest.raises(DataError, match="asked for 11 samples; the pool has 10"):
         draw(10, 11, seed=0)
+
+
+def test_windows_of_a_text_are_samples_too(words):
+    text = text_of(20, 3, 20, 20)
+    whole, part = window_pool(text, words, 7), window_pool(text, words, 7, size=3)
+    assert torch.equal(whole.ids, windows(text, words, 7)) and torch.equal(part.ids, whole.ids[:3])
+    begun = [words.encode(part.text(row))[:7] for row in range(3)]
+    assert begun == part.ids.tolist(), "what stands for a window begins with it"
+    with pytest.raises(DataError, match=r"asked for 10 windows of 7 tokens; there are 9 of own \(calibration\)"):
+        window_pool(text, words, 7, size=10)
+
+
+@given(st.integers(1, 60), st.lists(st.integers(1, 9), min_size=1, max_size=5))
+def test_samples_are_divided_in_the_stated_shares(count, weights):
+    shares = [weight / sum(weights) for weight in weights]
+    counts = apportioned(count, shares)
+    assert sum(counts) == count
+    assert all(abs(one - count * share) < 1 for one, share in zip(counts, shares, strict=True))
+
+
+def test_a_mix_draws_from_each_of_its_texts():
+    pools = [calibration_pool(text_of(*[20] * size), Words(), 16) for size in (30, 50)]
+    mix = Mix(pools, (0.25, 0.75))
+    assert len(mix) == 80 and mix.ids.shape == (80, 16)
+    rows = mix.draw(8, seed=1)
+    assert rows == sorted(set(rows)) == mix.draw(8, seed=1) != mix.draw(8, seed=2)
+    assert sum(row < 30 for row in rows) == 2
+    assert [mix.text(row) for row in (29, 30, 79)] == [pools[0].text(29), pools[1].text(0), pools[1].text(49)]
+    halves = Mix([pools[0], pools[0]], (0.5, 0.5)).draw(10, seed=0)
+    assert [row - 30 for row in halves[5:]] != halves[:5], "not the same places in each"

@@ -2,6 +2,7 @@
 
 import copy
 import random
+import re
 import subprocess
 import sys
 
@@ -232,3 +233,34 @@ def test_a_non_finite_weight_in_a_pruned_layer_is_refused(method):
     decoder_layers(model)[1].mlp.up_proj.weight.data[3, 4] = float("nan")
     with pytest.raises(UserError, match=r"layer 1\b"):
         prune(model, method, tokens(2, 5), structure_ratio=0.25, layers=[1, 2])
+
+
+def whole_numbers(model):
+    linear = decoder_layers(model)[1].mlp.up_proj
+    linear.weight = torch.nn.Parameter(torch.zeros(24, 32, dtype=torch.int8), requires_grad=False)
+
+
+QUANTISED = {
+    "by its weights": (whole_numbers, r"up_proj of this model holds its weight as int8"),
+    "by its method": (lambda model: setattr(model, "quantization_method", "fp8"), r"is quantised \(fp8\)"),
+    "by its quantiser": (lambda model: setattr(model, "hf_quantizer", object()), "is quantised$"),
+    "by its config": (
+        lambda model: setattr(model.config, "quantization_config", {"quant_method": "gptq", "bits": 3}),
+        r"is quantised \(gptq, 3 bits\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", QUANTISED)
+@pytest.mark.parametrize("method", ["vector", "llm-pruner-e2", "adapruner"])
+def test_a_method_that_needs_gradients_refuses_a_quantised_model(method, how):
+    model = tiny()
+    change, told = QUANTISED[how]
+    change(model)
+    with pytest.raises(UserError) as refused:
+        prune(model, method, tokens(2, 6), structure_ratio=0.25, layers=[1])
+    first, hint = str(refused.value).split("\n")
+    assert re.search(rf"^method '{method}' needs gradients of floating-point weights; .*{told}", first)
+    assert "load the model unquantised" in hint
+    if how != "by its weights":  # plain linear layers: what needs no gradients works on what they hold
+        assert prune(model, "magnitude", structure_ratio=0.25, layers=[1]).layers == [1]

@@ -115,6 +115,14 @@ def test_quantised_layers_are_refused_by_name():
         architecture_of(model)
 
 
+def test_weights_of_whole_numbers_are_refused():
+    model = tiny()
+    weight = torch.zeros(24, 32, dtype=torch.int8)
+    decoder_layers(model)[2].mlp.gate_proj.weight = nn.Parameter(weight, requires_grad=False)
+    with pytest.raises(UserError, match=r"layer 2's mlp\.gate_proj holds its weight as int8; .*\n.*unquantised"):
+        architecture_of(model)
+
+
 def test_adapters_are_refused():
     adapted = peft.get_peft_model(tiny(), peft.LoraConfig(target_modules=["q_proj"]))
     with pytest.raises(UserError, match=r"self_attn\.q_proj.*\n.*merge adapters"):

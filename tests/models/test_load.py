@@ -172,6 +172,28 @@ def test_a_folder_that_moved_away(models, tmp_path):
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, r"quantised \(gptq, 4 bits\);"),
+        ({"quant_method": "fp8"}, r"quantised \(fp8\);"),
+        ({"load_in_8bit": True}, "quantised;"),
+    ],
+)
+def test_a_quantised_model_is_refused_wherever_its_config_is_read(copy, tmp_path, settings, told):
+    edit(copy / "config.json", quantization_config=settings)
+    target = tmp_path / "target"
+    target.mkdir()
+    for read in (
+        lambda: load_model(copy),
+        lambda: resolve(str(copy)),
+        lambda: fetch({"source": "folder", "path": str(copy)}, target, print),
+    ):
+        with pytest.raises(UserError, match=rf"config\.json: the weights are {told}(.|\n)*dequantize\(\)"):
+            read()
+    assert not list(target.iterdir())
+
+
 def test_a_tokenizer_that_is_missing(copy):
     for path in copy.glob("tokenizer*"):
         path.unlink()

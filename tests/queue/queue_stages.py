@@ -55,11 +55,11 @@ class Wait(Step):
     def run(self, context: Context) -> None:
         held.append(multiprocessing.get_context("spawn").RLock())
         left = sorted(path.name for path in context.directory.iterdir())
-        log(f"wait {self.label} {left} {context.device} {os.getpid()}")
         context.progress(1, 4, "half asleep")
         (context.directory / "partial").write_text("half")
         go = Path(os.environ["QUEUE_GO"])
-        try:
+        try:  # from here on a test may send a signal
+            log(f"wait {self.label} {left} {context.device} {os.getpid()}")
             while not go.exists():
                 time.sleep(0.01)
         except KeyboardInterrupt:

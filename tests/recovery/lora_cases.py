@@ -15,7 +15,10 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from reproducer.data.instructions import format_prompt
+from reproducer.recovery.groupwise import GroupWise
 from reproducer.recovery.lora import Lora
+from reproducer.recovery.registry import Job
+from reproducer.recovery.two_source import TwoSource
 
 ROWS = [
     {"instruction": "Name a colour.", "input": "", "output": "Blue."},
@@ -36,8 +39,38 @@ def rows_file() -> str:
     return str(path)
 
 
+def text_file() -> str:
+    """Passages of ten to sixteen words of the rows, and some that are too short for most uses."""
+    words = " ".join(part for row in ROWS for part in format_prompt(row)).split()
+    lengths = [3, *range(10, 17), 4, *range(16, 9, -1)]
+    path = Path(FOLDER.name, "passages.jsonl")
+    path.write_text(
+        "".join(json.dumps({"text": " ".join(words[7 * n : 7 * n + size])}) + "\n" for n, size in enumerate(lengths))
+    )
+    return str(path)
+
+
 def lora(**changes: Any) -> Lora:
-    settings = {
+    return Lora(**_settings() | changes)
+
+
+def groupwise(**changes: Any) -> GroupWise:
+    return GroupWise(**_settings() | {"bits": 3, "group": 6} | changes)
+
+
+def two_source(**changes: Any) -> TwoSource:
+    text = {"text_pool": 12, "text_share": 0.4, "text_length": 10, "text_steps": 4, "text_warmup_steps": 1}
+    return TwoSource(**_settings() | {"text": text_file(), **text} | changes)
+
+
+def job(directory: Path, seed: int = 0, model: Any = None, **more: Any) -> Job:
+    """A job on `model`, by default `uneven_llama`, whose dense model is another one of its kind."""
+    options = {"dense": lambda: uneven_llama(seed=7), **more}
+    return Job(model or uneven_llama(), word_tokenizer(), directory, seed, **options)
+
+
+def _settings() -> dict[str, Any]:
+    return {
         "dataset": rows_file(),
         "rank": 4,
         "alpha": 8.0,
@@ -49,7 +82,13 @@ def lora(**changes: Any) -> Lora:
         "cutoff": 96,
         "warmup_steps": 2,
     }
-    return Lora(**settings | changes)
+
+
+NINE_STEPS = {
+    "lora": lora(dropout=0.2, epochs=5),  # over 5 epochs of 7 rows
+    "groupwise": groupwise(dropout=0.2, epochs=5),
+    "two-source": two_source(dropout=0.2, epochs=5, steps=5),  # four on text, with epochs of five passages
+}
 
 
 def word_tokenizer(rows: list[dict[str, Any]] = ROWS) -> PreTrainedTokenizerFast:

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from lora_cases import contents, lora, uneven_llama, word_tokenizer
+from lora_cases import NINE_STEPS, contents, job, lora, uneven_llama
 
-from reproducer.recovery.registry import Job
 from reproducer.recovery.training import run
 
-SETTINGS = lora(dropout=0.2, epochs=5)  # 9 steps over 5 epochs of 7 rows
+SETTINGS = NINE_STEPS["lora"]
 
 CHILD = """
 import sys, time
@@ -24,13 +23,12 @@ from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[1])
 torch.set_num_threads(1)
-from lora_cases import lora, uneven_llama, word_tokenizer
-from reproducer.recovery.registry import Job
+from lora_cases import NINE_STEPS, job
 from reproducer.recovery.training import run
 
 run.CHECKPOINT_SECONDS = 0
 slow = lambda *call: time.sleep(0.05)
-lora(dropout=0.2, epochs=5).train(Job(uneven_llama(), word_tokenizer(), Path(sys.argv[2]), 1, slow))
+NINE_STEPS[sys.argv[3]].train(job(Path(sys.argv[2]), seed=1, progress=slow))
 """
 
 
@@ -48,7 +46,7 @@ def train(directory: Path, stop_behind: int | None = None, settings=SETTINGS, mo
             raise KeyboardInterrupt
 
     try:
-        losses = settings.train(Job(model or uneven_llama(), word_tokenizer(), directory, 1, progress, said.append))
+        losses = settings.train(job(directory, 1, model, progress=progress, say=said.append))
     except KeyboardInterrupt:
         losses = None
     return losses, said
@@ -58,39 +56,53 @@ def steps_kept(directory: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("step-")) for path in (directory / "checkpoints").iterdir())
 
 
+@pytest.fixture(scope="module", params=NINE_STEPS)
+def kind(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("unbroken")
-    SETTINGS.train(Job(uneven_llama(), word_tokenizer(), directory, seed=1))
+def left(kind, tmp_path_factory):
+    """What an unbroken run of the kind leaves."""
+    directory = tmp_path_factory.mktemp(kind)
+    NINE_STEPS[kind].train(job(directory, seed=1))
     return contents(directory)
 
 
-def test_a_run_killed_with_sigkill_ends_with_the_same_bits(tmp_path, unbroken):
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("unbroken")
+    SETTINGS.train(job(directory, seed=1))
+    return contents(directory)
+
+
+def test_a_run_killed_with_sigkill_ends_with_the_same_bits(tmp_path, kind, left):
     here = str(Path(__file__).parent)
-    child = subprocess.Popen([sys.executable, "-c", CHILD, here, str(tmp_path)])
+    child = subprocess.Popen([sys.executable, "-c", CHILD, here, str(tmp_path), kind])
     try:
         while child.poll() is None and not list(tmp_path.glob("checkpoints/step-00000003/state.json")):
             time.sleep(0.005)
     finally:
         os.kill(child.pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL, "the child must die in the middle of training"
-    assert not (tmp_path / "adapter").exists()
+    assert {path.name for path in tmp_path.iterdir()} <= {"checkpoints", "passages.json"}
     assert steps_kept(tmp_path)[-1] in range(3, 8)
     started = []
-    SETTINGS.train(Job(uneven_llama(), word_tokenizer(), tmp_path, 1, lambda *call: started.append(call[0])))
+    NINE_STEPS[kind].train(job(tmp_path, 1, progress=lambda *call: started.append(call[0])))
     assert started[0] >= 3, "the run must go on, not start again"
-    assert contents(tmp_path) == unbroken
+    assert contents(tmp_path) == left
 
 
 @pytest.mark.parametrize("behind", [1, 5, 8])
-def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, unbroken, behind):
-    """Two interruptions, in one epoch and across epochs; the caller's random numbers make no difference."""
-    train(tmp_path, stop_behind=behind)
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, kind, left, behind):
+    """Two interruptions, in one epoch, across epochs and phases; the caller's random numbers make no difference."""
+    settings = NINE_STEPS[kind]
+    train(tmp_path, stop_behind=behind, settings=settings)
     torch.manual_seed(99)
     assert steps_kept(tmp_path)[-1] == behind
-    train(tmp_path, stop_behind=min(behind + 2, 8))
-    losses, said = train(tmp_path)
-    assert contents(tmp_path) == unbroken
+    train(tmp_path, stop_behind=min(behind + 2, 8), settings=settings)
+    losses, said = train(tmp_path, settings=settings)
+    assert contents(tmp_path) == left
     assert said == [] and [entry["step"] for entry in losses] == list(range(1, 10))
 
 
@@ -143,12 +155,13 @@ def test_without_a_usable_checkpoint_training_starts_again_and_says_so(tmp_path,
 
 
 @pytest.mark.parametrize("change", ["settings", "weights"])
-def test_checkpoints_of_another_run_are_not_continued(tmp_path, unbroken, change):
-    other = SETTINGS.model_copy(update={"learning_rate": 5e-3}) if change == "settings" else SETTINGS
+def test_checkpoints_of_another_run_are_not_continued(tmp_path, kind, left, change):
+    settings = NINE_STEPS[kind]
+    other = settings.model_copy(update={"learning_rate": 5e-3}) if change == "settings" else settings
     train(tmp_path, stop_behind=4, settings=other, model=uneven_llama(seed=int(change == "weights")))
-    _, said = train(tmp_path)
+    _, said = train(tmp_path, settings=settings)
     assert "other settings, data or weights" in said[0] and "starts from the beginning" in said[-1]
-    assert contents(tmp_path) == unbroken
+    assert contents(tmp_path) == left
 
 
 def test_what_a_kill_leaves_of_an_unfinished_checkpoint_is_ignored(tmp_path, unbroken):

@@ -23,7 +23,7 @@ from reproducer.recovery.registry import Job
 from reproducer.recovery.training import run as training
 from reproducer.recovery.training.adapter import add_adapter
 from reproducer.recovery.training.examples import padded, tokenised
-from reproducer.recovery.training.run import TrainingRun, derived_seed, learning_rate, response_losses
+from reproducer.recovery.training.run import Phase, derived_seed, response_losses
 from tests.families import ZOO, family_model
 
 
@@ -102,9 +102,9 @@ def test_training_equals_a_plain_loop_with_peft_and_transformers(tmp_path, monke
     optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.0)
     schedule = get_linear_schedule_with_warmup(optimizer, settings.warmup_steps, len(ours))
     examples, _ = tokenised(ROWS, tokenizer, settings.cutoff)
-    order = TrainingRun(uneven_llama(), {"": nn.Parameter()}, examples, settings, seed=3, steps=7, padding=0).batch
+    phase = Phase(examples, steps=7, warmup=2, passes=3 * len(examples))
     for step, entry in enumerate(ours):
-        loss = plain(**left_padded([examples[number] for number in order(step)])).loss
+        loss = plain(**left_padded(phase.batch(step, size=3, seed=3))).loss
         assert entry["loss"] == pytest.approx(loss.item(), rel=1e-6)  # transformers takes its loss in float32
         assert entry["learning_rate"] == pytest.approx(schedule.get_last_lr()[0], rel=1e-12)
         loss.backward()
@@ -112,7 +112,7 @@ def test_training_equals_a_plain_loop_with_peft_and_transformers(tmp_path, monke
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-    assert order(len(ours)) == []
+    assert phase.batch(len(ours), size=3, seed=3) == []
     saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     for name, parameter in plain.named_parameters():
         if parameter.requires_grad:
@@ -158,12 +158,11 @@ def test_seed_order_and_dropout(tmp_path):
 
 
 def test_every_epoch_has_all_rows_in_an_order_of_its_own():
-    settings = lora(epochs=3)
-    examples, _ = tokenised(ROWS, word_tokenizer(), settings.cutoff)
-    run = TrainingRun(uneven_llama(), {"": nn.Parameter()}, examples, settings, seed=0, steps=6, padding=0)
-    order = [number for step in range(6) for number in run.batch(step)]
+    examples, _ = tokenised(ROWS, word_tokenizer(), 96)
+    phase = Phase(examples, steps=6, warmup=0, passes=3 * len(ROWS))
+    order = [examples.index(example) for step in range(6) for example in phase.batch(step, size=4, seed=0)]
     epochs = [tuple(order[start : start + len(ROWS)]) for start in range(0, len(order), len(ROWS))]
-    assert len(epochs) == len(set(epochs)) == settings.epochs
+    assert len(epochs) == len(set(epochs)) == 3
     assert all(sorted(epoch) == list(range(len(ROWS))) for epoch in epochs)
 
 
@@ -178,11 +177,11 @@ def test_a_step_limit_ends_training_and_the_schedule(tmp_path):
 
 @pytest.mark.parametrize(("warmup", "steps"), [(0, 1), (0, 7), (3, 10), (9, 10)])
 def test_the_schedule_is_that_of_transformers(warmup, steps):
-    settings = lora(warmup_steps=warmup, learning_rate=0.25)
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=settings.learning_rate)
+    phase = Phase([], steps, warmup, passes=0)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.25)
     schedule = get_linear_schedule_with_warmup(optimizer, warmup, steps)
     for done in range(steps):
-        assert learning_rate(done, steps, settings) == pytest.approx(schedule.get_last_lr()[0])
+        assert phase.learning_rate(done, peak=0.25) == pytest.approx(schedule.get_last_lr()[0])
         optimizer.step()
         schedule.step()
 

@@ -43,6 +43,10 @@ class Objective:
     text_tokens: int = 0
     pool: range = range(20)
 
+    def spent(self):
+        tokens = {"sample_tokens": self.sample_tokens, "text_tokens": self.text_tokens}
+        return {**tokens, "forward_tokens": 2 * self.sample_tokens, "backward_tokens": self.sample_tokens / 2}
+
     def expect(self, needs):
         pass
 

@@ -231,6 +231,7 @@ def test_a_stopped_trial_counts_has_no_value_and_tells_the_sampler_its_partial_o
     assert (costs.trials, costs.stopped) == (30, len(stopped))
     assert costs.text_tokens == objective.text_tokens == 2 * (30 + 1) - len(stopped)
     assert costs.sample_tokens == objective.sample_tokens
+    assert costs.forward_tokens == 2 * costs.sample_tokens and costs.backward_tokens == round(costs.sample_tokens / 2)
 
 
 def test_the_best_is_found_among_whole_trials_only(tmp_path):

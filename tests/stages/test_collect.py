@@ -37,7 +37,8 @@ ENVIRONMENT = {"python": "3", "platform": "Linux", "cpu": "some", "cpu_count": 2
 BEGAN = datetime(2030, 1, 1, tzinfo=UTC)
 STEP = 7.0  # seconds that every stage took
 TRIAL = {"params": {"alpha1": 0.5}, "seconds": 2.0, "phase": "joint", "worker": 0, "partial": None, "baseline": None}
-COSTS = {"trials": 3, "stopped": 1, "seconds": 6.0, "sample_tokens": 1024, "text_tokens": 2048}
+COSTS = {"trials": 3, "stopped": 1, "seconds": 6.0, "sample_tokens": 1024, "text_tokens": 2048,
+         "forward_tokens": 3000, "backward_tokens": 900}  # fmt: skip
 
 
 def search_record(stage):
@@ -251,7 +252,8 @@ def test_what_was_used_is_counted_once(run):
     assert lora.runs == 2 * 2 * 2  # ratios, methods, seeds
     (calibration,) = results.calibration
     assert calibration.model_dump() == {
-        "dataset": "python-topics", "samples": 4, "length": 128, "limit": 20, "pool": 18,
+        "dataset": "python-topics", "split": "calibration", "shares": [], "samples": 4, "length": 128, "limit": 20,
+        "pool": 18,
     }  # fmt: skip
     assert sum(entry.stages for entry in results.stages) == len(expansion.stages)
     assert facts.StageUse(kind="search", stages=4, done=4, seconds=4 * STEP) in results.stages

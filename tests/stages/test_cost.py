@@ -19,6 +19,7 @@ from reproducer.pruning.counting import count as count_model
 from reproducer.pruning.statistics import Element, First, Power, Second
 from reproducer.queue import Artifact, Outcome, describe_machine
 from reproducer.queue.outcome import Result
+from reproducer.recovery.groupwise import GroupWise
 from reproducer.recovery.lora import Lora
 from reproducer.spec import load_spec
 from reproducer.stages import cost
@@ -136,6 +137,9 @@ FUNCTIONS = [
     (cost._collected, ((First(), Second()), 3, 16, False), None),
     (cost._collected, ((Element(1.0),), 3, 16, False), None),
     (cost._training, (3, 16), Lora(rank=2)),
+    (cost._training, (3, 16, 1.0), Lora(rank=2)),
+    (cost._training, (3, 16), GroupWise(rank=2, group=12)),
+    (cost._pass, (3, 16, "losses", 16), GroupWise()),
 ]
 
 
@@ -200,6 +204,28 @@ def test_recovery_goes_by_its_steps_and_by_the_rows_that_there_are(tmp_path, mon
     assert training(steps=10**6) == training() == pytest.approx(training(epochs=4) / 2, rel=0.01)
     assert training(examples=5200) == pytest.approx(training() / 10, rel=0.02)
     assert training(cutoff=64) < 0.6 * training()
+
+
+def test_two_sources_cost_what_one_does_and_the_passes_of_the_text(tmp_path, monkeypatch):
+    monkeypatch.delenv("REPRODUCER_MIRROR", raising=False)
+
+    def of(name, **settings):
+        text = TABLE1.replace("lora]", f"{json.dumps({'name': name, **settings})}]")
+        stage = one(tmp_path, f"llama-7b Vector 25% of structures + {name}", text=text)
+        return stage.cost(model_of(stage, Outcome({})))
+
+    plain = of("lora").work.flops
+
+    def more(**settings):
+        return of("two-source", **settings).work.flops - plain
+
+    both, steps, pool = more(), more(text_steps=128), more(text_pool=8192)
+    assert steps + pool - 2 * both == pytest.approx(both, rel=1e-6), "twice the one and twice the other are twice both"
+    weights = 6_738_415_616 - 131_072_000, 5_422_977_024 - 131_072_000  # embeddings multiply nothing
+    compared = 2 * 4096 * 128 * sum(weights)
+    assert pool - both == pytest.approx(compared, rel=0.05)  # attention's scores aside
+    assert steps - both == pytest.approx(64 * 128 * 128 * 4 * weights[1], rel=0.05)  # no gradients of weights
+    assert of("two-source").memory > 2 * 6_738_415_616  # the dense model, for a moment beside the other
 
 
 def test_memory_of_recovery_grows_with_what_is_trained_at_once(tmp_path):

@@ -136,9 +136,13 @@ class _Worker:
             return future.result()
         except (BrokenExecutor, KeyboardInterrupt) as error:  # the latter: it was told to end
             with self._changing:
-                if not self._ended:  # else `join` does it
+                gone = not self._ended  # else `join` does it
+                if gone:
                     self._pool = None
-                    pool.shutdown(wait=False)
+            if gone:
+                # The pool knows of a death by a pipe, which the system may close before it lets go of the locks that
+                # the process held: wait for its end. One that was told to end takes its own time.
+                pool.shutdown(wait=isinstance(error, BrokenExecutor))
             raise BrokenExecutor("the worker process has ended") from error
 
     def _start(self) -> ProcessPoolExecutor:

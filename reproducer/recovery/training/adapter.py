@@ -23,7 +23,7 @@ from reproducer.models.architecture import architecture_of
 from reproducer.models.quiet import quiet
 
 if TYPE_CHECKING:
-    from reproducer.recovery.lora import Lora
+    from reproducer.recovery.instructions import LowRank
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
 
@@ -47,7 +47,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def add_adapter(model: nn.Module, settings: Lora, seed: int) -> Any:
+def add_adapter(model: nn.Module, settings: LowRank, seed: int) -> Any:
     """A peft model around a twin of `model` with a fresh adapter; `model` itself is left as it was.
 
     A is random, B is 0, so that the adapter changes nothing yet. Adapter weights are float32 where the base is
@@ -62,7 +62,7 @@ def add_adapter(model: nn.Module, settings: Lora, seed: int) -> Any:
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # any number will do
         lora_dropout=settings.dropout,
-        target_modules=_targets(model, settings.targets),
+        target_modules=target_names(model, settings.targets),
         bias="none",
         task_type="CAUSAL_LM",
     )
@@ -169,7 +169,12 @@ def _injected(model: nn.Module, config: Any, seed: int) -> Any:
         return get_peft_model(twin(model), config)
 
 
-def _targets(model: nn.Module, targets: Sequence[str] | None) -> list[str]:
+def target_names(model: nn.Module, targets: Sequence[str] | None) -> list[str]:
+    """Names of the linear modules of decoder layers that get adapters, sorted; None: all that the family declares.
+
+    Raises:
+        UserError: the decoder layers have no linear module of a name.
+    """
     architecture = architecture_of(model)
     if targets is None:
         return sorted({path.rpartition(".")[2] for path in architecture.modules()})

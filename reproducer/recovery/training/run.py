@@ -7,7 +7,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -30,11 +31,34 @@ GRADIENT_NORM = 1.0
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state beside the number of steps
 
 
-def learning_rate(done: int, steps: int, settings: InstructionTuning) -> float:
-    """The rate of the step behind `done` steps: up in a line over the warm-up, then down in a line to 0 at the end."""
-    warmup = settings.warmup_steps
-    share = done / warmup if done < warmup else (steps - done) / (steps - warmup)
-    return settings.learning_rate * share
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a run: examples of one source, under a schedule of their own.
+
+    Attributes:
+        examples: what to train on, in the order of the rows.
+        steps: how many the phase has.
+        warmup: steps before the rate is at its peak, fewer than `steps`.
+        passes: how many examples are passed at most, each epoch in an order of its own.
+        source: joins the seed of that order.
+    """
+
+    examples: list[Example]
+    steps: int
+    warmup: int
+    passes: int
+    source: str = ""
+
+    def learning_rate(self, done: int, peak: float) -> float:
+        """The rate behind `done` steps of the phase: up in a line over the warm-up, then down in a line to 0."""
+        share = done / self.warmup if done < self.warmup else (self.steps - done) / (self.steps - self.warmup)
+        return peak * share
+
+    def batch(self, step: int, size: int, seed: int) -> list[Example]:
+        """The examples of a step of the phase, counted from 0."""
+        count = len(self.examples)
+        places = range(step * size, min((step + 1) * size, self.passes))
+        return [self.examples[_order(count, seed, self.source, place // count)[place % count]] for place in places]
 
 
 def derived_seed(seed: int, *purpose: str | int) -> int:
@@ -49,10 +73,9 @@ class TrainingRun:
         model: a causal language model of a declared family; it is put into training mode and all of it is frozen but
             `weights`.
         weights: what is trained, by name.
-        examples: what to train on, in the order of the rows.
+        phases: what to train on, one after the other; the optimiser's state is carried through all of them.
         settings: how.
-        seed: of the rows' order and the dropout.
-        steps: where the schedule ends.
+        seed: of the examples' order and the dropout.
         padding: any token of the vocabulary.
     """
 
@@ -60,10 +83,9 @@ class TrainingRun:
         self,
         model: nn.Module,
         weights: Mapping[str, nn.Parameter],
-        examples: list[Example],
+        phases: Sequence[Phase],
         settings: InstructionTuning,
         seed: int,
-        steps: int,
         padding: int,
     ) -> None:
         self.model, self.weights = model.train().requires_grad_(False), dict(weights)
@@ -73,15 +95,17 @@ class TrainingRun:
         self.decoder, self.device = family.decoder_of(model), family.head_of(model).weight.device
         self.layers = family.decoder_layers(model)
         self.optimizer = torch.optim.AdamW(self.weights.values(), lr=settings.learning_rate, weight_decay=0.0)
-        self.examples, self.settings, self.seed, self.steps = examples, settings, seed, steps
-        self.padding = padding
+        self.phases, self.settings, self.seed, self.padding = list(phases), settings, seed, padding
+        self.steps = sum(phase.steps for phase in phases)
         self.losses: list[dict[str, Any]] = []
 
-    def batch(self, step: int) -> list[int]:
-        """The numbers of the examples of a step, counted from 0: each epoch has all of them in an order of its own."""
-        count, batch = len(self.examples), self.settings.batch
-        places = range(step * batch, min((step + 1) * batch, self.settings.epochs * count))
-        return [_order(count, self.seed, place // count)[place % count] for place in places]
+    def at(self, step: int) -> tuple[Phase, int]:
+        """The phase of a step of the run, and its number in it, both counted from 0."""
+        for phase in self.phases[:-1]:
+            if step < phase.steps:
+                return phase, step
+            step -= phase.steps
+        return self.phases[-1], step
 
     @property
     def done(self) -> int:
@@ -94,9 +118,10 @@ class TrainingRun:
             UserError: the loss or the gradient is not finite; the adapter is as it was before the step.
         """
         settings = self.settings
-        rate = learning_rate(self.done, self.steps, settings)
+        phase, within = self.at(self.done)
+        rate = phase.learning_rate(within, settings.learning_rate)
         # Micro-batches of like lengths: less padding, and the batch's gradient is the same sum.
-        batch = sorted((self.examples[number] for number in self.batch(self.done)), key=lambda one: len(one.ids))
+        batch = sorted(phase.batch(within, settings.batch, self.seed), key=lambda one: len(one.ids))
         tokens = sum(example.targets for example in batch)
         text = f"loss {self.losses[-1]['loss']:.3f}" if self.losses else ""
         total = 0.0
@@ -115,7 +140,7 @@ class TrainingRun:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
-        loss, seen = total / tokens, self.done * settings.batch + len(batch)
+        loss, seen = total / tokens, len(batch) + (self.losses[-1]["examples"] if self.losses else 0)
         self.losses.append({"step": self.done + 1, "loss": loss, "learning_rate": rate, "examples": seen})
         progress(self.done, self.steps, f"loss {loss:.3f}")
 
@@ -149,13 +174,10 @@ class TrainingRun:
 
     def identity(self) -> str:
         """A digest of what determines the run, with some elements of each weight in the place of the whole model."""
-        digest = hashlib.sha256(self.settings.model_dump_json(exclude={"dataset", "examples"}).encode())
-        digest.update(json.dumps([self.seed, sorted(self.weights)]).encode())
-        digest.update(json.dumps([(example.ids, example.prompt) for example in self.examples]).encode())
-        for name, weight in self.layers.named_parameters():
-            flat = weight.detach().flatten()
-            some = flat[:: max(1, flat.numel() // 64)].double().tolist()
-            digest.update(json.dumps([name, list(weight.shape), some]).encode())
+        digest = hashlib.sha256(self.settings.model_dump_json(exclude={"dataset", "examples", "text"}).encode())
+        digest.update(json.dumps([self.seed, sorted(self.weights), weights_digest(self.layers)]).encode())
+        for phase in self.phases:
+            digest.update(json.dumps([(example.ids, example.prompt) for example in phase.examples]).encode())
         return digest.hexdigest()
 
 
@@ -179,9 +201,19 @@ def train(run: TrainingRun, job: Job, save: Callable[[], None]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def weights_digest(layers: nn.Module) -> str:
+    """A digest of some elements of each weight, with its name and shape."""
+    digest = hashlib.sha256()
+    for name, weight in layers.named_parameters():
+        flat = weight.detach().flatten()
+        some = flat[:: max(1, flat.numel() // 64)].double().tolist()
+        digest.update(json.dumps([name, list(weight.shape), some]).encode())
+    return digest.hexdigest()
+
+
 @lru_cache(maxsize=4)
-def _order(examples: int, seed: int, epoch: int) -> list[int]:
-    generator = torch.Generator().manual_seed(derived_seed(seed, "order", epoch))
+def _order(examples: int, seed: int, source: str, epoch: int) -> list[int]:
+    generator = torch.Generator().manual_seed(derived_seed(seed, "order", *filter(None, [source]), epoch))
     return torch.randperm(examples, generator=generator).tolist()
 
 

@@ -1,0 +1,93 @@
+"""Passages of a text that a pruned model lost most on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reproducer.errors import UserError
+from reproducer.models.architecture import family_of
+from reproducer.models.loss import next_token_losses
+from reproducer.models.memory import give_back
+from reproducer.models.walk import BATCH_TOKENS, frozen
+from reproducer.recovery.registry import Job
+from reproducer.recovery.training.run import require_finite, weights_digest
+
+FILE = "passages.json"
+
+
+def most_lost(job: Job, ids: Tensor, count: int, numbers: list[int]) -> list[int]:
+    """Rows of `ids` whose mean next-token loss is most above the dense model's, in ascending order.
+
+    They and both losses are left in the job's directory as `passages.json`, so that a run that goes on neither loads
+    the dense model again nor chooses others.
+
+    Args:
+        ids: LongTensor [passages, length].
+        count: rows to choose; of equals the first.
+        numbers: what the file calls each row.
+
+    Raises:
+        UserError: the job has no dense model, or a loss is not finite.
+    """
+    path, digest = job.directory / FILE, hashlib.sha256(ids.numpy().tobytes())
+    identity = hashlib.sha256(f"{digest.hexdigest()} {count} {_layers_digest(job.model)}".encode()).hexdigest()
+    if (chosen := _read(path, identity, len(ids))) is not None:
+        return chosen
+    if job.dense is None:
+        raise UserError(
+            "two-source recovery compares the pruned model with the dense one, and this job has none",
+            "give the Job a function that loads it: Job(…, dense=load)",
+        )
+    pruned = passage_losses(job.model, ids, lambda done: job.progress(0, 1, f"{done} passages, pruned model"))
+    model = job.dense()
+    dense = passage_losses(model, ids, lambda done: job.progress(0, 1, f"{done} passages, dense model"))
+    del model
+    give_back()
+    lost = pruned - dense
+    if not lost.any():
+        job.say("the model loses nothing to the dense one on any passage: the first ones are taken")
+    chosen = sorted(torch.argsort(lost, descending=True, stable=True)[:count].tolist())
+    rows = [{"passage": numbers[row], "pruned": pruned[row].item(), "dense": dense[row].item()} for row in chosen]
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps({"identity": identity, "rows": chosen, "losses": rows}), encoding="utf-8")
+    os.replace(unfinished, path)
+    return chosen
+
+
+def passage_losses(model: nn.Module, ids: Tensor, progress: Callable[[int], None]) -> Tensor:
+    """Mean next-token loss of each row of `ids`, float64 [passages]; the model is left in the mode it was in."""
+    config: Any = model.config
+    family, size = family_of(config), max(1, BATCH_TOKENS // ids.shape[1])
+    decoder, device = family.decoder_of(model), family.head_of(model).weight.device
+    found = []
+    with frozen(model), torch.no_grad():
+        for part in ids.split(size):
+            batch = part.to(device)
+            hidden = decoder(input_ids=batch, use_cache=False).last_hidden_state
+            found.append(next_token_losses(model, hidden, batch).double().mean(dim=1).cpu())
+            progress(sum(map(len, found)))
+    losses = torch.cat(found)
+    require_finite(losses.sum().item(), "loss", "before the first step, on a passage of recovery.text")
+    return losses
+
+
+def _read(path: Any, identity: str, count: int) -> list[int] | None:
+    """The rows that an earlier attempt chose of the same passages for the same model."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        rows = found["rows"] if found["identity"] == identity else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return rows
+
+
+def _layers_digest(model: nn.Module) -> str:
+    config: Any = model.config
+    return weights_digest(family_of(config).decoder_layers(model))
