@@ -34,7 +34,7 @@ def prune(
     scope: Literal["local", "global"] = "local",
     heads: Literal["auto", "local", "pooled"] = "auto",
     round_to: int = 1,
-    steps: int = 1,
+    in_steps: int = 1,
     seed: int = 0,
     limits: Limits | None = None,
     **parameters: Any,
@@ -44,15 +44,15 @@ def prune(
     Args:
         model: a causal language model of a declared architecture.
         method: a registered name (`reproduce methods` lists them), or `module:attribute` of a method of your own.
-        calibration: LongTensor [samples, length] of token ids, for methods that need it; [steps, samples, length] for
-            other samples in each step.
+        calibration: LongTensor [samples, length] of token ids, for methods that need it; or, for other samples in each
+            step, [in_steps, samples, length].
         structure_ratio: fraction of the heads and channels of each pruned layer to remove (LLM-Pruner's ratio), or
         ratio: fraction of all parameters to remove, reached within half a point. Exactly one of the two.
         layers: indices of the layers to prune; by default LLM-Pruner's 4 to 29 of 32, in proportion.
         scope: `local`, the same number from every layer, or `global`, ranked over all layers.
         heads: `local`, `pooled` over the layers, or `auto` (pooled for grouped-query attention); see `allocation`.
         round_to: kept channels a layer are multiples of this, for example 64.
-        steps: equal cuts that reach the ratio, each decided on what the ones before it left; for methods that score.
+        in_steps: equal cuts that reach the ratio, each decided on what the ones before it left; for methods that score.
         seed: for methods that draw at random.
         limits: memory that the statistics may take.
         parameters: the method's own.
@@ -71,7 +71,7 @@ def prune(
         calibration,
         layers=layers,
         cut=cut,
-        steps=steps,
+        steps=in_steps,
         seed=seed,
         limits=limits,
     )
@@ -101,7 +101,8 @@ def plan_by(
     from reproducer.pruning.statistics import GradientStatistic, collect
 
     rule = method.make(parameters)
-    if method.trains or any(isinstance(statistic, GradientStatistic) for statistic in rule.needs):
+    taken = [*rule.needs, *(one for of_pass in getattr(rule, "passes", ()) for one in of_pass)]
+    if method.trains or any(isinstance(statistic, GradientStatistic) for statistic in taken):
         refuse_quantised(model, f"method '{method.name}'")
     indices = _indices(model, layers)
     ids = ids if method.calibrated else None

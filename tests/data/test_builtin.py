@@ -43,7 +43,7 @@ def test_enough_text_for_calibration_search_and_report(name, role):
     lengths = [len(passage.split()) for passage in text.passages]
     assert min(lengths) >= builtin.PASSAGE_WORDS
     if role == "calibration":
-        assert len(lengths) >= 150
+        assert len(lengths) >= 100
     else:
         assert len(windows(text, Words(), 128)) * 128 >= 4096
 

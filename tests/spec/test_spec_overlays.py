@@ -61,7 +61,7 @@ class TestProfiles:
             ("smollm2-135m", "Vicuna"),
         ]
         assert spec.search["texts"] == ["wiki-small", "c4"]
-        assert spec.methods[1].calibration_for(spec).dataset == "gutenberg"
+        assert spec.methods[1].calibration_for(spec).dataset == ["gutenberg"]
         assert spec.methods[1].search_for(spec)["texts"] == "ptb"
         assert spec.profile == ("small",)
 
@@ -135,7 +135,7 @@ class TestProfiles:
     def test_profiles_apply_in_order(self, load, profiles):
         spec = load(SPEC, ["small", "tiny"])
         assert spec.models[0].name == "tiny"
-        assert spec.methods[1].calibration_for(spec).dataset == "python-topics"
+        assert spec.methods[1].calibration_for(spec).dataset == ["python-topics"]
         assert (spec.search["trials"], spec.seeds) == (3, [7])
         assert spec.search["space"]["coarse_scale"] == [0.5]
         assert spec.profile == ("small", "tiny")
