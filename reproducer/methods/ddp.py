@@ -75,7 +75,7 @@ def ddp(
         remove = parameters_to_remove(request.model, request.layers, request.cut)
         return cut_by_gates(request, gates, remove, fold)
 
-    return Decision(decide, train=train)
+    return Decision(decide, train=train, training=lambda samples, layers: (0, steps * batch, batch))
 
 
 def learn_gates(job: TrainingJob, settings: Mapping[str, Any], remove: int) -> None:

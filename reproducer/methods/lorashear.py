@@ -112,7 +112,12 @@ def lorashear(
             scores=_by_layer(state, "score", request.layers),
         )
 
-    return Decision(decide, train=train)
+    def training(samples: int, layers: int) -> tuple[float, float, int]:
+        scored = min(score_samples, samples)
+        # each layer's two node groups are measured from that layer on; scores are taken twice
+        return layers * scored, (warmup_steps + periods * period_steps) * batch + 2 * scored, batch
+
+    return Decision(decide, train=train, training=training)
 
 
 def _check(settings: Mapping[str, Any]) -> None:

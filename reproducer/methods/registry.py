@@ -72,12 +72,15 @@ class Decision:
             still there. In a spec's run it is a stage of its own.
         passes: for estimates of its cost, passes over the samples that `decide` itself makes: of each, statistics that
             take as much.
+        training: the same for `train`: from the number of samples and of layers to prune, how many sequences go forward
+            alone, how many forward and backward, and how many of the latter at once. None: not estimated.
     """
 
     decide: Callable[[Request], Plan]
     needs: tuple[Statistic, ...] = ()
     train: Callable[[TrainingJob], None] | None = None
     passes: tuple[tuple[Statistic, ...], ...] = ()
+    training: Callable[[int, int], tuple[float, float, int]] | None = None
 
 
 def _silent(done: int, total: int, text: str) -> None:

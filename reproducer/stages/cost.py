@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from reproducer.pruning.statistics import Statistic
 
 DEPTHS = 2, 3  # layers of the models that are counted on; in a first layer less is held than in others
+COUNTED = 32  # samples whose statistics are counted; of more the count itself would take minutes
 CHARACTERS_PER_TOKEN = 4.0  # LLaMA's tokenizer makes a token of 3.8 characters of WikiText2, SmolLM2's of 4.2
 ANSWERED = 0.5  # of the tokens of an instruction: its answer, which is learnt
 
@@ -165,7 +166,7 @@ class ModelCost:
         from reproducer.pruning.statistics import ACTIVATION_BYTES, GradientStatistic, WeightStatistic
 
         needs = tuple(sorted(needs, key=repr))
-        counted = partial(self._counted, _collected, needs, samples, length, per_sample)
+        counted = partial(self._of_samples, needs, samples, length, per_sample)
         cost, one = counted(layers=self.layers - first), counted(layers=1)
         limit = ACTIVATION_BYTES if activations is None else activations
         if any(isinstance(need, GradientStatistic) for need in needs) and (graphs := cost.memory - one.memory) > limit:
@@ -175,6 +176,36 @@ class ModelCost:
         if below and first and not all(isinstance(need, WeightStatistic) for need in needs):
             cost += self.passes(samples * length, length, samples * length, "none", first)
         return cost
+
+    def learning(self, forward: float, both: float, batch: int, length: int) -> Cost:
+        """What a method learns beside frozen weights: a backward pass is taken to cost two forward ones.
+
+        Args:
+            forward, both: sequences of `length` tokens that go forward alone, and forward and backward.
+            batch: of the latter, at once.
+        """
+        from reproducer.models.walk import BATCH_TOKENS
+        from reproducer.pruning.statistics import First
+
+        tokens = (forward + 3 * both) * length
+        held = self.collected((First(),), batch, length, activations=2**62)
+        return Cost(self.passes(tokens, length, BATCH_TOKENS, "losses").work, held.memory)
+
+    def _of_samples(
+        self, needs: tuple[Statistic, ...], samples: int, length: int, per_sample: bool, layers: int
+    ) -> Cost:
+        """What `collect` does for so many samples; beyond `COUNTED` each further one takes what the last ones took."""
+
+        def counted(number: int) -> Cost:
+            return self._counted(_collected, needs, number, length, per_sample, layers=layers)
+
+        if samples <= COUNTED:
+            return counted(samples)
+        half, whole = counted(COUNTED // 2), counted(COUNTED)
+        more = (samples - COUNTED) / (COUNTED - COUNTED // 2)
+        return Cost(
+            whole.work + (whole.work + half.work * -1) * more, whole.memory + (whole.memory - half.memory) * more
+        )
 
     def training(self, recovery: Any) -> Cost:
         """Fine-tuning by a kind of recovery with the settings of `InstructionTuning`."""

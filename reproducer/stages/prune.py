@@ -73,6 +73,13 @@ class Train(_ByMethod):
         spent = train(model, rule, ids=ids, **self.request, directory=context.directory, progress=context.progress)
         record_tokens(context, model, spent)
 
+    def cost(self, model: ModelCost) -> Cost:
+        rule: Any = METHODS.get(self.method).make(self.parameters)
+        if rule.training is None or self.calibration is None:
+            raise NotImplementedError
+        layers = model.layers - model.first(self.cut)
+        return model.learning(*rule.training(self.calibration.samples, layers), self.calibration.length)
+
 
 class Prune(_ByMethod):
     """The plan of a method's scores or decision."""
