@@ -78,7 +78,8 @@ class Train(_ByMethod):
         if rule.training is None or self.calibration is None:
             raise NotImplementedError
         layers = model.layers - model.first(self.cut)
-        return model.learning(*rule.training(self.calibration.samples, layers), self.calibration.length)
+        forward, both, batch = rule.training(self.calibration.samples, layers)
+        return model.learning(forward, both, batch, self.calibration.length)
 
 
 class Prune(_ByMethod):
