@@ -42,12 +42,14 @@ class Pool:
         ids: LongTensor [pool, length].
         source: the text they are from.
         text: text that begins with what a row of `ids` holds.
+        places: which passage of the text, or which window, each row is.
         windows: whether they are windows of the whole text, and not passages.
     """
 
     ids: torch.Tensor
     source: Text
     text: Callable[[int], str]
+    places: Sequence[int]
     windows: bool = False
 
     def __len__(self) -> int:
@@ -141,7 +143,7 @@ def calibration_pool(text: Text, tokenizer: Tokenizer, length: int, size: int | 
         raise _too_small(size or 1, length, text, len(found))
     passages = sorted(list(found)[:size])
     kept = torch.tensor([found[index] for index in passages], dtype=torch.long)
-    return Pool(kept, text, lambda index: text.passages[passages[index]])
+    return Pool(kept, text, lambda index: text.passages[passages[index]], passages)
 
 
 def window_pool(text: Text, tokenizer: Any, length: int, size: int | None = None) -> Pool:
@@ -162,7 +164,7 @@ def window_pool(text: Text, tokenizer: Any, length: int, size: int | None = None
         tokens: str = tokenizer.decode(whole[index : index + BEHIND].flatten(), skip_special_tokens=True)
         return tokens
 
-    return Pool(whole[:size], text, begun, windows=True)
+    return Pool(whole[:size], text, begun, range(len(whole))[:size], windows=True)
 
 
 def cut_samples(passages: list[str], tokenizer: Tokenizer, length: int) -> torch.Tensor:

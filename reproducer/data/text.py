@@ -135,7 +135,9 @@ def load_text(name: str, role: str) -> Text:
     """
     source = text_source(name, role)
     rows = source.read()
-    passages = rows.strings(source.field)[: source.first]
+    passages = rows.strings(source.field)
+    if source.first is not None:  # else it may be a column that is read row by row
+        passages = passages[: source.first]
     if not any(passage.strip() for passage in passages):
         raise DataError(f"{rows.location}: field '{source.field}' holds no text in any of {len(passages)} rows")
     return Text(name, role, passages, rows)

@@ -92,7 +92,7 @@ class TwoSource(Lora):
             pool = calibration_pool(text, job.tokenizer, self.text_length, self.text_pool)
         except DataError as error:
             raise UserError(str(error), "set a smaller recovery.text_pool or recovery.text_length") from None
-        rows = most_lost(job, pool.ids, math.ceil(self.text_share * len(pool)), list(range(len(pool))))
+        rows = most_lost(job, pool.ids, math.ceil(self.text_share * len(pool)), pool.places)
         examples = [Example(pool.ids[row].tolist(), prompt=0) for row in rows]
         passes = self.text_steps * self.batch
         return [Phase(examples, self.text_steps, self.text_warmup_steps, passes, source="text")]

@@ -243,17 +243,13 @@ def _measuring(found: Resolved, state: State) -> dict[str, Stage]:
 def _search(found: Resolved, model: ResolvedModel, method: ResolvedMethod, cut: Cut, seed: int) -> tuple[Search, bool]:
     """The search behind a row, and whether it was made elsewhere: on another model, or at another cut."""
     assert method.search is not None
-    baselines = [*method.search.baselines]
-    baselines += [
-        other.name for other in found.methods if other.search is None and other.plain and other.name not in baselines
-    ]
     state, transfer = model.state, method.search.transfer
     if transfer is not None:
         if transfer.model is not None:
             state = _source_state(found, transfer.model, model.state.dtype)
         if transfer.ratio is not None or transfer.structure_ratio is not None:
             cut = cut.at(ratio=transfer.ratio, structure_ratio=transfer.structure_ratio)
-    search = Search.of(method, state, cut, baselines, found.evaluate.seq_len, seed)
+    search = Search.of(method, state, cut, list(method.search.baselines), found.evaluate.seq_len, seed)
     return search, transfer is not None
 
 

@@ -158,10 +158,14 @@ def test_entries_of_one_model_are_rows_of_their_own(tmp_path):
     assert len({(row.model, row.label, row.ratio) for row in rows}) == len(rows)
 
 
-def test_the_search_scores_the_methods_of_the_spec_too(tmp_path):
-    spec = load(tmp_path, BASE.replace("[magnitude,", "[random, magnitude,"))
-    search = next(row.stages["search"] for row in expand(spec).rows if "search" in row.stages)
-    assert search.baselines == ["magnitude", "vector", "llm-pruner-e1", "llm-pruner-e2", "random"]
+def test_the_search_scores_the_baselines_that_it_is_given_whatever_rows_stand_beside_it(tmp_path):
+    """Else tables with different rivals could not share a search."""
+    searches = [
+        next(row.stages["search"] for row in expand(load(tmp_path, text)).rows if "search" in row.stages)
+        for text in (BASE, BASE.replace("[magnitude,", "[random, wanda,"), BASE + "search: {baselines: [wanda]}\n")
+    ]
+    assert searches[0].baselines == ["magnitude", "vector", "llm-pruner-e1", "llm-pruner-e2"]
+    assert searches[0].key == searches[1].key != searches[2].key and searches[2].baselines == ["wanda"]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from reproducer.recovery.training.run import require_finite, weights_digest
 FILE = "passages.json"
 
 
-def most_lost(job: Job, ids: Tensor, count: int, numbers: list[int]) -> list[int]:
+def most_lost(job: Job, ids: Tensor, count: int, numbers: Sequence[int]) -> list[int]:
     """Rows of `ids` whose mean next-token loss is most above the dense model's, in ascending order.
 
     They and both losses are left in the job's directory as `passages.json`, so that a run that goes on neither loads
