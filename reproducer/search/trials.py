@@ -67,6 +67,8 @@ def open_study(directory: Path, name: str) -> optuna.Study:
         UserError: the file is damaged; it is left as it is.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # It writes a traceback where an interrupt comes while it reads, beside the one that ends the call in order.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     path = directory / "study.db"
     try:
         storage = optuna.storages.RDBStorage(

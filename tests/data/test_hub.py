@@ -72,7 +72,7 @@ def test_a_lazy_column_serves_as_passages(converted):
     text = load_text("ptb-text-only/ptb_text_only:penn_treebank:validation:sentence", "calibration")
     assert not isinstance(text.passages, list)
     pool = calibration_pool(text, Words(), 4)
-    assert pool.passages == [i for i, sentence in enumerate(SENTENCES) if len(sentence.split()) >= 4]
+    assert pool.places == [i for i, sentence in enumerate(SENTENCES) if len(sentence.split()) >= 4]
     assert pool.text(0) == SENTENCES[0]
 
 
