@@ -213,17 +213,18 @@ def _pruned(
         seed=seed,
         stages={**stages, **_measuring(found, state)},
         steps=cut.steps,
-        saw=_saw(method),
+        saw=_saw(method, cut),
         control=found.controls.get(method.label),
         plain=method.plain,
     )
 
 
-def _saw(method: ResolvedMethod) -> list[Sight]:
+def _saw(method: ResolvedMethod, cut: Cut) -> list[Sight]:
     sights = []
     if method.method.calibrated:
         calibration = method.calibration
-        counts = apportioned(calibration.samples, calibration.shares)
+        samples = calibration.samples * (cut.steps if cut.resample else 1)
+        counts = apportioned(samples, calibration.shares)
         for text, count in zip(calibration.texts, counts, strict=True):
             sights.append(Sight(dataset=text.name, split=text.role, purpose="calibration", samples=count))
     return sights + [Sight(dataset=text.name, split=text.role, purpose="search") for text in method.texts]

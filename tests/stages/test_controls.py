@@ -70,6 +70,9 @@ def test_what_rows_saw(tmp_path):
     shared = [(name, "search", "calibration", 2) for name in ("python-topics", "python-docstrings")]
     assert saw("E2 on the search's texts") == shared
     assert saw("Ours over the search's texts") == [*shared, *searched]
+    steps = "{name: llm-pruner-e2, label: steps, prune: {steps: 3, resample: true}}"
+    found = rows(tmp_path, SPEC.replace("llm-pruner-e2,", f"llm-pruner-e2, {steps},"))
+    assert saw("steps") == [(*books[:3], 3 * 4)], "each step has samples of its own"
 
 
 def test_the_unseen_text_is_a_column_that_no_search_measures_on(tmp_path):
