@@ -50,7 +50,8 @@ def spec_of(*methods: str, more: str = "") -> str:
 WANDA = "my_wanda:my_wanda"
 GATES = '{name: "my_gates:my_gates", parameters: {steps: 3}}'
 SEARCHED = (
-    '{name: "my_search:my_mixture", search: {trials: 3, windows: 2, baselines: [magnitude], space: {exponents: [2.0]}}}'
+    '{name: "my_search:my_mixture", search: {trials: 3, windows: 2, space: {exponents: [2.0]}, '
+    '"baselines": [magnitude, "my_wanda:my_wanda", "my_bias:my_bias", "my_layers:my_layers"]}}'
 )
 SPEC = spec_of("magnitude", WANDA, "my_bias:my_bias", "my_layers:my_layers", GATES, SEARCHED, more=RECOVERY)
 NOT_MEASURED = ("--set", "evaluate.perplexity=[]")
@@ -269,7 +270,8 @@ def test_killed_in_training_it_goes_on_and_ends_with_the_same_plan(here, tmp_pat
 def test_an_engine_of_ones_own_runs_the_stages(here):
     """Each in a Python of its own, which finds the user's modules too, by the names that the spec has for them."""
     carried_over = SEARCHED.replace(
-        "baselines: [magnitude]", "baselines: [], texts: python-topics, transfer: {structure_ratio: 0.5}"
+        "space: {exponents: [2.0]}, ",
+        "space: {exponents: [2.0]}, texts: python-topics, transfer: {structure_ratio: 0.5}, ",
     )
     Path("spec.yaml").write_text(spec_of(WANDA, carried_over))
     assert main(["spec.yaml", *NOT_MEASURED, "--engine", "my_engine:Fresh", "--jobs", "2"]) == 0
@@ -336,7 +338,7 @@ def test_a_package_whose_method_cannot_be_imported_is_named(here, monkeypatch, c
 )
 def test_a_module_that_is_not_there_is_told_with_its_line(here, capsys, name, message):
     Path("broken.py").write_text("method = 1 / 0\n")
-    Path("spec.yaml").write_text(SPEC.replace("my_wanda:my_wanda", f'"{name}"'))
+    Path("spec.yaml").write_text(SPEC.replace("my_wanda:my_wanda", f'"{name}"', 1))
     assert main(["spec.yaml"]) == 2
     said = capsys.readouterr().err
     assert "spec.yaml:5: methods[1]" in said and message in said and "Traceback" not in said
