@@ -49,8 +49,9 @@ def ddp(
         learning_rate: Adam's.
         epsilon_start, epsilon_end: ε of the first and the last step; the smaller, the sharper the surrogate.
         multiplier_rate: of λ.
-        fold: multiply the columns of the projections by the gates that stay, which the plan then carries; or take
-            these gates as 1. Gates may grow beyond 1, which is what they gain over a mask: folded they keep it.
+        fold: multiply the columns of the projections by the gates that stay, which the plan then carries. Gates may
+            grow beyond 1, which is what they gain over a mask, and fit the domain of the samples more closely. Or
+            keep gates within 0 and 1 while they learn, and take those that stay as 1.
     """
     numbers = {"learning_rate": learning_rate, "epsilon_start": epsilon_start, "epsilon_end": epsilon_end}
     for name, value in {**numbers, "multiplier_rate": multiplier_rate}.items():
@@ -61,7 +62,7 @@ def ddp(
             raise UserError(f"ddp's {name} is {value!r}; it is a whole number from 1 on")
     if not isinstance(fold, bool):
         raise UserError(f"ddp's fold is {fold!r}; it is true or false")
-    settings = {**numbers, "multiplier_rate": multiplier_rate, "steps": steps, "batch": batch}
+    settings = {**numbers, "multiplier_rate": multiplier_rate, "steps": steps, "batch": batch, "fold": fold}
 
     def train(job: TrainingJob) -> None:
         from reproducer.pruning.allocation import parameters_to_remove
@@ -120,6 +121,10 @@ def learn_gates(job: TrainingJob, settings: Mapping[str, Any], remove: int) -> N
         optimizer.zero_grad()
         (loss + float(multiplier) * share).backward()
         optimizer.step()
+        if not settings["fold"]:
+            with torch.no_grad():
+                for gate in gates.values():
+                    gate.clamp_(0, 1)
         if remove:
             multiplier.add_(settings["multiplier_rate"] * (float(share.detach()) - target)).clamp_(min=0)
         return float(loss.detach())

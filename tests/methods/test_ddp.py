@@ -25,6 +25,7 @@ SETTINGS = {
     "epsilon_start": 0.1,
     "epsilon_end": 0.02,
     "multiplier_rate": 1.0,
+    "fold": True,
 }
 OUTPUTS = {"llama": ("self_attn.o_proj", "mlp.down_proj"), "phi3": ("self_attn.o_proj", "mlp.down_proj")}
 OUTPUTS["opt"] = ("self_attn.out_proj", "fc2")
@@ -86,16 +87,19 @@ def by_hand(model, kind, ids, order, settings, remove):
         optimizer.zero_grad()
         (loss + multiplier * share).backward()
         optimizer.step()
+        if not settings["fold"]:
+            for gate in gates.values():
+                gate.data = gate.data.clamp(0, 1)
         if remove:
             multiplier = max(0.0, multiplier + settings["multiplier_rate"] * (share.item() - (1 - remove / total)))
     return gates, multiplier
 
 
-@pytest.mark.parametrize("target", [0, 0.3])
+@pytest.mark.parametrize(("target", "fold"), [(0, True), (0.3, True), (0.3, False)])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_gates_are_those_of_a_plain_loop(name, target, tmp_path):
+def test_gates_are_those_of_a_plain_loop(name, target, fold, tmp_path):
     model = family_model(name, **ZOO[name])
-    ids, settings = tokens(8, 8), {**SETTINGS, "steps": 6}
+    ids, settings = tokens(8, 8), {**SETTINGS, "steps": 6, "fold": fold}
     remove = round(target * parameter_count(model))
     seen = []
     with Double():
@@ -118,6 +122,8 @@ def test_gates_are_those_of_a_plain_loop(name, target, tmp_path):
     assert found.keys() == gates.keys() and (multiplier > 0) == (target > 0)
     for key, gate in gates.items():
         torch.testing.assert_close(found[key], gate.detach(), rtol=0, atol=1e-5)
+    largest = max(gate.max().item() for gate in found.values())
+    assert largest > 1 if fold else largest == 1
 
 
 def test_a_target_of_nothing_cuts_nothing(tmp_path):
