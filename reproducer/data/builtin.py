@@ -109,7 +109,9 @@ PACKAGES = (
     "xmlrpc.client",
     "zipfile",
 )
-"""Those of `python-packages`; none is in `MODULES`."""
+"""None of them is in `MODULES`."""
+
+DOCSTRINGS = {"python-docstrings": MODULES, "python-packages": PACKAGES}
 
 
 @cache
@@ -120,12 +122,8 @@ def passages(name: str, role: str) -> tuple[str, ...]:
 
 def location(name: str) -> str:
     """Where the text comes from, for messages and reports: the origin and the version of Python."""
-    origin = {
-        "python-topics": "pydoc_data.topics",
-        "python-docstrings": f"docstrings of {len(MODULES)} modules",
-        "python-packages": f"docstrings of {len(PACKAGES)} modules",
-    }
-    return f"{origin[name]}, {platform.python_implementation()} {platform.python_version()}"
+    origin = f"docstrings of {len(DOCSTRINGS[name])} modules" if name in DOCSTRINGS else "pydoc_data.topics"
+    return f"{origin}, {platform.python_implementation()} {platform.python_version()}"
 
 
 def paragraph_key(paragraph: str) -> str:
@@ -150,7 +148,7 @@ def _paragraphs(name: str) -> tuple[str, ...]:
     # Topics repeat each other, and so do docstrings: a paragraph counts where it stands first. A set also drops what
     # the sets before it hold, so that one can calibrate and another report.
     seen = {paragraph_key(p) for earlier in TEXTS[: TEXTS.index(name)] for p in _paragraphs(earlier)}
-    documents = _topics() if name == "python-topics" else _docstrings(MODULES if name == TEXTS[1] else PACKAGES)
+    documents = _topics() if name == "python-topics" else _docstrings(DOCSTRINGS[name])
     kept = []
     for paragraph in (p for document in documents for p in _prose(document)):
         key = paragraph_key(paragraph)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from reproducer.errors import UserError
+from reproducer.methods.parameters import POSITIVE, check_number, whole_from
 from reproducer.methods.registry import Decision, Request, TrainingJob, register
 from reproducer.methods.training import train_steps, trained
 
@@ -54,15 +54,15 @@ def ddp(
             keep gates within 0 and 1 while they learn, and take those that stay as 1.
     """
     numbers = {"learning_rate": learning_rate, "epsilon_start": epsilon_start, "epsilon_end": epsilon_end}
-    for name, value in {**numbers, "multiplier_rate": multiplier_rate}.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise UserError(f"ddp's {name} is {value!r}; it is a number above 0")
-    for name, value in (("steps", steps), ("batch", batch)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UserError(f"ddp's {name} is {value!r}; it is a whole number from 1 on")
+    numbers["multiplier_rate"] = multiplier_rate
+    counts = {"steps": steps, "batch": batch}
+    for name, value in numbers.items():
+        check_number("ddp", name, value, *POSITIVE)
+    for name, value in counts.items():
+        check_number("ddp", name, value, *whole_from(1))
     if not isinstance(fold, bool):
         raise UserError(f"ddp's fold is {fold!r}; it is true or false")
-    settings = {**numbers, "multiplier_rate": multiplier_rate, "steps": steps, "batch": batch, "fold": fold}
+    settings = {**numbers, **counts, "fold": fold}
 
     def train(job: TrainingJob) -> None:
         from reproducer.pruning.allocation import parameters_to_remove
@@ -156,7 +156,7 @@ def cut_by_gates(request: Request, gates: Mapping[str, Tensor], remove: int, fol
         layers = request.architecture.decoder_layers(request.model)
         for index, of_layer in _by_layer(gates, request.layers).items():
             for kind, gate in of_layer.items():
-                path = request.architecture.members(kind)[-1].module
+                path = request.architecture.output(kind)
                 weight = linear_at(layers[index], path).weight.detach()
                 units = torch.tensor(kept[kind][index])
                 columns = weight.cpu().unflatten(1, (len(gate), -1))[:, units].to(gate.dtype)
@@ -174,7 +174,7 @@ def _gated(
     blocks = architecture.decoder_layers(model)
     for index in layers:
         for kind in KINDS:
-            projection = linear_at(blocks[index], architecture.members(kind)[-1].module)
+            projection = linear_at(blocks[index], architecture.output(kind))
             units = layer_shape(blocks[index], architecture).units(kind)
             yield f"{index}.{kind}", projection, units, unit_parameters(blocks[index], architecture, kind)
 

@@ -79,7 +79,7 @@ def standardised(request: Request, factors: tuple[Statistic, ...]) -> dict[int, 
         shape = layer_shape(layers[index], request.architecture)
         scores[index] = {}
         for kind in KINDS:
-            features: Features = request.statistics[index][request.architecture.members(kind)[-1].module]
+            features: Features = request.statistics[index][request.architecture.output(kind)]
             values = features[factors[0]].double()
             for factor in factors[1:]:
                 values = values * features[factor]
@@ -97,9 +97,7 @@ def _biases_to_add(request: Request) -> int:
 
     layers = request.architecture.decoder_layers(request.model)
     projections = [
-        linear_at(layers[index], request.architecture.members(kind)[-1].module)
-        for index in request.layers
-        for kind in KINDS
+        linear_at(layers[index], request.architecture.output(kind)) for index in request.layers for kind in KINDS
     ]
     return sum(projection.out_features for projection in projections if projection.bias is None)
 
@@ -115,7 +113,7 @@ def _compensation(request: Request, plan: Plan) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for index in request.layers:
         for kind in KINDS:
-            path = request.architecture.members(kind)[-1].module
+            path = request.architecture.output(kind)
             projection, mean = linear_at(layers[index], path), request.statistics[index][path][InputMean()]
             gone = torch.ones(plan.units[index][kind], dtype=torch.bool)
             gone[plan.kept(kind, index)] = False

@@ -60,7 +60,7 @@ def gprune_llm(groups: int = 2, sensitive: float = 1.0, weak: float = 0.25) -> D
             shape = layer_shape(layers[index], request.architecture)
             scores[index] = {}
             for kind in KINDS:
-                path = request.architecture.members(kind)[-1].module
+                path = request.architecture.output(kind)
                 squares = apart[index][path][InputSquare()].double()
                 weights = request.statistics[index][path][MeanMagnitude()].double()
                 units = shape.units(kind)  # own inputs side by side

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from reproducer.errors import UserError
+from reproducer.methods.parameters import POSITIVE, check_number, whole_from
 from reproducer.methods.registry import Decision, Request, TrainingJob, register
 from reproducer.methods.training import train_steps, trained
 
@@ -120,24 +121,20 @@ def lorashear(
     return Decision(decide, train=train, training=training)
 
 
+ALLOWED = {
+    "warmup_steps": whole_from(0),
+    **dict.fromkeys(("periods", "period_steps", "batch", "rank", "score_samples"), whole_from(1)),
+    **dict.fromkeys(("learning_rate", "alpha"), POSITIVE),
+    "probe": ("a share above 0 and below 1", lambda value: 0 < value < 1),
+    **dict.fromkeys(("epsilon", "unprunable"), ("a number from 0 on and below 1", lambda value: 0 <= value < 1)),
+}
+
+
 def _check(settings: Mapping[str, Any]) -> None:
-    for name, value in settings.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        whole = number and isinstance(value, int)
-        if name == "criterion":
-            allowed, right = '"first" or "second"', value in ("first", "second")
-        elif name == "warmup_steps":
-            allowed, right = "a whole number from 0 on", whole and value >= 0
-        elif name in ("periods", "period_steps", "batch", "rank", "score_samples"):
-            allowed, right = "a whole number from 1 on", whole and value >= 1
-        elif name in ("learning_rate", "alpha"):
-            allowed, right = "a number above 0", number and 0 < value < math.inf
-        elif name == "probe":
-            allowed, right = "a share above 0 and below 1", number and 0 < value < 1
-        else:
-            allowed, right = "a number from 0 on and below 1", number and 0 <= value < 1
-        if not right:
-            raise UserError(f"lorashear's {name} is {value!r}; it is {allowed}")
+    for name, allowed in ALLOWED.items():
+        check_number("lorashear", name, settings[name], *allowed)
+    if settings["criterion"] not in ("first", "second"):
+        raise UserError(f'lorashear\'s criterion is {settings["criterion"]!r}; it is "first" or "second"')
 
 
 class Variables:

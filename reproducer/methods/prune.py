@@ -108,7 +108,8 @@ def plan_by(
     ids = ids if method.calibrated else None
     check_steps(method, rule, steps)
     if method.calibrated:
-        for samples in ids if ids is not None and ids.dim() == 3 and len(ids) == steps else [ids]:
+        apart = steps > 1 and ids is not None and ids.dim() == 3 and len(ids) == steps
+        for samples in ids if apart and ids is not None else [ids]:
             check_samples(samples, model, method.min_samples)
     if isinstance(rule, Rule):  # before minutes are spent; a decision cuts as it likes
         check_reachable(model, indices, cut, steps)

@@ -53,6 +53,7 @@ def saap(sigma_vector: Sigma = None, sigma_element: Sigma = None, fluctuation: f
     check_number("saap", "fluctuation", fluctuation, "a number from -10 to 10", lambda power: -10 <= power <= 10)
 
     def decide(request: Request) -> Plan:
+        from reproducer.models.architecture import layer_shape
         from reproducer.pruning.allocation import parameters_to_remove
         from reproducer.pruning.together import cut_together
 
@@ -61,8 +62,10 @@ def saap(sigma_vector: Sigma = None, sigma_element: Sigma = None, fluctuation: f
         scores = fused(vector, element, sigmas)
         if fluctuation == 0:
             return request.plan(scores)
+        layers = request.architecture.decoder_layers(request.model)
+        pooled = request.cut.pools(layer_shape(layers[index], request.architecture) for index in request.layers)
         places: dict[Kind, dict[int, Tensor]] = {
-            "heads": _places(scores, "heads", _pooled(request)),
+            "heads": _places(scores, "heads", pooled),
             "channels": _places(scores, "channels", False),
         }
         ranked = {
@@ -108,15 +111,6 @@ def indicator(scores: dict[Kind, Tensor]) -> float:
     """A layer's importance fluctuation: standard deviation over mean of its structures' scores, above 0."""
     each = [float(values.std(correction=0) / values.mean()) for values in scores.values() if values.mean() > 0]
     return max(sum(each) / len(each), 1e-6) if each else 1.0
-
-
-def _pooled(request: Request) -> bool:
-    """Whether the cut takes the heads of all layers together."""
-    from reproducer.models.architecture import layer_shape
-
-    layers = request.architecture.decoder_layers(request.model)
-    grouped = any(layer_shape(layers[i], request.architecture).queries_per_group > 1 for i in request.layers)
-    return request.cut.heads == "pooled" or (request.cut.heads == "auto" and grouped)
 
 
 def _places(scores: Importance, kind: Kind, pooled: bool) -> dict[int, Tensor]:

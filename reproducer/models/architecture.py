@@ -100,6 +100,10 @@ class Architecture:
         """Members of the structures of a kind; of both without one."""
         return {None: (*self.heads, *self.channels), "heads": self.heads, "channels": self.channels}[kind]
 
+    def output(self, kind: Kind) -> str:
+        """Path of the projection that the structures of a kind feed; its columns are theirs."""
+        return self.members(kind)[-1].module
+
     def modules(self, kind: Kind | None = None) -> dict[str, Literal[0, 1]]:
         """{path of a linear module in a decoder layer: axis that the structures own}; each fused module once."""
         return {member.module: member.axis for member in self.members(kind)}

@@ -30,6 +30,7 @@ from reproducer.models.architecture import (
     KINDS,
     Architecture,
     Kind,
+    LayerShape,
     architecture_of,
     layer_shape,
     parameter_count,
@@ -75,6 +76,11 @@ class Allocation:
                 raise UserError(f"{name} '{value}' is unknown", f"choose one of: {', '.join(allowed)}")
         if self.round_to < 1:
             raise UserError(f"round_to is {self.round_to}; it counts channels and is at least 1")
+
+    def pools(self, shapes: Iterable[LayerShape]) -> bool:
+        """Whether the heads of layers of these shapes are taken together."""
+        grouped = any(shape.queries_per_group > 1 for shape in shapes)
+        return self.heads == "pooled" or (self.heads == "auto" and grouped)
 
     def divided(self, steps: int) -> list[Allocation]:
         """So many cuts of the same model, each of which takes as much more than the one before it; the last is this.
@@ -170,8 +176,7 @@ class _Cut:
         self.settings = settings
         layers = architecture.decoder_layers(model)
         shapes = {index: layer_shape(layers[index], architecture) for index in scores}
-        grouped = any(shape.queries_per_group > 1 for shape in shapes.values())
-        self.pooled = settings.heads == "pooled" or (settings.heads == "auto" and grouped)
+        self.pooled = settings.pools(shapes.values())
         self.units = {kind: {index: shapes[index].units(kind) for index in scores} for kind in KINDS}
         self.cost = {
             kind: {index: unit_parameters(layers[index], architecture, kind) for index in scores} for kind in KINDS

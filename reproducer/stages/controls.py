@@ -13,7 +13,7 @@ from typing import Any
 from reproducer.methods.registry import METHODS
 from reproducer.search.settings import SearchSettings
 from reproducer.spec import MethodSpec, Spec
-from reproducer.stages.perplexity import TEXTS
+from reproducer.stages.perplexity import Perplexity
 
 UNSEEN_TEXT = "c4"
 SHORT = {"llm-pruner-e1": "E1", "llm-pruner-e2": "E2"}  # to repeat with what the search had, and their short names
@@ -89,6 +89,6 @@ def _question(spec: Spec, control: str) -> _Question:
     if settings.split != "search":
         message = f"'{control}' would calibrate on the rows that the report measures on, as this search does"
         raise spec.error(place, f"{message}; leave search.split out")
-    reported = spec.evaluate.get("perplexity") or [spec.substitute("datasets", name) for name in TEXTS]
+    reported = spec.evaluate.get("perplexity") or Perplexity.defaults(spec)["perplexity"]
     texts = settings.texts or ([reported] if isinstance(reported, str) else list(reported))
     return _Question(spec, method, method.label or known[method.name].label, settings, texts)

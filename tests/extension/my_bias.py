@@ -20,7 +20,7 @@ def my_bias() -> Decision:
         layers = request.architecture.decoder_layers(request.model)
         for index in plan.layers:
             for kind in ("heads", "channels"):
-                path = request.architecture.members(kind)[-1].module  # the projection that the units feed
+                path = request.architecture.output(kind)  # the projection that the units feed
                 name = f"{request.architecture.layers}.{index}.{path}.bias"
                 mean = request.statistics[index][path][means]
                 plan.tensors[name] = compensation(layers[index].get_submodule(path), plan, index, kind, mean)

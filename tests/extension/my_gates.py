@@ -20,7 +20,7 @@ def my_gates(steps: int = 20, rate: float = 0.05, pull: float = 0.01) -> Decisio
             for kind, count in job.units(index).items() if index in job.layers else ():
                 gate = gates.get(f"{index}.{kind}", torch.ones(count)).to(job.model.device).requires_grad_()
                 gates[f"{index}.{kind}"] = gate
-                path = job.architecture.members(kind)[-1].module  # the projection that the units feed
+                path = job.architecture.output(kind)  # the projection that the units feed
                 # Nothing has to take it off again: the model is put back as it was.
                 layer.get_submodule(path).register_forward_pre_hook(gated(gate))
         for step in range(start, steps):

@@ -99,6 +99,8 @@ def test_what_cannot_be_done_in_steps():
         prune(model, "magnitude", ratio=0.2, in_steps=0)
     with pytest.raises(UserError, match=r"calibration has dtype torch.int64 and shape \(3, 3, 8\)"):
         prune(model, "llm-pruner-e1", tokens(9, 8).view(3, 3, 8), ratio=0.2, in_steps=2)
+    with pytest.raises(UserError, match=r"calibration has dtype torch.int64 and shape \(1, 9, 8\)"):
+        prune(model, "llm-pruner-e1", tokens(9, 8)[None], ratio=0.2)
 
 
 @given(st.floats(0.01, 0.9), st.integers(1, 9))
