@@ -27,7 +27,7 @@ def ddp(
     epsilon_start: float = 0.1,
     epsilon_end: float = 0.02,
     multiplier_rate: float = 2.0,
-    fold: bool = True,
+    fold: bool = False,
 ) -> Decision:
     """Gates on heads and channels, learned by the loss on the samples while a target of gates at zero is reached.
 
@@ -50,8 +50,8 @@ def ddp(
         epsilon_start, epsilon_end: ε of the first and the last step; the smaller, the sharper the surrogate.
         multiplier_rate: of λ.
         fold: multiply the columns of the projections by the gates that stay, which the plan then carries. Gates may
-            grow beyond 1, which is what they gain over a mask, and fit the domain of the samples more closely. Or
-            keep gates within 0 and 1 while they learn, and take those that stay as 1.
+            grow beyond 1, and fit the domain of the samples more closely: on texts of another domain that costs more
+            than it gains. By default gates keep within 0 and 1 while they learn, and those that stay count as 1.
     """
     numbers = {"learning_rate": learning_rate, "epsilon_start": epsilon_start, "epsilon_end": epsilon_end}
     numbers["multiplier_rate"] = multiplier_rate

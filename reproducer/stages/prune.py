@@ -62,6 +62,7 @@ class Train(_ByMethod):
     """What a method learns before it decides; it goes on where it was interrupted."""
 
     kind: ClassVar[str] = "training"
+    version: ClassVar[int] = 2
     resumable: ClassVar[bool] = True
 
     def run(self, context: Context) -> None:
