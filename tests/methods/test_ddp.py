@@ -159,19 +159,19 @@ def test_a_gate_that_cannot_matter_goes_first(name):
         "learning_rate": 0.02,
         "multiplier_rate": 0.02,
     }  # slow: what matters stays above 0
-    # About a channel: the heads are too large for so small a cut, the next larger one takes the head.
     cost = {unit: unit_parameters(layers_of(model)[1], architecture, unit) for unit in ("heads", "channels")}
-    total = parameter_count(model)
-    plan = prune(model, "ddp", ids, ratio=cost["channels"] / total, layers=[0, 1, 2], **learning)
-    assert [index for index, units in plan.kept_channels.items() if len(units) < 24] == [1]
-    assert plan.kept_channels[1] == [channel for channel in range(24) if channel != 7]
+    plan = prune(model, "ddp", ids, ratio=sum(cost.values()) / parameter_count(model), layers=[0, 1, 2], **learning)
+    assert [index for index, units in plan.kept_heads.items() if len(units) < shape.groups] == [1]
+    assert 1 not in plan.kept_heads[1]
     scores = plan.scores[1]
     assert scores["heads"].argmin() == 1 and scores["channels"].argmin() == 7
     others = [values for index in (0, 2) for values in plan.scores[index].values()]
     assert all(values.min() > scores["channels"][7] and values.min() > scores["heads"][1] for values in others)
-    plan = prune(model, "ddp", ids, ratio=sum(cost.values()) / total, layers=[0, 1, 2], **learning)
-    assert [index for index, units in plan.kept_heads.items() if len(units) < shape.groups] == [1]
-    assert 1 not in plan.kept_heads[1]
+    # Of a cut that has no room for a head it is the channel.
+    gates = {f"{index}.{kind}": values for index, of_layer in plan.scores.items() for kind, values in of_layer.items()}
+    plan = cut_by_gates(request(model), gates, cost["channels"], fold=False)
+    assert [index for index, units in plan.kept_channels.items() if len(units) < 24] == [1]
+    assert plan.kept_channels[1] == [channel for channel in range(24) if channel != 7]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
