@@ -51,7 +51,7 @@ def gprune_llm(groups: int = 2, sensitive: float = 1.0, weak: float = 0.25) -> D
 
     def decide(request: Request) -> Plan:
         from reproducer.models.architecture import KINDS, layer_shape
-        from reproducer.pruning.statistics import collect
+        from reproducer.pruning.collect import collect
 
         apart = collect(request.model, request.ids, request.layers, (InputSquare(),), per_sample=True)
         layers = request.architecture.decoder_layers(request.model)

@@ -349,8 +349,8 @@ def _scores(
     import torch
 
     from reproducer.models.architecture import unit_parameters
+    from reproducer.pruning.collect import collect
     from reproducer.pruning.scoring import structure_scores
-    from reproducer.pruning.statistics import collect
 
     with variables.merged():
         statistics = collect(job.model, samples, job.layers, [statistic])

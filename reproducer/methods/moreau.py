@@ -181,6 +181,6 @@ def _check_finite(values: Tensor, message: str) -> None:
     import torch
 
     if not torch.isfinite(values).all():
-        from reproducer.pruning.statistics import REPAIR
+        from reproducer.pruning.collect import REPAIR
 
         raise UserError(message, REPAIR)

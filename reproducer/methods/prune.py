@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from reproducer.models.architecture import Kind
     from reproducer.pruning.allocation import Allocation
+    from reproducer.pruning.collect import Limits
     from reproducer.pruning.plan import Plan
-    from reproducer.pruning.statistics import Limits, Statistics
+    from reproducer.pruning.statistics import Statistics
 
 
 def prune(
@@ -97,8 +98,9 @@ def plan_by(
     """
     from reproducer.models.quantised import refuse_quantised
     from reproducer.pruning.allocation import check_reachable
+    from reproducer.pruning.collect import collect
     from reproducer.pruning.scoring import check_samples
-    from reproducer.pruning.statistics import GradientStatistic, collect
+    from reproducer.pruning.statistics import GradientStatistic
 
     rule = method.make(parameters)
     taken = [*rule.needs, *(one for of_pass in getattr(rule, "passes", ()) for one in of_pass)]
@@ -147,7 +149,7 @@ def _in_steps(
     """Equal cuts one after the other, each by the scores of the model that the one before it left."""
     from reproducer.models.architecture import architecture_of
     from reproducer.pruning.allocation import allocate
-    from reproducer.pruning.statistics import collect
+    from reproducer.pruning.collect import collect
 
     architecture = architecture_of(model)
     settings = {**cut_settings(cut, seed, parameters), "steps": steps}

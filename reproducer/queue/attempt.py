@@ -108,7 +108,9 @@ class _Attempt:
         resumable = self.stage.resumable
         work = self.store.begin(self.stage, inputs, today, resumable)
         folders = {name: artifact.directory for name, artifact in inputs.items()}
-        context = Context(work.directory, folders, self.device, self.progress, self.say, work.record)
+        digests = {name: artifact.digest for name, artifact in inputs.items()}
+        shared = self.store.root / "shared"
+        context = Context(work.directory, folders, self.device, shared, digests, self.progress, self.say, work.record)
         self.log(started=True)
         if work.resumed:
             self.say("goes on from an attempt that did not finish")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from reproducer.queue.engines import Engine
+from reproducer.queue.stage import KEY_LENGTH, canonical
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Context:
     directory: Path
     inputs: dict[str, Path]
     device: str = "cpu"
+    _shared: Path = Path("shared")
+    _digests: Mapping[str, str] = field(default_factory=dict)
     _progress: Callable[[float, float, str], None] = lambda done, total, text: None
     _say: Callable[[str], None] = lambda text: None
     _record: Callable[[str, Any], None] = lambda name, value: None
@@ -42,6 +46,17 @@ class Context:
     def record(self, name: str, value: Any) -> None:
         """Put a JSON value under `facts` of the artifact's record. In a resumable stage it outlives a kill."""
         self._record(name, copy.deepcopy(value))
+
+    def shared(self, **what: Any) -> Path:
+        """A folder for what other stages may find useful again; the stage's inputs' content and `what` determine it.
+
+        It need not be there, several processes may fill it at once, and it may go at any time: a cache.
+
+        Args:
+            what: JSON values.
+        """
+        name = canonical({"inputs": dict(self._digests), "what": what})
+        return self._shared / hashlib.sha256(name.encode()).hexdigest()[:KEY_LENGTH]
 
     def engine(self, count: int) -> Engine:
         """`count` local processes beside this one, for calls of the stage's own; they end with the stage."""

@@ -27,8 +27,10 @@ from reproducer.methods.space import Scalar
 from reproducer.models.tokens import Tokens, counting
 from reproducer.models.walk import BATCH_TOKENS, LayerWalk, frozen
 from reproducer.pruning.allocation import Allocation, check_layers
+from reproducer.pruning.collect import Limits, collect
 from reproducer.pruning.plan import Plan
-from reproducer.pruning.statistics import Limits, Statistic, Statistics, WeightStatistic, collect
+from reproducer.pruning.statistics import Statistic, Statistics, WeightStatistic
+from reproducer.search.passages import PassageFiles, PassageStatistics
 
 KEPT_BYTES = 2**31  # of activations, and as many again of statistics of single passages
 STATISTICS_KEPT = 128  # statistics of sample sets that stay in memory: a few MB each
@@ -63,6 +65,7 @@ class Objective:
         allocation: how much to prune.
         limits: memory that the statistics may take.
         passage_bytes: memory for statistics of single passages.
+        files: where statistics of single passages are shared with other searches of this model and these layers.
 
     Attributes:
         sample_tokens: tokens that went forward and backward for statistics, so far.
@@ -78,6 +81,7 @@ class Objective:
         allocation: Allocation,
         limits: Limits | None = None,
         passage_bytes: int = KEPT_BYTES,
+        files: PassageFiles | None = None,
     ) -> None:
         self.model, self.pool, self.texts, self.allocation = model, pool, dict(texts), allocation
         self.limits = limits or Limits(activations=KEPT_BYTES)
@@ -91,7 +95,7 @@ class Objective:
         self._kept: OrderedDict[tuple[tuple[int, ...], Statistic], _OfModules] = OrderedDict()
         # A processor gains nothing from passages together, and one by one a resumed search gets the same numbers.
         together = 1 if self.text_walk.device.type == "cpu" else len(pool)
-        self._passages = PassageStatistics(together, passage_bytes)
+        self._passages = PassageStatistics(pool, self._tokens, together, passage_bytes, files)
         self._pool_below: dict[int, Tensor] = {}
         self._windows = torch.cat(list(self.texts.values()))
         sizes = [len(windows) for windows in self.texts.values()]
@@ -105,7 +109,7 @@ class Objective:
         """What has gone through the model so far, by the names of `Costs`."""
         layers = len(self.text_walk.layers)
         return {
-            "sample_tokens": self.sample_tokens,
+            "sample_tokens": self.sample_tokens + self._passages.read_again * self.pool.shape[1],
             "text_tokens": self.text_tokens,
             "forward_tokens": self._tokens.forward / layers,
             "backward_tokens": self._tokens.backward / layers,
@@ -301,73 +305,6 @@ class _Batch:
 
 
 _OfModules = dict[tuple[int, str], Tensor]  # (layer, module) -> one statistic
-
-
-class PassageStatistics:
-    """Additive statistics of single passages, the ones used last within `limit` bytes.
-
-    Those of every set of passages are formed from them without another pass.
-
-    Args:
-        together: passages to collect at once. One at a time makes the numbers independent of what is known already.
-        limit: bytes to keep.
-    """
-
-    def __init__(self, together: int, limit: int) -> None:
-        self._together, self._limit = together, limit
-        self._watched: set[Statistic] = set()
-        self._rows: OrderedDict[int, Tensor] = OrderedDict()  # passage -> all its statistics, side by side
-        self._layout: list[tuple[int, str, Statistic, int]] = []  # layer, module, statistic, vectors
-
-    @property
-    def nbytes(self) -> int:
-        return sum(row.nbytes for row in self._rows.values())
-
-    def watch(self, wanted: Iterable[Statistic]) -> None:
-        """Collect these too from now on; passages that are known without them are forgotten."""
-        if not (wanted := set(wanted)) <= self._watched:
-            self._watched |= wanted
-            self._rows.clear()
-
-    def mean(
-        self,
-        samples: Sequence[int],
-        wanted: Iterable[Statistic],
-        collect: Callable[[Sequence[int], Iterable[Statistic]], Statistics],
-    ) -> Statistics:
-        """Statistics of these samples as a set; a passage that occurs twice counts twice.
-
-        Args:
-            collect: statistics of passages that are new, with a first axis for the passages (`per_sample`).
-        """
-        wanted = set(wanted)
-        self.watch(wanted)
-        missing = [index for index in dict.fromkeys(samples) if index not in self._rows]
-        for start in range(0, len(missing), self._together):
-            passages = missing[start : start + self._together]
-            self._add(passages, collect(passages, self._watched))
-        for index in samples:
-            self._rows.move_to_end(index)
-        means = torch.stack([self._rows[index] for index in samples]).mean(0)
-        while self.nbytes > self._limit:
-            self._rows.popitem(last=False)
-        found: Statistics = {}
-        parts = means.split([vectors for *_, vectors in self._layout])
-        for (layer, module, statistic, _), part in zip(self._layout, parts, strict=True):
-            if statistic in wanted:
-                found.setdefault(layer, {}).setdefault(module, {})[statistic] = part
-        return found
-
-    def _add(self, passages: Sequence[int], apart: Statistics) -> None:
-        places = [
-            (layer, module, statistic, values)
-            for layer, of_layer in apart.items()
-            for module, of_module in of_layer.items()
-            for statistic, values in sorted(of_module.items(), key=lambda item: repr(item[0]))
-        ]
-        self._layout = [(layer, module, statistic, values.shape[1]) for layer, module, statistic, values in places]
-        for index, row in zip(passages, torch.cat([values for *_, values in places], dim=1), strict=True):
-            self._rows[index] = row.clone()  # a view would keep the rows of all
 
 
 def first_slice(sizes: list[int]) -> list[int]:

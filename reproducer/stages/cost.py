@@ -156,14 +156,15 @@ class ModelCost:
         per_sample: bool = False,
         activations: float | None = None,
     ) -> Cost:
-        """The statistics of the layers from `first` on, as `pruning.statistics.collect` takes them.
+        """The statistics of the layers from `first` on, as `pruning.collect.collect` takes them.
 
         Args:
             below: hidden states below the first layer have to be computed too.
             per_sample: of every sample alone.
             activations: bytes kept for the backward pass; None: the default.
         """
-        from reproducer.pruning.statistics import ACTIVATION_BYTES, GradientStatistic, WeightStatistic
+        from reproducer.pruning.collect import ACTIVATION_BYTES
+        from reproducer.pruning.statistics import GradientStatistic, WeightStatistic
 
         needs = tuple(sorted(needs, key=repr))
         counted = partial(self._of_samples, needs, samples, length, per_sample)
@@ -321,7 +322,7 @@ def _pass(model: Any, rows: int, length: int, head: Head, positions: int) -> Non
 def _collected(model: Any, needs: Sequence[Statistic], samples: int, length: int, per_sample: bool) -> None:
     import torch
 
-    from reproducer.pruning.statistics import Limits, collect
+    from reproducer.pruning.collect import Limits, collect
 
     limits = Limits(activations=2**62, chunk=2**24)  # larger chunks, fewer calls to count: the traffic is the same
     ids = torch.zeros(samples, length, dtype=torch.long)

@@ -84,7 +84,8 @@ class Search(OnModel):
     def run(self, context: Context) -> None:
         from reproducer.search.study import search
 
-        objective, pool = self._objective(*self.load(context))
+        files = self._files(context)
+        objective, pool = self._objective(*self.load(context), files)
         method = METHODS.get(self.method)
         assert method.space is not None
         workers = self.settings.workers
@@ -99,20 +100,29 @@ class Search(OnModel):
             text=pool.text,
             progress=context.progress,
             engine=context.engine(workers - 1) if workers > 1 else None,
-            build=partial(_objective_elsewhere, self, context.inputs["model"], context.device),
+            build=partial(_objective_elsewhere, self, context.inputs["model"], context.device, files),
         )
         context.record("pool", len(pool))
         context.record("tokens", {"forward": record.costs.forward_tokens, "backward": record.costs.backward_tokens})
 
-    def _objective(self, model: Any, tokenizer: Any) -> tuple[Objective, Any]:
+    def _files(self, context: Context) -> Path:
+        """Where statistics of single passages are kept for all searches of this model, on this machine's arithmetic."""
+        import torch
+
+        arithmetic = [torch.__version__, torch.device(context.device).type, torch.backends.cpu.get_cpu_capability()]
+        return context.shared(passages=1, dtype=self.dtype, layers=self.cut.layers, arithmetic=arithmetic)
+
+    def _objective(self, model: Any, tokenizer: Any, files: Path) -> tuple[Objective, Any]:
         """The objective, and the pool that samples are from."""
         from reproducer.data.text import windows
         from reproducer.search.objective import Objective
+        from reproducer.search.passages import PassageFiles
 
         pool = self.calibration.load(tokenizer)
         count = self.settings.windows
         texts = {text.name: windows(text.load(), tokenizer, self.seq_len, count) for text in self.texts}
-        return Objective(model, pool.ids, texts, self.cut.indices, self.cut.allocation()), pool
+        cut = self.cut.indices, self.cut.allocation()
+        return Objective(model, pool.ids, texts, *cut, files=PassageFiles(files)), pool
 
     def cost(self, model: ModelCost) -> Cost:
         """Of a search that learns from its trials: these repeat samples, and stop early."""
@@ -172,8 +182,8 @@ class Search(OnModel):
         )
 
 
-def _objective_elsewhere(stage: Search, folder: Path, device: str) -> Objective:
+def _objective_elsewhere(stage: Search, folder: Path, device: str, files: Path) -> Objective:
     """The objective once more, in another process of the same search."""
     from reproducer.models.load import load_model
 
-    return stage._objective(*load_model(folder, stage.dtype, device))[0]
+    return stage._objective(*load_model(folder, stage.dtype, device), files)[0]

@@ -49,8 +49,8 @@ def ours(method: str) -> Work:
 
     from reproducer.methods.registry import METHODS
     from reproducer.models.architecture import architecture_of
+    from reproducer.pruning.collect import collect
     from reproducer.pruning.scoring import structure_scores
-    from reproducer.pruning.statistics import collect
 
     def work(model, ids):
         rule: Any = METHODS.get(method).make()

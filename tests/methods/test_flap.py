@@ -9,7 +9,8 @@ from reproducer.methods.flap import flap
 from reproducer.methods.prune import decide
 from reproducer.models.architecture import parameter_count
 from reproducer.pruning.allocation import Allocation
-from reproducer.pruning.statistics import InputMean, InputVariance, Power, collect
+from reproducer.pruning.collect import collect
+from reproducer.pruning.statistics import InputMean, InputVariance, Power
 from reproducer.spec import SpecError, load_spec
 from reproducer.stages.expand import expand
 from tests.families import family_model, layers_of

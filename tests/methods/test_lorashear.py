@@ -14,9 +14,10 @@ from reproducer.methods.registry import METHODS, TrainingJob
 from reproducer.methods.training import trained
 from reproducer.models.architecture import architecture_of, parameter_count, unit_parameters
 from reproducer.pruning.allocation import TOLERANCE, Allocation
+from reproducer.pruning.collect import collect
 from reproducer.pruning.plan import Plan
 from reproducer.pruning.scoring import structure_scores
-from reproducer.pruning.statistics import Element, Second, collect
+from reproducer.pruning.statistics import Element, Second
 from tests.families import ZOO, Double, family_model, layers_of, zeroed
 from tests.helpers import cut_by_hand, decoder_layers, logits, tiny, tokens
 from tests.methods.learning import loss, overfitted

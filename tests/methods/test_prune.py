@@ -16,7 +16,7 @@ from reproducer.methods.prune import cut_settings, decide
 from reproducer.methods.registry import METHODS
 from reproducer.models.architecture import parameter_count
 from reproducer.pruning.allocation import Allocation
-from reproducer.pruning.statistics import collect
+from reproducer.pruning.collect import collect
 from tests.helpers import decoder_layers, logits, masked, tiny, tokens
 
 SIMPLE = {"random", "magnitude", "vector", "llm-pruner-e1", "llm-pruner-e2", "llm-pruner-mix", "adapruner"}

@@ -4,7 +4,8 @@ import torch
 
 from reproducer.models.tokens import Tokens, counting
 from reproducer.models.walk import LayerWalk
-from reproducer.pruning.statistics import Element, InputNorm, Limits, Power, collect
+from reproducer.pruning.collect import Limits, collect
+from reproducer.pruning.statistics import Element, InputNorm, Power
 from tests.helpers import tiny, tokens
 
 

@@ -161,7 +161,8 @@ def test_whole_layers(model, removed, tmp_path):
     assert parameter_count(smaller) == parameter_count(model) - lost
     smaller.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
-    assert torch.equal(logits(again, ids), expected)
+    # Read from a file, weights lie elsewhere in memory, and products of float64 may be summed in another order.
+    assert close(logits(again, ids), expected, 1e-12)
 
 
 WITHOUT = {"sliding_window": LENGTH, "final_logit_softcapping": None, "logits_scaling": 1.0}

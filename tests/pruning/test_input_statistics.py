@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of
-from reproducer.pruning import statistics
+from reproducer.pruning import collect as passes
+from reproducer.pruning.collect import Limits, collect
 from reproducer.pruning.scoring import structure_scores
 from reproducer.pruning.statistics import (
     Element,
@@ -19,11 +20,9 @@ from reproducer.pruning.statistics import (
     InputNorm,
     InputStatistic,
     InputVariance,
-    Limits,
     Power,
     Second,
     WeightStatistic,
-    collect,
 )
 from tests.families import ZOO, Double, family_model, layers_of, zeroed
 from tests.helpers import decoder_layers, examples, tiny, tokens
@@ -63,7 +62,7 @@ def recorded(model, ids):
 @pytest.mark.parametrize("tokens_at_once", [8, 2048])
 def test_all_tokens_count_once(kind, wanted, tokens_at_once, monkeypatch):
     """In portions or not, beside gradients for which layers are computed again or not."""
-    monkeypatch.setattr(statistics, "BATCH_TOKENS", tokens_at_once)
+    monkeypatch.setattr(passes, "BATCH_TOKENS", tokens_at_once)
     model, ids = family_model(kind).double(), tokens(5, 7)
     with Double():
         found = collect(model, ids, [0, 2], wanted, Limits(activations=0 if tokens_at_once == 8 else 2**29))
@@ -181,7 +180,7 @@ def test_one_pass_for_all_together():
 def test_what_is_below_is_not_run_again():
     model, ids = tiny(layers=4), tokens(40, 60)
     expected = collect(model, ids, [2, 3], INPUTS)
-    walk = statistics.LayerWalk(model, 60)
+    walk = passes.LayerWalk(model, 60)
     with torch.no_grad():
         below = walk.run(1, walk.run(0, walk.embed(ids)))
     calls = calls_of(model)
@@ -202,7 +201,7 @@ def test_no_hook_stays_after_an_error():
 
 
 def test_the_sample_of_a_later_portion_is_named(monkeypatch):
-    monkeypatch.setattr(statistics, "BATCH_TOKENS", 10)
+    monkeypatch.setattr(passes, "BATCH_TOKENS", 10)
     model, ids = tiny(), tokens(7, 5, vocab=60)
     model.model.embed_tokens.weight.data[60] = float("nan")
     ids[5, 2] = 60
@@ -238,7 +237,7 @@ class Sign(WeightStatistic):
 
 
 def test_statistics_of_ones_own(monkeypatch):
-    monkeypatch.setattr(statistics, "BATCH_TOKENS", 12)
+    monkeypatch.setattr(passes, "BATCH_TOKENS", 12)
     model, ids = tiny(), tokens(5, 6)
     found, inputs = collect(model, ids, [1], {Largest(), Sign()}), recorded(model, ids)
     layer = decoder_layers(model)[1]

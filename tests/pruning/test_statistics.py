@@ -11,18 +11,9 @@ from hypothesis import strategies as st
 
 from reproducer.errors import UserError
 from reproducer.models.walk import LayerWalk
-from reproducer.pruning import statistics
-from reproducer.pruning.statistics import (
-    Element,
-    First,
-    InputNorm,
-    InputVariance,
-    Limits,
-    Power,
-    Second,
-    collect,
-    reduce_gradients,
-)
+from reproducer.pruning import collect as passes
+from reproducer.pruning.collect import Limits, collect, reduce_gradients
+from reproducer.pruning.statistics import Element, First, InputNorm, InputVariance, Power, Second
 from tests.families import Double
 from tests.helpers import (
     MEMBERS,
@@ -195,7 +186,7 @@ def factors(draw):
 def test_reduction_is_off_by_rounding_alone(factors, chunk, wanted):
     """Higham's bounds: a sum of n terms is off by n roundoffs of the sum of their sizes."""
     weight, left, right = factors
-    found = reduce_gradients(weight, left, right, wanted, statistics._Chunk(chunk))
+    found = reduce_gradients(weight, left, right, wanted, passes._Chunk(chunk))
     weight, left, right = (tensor.double() for tensor in factors)
     (samples, count, _), (_, length) = left.shape, weight.shape
     gradients = left.transpose(1, 2) @ right
@@ -332,7 +323,7 @@ def test_a_samples_share_of_memory_is_released_layer_by_layer():
 
 def small_memory(monkeypatch, limit, error):
     """`_reduce_chunk` runs out of memory above `limit` elements; returns the sizes that it was called with."""
-    reduce, sizes = statistics._reduce_chunk, []
+    reduce, sizes = passes._reduce_chunk, []
 
     def scarce(weight, *arguments):
         sizes.append(weight.numel())
@@ -340,7 +331,7 @@ def small_memory(monkeypatch, limit, error):
             raise error
         return reduce(weight, *arguments)
 
-    monkeypatch.setattr(statistics, "_reduce_chunk", scarce)
+    monkeypatch.setattr(passes, "_reduce_chunk", scarce)
     return sizes
 
 

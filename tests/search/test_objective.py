@@ -13,7 +13,8 @@ from reproducer.errors import UserError
 from reproducer.evaluation.perplexity import perplexity
 from reproducer.methods.registry import METHODS, Decision, Method, Rule
 from reproducer.pruning.allocation import Allocation
-from reproducer.pruning.statistics import Element, First, InputMean, InputNorm, Power, Second, collect
+from reproducer.pruning.collect import collect
+from reproducer.pruning.statistics import Element, First, InputMean, InputNorm, Power, Second
 from reproducer.search import objective as objective_module
 from reproducer.search.objective import Objective, first_slice, hopeless
 from tests.families import ZOO, family_model

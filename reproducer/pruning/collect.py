@@ -1,0 +1,413 @@
+"""The passes that take statistics of a model's coupled structures.
+
+One call of `collect` takes all that a set of methods asks for, in one pass. While the backward pass is in a layer, the
+per-sample weight gradients are formed from the layer's inputs and output gradients, a chunk of vectors at a time,
+reduced, and dropped. No weight-sized gradient outlives its chunk.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from reproducer.errors import UserError
+from reproducer.models.architecture import architecture_of, linear_at
+from reproducer.models.walk import BATCH_TOKENS, LayerWalk, frozen
+from reproducer.pruning.statistics import (
+    GradientStatistic,
+    InputStatistic,
+    State,
+    Statistic,
+    Statistics,
+    Terms,
+    WeightStatistic,
+)
+
+log = logging.getLogger(__name__)
+
+# Small enough for a CPU's caches, large enough for an efficient product; a GPU wants work enough to fill it.
+CHUNK_BYTES = {"cpu": 2**19, "cuda": 2**27}
+ACTIVATION_BYTES = 3 * 2**27
+REPAIR = "load the model in bfloat16 or float32, or leave the sample out; or the model itself is damaged"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Memory that the collection may take beside the model.
+
+    Attributes:
+        activations: bytes of layer activations kept from the forward pass for the backward pass. Layers that do not
+            fit are computed again when the backward pass reaches them; the numbers are the same.
+        chunk: bytes of one per-sample gradient chunk in the accumulation dtype; None: by device.
+    """
+
+    activations: int = ACTIVATION_BYTES
+    chunk: int | None = None
+
+
+def collect(
+    model: nn.Module,
+    ids: Tensor | None,
+    layers: Iterable[int],
+    wanted: Iterable[Statistic],
+    limits: Limits | None = None,
+    *,
+    walk: LayerWalk | None = None,
+    below: Tensor | None = None,
+    per_sample: bool = False,
+) -> Statistics:
+    """Statistics of every vector of `layers`, exact to the rounding of the model's dtype.
+
+    Nothing is run for statistics of weights; one forward pass, up to the last of `layers`, for those of inputs; one
+    forward and one backward pass, down to the first of `layers`, for those of gradients, which takes the others along.
+    Those of gradients equal what N separate backward passes give (AdaPruner Eqs. 2 to 4 with the 1/N of LLM-Pruner's
+    code). Sums are accumulated in float32, in float64 for a float64 model. The model's weights, flags, mode and hooks
+    stay as found.
+
+    Args:
+        model: a causal language model of a declared architecture.
+        ids: LongTensor [samples, length], or None if only statistics of weights are wanted.
+        layers: indices of the layers to score.
+        wanted: the statistics to reduce to; several methods share one pass.
+        limits: memory limits.
+        walk: a walk of this model at this length, if the caller has one.
+        below: hidden states [samples, length, width] in front of the first layer, if the caller has them.
+        per_sample: give the statistics, which are additive, of each sample alone, [samples, vectors]: those of any set
+            of samples are the means of these.
+
+    Returns:
+        {layer: {module: {statistic: Tensor [vectors]}}} on the CPU. Vectors are all rows (columns, for the output and
+        the down projection) of the module's weight, fused or not: `LayerShape.span` says which are whose.
+
+    Raises:
+        ValueError: `per_sample` with a statistic that is not additive.
+        UserError: a loss or a gradient is not finite (names the sample and the layer), or ids do not fit the model.
+    """
+    wanted, chosen = set(wanted), sorted(set(layers))
+    weights = sorted((one for one in wanted if isinstance(one, WeightStatistic)), key=repr)
+    inputs = sorted((one for one in wanted if isinstance(one, InputStatistic)), key=repr)
+    gradients = {one for one in wanted if isinstance(one, GradientStatistic)}
+    if unknown := wanted - {*weights, *inputs, *gradients}:
+        raise TypeError(f"neither of weights, of inputs nor of gradients: {sorted(unknown, key=repr)}")
+    if per_sample and not all(one.additive for one in wanted):
+        raise ValueError(f"not additive: {sorted((one for one in wanted if not one.additive), key=repr)}")
+    if (inputs or gradients) and ids is None:
+        raise UserError("this method needs calibration samples: pass token ids [samples, length]")
+    with torch.inference_mode(False), torch.enable_grad(), frozen(model):
+        collected = _of_weights(model, chosen, weights)
+        if ids is not None and (inputs or gradients):
+            walk = walk or LayerWalk(model, ids.shape[1])
+            watched = _Inputs(inputs, walk, chosen, per_sample)
+            if gradients:
+                _Backward(walk, ids, chosen, gradients, watched, limits or Limits(), below, per_sample).run(collected)
+            else:
+                _forward(walk, ids, chosen, watched, below)
+            watched.finish(collected)
+    return collected
+
+
+def _of_weights(model: nn.Module, chosen: list[int], wanted: list[WeightStatistic]) -> Statistics:
+    architecture = architecture_of(model)
+    layers = architecture.decoder_layers(model)
+    collected: Statistics = {}
+    for index in chosen:
+        collected[index] = {path: {} for path in architecture.modules()}
+        for path, axis in architecture.modules().items() if wanted else ():
+            weight = linear_at(layers[index], path).weight.detach()
+            wide = weight.to(_accumulator(weight.dtype))
+            found: dict[Statistic, Tensor] = {
+                statistic: statistic.of(wide if axis == 0 else wide.T).cpu() for statistic in wanted
+            }
+            if not all(torch.isfinite(values).all() for values in found.values()):
+                raise UserError(f"layer {index}'s {path} holds weights that are not finite", REPAIR)
+            collected[index][path].update(found)
+    return collected
+
+
+class _Inputs:
+    """Statistics of inputs, gathered while layers run."""
+
+    def __init__(self, wanted: list[InputStatistic], walk: LayerWalk, chosen: list[int], per_sample: bool) -> None:
+        self.wanted, self.chosen, self.per_sample = wanted, set(chosen) if wanted else set(), per_sample
+        self.paths = [path for path, axis in walk.architecture.modules().items() if axis == 1]
+        self.states: dict[tuple[int, str, InputStatistic], list[State]] = {}
+        self.dtypes: dict[tuple[int, str], torch.dtype] = {}
+
+    @contextmanager
+    def watching(self, index: int, layer: nn.Module, samples: int) -> Iterator[None]:
+        """Take what goes into the projections of a layer, of `samples` samples, while inside."""
+        paths = self.paths if index in self.chosen else []
+        hooks = [
+            layer.get_submodule(path).register_forward_pre_hook(
+                lambda _, arguments, path=path: self._add(index, path, arguments[0].detach(), samples)
+            )
+            for path in paths
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _add(self, index: int, path: str, inputs: Tensor, samples: int) -> None:
+        wide = inputs.to(_accumulator(inputs.dtype))
+        self.dtypes[index, path] = wide.dtype
+        parts = wide.reshape(samples if self.per_sample else 1, -1, wide.shape[-1])
+        for statistic in self.wanted:
+            states = self.states.setdefault((index, path, statistic), [])
+            for part in parts:
+                state = tuple(of_part.double() for of_part in statistic.reduce(part))
+                if states and not self.per_sample:
+                    states[0] = statistic.merge(states[0], state)
+                else:
+                    states.append(state)
+
+    def finish(self, collected: Statistics) -> None:
+        for (index, path, statistic), states in self.states.items():
+            values = torch.stack([statistic.finish(state) for state in states]).to(self.dtypes[index, path]).cpu()
+            if not torch.isfinite(values).all():
+                raise UserError(f"inputs of layer {index}'s {path} are not finite", REPAIR)
+            collected[index][path][statistic] = values if self.per_sample else values[0]
+
+
+def _forward(walk: LayerWalk, ids: Tensor, chosen: list[int], watched: _Inputs, below: Tensor | None) -> None:
+    """A forward pass up to the last chosen layer, some samples at a time."""
+    size = max(1, BATCH_TOKENS // ids.shape[1])
+    with torch.no_grad():
+        for start in range(0, len(ids), size):
+            part = slice(start, start + size)
+            hidden = walk.embed(ids[part]) if below is None else below[part]
+            for index in range(0 if below is None else chosen[0], chosen[-1] + 1):
+                with watched.watching(index, walk.layers[index], len(hidden)):
+                    hidden = walk.run(index, hidden)
+                _check_finite(hidden, f"output of layer {index}", start)
+
+
+@dataclass
+class _Backward:
+    """One forward pass that keeps hidden states at layer boundaries, and one backward pass down to the first layer."""
+
+    walk: LayerWalk
+    ids: Tensor
+    chosen: list[int]
+    wanted: set[GradientStatistic]
+    watched: _Inputs
+    limits: Limits
+    below: Tensor | None
+    per_sample: bool
+    graphs: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def run(self, collected: Statistics) -> None:
+        first, count = self.chosen[0], len(self.walk.layers)
+        chunk = _Chunk(self.limits.chunk or CHUNK_BYTES.get(self.walk.device.type, 2**24))
+        boundary: dict[int, Tensor] = {}
+        with torch.no_grad():
+            hidden = self.below
+            if hidden is None:
+                hidden = self.walk.embed(self.ids)
+                for index in range(first):
+                    hidden = self.walk.run(index, hidden)
+                    _check_finite(hidden, f"output of layer {index}")
+        spare, size = self.limits.activations, 0
+        for index in range(first, count):
+            boundary[index] = hidden
+            if size <= spare:  # the first layer's graph tells the size of all
+                with self.watched.watching(index, self.walk.layers[index], len(self.ids)):
+                    hidden, used = self._forward(index, hidden, collected, chunk)
+                size = size or used
+                spare -= used
+            else:
+                with torch.no_grad(), self.watched.watching(index, self.walk.layers[index], len(self.ids)):
+                    hidden = self.walk.run(index, hidden)
+            _check_finite(hidden, f"output of layer {index}")
+        gradient = self._head_gradient(hidden)
+        for index in range(count - 1, first - 1, -1):
+            if index not in self.graphs:
+                self._forward(index, boundary[index], collected, chunk)
+            inputs, outputs = self.graphs.pop(index)
+            del boundary[index]
+            (gradient,) = torch.autograd.grad(outputs, inputs, gradient)
+            del inputs, outputs
+            _check_finite(gradient, f"gradient below layer {index}")
+
+    def _forward(self, index: int, hidden: Tensor, collected: Statistics, chunk: _Chunk) -> tuple[Tensor, int]:
+        """Run a layer under autograd, its member modules watched; returns its output and the bytes it keeps."""
+        inputs = hidden.detach().requires_grad_()
+        layer = self.walk.layers[index]
+        weights = {parameter.untyped_storage().data_ptr() for parameter in layer.parameters()}
+        kept: dict[int, int] = {}
+
+        def count(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor.detach()
+
+        hooks = []
+        for path, axis in self.walk.architecture.modules().items() if index in collected else ():
+            watch = self._watch(axis, collected[index][path], chunk, count)
+            hooks.append(layer.get_submodule(path).register_forward_hook(watch))
+        try:
+            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+                outputs = self.walk.run(index, inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self.graphs[index] = (inputs, outputs)
+        return outputs.detach(), sum(kept.values())
+
+    def _watch(self, axis: int, found: dict[Statistic, Tensor], chunk: _Chunk, count: Callable) -> Callable:
+        """A forward hook: when the output's gradient arrives, reduce and forget the inputs."""
+
+        def forward_hook(module: nn.Linear, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+            features = self._by_sample(count(arguments[0]))
+
+            def output_gradient_hook(gradient: Tensor) -> None:
+                weight, by_row = module.weight.detach(), axis == 0
+                gradient = self._by_sample(gradient)
+                found.update(
+                    reduce_gradients(
+                        weight if by_row else weight.T,
+                        gradient if by_row else features,
+                        features if by_row else gradient,
+                        self.wanted,
+                        chunk,
+                        self.per_sample,
+                    )
+                )
+
+            output.register_hook(output_gradient_hook)
+
+        return forward_hook
+
+    def _by_sample(self, features: Tensor) -> Tensor:
+        """[samples, tokens, width], also where a layer flattens them to [samples · tokens, width]."""
+        return features.reshape(len(self.ids), -1, features.shape[-1])
+
+    def _head_gradient(self, hidden: Tensor) -> Tensor:
+        """Gradient of the sum of the samples' mean losses, with respect to the last layer's output."""
+        leaf = hidden.detach().requires_grad_()
+        with torch.enable_grad():
+            losses = self.walk.losses(leaf, self.ids).mean(dim=1)
+        finite = torch.isfinite(losses)
+        if not finite.all():
+            raise UserError(
+                f"the loss of calibration sample {int((~finite).nonzero()[0])} is {losses[~finite][0].item()}",
+                REPAIR,
+            )
+        (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        return gradient
+
+
+def _check_finite(values: Tensor, where: str, offset: int = 0) -> None:
+    """UserError that names the sample unless all of `values` [samples, …] are finite; `offset` samples went before."""
+    finite = torch.isfinite(values).flatten(1).all(dim=1)
+    if not finite.all():
+        sample = offset + int((~finite).nonzero()[0])
+        raise UserError(f"calibration sample {sample} has a non-finite {where}", REPAIR)
+
+
+@dataclass
+class _Chunk:
+    """Bytes of one gradient chunk; halved for good when memory runs out."""
+
+    bytes: int
+
+    def vectors(self, length: int, item: int) -> int:
+        return max(1, self.bytes // (length * item))
+
+    def halve(self, vectors: int, length: int, item: int) -> None:
+        self.bytes = max(1, vectors // 2) * length * item
+        log.warning("out of memory: going on with gradient chunks of %d vectors", max(1, vectors // 2))
+
+
+def _accumulator(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def reduce_gradients(
+    weight: Tensor, left: Tensor, right: Tensor, wanted: set[GradientStatistic], chunk: _Chunk, per_sample: bool = False
+) -> dict[Statistic, Tensor]:
+    """Reduce per-sample weight gradients `left_jᵀ right_j` to one number a vector, a chunk of vectors at a time.
+
+    Args:
+        weight: [vectors, length of a vector].
+        left: [samples, tokens, vectors], the factor on the vectors' side (rows: output gradients, columns: inputs).
+        right: [samples, tokens, length], the other factor.
+        wanted: the statistics to reduce to.
+        chunk: its size; reduced here if memory runs out.
+        per_sample: one number a vector and sample, [samples, vectors], in place of [vectors].
+    """
+    vectors, length = weight.shape
+    wide = _accumulator(weight.dtype)
+    shape = (len(left), vectors) if per_sample else (vectors,)
+    results: dict[Statistic, Tensor] = {
+        statistic: torch.empty(shape, dtype=wide, device=weight.device) for statistic in sorted(wanted, key=repr)
+    }
+    start = 0
+    while start < vectors:
+        size = min(chunk.vectors(length, wide.itemsize), vectors)
+        part = slice(start, min(start + size, vectors))
+        try:
+            rows, columns = weight[part].to(wide).contiguous(), left[..., part]
+            samples = 1 if per_sample else len(columns)
+            sets = zip(columns.split(samples), right.split(samples), strict=True)
+            reduced = [_reduce_chunk(rows, of_left, of_right, wanted) for of_left, of_right in sets]
+        except RuntimeError as error:
+            if not _out_of_memory(error) or size == 1:
+                raise
+            chunk.halve(size, length, wide.itemsize)
+            continue
+        for statistic, values in results.items():
+            values[..., part] = torch.stack([of_set[statistic] for of_set in reduced]).view_as(values[..., part])
+        start = part.stop
+    return {statistic: values.cpu() for statistic, values in results.items()}
+
+
+def _reduce_chunk(
+    weight: Tensor, left: Tensor, right: Tensor, wanted: set[GradientStatistic]
+) -> dict[Statistic, Tensor]:
+    samples = left.shape[0]
+    needed = set().union(*(statistic.needs() for statistic in wanted))
+    terms = Terms()
+    if needed <= {"s1", "sum_s1"}:  # the mean gradient alone: one product over the tokens of all samples
+        terms.s1 = (left.flatten(0, 1).T @ right.flatten(0, 1)).to(weight.dtype).mul_(weight).div_(samples)
+    else:
+        if "s1" in needed or {"s2", "sum_s1"} <= needed:
+            terms.s1 = torch.zeros_like(weight)
+        if "s2" in needed:
+            terms.s2 = torch.zeros_like(weight)
+        first, second = weight.new_zeros(2, weight.shape[0])
+        for sample_left, sample_right in zip(left, right, strict=True):
+            gradient = (sample_left.T @ sample_right).to(weight.dtype)  # g_j
+            if terms.s1 is not None:
+                terms.s1 += gradient
+            if terms.s2 is not None:
+                terms.s2.addcmul_(gradient, gradient)
+                continue
+            gradient.mul_(weight)
+            second += torch.linalg.vector_norm(gradient, dim=1).square_()
+            if "sum_s1" in needed and terms.s1 is None:
+                first += gradient.sum(dim=1)
+        if terms.s1 is not None:
+            terms.s1.mul_(weight).div_(samples)
+        else:
+            terms.sum_s1 = first / samples
+        if terms.s2 is not None:
+            terms.s2.mul_(weight).mul_(weight).div_(samples)
+        else:
+            terms.sum_s2 = second / samples
+    if terms.s1 is not None and "sum_s1" in needed:
+        terms.sum_s1 = terms.s1.sum(dim=1)
+    if terms.s2 is not None and "sum_s2" in needed:
+        terms.sum_s2 = terms.s2.sum(dim=1)
+    return {statistic: statistic.of(terms) for statistic in wanted}

@@ -1,0 +1,198 @@
+"""Statistics of single calibration passages, from which those of every set of passages are formed.
+
+What is a mean over the samples is collected once a passage: in memory for the trials of a search, and in files for all
+searches of the same model and layers, whatever their seeds, specs and processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from reproducer.models.tokens import Tokens
+from reproducer.pruning.statistics import Statistic, Statistics
+
+log = logging.getLogger(__name__)
+
+Collect = Callable[[Sequence[int], Iterable[Statistic]], Statistics]
+
+
+class PassageFiles:
+    """A folder of statistics of single passages of one model and set of layers, a file a passage.
+
+    A file appears whole or not at all, so that processes may share the folder; one that is damaged counts as missing.
+    It holds what it took to collect too: a passage that is found here costs a search what it would have cost alone.
+
+    Args:
+        folder: made when the first file is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self, ids: Tensor, wanted: Iterable[Statistic]) -> tuple[Statistics, Tokens] | None:
+        """What is known of the passage `ids` [length], each statistic [vectors]; None if anything wanted is missing."""
+        names = {repr(statistic): statistic for statistic in wanted}
+        found: Statistics = {}
+        try:
+            with safe_open(self._path(ids), framework="pt") as file:
+                told, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError):
+            return None
+        if told.get("digest") != _digest(tensors):
+            return None
+        for name, tensor in tensors.items():
+            layer, module, statistic = name.split("/", 2)
+            if statistic in names:
+                found.setdefault(int(layer), {}).setdefault(module, {})[names[statistic]] = tensor
+        if not found or any(set(names.values()) != set(known) for of in found.values() for known in of.values()):
+            return None
+        return found, Tokens(int(told["forward"]), int(told["backward"]))
+
+    def write(self, ids: Tensor, statistics: Statistics, tokens: Tokens) -> None:
+        """Keep the statistics of the passage `ids`, and the tokens that it took. A full disk is no error here."""
+        tensors = {
+            f"{layer}/{module}/{statistic!r}": values.contiguous()
+            for layer, modules in statistics.items()
+            for module, of_module in modules.items()
+            for statistic, values in of_module.items()
+        }
+        told = {"digest": _digest(tensors), "forward": str(tokens.forward), "backward": str(tokens.backward)}
+        path = self._path(ids)
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, part, metadata=told)
+            part.replace(path)
+        except (OSError, SafetensorError) as error:
+            log.warning("statistics of a passage could not be kept for other searches: %s", error)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+    def _path(self, ids: Tensor) -> Path:
+        return self.folder / f"{hashlib.sha256(ids.cpu().numpy().tobytes()).hexdigest()[:20]}.safetensors"
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a part of a passage's row belongs."""
+
+    layer: int
+    module: str
+    statistic: Statistic
+    vectors: int
+
+
+class PassageStatistics:
+    """Additive statistics of single passages, the ones used last within `limit` bytes.
+
+    Args:
+        pool: LongTensor [passages, length].
+        tokens: counts what goes through the model while statistics are collected; what files say is added to it.
+        together: passages to collect at once. One at a time makes the numbers independent of what is known already.
+        limit: bytes to keep in memory.
+        files: shared with other searches, if there are any.
+
+    Attributes:
+        read_again: passages that were taken from the files.
+    """
+
+    def __init__(
+        self, pool: Tensor, tokens: Tokens, together: int, limit: int, files: PassageFiles | None = None
+    ) -> None:
+        self._pool, self._tokens, self._files = pool, tokens, files
+        self._together, self._limit = together, limit
+        self._watched: set[Statistic] = set()
+        self._rows: OrderedDict[int, Tensor] = OrderedDict()  # passage -> all its statistics, side by side
+        self._layout: list[_Place] = []
+        self.read_again = 0
+
+    @property
+    def nbytes(self) -> int:
+        return sum(row.nbytes for row in self._rows.values())
+
+    def watch(self, wanted: Iterable[Statistic]) -> None:
+        """Collect these too from now on; passages that are known without them are forgotten."""
+        if not (wanted := set(wanted)) <= self._watched:
+            self._watched |= wanted
+            self._rows.clear()
+
+    def mean(self, samples: Sequence[int], wanted: Iterable[Statistic], collect: Collect) -> Statistics:
+        """Statistics of these samples as a set; a passage that occurs twice counts twice.
+
+        Args:
+            collect: statistics of passages that are new, with a first axis for the passages (`per_sample`).
+        """
+        wanted = set(wanted)
+        self.watch(wanted)
+        missing = [index for index in dict.fromkeys(samples) if index not in self._rows and not self._read(index)]
+        for start in range(0, len(missing), self._together):
+            self._add(missing[start : start + self._together], collect)
+        for index in samples:
+            self._rows.move_to_end(index)
+        means = torch.stack([self._rows[index] for index in samples]).mean(0)
+        while self.nbytes > self._limit:
+            self._rows.popitem(last=False)
+        found: Statistics = {}
+        parts = means.split([place.vectors for place in self._layout])
+        for place, part in zip(self._layout, parts, strict=True):
+            if place.statistic in wanted:
+                found.setdefault(place.layer, {}).setdefault(place.module, {})[place.statistic] = part
+        return found
+
+    def _read(self, index: int) -> bool:
+        """Take a passage from the files, if it is there."""
+        known = self._files.read(self._pool[index], self._watched) if self._files else None
+        if known is None:
+            return False
+        statistics, tokens = known
+        self._keep(index, statistics)
+        self._tokens.forward += tokens.forward
+        self._tokens.backward += tokens.backward
+        self.read_again += 1
+        return True
+
+    def _add(self, passages: Sequence[int], collect: Collect) -> None:
+        before = Tokens(self._tokens.forward, self._tokens.backward)
+        apart = collect(passages, self._watched)
+        spent = Tokens(
+            (self._tokens.forward - before.forward) // len(passages),
+            (self._tokens.backward - before.backward) // len(passages),
+        )
+        for place, index in enumerate(passages):
+            of_passage = {
+                layer: {module: {one: values[place] for one, values in of.items()} for module, of in modules.items()}
+                for layer, modules in apart.items()
+            }
+            self._keep(index, of_passage)
+            if self._files is not None:
+                self._files.write(self._pool[index], of_passage, spent)
+
+    def _keep(self, index: int, statistics: Statistics) -> None:
+        places = [
+            (_Place(layer, module, statistic, len(values)), values)
+            for layer, modules in sorted(statistics.items())
+            for module, of_module in sorted(modules.items())
+            for statistic, values in sorted(of_module.items(), key=lambda item: repr(item[0]))
+        ]
+        self._layout = [place for place, _ in places]
+        self._rows[index] = torch.cat([values for _, values in places])
