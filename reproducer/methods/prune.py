@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from reproducer.models.architecture import Kind
     from reproducer.pruning.allocation import Allocation
     from reproducer.pruning.collect import Limits
+    from reproducer.pruning.passages import PassageFiles
     from reproducer.pruning.plan import Plan
     from reproducer.pruning.statistics import Statistics
 
@@ -90,15 +91,18 @@ def plan_by(
     steps: int = 1,
     limits: Limits | None = None,
     trained: Path | None = None,
+    passages: PassageFiles | None = None,
 ) -> Plan:
     """What `prune` does, with the cut as one object.
 
     Args:
+        passages: where statistics of single samples are kept, for a method whose statistics are means over samples.
         trained: the directory of a training that is done; None: a method that trains does so in a temporary one.
     """
     from reproducer.models.quantised import refuse_quantised
     from reproducer.pruning.allocation import check_reachable
     from reproducer.pruning.collect import collect
+    from reproducer.pruning.passages import collect_by_passage
     from reproducer.pruning.scoring import check_samples
     from reproducer.pruning.statistics import GradientStatistic
 
@@ -122,7 +126,10 @@ def plan_by(
         if isinstance(rule, Decision) and rule.train is not None and trained is None:
             trained = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             train(model, rule, directory=trained, **options)
-        statistics = collect(model, ids, indices, rule.needs, limits)
+        if passages is not None and ids is not None and rule.needs and all(one.additive for one in rule.needs):
+            statistics = collect_by_passage(model, ids, indices, rule.needs, limits, passages)
+        else:
+            statistics = collect(model, ids, indices, rule.needs, limits)
         settings = cut_settings(cut, seed, parameters)
         return decide(model, rule, statistics, trained=trained, method=method.name, settings=settings, **options)
 

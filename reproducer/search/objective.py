@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +29,11 @@ from reproducer.models.tokens import Tokens, counting
 from reproducer.models.walk import BATCH_TOKENS, LayerWalk, frozen
 from reproducer.pruning.allocation import Allocation, check_layers
 from reproducer.pruning.collect import Limits, collect
+from reproducer.pruning.passages import KEPT_BYTES, PassageFiles, PassageStatistics, together
 from reproducer.pruning.plan import Plan
 from reproducer.pruning.statistics import Statistic, Statistics, WeightStatistic
-from reproducer.search.passages import PassageFiles, PassageStatistics
 
-KEPT_BYTES = 2**31  # of activations, and as many again of statistics of single passages
+ACTIVATION_BYTES = 2**31
 STATISTICS_KEPT = 128  # statistics of sample sets that stay in memory: a few MB each
 SHARE = 4  # one window in four is in the first slice
 LEAST = 4  # windows of a text, below which their spread says nothing
@@ -65,7 +66,7 @@ class Objective:
         allocation: how much to prune.
         limits: memory that the statistics may take.
         passage_bytes: memory for statistics of single passages.
-        files: where statistics of single passages are shared with other searches of this model and these layers.
+        passages: folder where statistics of single passages of this model and these layers are shared.
 
     Attributes:
         sample_tokens: tokens that went forward and backward for statistics, so far.
@@ -81,10 +82,10 @@ class Objective:
         allocation: Allocation,
         limits: Limits | None = None,
         passage_bytes: int = KEPT_BYTES,
-        files: PassageFiles | None = None,
+        passages: Path | None = None,
     ) -> None:
         self.model, self.pool, self.texts, self.allocation = model, pool, dict(texts), allocation
-        self.limits = limits or Limits(activations=KEPT_BYTES)
+        self.limits = limits or Limits(activations=ACTIVATION_BYTES)
         length = next(iter(self.texts.values())).shape[1]
         self.text_walk = LayerWalk(model, length)
         self.pool_walk = self.text_walk if pool.shape[1] == length else LayerWalk(model, pool.shape[1])
@@ -93,9 +94,8 @@ class Objective:
         self.sample_tokens = self.text_tokens = 0
         self._tokens = Tokens()
         self._kept: OrderedDict[tuple[tuple[int, ...], Statistic], _OfModules] = OrderedDict()
-        # A processor gains nothing from passages together, and one by one a resumed search gets the same numbers.
-        together = 1 if self.text_walk.device.type == "cpu" else len(pool)
-        self._passages = PassageStatistics(pool, self._tokens, together, passage_bytes, files)
+        self._files = PassageFiles(passages, self._tokens) if passages else None
+        self._passages = PassageStatistics(pool, together(model, len(pool)), passage_bytes, self._files)
         self._pool_below: dict[int, Tensor] = {}
         self._windows = torch.cat(list(self.texts.values()))
         sizes = [len(windows) for windows in self.texts.values()]
@@ -107,9 +107,9 @@ class Objective:
 
     def spent(self) -> dict[str, float]:
         """What has gone through the model so far, by the names of `Costs`."""
-        layers = len(self.text_walk.layers)
+        layers, found = len(self.text_walk.layers), self._files.found if self._files else 0
         return {
-            "sample_tokens": self.sample_tokens + self._passages.read_again * self.pool.shape[1],
+            "sample_tokens": self.sample_tokens + found * self.pool.shape[1],
             "text_tokens": self.text_tokens,
             "forward_tokens": self._tokens.forward / layers,
             "backward_tokens": self._tokens.backward / layers,

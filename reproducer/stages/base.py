@@ -205,6 +205,16 @@ class OnModel(Stage):
             _Last.wanted = wanted
         return _Last.loaded
 
+    def passages(self, context: Context, cut: Cut) -> Path:
+        """The folder of statistics of single passages for all stages that cut these layers of this model.
+
+        Processors of another kind round otherwise, and have a folder of their own.
+        """
+        import torch
+
+        arithmetic = [torch.__version__, torch.device(context.device).type, torch.backends.cpu.get_cpu_capability()]
+        return context.shared(passages=1, dtype=self.dtype, layers=cut.layers, arithmetic=arithmetic)
+
     def _read(self, context: Context) -> tuple[Any, Any]:
         from reproducer.models.load import load_model
         from reproducer.pruning.plan import Plan

@@ -87,7 +87,7 @@ class Prune(_ByMethod):
     """The plan of a method's scores or decision."""
 
     kind: ClassVar[str] = "prune"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     training: Stage | None = None
 
@@ -110,12 +110,15 @@ class Prune(_ByMethod):
 
     def run(self, context: Context) -> None:
         from reproducer.methods.prune import plan_by
+        from reproducer.pruning.passages import PassageFiles
 
         model, tokenizer = self.load(context)
         method, ids = METHODS.get(self.method), self.samples(context, tokenizer)
         trained = context.inputs.get("training")
+        request: dict[str, Any] = {**self.request, "steps": self.cut.steps, "trained": trained}
         with counting(model, Tokens()) as tokens:
-            plan = plan_by(method, self.parameters, model, ids, **self.request, steps=self.cut.steps, trained=trained)
+            passages = PassageFiles(self.passages(context, self.cut), tokens)
+            plan = plan_by(method, self.parameters, model, ids, **request, passages=passages)
         record_tokens(context, model, tokens)
         leave(context, plan, model)
 

@@ -84,8 +84,8 @@ class Search(OnModel):
     def run(self, context: Context) -> None:
         from reproducer.search.study import search
 
-        files = self._files(context)
-        objective, pool = self._objective(*self.load(context), files)
+        passages = self.passages(context, self.cut)
+        objective, pool = self._objective(*self.load(context), passages)
         method = METHODS.get(self.method)
         assert method.space is not None
         workers = self.settings.workers
@@ -100,34 +100,26 @@ class Search(OnModel):
             text=pool.text,
             progress=context.progress,
             engine=context.engine(workers - 1) if workers > 1 else None,
-            build=partial(_objective_elsewhere, self, context.inputs["model"], context.device, files),
+            build=partial(_objective_elsewhere, self, context.inputs["model"], context.device, passages),
         )
         context.record("pool", len(pool))
         context.record("tokens", {"forward": record.costs.forward_tokens, "backward": record.costs.backward_tokens})
 
-    def _files(self, context: Context) -> Path:
-        """Where statistics of single passages are kept for all searches of this model, on this machine's arithmetic."""
-        import torch
-
-        arithmetic = [torch.__version__, torch.device(context.device).type, torch.backends.cpu.get_cpu_capability()]
-        return context.shared(passages=1, dtype=self.dtype, layers=self.cut.layers, arithmetic=arithmetic)
-
-    def _objective(self, model: Any, tokenizer: Any, files: Path) -> tuple[Objective, Any]:
+    def _objective(self, model: Any, tokenizer: Any, passages: Path) -> tuple[Objective, Any]:
         """The objective, and the pool that samples are from."""
         from reproducer.data.text import windows
         from reproducer.search.objective import Objective
-        from reproducer.search.passages import PassageFiles
 
         pool = self.calibration.load(tokenizer)
         count = self.settings.windows
         texts = {text.name: windows(text.load(), tokenizer, self.seq_len, count) for text in self.texts}
         cut = self.cut.indices, self.cut.allocation()
-        return Objective(model, pool.ids, texts, *cut, files=PassageFiles(files)), pool
+        return Objective(model, pool.ids, texts, *cut, passages=passages), pool
 
     def cost(self, model: ModelCost) -> Cost:
         """Of a search that learns from its trials: these repeat samples, and stop early."""
         from reproducer.models.walk import BATCH_TOKENS
-        from reproducer.search.objective import KEPT_BYTES
+        from reproducer.search.objective import ACTIVATION_BYTES
         from reproducer.stages.cost import Cost
 
         settings, samples, length = self.settings, self.calibration.samples, self.calibration.length
@@ -139,7 +131,7 @@ class Search(OnModel):
         passages = max(1, draws * again) * samples
         evaluated = settings.trials * (SEEN_WHOLE if settings.stop else 1) + len(self.baselines)
         evaluated += settings.scored if settings.data == "score" else 0
-        collected = partial(model.collected, length=length, first=first, below=False, activations=KEPT_BYTES)
+        collected = partial(model.collected, length=length, first=first, below=False, activations=ACTIVATION_BYTES)
         needs = [one for one in METHODS.get(self.method).make({}).needs if one.additive]
         cost = (pruned.passes(tokens, self.seq_len, BATCH_TOKENS, "losses", upper) + pruned.sliced(upper)) * evaluated
         cost += collected(needs, 1, per_sample=True) * passages
@@ -182,8 +174,8 @@ class Search(OnModel):
         )
 
 
-def _objective_elsewhere(stage: Search, folder: Path, device: str, files: Path) -> Objective:
+def _objective_elsewhere(stage: Search, folder: Path, device: str, passages: Path) -> Objective:
     """The objective once more, in another process of the same search."""
     from reproducer.models.load import load_model
 
-    return stage._objective(*load_model(folder, stage.dtype, device), files)[0]
+    return stage._objective(*load_model(folder, stage.dtype, device), passages)[0]

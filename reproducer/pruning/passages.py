@@ -1,7 +1,7 @@
 """Statistics of single calibration passages, from which those of every set of passages are formed.
 
 What is a mean over the samples is collected once a passage: in memory for the trials of a search, and in files for all
-searches of the same model and layers, whatever their seeds, specs and processes.
+stages that prune the same layers of the same model, whatever their seeds, specs and processes.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from reproducer.models.tokens import Tokens
+from reproducer.pruning.collect import Limits, collect
 from reproducer.pruning.statistics import Statistic, Statistics
 
 log = logging.getLogger(__name__)
+
+KEPT_BYTES = 2**31  # of statistics of single passages in memory
 
 Collect = Callable[[Sequence[int], Iterable[Statistic]], Statistics]
 
@@ -32,16 +35,21 @@ class PassageFiles:
     """A folder of statistics of single passages of one model and set of layers, a file a passage.
 
     A file appears whole or not at all, so that processes may share the folder; one that is damaged counts as missing.
-    It holds what it took to collect too: a passage that is found here costs a search what it would have cost alone.
+    It holds what it took to collect too: a passage that is found here counts as what it would have cost.
 
     Args:
         folder: made when the first file is written.
+        tokens: the user's count of what goes through the model, to which the tokens of passages that are read are
+            added.
+
+    Attributes:
+        found: passages that were read.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, tokens: Tokens) -> None:
+        self.folder, self.tokens, self.found = folder, tokens, 0
 
-    def read(self, ids: Tensor, wanted: Iterable[Statistic]) -> tuple[Statistics, Tokens] | None:
+    def read(self, ids: Tensor, wanted: Iterable[Statistic]) -> Statistics | None:
         """What is known of the passage `ids` [length], each statistic [vectors]; None if anything wanted is missing."""
         names = {repr(statistic): statistic for statistic in wanted}
         found: Statistics = {}
@@ -58,10 +66,13 @@ class PassageFiles:
                 found.setdefault(int(layer), {}).setdefault(module, {})[names[statistic]] = tensor
         if not found or any(set(names.values()) != set(known) for of in found.values() for known in of.values()):
             return None
-        return found, Tokens(int(told["forward"]), int(told["backward"]))
+        self.tokens.forward += int(told["forward"])
+        self.tokens.backward += int(told["backward"])
+        self.found += 1
+        return found
 
     def write(self, ids: Tensor, statistics: Statistics, tokens: Tokens) -> None:
-        """Keep the statistics of the passage `ids`, and the tokens that it took. A full disk is no error here."""
+        """Keep the statistics of the passage `ids`, and the tokens that it took; without room for it, go on."""
         tensors = {
             f"{layer}/{module}/{statistic!r}": values.contiguous()
             for layer, modules in statistics.items()
@@ -76,7 +87,7 @@ class PassageFiles:
             save_file(tensors, part, metadata=told)
             part.replace(path)
         except (OSError, SafetensorError) as error:
-            log.warning("statistics of a passage could not be kept for other searches: %s", error)
+            log.warning("statistics of a passage could not be kept for other stages: %s", error)
             with suppress(OSError):
                 part.unlink(missing_ok=True)
 
@@ -107,24 +118,17 @@ class PassageStatistics:
 
     Args:
         pool: LongTensor [passages, length].
-        tokens: counts what goes through the model while statistics are collected; what files say is added to it.
         together: passages to collect at once. One at a time makes the numbers independent of what is known already.
         limit: bytes to keep in memory.
-        files: shared with other searches, if there are any.
-
-    Attributes:
-        read_again: passages that were taken from the files.
+        files: shared with other stages, if there are any.
     """
 
-    def __init__(
-        self, pool: Tensor, tokens: Tokens, together: int, limit: int, files: PassageFiles | None = None
-    ) -> None:
-        self._pool, self._tokens, self._files = pool, tokens, files
+    def __init__(self, pool: Tensor, together: int, limit: int, files: PassageFiles | None = None) -> None:
+        self._pool, self._files = pool, files
         self._together, self._limit = together, limit
         self._watched: set[Statistic] = set()
         self._rows: OrderedDict[int, Tensor] = OrderedDict()  # passage -> all its statistics, side by side
         self._layout: list[_Place] = []
-        self.read_again = 0
 
     @property
     def nbytes(self) -> int:
@@ -162,22 +166,13 @@ class PassageStatistics:
     def _read(self, index: int) -> bool:
         """Take a passage from the files, if it is there."""
         known = self._files.read(self._pool[index], self._watched) if self._files else None
-        if known is None:
-            return False
-        statistics, tokens = known
-        self._keep(index, statistics)
-        self._tokens.forward += tokens.forward
-        self._tokens.backward += tokens.backward
-        self.read_again += 1
-        return True
+        if known is not None:
+            self._keep(index, known)
+        return known is not None
 
     def _add(self, passages: Sequence[int], collect: Collect) -> None:
-        before = Tokens(self._tokens.forward, self._tokens.backward)
+        before = replace(self._files.tokens) if self._files else Tokens()
         apart = collect(passages, self._watched)
-        spent = Tokens(
-            (self._tokens.forward - before.forward) // len(passages),
-            (self._tokens.backward - before.backward) // len(passages),
-        )
         for place, index in enumerate(passages):
             of_passage = {
                 layer: {module: {one: values[place] for one, values in of.items()} for module, of in modules.items()}
@@ -185,6 +180,9 @@ class PassageStatistics:
             }
             self._keep(index, of_passage)
             if self._files is not None:
+                now = self._files.tokens
+                forward, backward = now.forward - before.forward, now.backward - before.backward
+                spent = Tokens(forward // len(passages), backward // len(passages))
                 self._files.write(self._pool[index], of_passage, spent)
 
     def _keep(self, index: int, statistics: Statistics) -> None:
@@ -196,3 +194,28 @@ class PassageStatistics:
         ]
         self._layout = [place for place, _ in places]
         self._rows[index] = torch.cat([values for _, values in places])
+
+
+def collect_by_passage(
+    model: nn.Module,
+    ids: Tensor,
+    layers: Sequence[int],
+    wanted: Iterable[Statistic],
+    limits: Limits | None,
+    files: PassageFiles,
+) -> Statistics:
+    """Additive statistics of samples `ids` [samples, length], from what is known already, as `collect` gives them."""
+    passages = PassageStatistics(ids, together(model, len(ids)), KEPT_BYTES, files)
+
+    def apart(samples: Sequence[int], watched: Iterable[Statistic]) -> Statistics:
+        return collect(model, ids[list(samples)], layers, watched, limits, per_sample=True)
+
+    return passages.mean(range(len(ids)), wanted, apart)
+
+
+def together(model: nn.Module, samples: int) -> int:
+    """Passages to collect at once.
+
+    A processor gains nothing from several, and one by one the numbers do not depend on what is known already.
+    """
+    return 1 if next(model.parameters()).device.type == "cpu" else samples

@@ -1,4 +1,4 @@
-"""Statistics of single passages that searches share through files."""
+"""Statistics of single passages that stages share through files."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import logging
 import pytest
 import torch
 
+from reproducer.methods.prune import plan_by
 from reproducer.methods.registry import METHODS
+from reproducer.models.tokens import Tokens, counting
+from reproducer.pruning import passages as passages_module
 from reproducer.pruning.allocation import Allocation
+from reproducer.pruning.passages import PassageFiles
 from reproducer.pruning.statistics import First, InputMean, Second
 from reproducer.queue.context import Context
 from reproducer.search import objective as objective_module
 from reproducer.search.objective import Objective
-from reproducer.search.passages import PassageFiles
 from tests.helpers import tiny, tokens
 
 LAYERS = [1, 2]
@@ -38,8 +41,8 @@ def another(model, tmp_path, monkeypatch):
     monkeypatch.setattr(objective_module, "collect", counted)
 
     def make(files=True):
-        shared = PassageFiles(tmp_path / "passages") if files else None
-        return Objective(model, pool, texts, LAYERS, Allocation(ratio=0.2, heads="pooled"), files=shared)
+        shared = tmp_path / "passages" if files else None
+        return Objective(model, pool, texts, LAYERS, Allocation(ratio=0.2, heads="pooled"), passages=shared)
 
     return make, collected
 
@@ -101,7 +104,7 @@ def test_where_files_cannot_be_written_the_search_goes_on(another, tmp_path, cap
     with caplog.at_level(logging.WARNING):
         found = make().statistics([1], WANTED)
     same(found, make(files=False).statistics([1], WANTED))
-    assert "could not be kept for other searches" in caplog.text
+    assert "could not be kept for other stages" in caplog.text
 
 
 def test_plans_do_not_depend_on_what_was_there(another):
@@ -125,3 +128,27 @@ def test_shared_folders_are_named_by_inputs_and_settings(tmp_path):
         folder({"model": "a"}, dtype="float32", layers=None),
     ]
     assert len({known, *others}) == 3
+
+
+@pytest.mark.parametrize("name", ["llm-pruner-e2", "vector"])
+def test_a_method_prunes_by_known_passages(model, tmp_path, monkeypatch, name):
+    """As it does by one pass over its samples; what another stage has collected is not collected again."""
+    ids, collected = tokens(6, 12), []
+    collect = passages_module.collect
+
+    def counted(model, ids, *arguments, **keywords):
+        collected.append(len(ids))
+        return collect(model, ids, *arguments, **keywords)
+
+    monkeypatch.setattr(passages_module, "collect", counted)
+    request = {"layers": LAYERS, "cut": Allocation(ratio=0.2, heads="pooled"), "seed": 0}
+    for samples, new in ((ids[:4], 4), (ids[2:], 2), (ids[[5, 0, 0]], 0)):
+        collected.clear()
+        with counting(model, Tokens()) as spent:
+            files = PassageFiles(tmp_path / "passages", spent)
+            plan = plan_by(METHODS.get(name), {}, model, samples, **request, passages=files)
+        with counting(model, Tokens()) as alone:
+            expected = plan_by(METHODS.get(name), {}, model, samples, **request)
+        assert plan.kept_heads == expected.kept_heads and plan.kept_channels == expected.kept_channels
+        assert sum(collected) == new
+        assert spent == alone
