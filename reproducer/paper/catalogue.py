@@ -92,6 +92,10 @@ class Method(Printed):
     notes: list[str]
 
 
+class Paper(Printed):
+    """All of the paper that a run is held against: its claims, in its order, and the conditions that it states."""
+
+
 def items() -> list[str]:
     """The items that are held here: `figure1`, …, `table10`, `text`."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "method")
