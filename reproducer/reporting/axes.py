@@ -31,6 +31,22 @@ def new_figure(columns: int = 1, width: float = WIDTH, height: float = HEIGHT) -
     return figure, list(axes)
 
 
+def new_rows(lines: Sequence[int]) -> tuple["Figure", list["Axes"]]:
+    """Panels below each other, each with room for so many lines of text at its left."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    heights = [0.55 + 0.3 * count for count in lines]
+    figure = Figure(figsize=(1.6 * WIDTH, 0.4 + sum(heights)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(lines), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for ax in axes:
+        ax.spines[["top", "right", "left"]].set_visible(False)
+        ax.tick_params(axis="y", length=0)
+        ax.tick_params(axis="x", labelsize=8.5)
+    return figure, list(axes)
+
+
 def set_scale(ax: "Axes", values: Sequence[float]) -> None:
     """Logarithmic where the largest value is more than three times the smallest; plain numbers at the ticks."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator

@@ -27,10 +27,11 @@ from reproducer.reporting.axes import (
     short,
 )
 from reproducer.reporting.comparison import item_of
-from reproducer.reporting.cost import Point, fronts
-from reproducer.reporting.numbers import cut, perplexity, tuning
-from reproducer.reporting.rows import Line, blocks, lines
+from reproducer.reporting.cost import Point, fronts, mean_of
+from reproducer.reporting.numbers import cut, perplexity, plus_minus, tuning
+from reproducer.reporting.rows import Estimate, Line, blocks, lines
 from reproducer.reporting.searches import Histories, best_so_far, histories
+from reproducer.reporting.verdicts import Verdict
 from reproducer.stages.results import Column, Results, Row, Search
 
 if TYPE_CHECKING:
@@ -46,31 +47,37 @@ class Picture:
     """A figure that was drawn.
 
     Attributes:
-        kind: `accuracy`, `perplexity`, `cost`, `training`, `histories` or `search`.
+        kind: `claims`, `accuracy`, `perplexity`, `cost`, `training`, `histories` or `search`.
         name: of its files, without their endings.
-        of: what it shows: the columns, the `Point`s, the `Histories`, or the place of the search in the results.
+        of: what it shows: the verdicts, the columns, the `Point`s, the `Histories`, or the place of the search in the
+            results.
         wide: it needs a page's whole width.
+        png: its file.
     """
 
     kind: str
     name: str
     of: Any
     wide: bool
+    png: Path
 
 
-def draw(results: Results, directory: Path) -> list[Picture]:
-    """Draw what `results` has figures for into `directory`, each as `name`.png and `name`.pdf."""
+def draw(results: Results, directory: Path, verdicts: Sequence[Verdict] = ()) -> list[Picture]:
+    """Draw what there are figures for into `directory`, each as `name`.png and `name`.pdf."""
     drawn: list[Picture] = []
 
     def save(figure: Figure, kind: str, name: str, of: Any) -> None:
         name = re.sub(r"[^a-z0-9]+", "-", name.lower().replace("%", "")).strip("-")[:100]
         taken = {picture.name for picture in drawn}
         name = next(n for n in (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3))) if n not in taken)
-        figure.savefig(directory / f"{name}.png", dpi=200)
+        png = directory / f"{name}.png"
+        figure.savefig(png, dpi=200)
         figure.savefig(directory / f"{name}.pdf", metadata={"CreationDate": None})  # same results, same bytes
-        drawn.append(Picture(kind, name, of, figure.get_figwidth() > 1.3 * WIDTH))
+        drawn.append(Picture(kind, name, of, figure.get_figwidth() > 1.3 * WIDTH, png))
 
     directory.mkdir(parents=True, exist_ok=True)
+    if tested := [one for one in verdicts if one.ours is not None]:
+        save(claims(tested), "claims", "claims", tested)
     for kind in ("accuracy", "perplexity"):
         if (figure := averages(results, kind)) is not None:
             save(figure, kind, f"average-{kind}", averaged(results, kind))
@@ -98,7 +105,8 @@ Panel = tuple[str, list[list[Line]], float | None]  # title, blocks, the dense m
 
 
 def averages(results: Results, kind: str) -> Figure | None:
-    """A bar (a point for perplexities) a method, a panel a model and cut, colours by recovery.
+    """A bar (a point for perplexities) a method, with its interval over seeds; a panel a model and cut, colours by
+    recovery.
 
     None if no pruned row has the columns; a line counts only with all of them. Accuracies, in percent, have the paper's
     own averages in panels beside them, where they are known. Perplexities are on a logarithmic axis where they differ
@@ -114,7 +122,10 @@ def averages(results: Results, kind: str) -> Figure | None:
     names = max(len({line["label"] for block in members for line in block}) for _, members, _ in panels)
     figure, axes = new_figure(len(panels), width=min(max(WIDTH, 0.85 * names * len(panels)), 3 * WIDTH))
     heights = [_height(line, columns) for _, members, _ in panels for block in members for line in block]
-    known = [height for height in [*heights, *(dense for *_, dense in panels)] if height is not None]
+    means = [height.mean for height in heights if height is not None]
+    ends = [height.mean + side * height.half for height in heights if height and height.half for side in (-1, 1)]
+    known = [*means, *(dense for *_, dense in panels if dense is not None)]
+    known += [end for end in ends if kind == "accuracy" or min(means) / 3 < end]  # an end near 0 would stretch a log axis
     for ax, (title, members, dense) in zip(axes, panels, strict=True):
         if kind == "perplexity":
             set_scale(ax, known)
@@ -133,7 +144,8 @@ def averages(results: Results, kind: str) -> Figure | None:
 
 
 def _panels(found: Sequence[Line], columns: Sequence[Column]) -> list[Panel]:
-    dense = {line["model"]: _height(line, columns) for line in found if line["method"] == "dense"}
+    heights = {line["model"]: _height(line, columns) for line in found if line["method"] == "dense"}
+    dense = {model: height.mean for model, height in heights.items() if height is not None}
     pruned = [line for line in found if line["method"] != "dense"]
     return [
         (f"{panel[0]['model']}, {cut(panel[0])}", blocks(panel), dense.get(panel[0]["model"]))
@@ -161,16 +173,15 @@ def _paper_lines(results: Results) -> list[Line]:
     )
 
 
-def _height(line: Line, columns: Sequence[Column]) -> float | None:
-    values = [line["mean"][column.key] for column in columns if column.key in line["mean"]]
-    if not values or len(values) < len(columns):
-        return None
-    return sum(values) / len(values) * (100 if columns[0].kind == "accuracy" else 1)
+def _height(line: Line, columns: Sequence[Column]) -> Estimate | None:
+    """The mean of the columns, accuracies in percent."""
+    found = mean_of(line, columns)
+    if found is None or columns[0].kind != "accuracy":
+        return found
+    return Estimate(100 * found.mean, None if found.half is None else 100 * found.half)
 
 
 def _panel(ax: Axes, panel: Sequence[list[Line]], columns: Sequence[Column], dense: float | None) -> None:
-    from matplotlib.patheffects import withStroke
-
     accuracy = columns[0].kind == "accuracy"
     names = list(dict.fromkeys(line["label"] for block in panel for line in block))
     width = 0.8 / len(panel)
@@ -183,24 +194,75 @@ def _panel(ax: Axes, panel: Sequence[list[Line]], columns: Sequence[Column], den
                         transform=ax.get_xaxis_transform(), ha="center", va="bottom")  # fmt: skip
                 continue
             if accuracy:
-                ax.bar(x, height, 0.94 * width, color=color, label=short(tuning(line)))
+                ax.bar(x, height.mean, 0.94 * width, color=color, label=short(tuning(line)))
             else:
-                ax.scatter(x, height, s=40, color=color, label=short(tuning(line)), zorder=3)
-            text = f"{height:.1f}" if accuracy else perplexity(height) if height < 100 else f"{height:.4g}"
-            ax.annotate(
-                text, (x, height), xytext=(0, 2 if accuracy else 5), textcoords="offset points", ha="center",
-                fontsize=7.5, zorder=6, path_effects=[withStroke(linewidth=2, foreground="white")],
-            )  # fmt: skip
+                ax.scatter(x, height.mean, s=40, color=color, label=short(tuning(line)), zorder=3)
+            _interval(ax, x, height)
+            _value(ax, x, height, f"{height.mean:.1f}" if accuracy else plus_minus(height.mean, None))
     if dense is not None:
         ax.axhline(dense, color=RED, lw=1.2, ls="--", label="dense", zorder=0.5 if accuracy else 2)
         ax.annotate(
-            f"{dense:.1f}" if accuracy else perplexity(dense), (1, dense), xycoords=("axes fraction", "data"),
+            f"{dense:.1f}" if accuracy else plus_minus(dense, None), (1, dense), xycoords=("axes fraction", "data"),
             xytext=(2, 0), textcoords="offset points", va="center", fontsize=7.5, color=RED, annotation_clip=False,
         )  # fmt: skip
     ax.set_xticks(range(len(names)), [short(name) for name in names], fontsize=8.5, parse_math=False)
     ax.set_xlim(-0.6, len(names) - 0.4)
     for tick in ax.get_xticklabels():
         tick.set(rotation=25, ha="right", rotation_mode="anchor")
+
+
+def _interval(ax: Axes, x: float, height: Estimate) -> None:
+    """An interval at a point or a bar; nothing of a single seed."""
+    if height.half:
+        ax.errorbar(x, height.mean, height.half, color="#333333", lw=1.1, capsize=3, zorder=4)
+
+
+def _value(ax: Axes, x: float, height: Estimate, text: str) -> None:
+    """A value written above its interval, or above the axes' top where that is beyond it."""
+    from matplotlib.patheffects import withStroke
+
+    top = min(height.mean + (height.half or 0), ax.get_ylim()[1])
+    ax.annotate(
+        text, (x, top), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=7.5, zorder=6,
+        path_effects=[withStroke(linewidth=2, foreground="white")],
+    )  # fmt: skip
+
+
+OUTCOMES = {"supported": BLUE, "contradicted": RED, "inconclusive": GREY, "not tested": GREY}
+
+
+def claims(tested: Sequence[Verdict]) -> Figure:
+    """A claim a line: by how much its effect here, and the paper's, is beyond what the claim asks for.
+
+    Right of the line is what the paper claims, left of it the opposite; a panel a unit. Lines are numbered as the
+    report numbers claims.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    units = list(dict.fromkeys(one.unit for one in tested))
+    panels = [[one for one in tested if one.unit == unit] for unit in units]
+    figure, axes = new_rows([len(panel) for panel in panels])
+    for ax, panel in zip(axes, panels, strict=True):
+        for y, one in enumerate(panel):
+            sign = 1 if one.favourable == "higher" else -1
+            here, paper, *ends = (
+                None if value is None else sign * (value - one.threshold)
+                for value in (one.ours, one.paper, one.low, one.high)
+            )
+            color = OUTCOMES[one.outcome]
+            if None not in ends:
+                ax.plot(ends, [y, y], color=color, lw=2, solid_capstyle="butt", zorder=2)
+            ax.scatter(here, y, s=36, color=color, label=f"here: {one.outcome}", zorder=3)
+            if paper is not None:
+                ax.scatter(paper, y, s=30, marker="D", facecolor="none", edgecolor="#333333", label="the paper",
+                           zorder=4)  # fmt: skip
+        ax.axvline(0, color="#333333", lw=0.9, zorder=1)
+        ax.set_yticks(range(len(panel)), [short(one.text, 64) for one in panel], fontsize=8.5, parse_math=False)
+        ax.set_ylim(len(panel) - 0.4, -0.6)
+        ax.xaxis.set_major_locator(MaxNLocator(6))
+        ax.set_xlabel(f"{panel[0].unit} beyond what the claim asks for (right: as claimed)", fontsize=9)
+    legend(figure, *axes)
+    return figure
 
 
 def front(points: Sequence[Point]) -> Figure:
@@ -215,7 +277,9 @@ def front(points: Sequence[Point]) -> Figure:
     best = [place for place, point in zip(places, points, strict=True) if point.best]
     ax.plot(*zip(*best, strict=True), color=BLUE, linewidth=1, drawstyle="steps-post", zorder=1)
     for (x, y), point in zip(places, points, strict=True):
-        ax.scatter([x], [y], color=BLUE if point.best else GREY, s=24, zorder=2)
+        ax.scatter([x], [y], color=BLUE if point.best else GREY, s=24, zorder=3)
+        if point.half:
+            ax.errorbar(x, y, point.half, color=BLUE if point.best else GREY, lw=0.9, capsize=2, zorder=2)
         ax.annotate(short(point.line["label"]), (x, y), xytext=(5, 3), textcoords="offset points", fontsize=8,
                     parse_math=False)  # fmt: skip
     ax.set_xlabel("tokens, backward counted twice (log scale)", fontsize=10)
@@ -224,7 +288,10 @@ def front(points: Sequence[Point]) -> Figure:
 
 
 def search_history(search: Search) -> Figure:
-    """Objective by trial, counted from 1, best so far, a labelled line a baseline; a rug of trials without a value."""
+    """Objective by trial, counted from 1, a labelled line a baseline, a rug of trials without a value.
+
+    The best so far is of the search's own trials: those that are set to a baseline are no merit of it.
+    """
     figure, (ax,) = new_figure()
     values = [trial.value for trial in search.trials if trial.value is not None]
     baselines = [(b.value, f"{short(b.label)} {perplexity(b.value)}") for b in search.baselines if b.value is not None]
@@ -239,20 +306,25 @@ def search_history(search: Search) -> Figure:
         if shown:
             ax.scatter(list(shown), list(shown.values()), s=34 if of_baselines else 18, color=color, marker=marker,
                        label=label, zorder=3 + of_baselines)  # fmt: skip
-    curve = best_so_far(search, baselines=True)
+    curve = best_so_far(search)
     start = sum(value == float("inf") for value in curve)
-    ax.step(range(start + 1, len(curve) + 1), curve[start:], where="post", color=BLUE, lw=2, zorder=5,
-            label="best so far")  # fmt: skip
+    if start < len(curve):
+        ax.step(range(start + 1, len(curve) + 1), curve[start:], where="post", color=BLUE, lw=2, zorder=5,
+                label="best of its own so far")  # fmt: skip
     for value, _ in baselines:
         if value <= ax.get_ylim()[1]:  # else its label alone, with an arrow, at the top
             ax.axhline(value, color=GREY, lw=0.9, ls="--", zorder=1)
     lost = [trial for trial in search.trials if trial.value is None]
-    for place, (states, label, marker, color) in enumerate(
-        ((("stopped",), "stopped", "|", GREY), (("failed", "void"), "failed", "x", RED))
+    for place, (state, label, marker, color) in enumerate(
+        (
+            ("stopped", "stopped early", "|", GREY),
+            ("void", "no finite value", "+", PURPLE),
+            ("failed", "failed", "x", RED),
+        )
     ):
-        numbers = [trial.number + 1 for trial in lost if trial.state in states]
+        numbers = [trial.number + 1 for trial in lost if trial.state == state]
         if numbers:  # a rug along the bottom of the axes
-            ax.scatter(numbers, [0.02 + 0.03 * place] * len(numbers), transform=ax.get_xaxis_transform(), marker=marker,
+            ax.scatter(numbers, [0.02 + 0.035 * place] * len(numbers), transform=ax.get_xaxis_transform(), marker=marker,
                        s=24, color=color, zorder=4, label=label)  # fmt: skip
     _trials(ax, "trial", "objective (lower is better)")
     labels_at_right(ax, baselines)
