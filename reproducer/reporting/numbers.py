@@ -28,19 +28,22 @@ def with_interval(value: float, half: float | None, column: Column) -> str:
     """A value of a column with half the width of its interval; accuracies, given as fractions, in percent."""
     if column.kind == "accuracy":
         value, half = 100 * value, None if half is None else 100 * half
-    return plus_minus(value, half)
+    return plus_minus(value, half, most=6 if column.kind == "other" else 2)
 
 
-def plus_minus(value: float, half: float | None, signs: bool = False) -> str:
-    """Two digits of the half, and the value as far as they reach; three digits of a value without a half."""
-    places = _places(half, 2) if half else _places(value, 3)
+def plus_minus(value: float, half: float | None, signs: bool = False, most: int = 4) -> str:
+    """Two digits of the half, and the value as far as they reach; three digits of a value without a half.
+
+    No more than `most` places behind the point.
+    """
+    places = min(_places(half, 2) if half else _places(value, 3), most)
     plus = "+" if signs and value > 0 else ""
     return plus + _fixed(value, places) + (f" ± {_fixed(half, places)}" if half else "")
 
 
 def _places(value: float, digits: int) -> int:
     """Places behind the point that show so many digits of `value`."""
-    return min(6, max(0, digits - 1 - math.floor(math.log10(abs(value))))) if value else 0
+    return max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
 
 
 def _fixed(value: float, places: int) -> str:
@@ -49,25 +52,31 @@ def _fixed(value: float, places: int) -> str:
 
 
 def effect(value: float | None, unit: str, signs: bool = True) -> str | None:
-    """An effect of a claim with its unit; `signs`: it is a difference, so that a plus is written too."""
+    """An effect of a claim with its unit, to three digits; `signs`: it is a difference, so a plus is written too."""
     if value is None:
         return None
-    number = _number(value, signs and unit != "times")
-    return {"per cent": f"{number}%", "times": f"×{number}"}.get(unit, f"{number} {unit}")
+    text = _signed(value, min(_places(value, 3), 2), unit, signs)
+    number = text.rstrip("0").rstrip(".") if "." in text else text
+    return _with_unit(number, unit)
 
 
-def interval(low: float | None, high: float | None, unit: str, signs: bool = True) -> str:
-    """`[−1.3%, +2%]`; the unit is written where it is short. Nothing without an interval."""
+def ranged(value: float, low: float | None, high: float | None, unit: str, signs: bool = True) -> str:
+    """An effect and its interval: `−10.3% [−14.0, −6.6]`, as far as that lets digits tell something."""
     if low is None or high is None:
-        return ""
-    ends = [_number(end, signs and unit != "times") + "%" * (unit == "per cent") for end in (low, high)]
-    return f"[{ends[0]}, {ends[1]}]"
+        return str(effect(value, unit, signs))
+    places = min(_places((high - low) / 2, 2), 2)
+    number, *ends = (_signed(one, places, unit, signs) for one in (value, low, high))
+    return f"{_with_unit(number, unit)} [{ends[0]}, {ends[1]}]"
 
 
-def _number(value: float, signs: bool) -> str:
-    """Three digits, two of them behind the point at most."""
-    text = _fixed(abs(value), 0 if value == round(value) else min(_places(value, 3), 2))
-    return text if not float(text) else f"{'−' if value < 0 else '+' if signs else ''}{text}"
+def _signed(value: float, places: int, unit: str, signs: bool) -> str:
+    text = _fixed(abs(value), places)
+    plus = "+" if signs and unit != "times" else ""
+    return text if not float(text) else f"{'−' if value < 0 else plus}{text}"
+
+
+def _with_unit(number: str, unit: str) -> str:
+    return {"per cent": f"{number}%", "times": f"×{number}"}.get(unit, f"{number} {unit}")
 
 
 def signed(value: float | None, kind: str) -> str:
@@ -162,6 +171,6 @@ FILTERS = {
     function.__name__: function
     for function in (
         perplexity, percent, other, signed, signed_percent, p_value, seconds, size, thousands, ordinal, short,
-        percent1, cut, tuning, setting, effect, interval,
+        percent1, cut, tuning, setting, effect, ranged, plus_minus,
     )
 }  # fmt: skip

@@ -110,8 +110,8 @@ def by_seed(line: Line, keys: Sequence[str]) -> dict[int, float]:
     return found
 
 
-def leaders(block: Sequence[Line], keys: Sequence[str], higher_is_better: bool) -> set[int]:
-    """The places of a block's best line and of those that cannot be told from it, the dense model left out.
+def leaders(block: Sequence[Line], keys: Sequence[str], higher_is_better: bool) -> list[int]:
+    """The place of a block's best line, then of those that cannot be told from it; the dense model left out.
 
     Two lines cannot be told apart where the interval of their difference, paired by seed, holds 0. None is named where
     there is one line alone, or where the best has a single seed.
@@ -119,27 +119,31 @@ def leaders(block: Sequence[Line], keys: Sequence[str], higher_is_better: bool) 
     values = {i: by_seed(line, keys) for i, line in enumerate(block) if line["method"] != "dense"}
     means = {i: fmean(of.values()) for i, of in values.items() if of}
     if len(means) < 2:
-        return set()
+        return []
     first = (max if higher_is_better else min)(means, key=means.__getitem__)
     if len(values[first]) < 2:
-        return set()
-    found = {first}
+        return []
+    found = [first]
     for i in means.keys() - {first}:
         both = values[i].keys() & values[first].keys()
         gap = estimate([values[i][seed] - values[first][seed] for seed in sorted(both)])
         if gap is not None and gap.half is not None and abs(gap.mean) <= gap.half:
-            found.add(i)
+            found.append(i)
     return found
 
 
 def cells(block: Sequence[Line], key: str, column: Column) -> list[Cell]:
-    """A column of a block: means with their intervals over seeds; in bold its `leaders`."""
-    bold = leaders(block, [key], column.higher_is_better)
+    """A column of a block: means with their intervals over seeds.
+
+    The best is bold, and what cannot be told from it has a sign of it.
+    """
+    first, *alike = leaders(block, [key], column.higher_is_better) or [None]
     found = []
     for i, line in enumerate(block):
         known = estimate([*by_seed(line, [key]).values()])
         if known is None:
             found.append(Cell("failed" if line["status"] == "failed" and key not in COSTS else None))
         else:
-            found.append(Cell(with_interval(known.mean, known.half, column), i in bold, known.mean))
+            text = with_interval(known.mean, known.half, column)
+            found.append(Cell(f"{text} ≈" if i in alike else text, i == first, known.mean))
     return found

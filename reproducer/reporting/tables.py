@@ -128,11 +128,13 @@ def html(table: Table) -> Raw:
     for i, (row, same) in enumerate(zip(table.rows, table.same, strict=True)):
         if i in table.rules:
             body.append("</tbody>\n<tbody>\n")
-        cells = "".join(_html_cell(cell, side, place < same) for place, (cell, side) in enumerate(zip(row, table.align)))
+        cells = "".join(
+            _html_cell(cell, side, place < same)
+            for place, (cell, side) in enumerate(zip(row, table.align, strict=True))
+        )
         body.append(f"<tr>{cells}</tr>\n")
-    return Raw(
-        f'<div class="table"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{"".join(body)}</tbody>\n</table></div>\n'
-    )
+    whole = f"<thead><tr>{head}</tr></thead>\n<tbody>\n{''.join(body)}</tbody>"
+    return Raw(f'<div class="table"><table>\n{whole}\n</table></div>\n')
 
 
 def _html_cell(cell: Cell, side: str, same: bool) -> str:
