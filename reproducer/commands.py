@@ -172,6 +172,26 @@ def specs(given: Namespace) -> int:
     return DONE
 
 
+def audit(given: Namespace) -> int:
+    """Recompute what the paper derives from its own tables."""
+    from reproducer.paper.audit import checks, other_slips, slips
+
+    wrong = slips()
+    print(
+        f"{len(checks())} numbers that the paper derives from its own tables, recomputed; {len(wrong)} do not add up:"
+    )
+    for one in wrong:
+        print(f"\n{one.where}: {one.what}\n  printed {one.printed}, should be {one.right}\n  {one.arithmetic}")
+    print("\nWhat else is wrong in its text, which no arithmetic finds:")
+    for other in other_slips():
+        place = ", ".join(f"{name} {value}" for name, value in other.slip.where.items())
+        print(f"\n{other.item}{f' ({place})' if place else ''}")
+        if other.slip.printed is not None:
+            print(f"  printed: {other.slip.printed}")
+        print(f"  {other.slip.why}")
+    return DONE
+
+
 def _find_modules(spec: Path) -> None:
     """Let Python find the modules that a spec names as `module:attribute`: in its folder and in this one."""
     for folder in (Path(), spec.parent):
