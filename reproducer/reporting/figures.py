@@ -81,8 +81,8 @@ def draw(results: Results, directory: Path, verdicts: Sequence[Verdict] = ()) ->
         drawn.append(Picture(kind, name, of, figure.get_figwidth() > 1.3 * WIDTH, png))
 
     directory.mkdir(parents=True, exist_ok=True)
-    if tested := [one for one in verdicts if one.ours is not None]:
-        save(claims(tested), "claims", "claims", tested)
+    if any(one.ours is not None for one in verdicts):
+        save(claims(verdicts), "claims", "claims", verdicts)
     for kind in ("accuracy", "perplexity"):
         if (figure := averages(results, kind)) is not None:
             save(figure, kind, f"average-{kind}", averaged(results, kind))
@@ -238,15 +238,18 @@ def _value(ax: Axes, y: float, height: Estimate, text: str) -> None:
 OUTCOMES = {"supported": BLUE, "contradicted": RED, "inconclusive": GREY, "not tested": GREY}
 
 
-def claims(tested: Sequence[Verdict]) -> Figure:
-    """A claim a line: by how much its effect here, and the paper's, is beyond what the claim asks for.
+def claims(verdicts: Sequence[Verdict]) -> Figure:
+    """A claim with an effect a line: by how much its effect here, and the paper's, is beyond what the claim asks for.
 
-    Right of the line is what the paper claims, left of it the opposite; a panel a unit."""
+    Right of the line is what the paper claims, left of it the opposite; a panel a unit. Claims have the numbers that
+    the report gives them.
+    """
     from matplotlib.ticker import MaxNLocator
 
-    units = list(dict.fromkeys(one.unit for one in tested))
-    panels = [[one for one in tested if one.unit == unit] for unit in units]
-    texts = [[wrapped(one.text, 58, 3) for one in panel] for panel in panels]
+    tested = [(number, one) for number, one in enumerate(verdicts, start=1) if one.ours is not None]
+    units = list(dict.fromkeys(one.unit for _, one in tested))
+    panels = [[one for _, one in tested if one.unit == unit] for unit in units]
+    texts = [[wrapped(f"{number}. {one.text}", 58) for number, one in tested if one.unit == unit] for unit in units]
     figure, axes = new_rows([sum(text.count("\n") + 1.6 for text in of_panel) for of_panel in texts])
     for ax, panel, names in zip(axes, panels, texts, strict=True):
         for y, one in enumerate(panel):
@@ -296,7 +299,7 @@ def front(points: Sequence[Point]) -> Figure:
                 places.append((x, point.quality))
             ax.annotate(
                 short(point.line["label"]), xy=(x, point.quality), xytext=(cost * 1.05 ** len(members) * 1.06, label),
-                textcoords=ax.get_xaxis_transform(), fontsize=8, va="center", parse_math=False,
+                textcoords=ax.get_xaxis_transform(), fontsize=8, va="bottom", parse_math=False,
                 arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "lw": 0.6, "shrinkA": 0, "shrinkB": 3},
             )  # fmt: skip
     ax.plot(*zip(*places, strict=True), color=BLUE, lw=1, alpha=0.4, drawstyle="steps-post", zorder=1)

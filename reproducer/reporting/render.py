@@ -18,7 +18,7 @@ from jinja2.ext import Extension
 from jinja2.lexer import Token, TokenStream
 from jinja2.runtime import Context
 
-from reproducer.paper import Paper, method
+from reproducer.paper import method, paper
 from reproducer.reporting import comparison, cost, figures, majority, searches, significance
 from reproducer.reporting.escape import (
     Raw,
@@ -31,7 +31,7 @@ from reproducer.reporting.escape import (
     words_markdown,
     words_tex,
 )
-from reproducer.reporting.numbers import FILTERS, perplexity, plus_minus, signed
+from reproducer.reporting.numbers import FILTERS, perplexity, plus_minus, signed, with_interval
 from reproducer.reporting.rows import CONFIDENCE, CUT, Estimate, Line, blocks, by_seed, cells, estimate, lines
 from reproducer.reporting.tables import Cell, Table, best, html, markdown, plain, tabular, tex
 from reproducer.reporting.verdicts import Deviation, Verdict, deviations, verdicts
@@ -91,8 +91,7 @@ class Page:
 def article(results: Results) -> Article:
     """What there is to tell of a run, the figures not drawn yet."""
     results = results.model_copy(update={"paper": comparison.compare(results)})
-    paper = Paper()
-    return Article(results, verdicts(results, paper), deviations(results, paper))
+    return Article(results, verdicts(results, paper()), deviations(results, paper()))
 
 
 def render(results: Results, directory: Path) -> list[Path]:
@@ -126,6 +125,18 @@ def write(told: Article, directory: Path) -> list[Path]:
 def _to_paste(table: Table) -> str:
     needed = "booktabs, array" if "p" in table.align else "booktabs"
     return f"% \\usepackage{{{needed}}}\n{tabular(table)}"
+
+
+def summary(results: Results) -> str:
+    """What a terminal shows at the end of a run: the compact table and the verdicts."""
+    return page(article(results), TERMINAL, "terminal.j2").text.rstrip("\n")
+
+
+def row_line(row: Row, columns: Sequence[Column]) -> str:
+    """What a terminal shows of a row that has ended."""
+    shown = _compact([column for column in columns if not column.is_margin])
+    text = environment(TERMINAL).get_template("row.j2").render(row=row, columns=shown)
+    return " ".join(text.split())
 
 
 def page(told: Article, form: Format, template: str = "report.j2") -> Page:
@@ -251,7 +262,7 @@ def environment(form: Format) -> Environment:
             cost.controls, cost.seen_columns, cost.unseen_columns, cost.sights, cost.uneven,
             searches.flop_7b, searches.histories, searches.against_random,
             median, _flat, _bold, _mark, _sorted_by, _command, _title, _slug, _data_uri, _contents, _outcomes, _few,
-            _mean_cell, _objective_cell, _by_label,
+            _mean_cell, _objective_cell, _by_label, with_interval,
             _block_cells, _ends, _beginning, _lines_of, _prompts, _search_budgets,
             _best_candidates, _distinct_searches, _transfers, _by_cut, _difference, _tau, _paper_cell, _printed_columns,
         )
@@ -275,7 +286,7 @@ def _bold(text: str | None, really: bool) -> Cell:
 
 
 def _mark(text: str | None, mark: str) -> Cell:
-    return Cell(text, bold=True, mark=mark.replace(" ", "-"))
+    return Cell(text, mark=mark.replace(" ", "-"))
 
 
 def _sorted_by(text: str | None, value: float | None) -> Cell:

@@ -99,11 +99,11 @@ def markdown(table: Table) -> Raw:
 
 
 def plain(table: Table) -> Raw:
-    """A table for a terminal: paragraphs are broken into lines, rules are left out."""
+    """A table for a terminal: paragraphs are broken into lines, rules are left out, a star stands for bold."""
     sides = {"l": "left", "p": "left", "r": "right"}
     return Raw(
         tabulate(
-            table.texts(one_line),
+            table.texts(one_line, "{} *"),
             headers=[one_line(header) for header in table.headers],
             tablefmt="simple",
             colalign=[sides[side] for side in table.align] if table.rows else None,
