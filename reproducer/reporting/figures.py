@@ -253,18 +253,15 @@ def claims(verdicts: Sequence[Verdict]) -> Figure:
     figure, axes = new_rows([sum(text.count("\n") + 1.6 for text in of_panel) for of_panel in texts])
     for ax, panel, names in zip(axes, panels, texts, strict=True):
         for y, one in enumerate(panel):
-            sign = 1 if one.favourable == "higher" else -1
-            here, paper, *ends = (
-                None if value is None else sign * (value - one.threshold)
-                for value in (one.ours, one.paper, one.low, one.high)
-            )
             color = OUTCOMES[one.outcome]
-            if None not in ends:
+            if one.low is not None and one.high is not None:
+                ends = [_beyond(one, end) for end in (one.low, one.high)]
                 ax.plot(ends, [y, y], color=color, lw=2, solid_capstyle="butt", zorder=2)
-            ax.scatter(here, y, s=36, color=color, label=f"here: {one.outcome}", zorder=3)
-            if paper is not None:
-                ax.scatter(paper, y, s=30, marker="D", facecolor="none", edgecolor="#333333", label="the paper",
-                           zorder=4)  # fmt: skip
+            if one.ours is not None:
+                ax.scatter(_beyond(one, one.ours), y, s=36, color=color, label=f"here: {one.outcome}", zorder=3)
+            if one.paper is not None:
+                ax.scatter(_beyond(one, one.paper), y, s=30, marker="D", facecolor="none", edgecolor="#333333",
+                           label="the paper", zorder=4)  # fmt: skip
         ax.axvline(0, color="#333333", lw=0.9, zorder=1)
         ax.set_yticks(range(len(panel)), names, fontsize=8.5, parse_math=False)
         ax.set_ylim(len(panel) - 0.4, -0.6)
@@ -272,6 +269,11 @@ def claims(verdicts: Sequence[Verdict]) -> Figure:
         ax.set_xlabel(f"{panel[0].unit} beyond what the claim asks for (right: as claimed)", fontsize=9)
     legend(figure, *axes)
     return figure
+
+
+def _beyond(one: Verdict, value: float) -> float:
+    """How far an effect is beyond what the claim asks for; below 0 on the other side."""
+    return (value - one.threshold) * (1 if one.favourable == "higher" else -1)
 
 
 def front(points: Sequence[Point]) -> Figure:

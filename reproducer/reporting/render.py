@@ -298,7 +298,8 @@ def _title(results: Results) -> str:
     title = str(results.spec.get("title") or results.spec["name"])
     for model in results.models:
         if model.stands_for:
-            title = re.sub(re.escape(model.stands_for), lambda _, label=model.label: label, title, flags=re.IGNORECASE)
+            label = model.label.replace("\\", r"\\")  # as it is
+            title = re.sub(re.escape(model.stands_for), label, title, flags=re.IGNORECASE)
     missing = [model.label for model in results.models if model.label.lower() not in title.lower()]
     return f"{title} ({', '.join(missing)})" if missing else title
 

@@ -137,7 +137,7 @@ def cells(block: Sequence[Line], key: str, column: Column) -> list[Cell]:
 
     The best is bold, and what cannot be told from it has a sign of it.
     """
-    first, *alike = leaders(block, [key], column.higher_is_better) or [None]
+    ahead = leaders(block, [key], column.higher_is_better)
     found = []
     for i, line in enumerate(block):
         known = estimate([*by_seed(line, [key]).values()])
@@ -145,5 +145,5 @@ def cells(block: Sequence[Line], key: str, column: Column) -> list[Cell]:
             found.append(Cell("failed" if line["status"] == "failed" and key not in COSTS else None))
         else:
             text = with_interval(known.mean, known.half, column)
-            found.append(Cell(f"{text} ≈" if i in alike else text, i == first, known.mean))
+            found.append(Cell(f"{text} ≈" if i in ahead[1:] else text, i in ahead[:1], known.mean))
     return found
