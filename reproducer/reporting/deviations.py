@@ -64,8 +64,8 @@ def _both(results: Results, told: Conditions) -> Iterator[tuple[str, str | None,
             yield "model", f"{known.label}, {known.parameters} parameters", _model(model)
             yield "weights", known.weights, _weights(model)
     for ratio, reached in _cuts(results).items():
-        if (known := told.cuts.get(ratio)) is not None:
-            yield "cut", _cut(known.layer, known.whole), reached
+        if (cut := told.cuts.get(ratio)) is not None:
+            yield "cut", _cut(cut.layer, cut.whole), reached
     yield "layers", told.layers, _layers(results)
     for use in results.calibration:
         if use.split == "calibration" and _of_paper(use, results):
@@ -125,11 +125,11 @@ def _cuts(results: Results) -> dict[float, str]:
 
 
 def _layers(results: Results) -> str | None:
-    prune = results.spec.get("prune")
+    prune: Any = results.spec.get("prune")
     if not isinstance(prune, dict):
         return None
     layers = prune.get("layers")
-    return f"{layers[0]} to {layers[1] - 1}" if isinstance(layers, list) else "the same share of the layers"
+    return f"{layers[0]} to {layers[1] - 1}" if layers else "the same share of the layers"
 
 
 def _of_paper(use: CalibrationUse, results: Results) -> bool:
