@@ -90,6 +90,7 @@ class Claim(Data):
         headline: it is one of the abstract's.
         items: the keys of the tables and figures that it rests on; a report of one of them has a verdict on it.
         rows: of the paper. against: rows too; None: the other methods' of the same table, model, ratio and recovery.
+        untuned: of tuned rows, and tried on untuned ones where a run has none of them.
         measures: keys of columns; `perplexity`, the mean over texts; `tasks`, every accuracy on its own.
         at_least, within: thresholds of some rules, in the unit of the effect.
         trials: that a search needs for the claim to be tested.
@@ -105,6 +106,7 @@ class Claim(Data):
     rule: Rule
     rows: tuple[RowRef, ...] = ()
     against: tuple[RowRef, ...] | None = None
+    untuned: bool = False
     measures: tuple[str, ...] = ()
     at_least: float | None = None
     within: float | None = None

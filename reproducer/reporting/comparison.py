@@ -28,7 +28,7 @@ def item_of(results: Results) -> Item | None:
     item = load_item(key)
     tasks = [column.key for column in results.columns if column.kind == "accuracy" and column.source]
     told = {model.name: model.averaged for model in results.models if model.averaged is not None}
-    of_paper = {paper: told.get(name, tasks) for name, paper in _stands_for(results, item).items()}
+    of_paper = {paper: told.get(name, tasks) for name, paper in stands_for(results, item).items()}
     rows = [_averaged(row, of_paper.get(row.model, tasks), len(tasks)) for row in item.rows]
     return item.model_copy(update={"rows": rows})
 
@@ -61,7 +61,7 @@ def compare(results: Results) -> PaperComparison | None:
     if item is None:
         return None
     ours = lines(results.rows)
-    models = _stands_for(results, item)
+    models = stands_for(results, item)
     pairs = [(line, _partner(line, ours, item, models)) for line in ours]
     matched = [(line, paper) for line, paper in pairs if paper is not None]
     dense = {paper.model: (line, paper) for line, paper in matched if line["method"] == "dense"}
@@ -83,8 +83,8 @@ def compare(results: Results) -> PaperComparison | None:
     )
 
 
-def _stands_for(results: Results, item: Item) -> dict[str, str]:
-    """The paper's model by ours: as told, else in their order."""
+def stands_for(results: Results, item: Item) -> dict[str, str]:
+    """The paper's model by ours, of the models of an item: as told, else in their order."""
     told = {model.name: model.stands_for or model.name for model in results.models}
     papers = list(dict.fromkeys(row.model for row in item.rows))
     names = list(dict.fromkeys(row.model for row in results.rows))
@@ -93,26 +93,35 @@ def _stands_for(results: Results, item: Item) -> dict[str, str]:
     return models | dict(zip((name for name in names if name not in models), left, strict=False))
 
 
-def _plain(label: str) -> str:
+def stands_for_any(results: Results) -> dict[str, str]:
+    """The paper's model by ours, of all models that its tables have."""
+    rows = [row for key in items() for row in load_item(key).rows]
+    return stands_for(results, Item(item="", caption="", columns=[], rows=rows))
+
+
+def plain(label: str) -> str:
     """A label without case, blanks and the name of the paper's method: `w/o D` after that name is `w/o D`."""
     return "".join(label.lower().replace(method().label.lower(), "").split())
 
 
-def _partner(line: Line, ours: Sequence[Line], item: Item, models: Mapping[str, str]) -> Printed | None:
-    def same(paper: Printed) -> bool:
-        methods = {paper.method, line["method"]}
-        if paper.model != models.get(line["model"]) or not (
-            len(methods) == 1 or (item.any_method and "dense" not in methods)
-        ):
-            return False
-        if line["method"] == "dense":
-            return True
-        by_ratio = line["ratio"] is not None and abs(line["ratio"] - paper.ratio) < 1e-9
-        by_layer = line["structure_ratio"] is not None and line["structure_ratio"] == paper.structure_ratio
-        return paper.recovery == line["recovery"] and (by_ratio or by_layer)
+def is_row(line: Line, paper: Printed, models: Mapping[str, str], any_method: bool = False) -> bool:
+    """Whether a line has the model, method, recovery and cut of a row of the paper, `models` being the paper's by ours.
 
-    found = [paper for paper in item.rows if same(paper)]
-    named = [paper for paper in found if _plain(paper.label) == _plain(line["label"])]
+    `any_method`: a pruned row's numbers do not depend on which method pruned it.
+    """
+    methods = {paper.method, line["method"]}
+    if paper.model != models.get(line["model"]) or not (len(methods) == 1 or (any_method and "dense" not in methods)):
+        return False
+    if line["method"] == "dense":
+        return True
+    by_ratio = line["ratio"] is not None and abs(line["ratio"] - paper.ratio) < 1e-9
+    by_layer = line["structure_ratio"] is not None and line["structure_ratio"] == paper.structure_ratio
+    return paper.recovery == line["recovery"] and (by_ratio or by_layer)
+
+
+def _partner(line: Line, ours: Sequence[Line], item: Item, models: Mapping[str, str]) -> Printed | None:
+    found = [paper for paper in item.rows if is_row(line, paper, models, item.any_method)]
+    named = [paper for paper in found if plain(paper.label) == plain(line["label"])]
     if named:
         return named[0]
     alike = [other for other in ours if all(other[name] == line[name] for name in ["method", *CUT])]
