@@ -273,7 +273,7 @@ def claims(verdicts: Sequence[Verdict]) -> Figure:
 
 def _beyond(one: Verdict, value: float) -> float:
     """How far an effect is beyond what the claim asks for; below 0 on the other side."""
-    return (value - one.threshold) * (1 if one.favourable == "higher" else -1)
+    return (value - (one.threshold or 0.0)) * (1 if one.favourable == "higher" else -1)
 
 
 def front(points: Sequence[Point]) -> Figure:

@@ -321,9 +321,9 @@ def _outcomes(found: Sequence[Verdict]) -> list[tuple[str, list[tuple[int, Verdi
 
 
 def _few(found: Sequence[Verdict]) -> list[Verdict]:
-    """Those of the first screen: all, or the abstract's where they are many."""
-    headlines = [one for one in found if one.headline]
-    return list(found) if len(found) <= FEW or not headlines else headlines
+    """Those of the first screen: all or, where they are many, the abstract's and those that are decided."""
+    first = [one for one in found if one.headline or one.outcome in ("supported", "contradicted")]
+    return list(found) if len(found) <= FEW or not first else first
 
 
 def _contents(body: str) -> list[tuple[Raw, Raw]]:

@@ -10,11 +10,12 @@ from typing import Any
 
 from pandas import DataFrame, Series
 
+from reproducer.reporting.bootstrap import LEVEL
 from reproducer.reporting.numbers import with_interval
 from reproducer.reporting.tables import Cell
 from reproducer.stages.results import Column, Row
 
-CONFIDENCE = 0.95  # of intervals
+CONFIDENCE = 1 - LEVEL  # of intervals
 CUT = ["model", "ratio", "structure_ratio", "recovery", "recovery_label"]
 LINE = [*CUT, "method", "label"]
 COSTS = ["params_removed", "seconds", "peak_memory_bytes", "search_objective"]

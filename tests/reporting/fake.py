@@ -4,7 +4,7 @@ import math
 import random
 from typing import Any
 
-from reproducer.reporting.verdicts import Difference, Evidence, Needs, Verdict
+from reproducer.reporting.verdicts import Deviation, Evidence, Needs, Verdict
 from reproducer.stages.results import Column, Results, Row, Search
 
 METHODS = {
@@ -244,7 +244,8 @@ def evidence(**more: Any) -> Evidence:
         "row": "AdaPruner",
         "baseline": "LLM-Pruner-E2",
         "model": "SmolLM2-135M",
-        "cut": "20%",
+        "ratio": 0.2,
+        "structure_ratio": None,
         "recovery": "none",
         "measure": "mean perplexity",
         "columns": ("wikitext2_ppl", "ptb_ppl"),
@@ -255,6 +256,7 @@ def evidence(**more: Any) -> Evidence:
         "low": -14.0,
         "high": -6.6,
         "p": 0.002,
+        "detectable": 4.1,
         "conditional": False,
     }
     return Evidence(**facts | more)
@@ -266,12 +268,13 @@ def told(outcome: str = "supported", **more: Any) -> Verdict:
         "claim": "ppl-untuned",
         "text": "Without tuning, AdaPruner has a lower perplexity than the best baseline.",
         "where": "Table 1",
-        "item": "table1",
+        "items": ("table1",),
         "headline": False,
         "on": "SmolLM2-135M",
         "in_kind": True,
         "outcome": outcome,
         "reason": None,
+        "missing": (),
         "unit": "per cent",
         "favourable": "lower",
         "threshold": 0.0,
@@ -285,7 +288,7 @@ def told(outcome: str = "supported", **more: Any) -> Verdict:
         "seeds_needed": 5,
         "detectable": 4.1,
         "needs": None,
-        "conditions": (Difference("trials", "150", "60"),),
+        "conditions": (Deviation("other", "trials", "150", "60"),),
         "evidence": (evidence(),),
     }
     return Verdict(**facts | more)
@@ -314,8 +317,8 @@ def four_verdicts() -> list[Verdict]:
 
 
 DEVIATIONS = [
-    Difference("model", "LLaMA-7B", "SmolLM2-135M (dequantised from 4-bit Q4_1)"),
-    Difference("cut", "25% a layer, 19.5% of all", "20% of all"),
-    Difference("trials", "150", "60"),
-    Difference("seeds", "not stated", "0, 1, 2, 3, 4"),
+    Deviation("other", "model", "LLaMA-7B", "SmolLM2-135M (dequantised from 4-bit Q4_1)"),
+    Deviation("other", "cut", "25% a layer, 19.5% of all", "20% of all"),
+    Deviation("other", "trials", "150", "60"),
+    Deviation("other", "seeds", "not stated", "0, 1, 2, 3, 4"),
 ]

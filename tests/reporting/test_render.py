@@ -82,7 +82,14 @@ def report(tmp_path_factory) -> Path:
 
 def test_markdown_says_what_a_reader_asks(report):
     text = (report / "report.md").read_text(encoding="utf-8")
-    headings = ["\n## Results", "\n## Searches", "\n## Cost", "\n## Not done", "\n## Appendix", "\n### Search: AdaPruner"]
+    headings = [
+        "\n## Results",
+        "\n## Searches",
+        "\n## Cost",
+        "\n## Not done",
+        "\n## Appendix",
+        "\n### Search: AdaPruner",
+    ]
     headings += [f"\n### {name}\n" for name in ("Settings", "Environment", "Command", "Provenance")]
     places = [text.index(heading) for heading in headings]
     assert places == sorted(places)

@@ -171,7 +171,11 @@ def test_many_searches_are_summed_up_first():
     assert len(summary) == 6 and text.count("\n### Search: ") == 6
     best = results.searches[0].best.value
     assert [*summary[0].values()][:4] == ["TPE", "smollm2-135m", "20%", "0"]
-    assert (summary[0]["Gap"], summary[0]["Stopped"], summary[0]["Failed"]) == (f"−{100 * (1 - best / 177.3):.1f}%", "1", "1")
+    assert (summary[0]["Gap"], summary[0]["Stopped"], summary[0]["Failed"]) == (
+        f"−{100 * (1 - best / 177.3):.1f}%",
+        "1",
+        "1",
+    )
 
 
 def test_stopped_trials_and_shared_studies_are_told():
