@@ -7,6 +7,8 @@ import math
 import sys
 import tempfile
 from argparse import Namespace
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,23 @@ from tabulate import tabulate
 from reproducer.errors import UserError
 from reproducer.methods.registry import METHODS
 from reproducer.models.catalogue import CATALOGUE
-from reproducer.queue import ENGINES, Outcome, Stage, Store, console_progress, duration, fitting_slots, survey
+from reproducer.queue import (
+    ENGINES,
+    Outcome,
+    Progress,
+    Result,
+    Stage,
+    Store,
+    console_progress,
+    duration,
+    fitting_slots,
+    survey,
+)
 from reproducer.queue import run as run_queue
 from reproducer.queue.engines.local import WORKER_MEMORY
 from reproducer.spec import load_spec
 from reproducer.spec.profiles import find_profile
-from reproducer.stages.collect import collect
+from reproducer.stages.collect import collect, columns_of, settled_rows
 from reproducer.stages.expand import Expansion, expand
 from reproducer.stages.results import Results, Source
 
@@ -224,9 +237,19 @@ def _run(expansion: Expansion, given: Namespace) -> Outcome:
         store,
         factory(min(slots, max(1, len(todo)))),
         devices,
-        progress=console_progress(),
+        progress=(progress := console_progress()),
         environment={"packages": _packages(), "device": ",".join(devices)},
+        settled=partial(_say_rows, expansion, progress),
     )
+
+
+def _say_rows(expansion: Expansion, progress: Progress, stage: Stage, results: Mapping[str, Result]) -> None:
+    """Show the rows that have ended with `stage`."""
+    if rows := settled_rows(expansion, stage, results):
+        from reproducer.reporting import row_line
+
+        for row in rows:
+            progress.say(row_line(row, columns_of(expansion)))
 
 
 def _check_folder(folder: Path) -> None:
@@ -275,7 +298,7 @@ def _is_profile(name: str, spec: Path) -> bool:
 
 
 def _finish(expansion: Expansion, outcome: Outcome, given: Namespace) -> tuple[int, Results]:
-    from reproducer.reporting import render
+    from reproducer.reporting import render, summary
 
     results = collect(expansion, outcome, _command(given))
     folder = given.out / expansion.spec.name
@@ -286,8 +309,10 @@ def _finish(expansion: Expansion, outcome: Outcome, given: Namespace) -> tuple[i
     failed = [result for result in outcome.results.values() if result.status == "failed"]
     for result in failed:
         print(f"failed  {result.stage.label}: {result.message}", file=sys.stderr)
+    print(f"\n{summary(results)}")
     print(f"{expansion.spec.name}: {len(expansion.rows)} rows from {len(outcome.results)} stages ({_counts(outcome)})")
-    print(f"report: {next(path for path in written if path.name == 'report.md')}")
+    for name in ("report.md", "report.html"):
+        print(f"report: {next(path for path in written if path.name == name)}")
     return FAILED if failed else DONE, results
 
 

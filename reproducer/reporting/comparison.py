@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pandas import DataFrame
-
 from reproducer.paper import SEVEN_TASKS, Item, items, load_item, method
 from reproducer.paper import PaperRow as Printed
 from reproducer.reporting.cost import seen_columns
-from reproducer.reporting.rows import CUT, Line, blocks, lines
+from reproducer.reporting.rows import CUT, Line, blocks, by_seed, estimate, lines
 from reproducer.stages.results import Column, ComparedRow, Order, PaperCell, PaperComparison, Place, Results
 
 PLACE = [*CUT, "label"]
@@ -189,6 +187,8 @@ class Standing:
     """The mean over perplexities of a line of the paper's own method, and of the best baseline beside it (no control).
 
     Over the seeds that both have finished, and the texts that all of these measured.
+
+    `interval`: by how many per cent of the other's value the line's is above it, paired by seed; None of a single seed.
     """
 
     line: Line
@@ -197,6 +197,7 @@ class Standing:
     other_value: float
     seeds: list[int]
     columns: list[Column]
+    interval: tuple[float, float] | None
 
 
 def standings(results: Results) -> list[Standing]:
@@ -214,12 +215,14 @@ def standings(results: Results) -> list[Standing]:
 
 
 def _standing(line: Line, other: Line, columns: list[Column]) -> Standing | None:
-    ours, theirs = (
-        DataFrame({row.seed: [row.metrics.get(column.key) for column in columns] for row in one["done"]}, dtype=float)
-        for one in (line, other)
-    )
-    seeds = [seed for seed in sorted({*ours} & {*theirs}) if ours[seed].notna().all() and theirs[seed].notna().all()]
-    if not seeds or not columns:
+    keys = [column.key for column in columns]
+    ours, theirs = (by_seed(one, keys) if one["done"] else {} for one in (line, other))
+    seeds = sorted(ours.keys() & theirs.keys())
+    means = [estimate([side[seed] for seed in seeds]) for side in (ours, theirs)]
+    gap = estimate([ours[seed] - theirs[seed] for seed in seeds])
+    if gap is None or means[0] is None or means[1] is None:
         return None
-    means = [float(side[seeds].to_numpy().mean()) for side in (ours, theirs)]
-    return Standing(line, other, means[0], means[1], seeds, columns)
+    scale, interval = 100 / means[1].mean, None
+    if gap.half is not None:
+        interval = (scale * (gap.mean - gap.half), scale * (gap.mean + gap.half))
+    return Standing(line, other, means[0].mean, means[1].mean, seeds, columns, interval)

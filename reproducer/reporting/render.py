@@ -1,11 +1,13 @@
-"""`Results` -> results.json, report.md, report.tex and figures."""
+"""`Results` -> results.json, report.md, report.html, report.tex, tables and figures."""
 
 from __future__ import annotations
 
+import base64
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from statistics import fmean, median
@@ -14,17 +16,31 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.ext import Extension
 from jinja2.lexer import Token, TokenStream
+from jinja2.runtime import Context
 
-from reproducer.paper import method
+from reproducer.paper import method, paper
 from reproducer.reporting import comparison, cost, figures, majority, searches, significance
-from reproducer.reporting.escape import Raw, escape_markdown, escape_tex, one_line, words_markdown, words_tex
-from reproducer.reporting.numbers import FILTERS, form_of, perplexity, signed
-from reproducer.reporting.rows import CUT, Line, blocks, cells, lines
-from reproducer.reporting.tables import Cell, Table, best, markdown, tex
+from reproducer.reporting.escape import (
+    Raw,
+    escape_html,
+    escape_markdown,
+    escape_plain,
+    escape_tex,
+    one_line,
+    words_html,
+    words_markdown,
+    words_tex,
+)
+from reproducer.reporting.numbers import FILTERS, perplexity, plus_minus, signed, with_interval
+from reproducer.reporting.rows import CONFIDENCE, CUT, Estimate, Line, blocks, by_seed, cells, estimate, lines
+from reproducer.reporting.tables import Cell, Table, best, html, markdown, plain, tabular, tex
+from reproducer.reporting.verdicts import Deviation, Verdict, deviations, verdicts
 from reproducer.stages.results import Column, Order, PaperCell, PaperComparison, Results, Row, Search
 
 TEMPLATES = Path(__file__).parent / "templates"
 ENDS = 10  # steps at the beginning and at the end of a recovery that are averaged, or a third of all
+FEW = 12  # verdicts that the first screen has room for
+OUTCOMES = ("supported", "contradicted", "inconclusive", "not tested")
 
 
 @dataclass(frozen=True)
@@ -42,30 +58,90 @@ class Format:
 
 
 MARKDOWN = Format("report.md", "markdown.j2", escape_markdown, words_markdown, markdown)
+HTML = Format("report.html", "html.j2", escape_html, words_html, html)
 LATEX = Format("report.tex", "latex.j2", escape_tex, words_tex, tex)
-FORMATS = (MARKDOWN, LATEX)
+FORMATS = (MARKDOWN, HTML, LATEX)
+TERMINAL = Format("", "plain.j2", escape_plain, str, plain)
+
+
+@dataclass(frozen=True)
+class Article:
+    """What all formats tell.
+
+    Attributes:
+        results: with the paper's numbers attached.
+        verdicts, deviations: of the paper's claims, and of the run from the paper.
+        drawn: the figures.
+    """
+
+    results: Results
+    verdicts: Sequence[Verdict]
+    deviations: Sequence[Deviation]
+    drawn: Sequence[figures.Picture] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report in one format. `tables`: those that have a name, in their order."""
+
+    text: str
+    tables: dict[str, Table] = field(default_factory=dict)
+
+
+def article(results: Results) -> Article:
+    """What there is to tell of a run, the figures not drawn yet."""
+    results = results.model_copy(update={"paper": comparison.compare(results)})
+    return Article(results, verdicts(results, paper()), deviations(results, paper()))
 
 
 def render(results: Results, directory: Path) -> list[Path]:
     """Write the report of a run into `directory` (made if missing), the paper's numbers attached as `paper`.
 
     The same results give the same files, and so does what `Results.model_validate_json` reads back from results.json.
-    LaTeX: `pdflatex report.tex` in `directory`.
+    LaTeX: `pdflatex report.tex` in `directory`; report.html needs no other file.
 
     Returns:
-        The files written: results.json, report.md, report.tex, then the figures.
+        The files written: results.json, report.md, report.html, report.tex, then tables and figures.
     """
-    results = results.model_copy(update={"paper": comparison.compare(results)})
+    return write(article(results), directory)
+
+
+def write(told: Article, directory: Path) -> list[Path]:
+    """Write an article's files; see `render`."""
     directory.mkdir(parents=True, exist_ok=True)
-    drawn = figures.draw(results, directory / "figures")
-    written = [_write(directory / "results.json", results.to_json())]
-    written += [_write(directory / form.file, page(results, form, drawn)) for form in FORMATS]
+    told = replace(told, drawn=figures.draw(told.results, directory / "figures", told.verdicts))
+    written = [_write(directory / "results.json", told.results.to_json())]
+    tables: dict[str, Table] = {}
+    for form in FORMATS:
+        made = page(told, form)
+        written.append(_write(directory / form.file, made.text))
+        tables |= made.tables
+    (directory / "tables").mkdir(exist_ok=True)
+    written += [_write(directory / "tables" / f"{name}.tex", _to_paste(table)) for name, table in tables.items()]
     endings = ("png", "pdf")
-    return written + [directory / "figures" / f"{picture.name}.{end}" for picture in drawn for end in endings]
+    return written + [directory / "figures" / f"{picture.name}.{end}" for picture in told.drawn for end in endings]
 
 
-def page(results: Results, form: Format, drawn: Sequence[figures.Picture] = ()) -> str:
-    """The report in one format, with the figures that were `drawn`; `results` has `paper` attached."""
+def _to_paste(table: Table) -> str:
+    needed = "booktabs, array" if "p" in table.align else "booktabs"
+    return f"% \\usepackage{{{needed}}}\n{tabular(table)}"
+
+
+def summary(results: Results) -> str:
+    """What a terminal shows at the end of a run: the compact table and the verdicts."""
+    return page(article(results), TERMINAL, "terminal.j2").text.rstrip("\n")
+
+
+def row_line(row: Row, columns: Sequence[Column]) -> str:
+    """What a terminal shows of a row that has ended."""
+    shown = _compact([column for column in columns if not column.is_margin])
+    text = environment(TERMINAL).get_template("row.j2").render(row=row, columns=shown)
+    return " ".join(text.split())
+
+
+def page(told: Article, form: Format, template: str = "report.j2") -> Page:
+    """The article in one format."""
+    results = told.results
     columns = [column for column in results.columns if not column.is_margin]
     named = {column.source: column.label for column in columns}
     # margins stand in tables of margins alone, under their tasks' names
@@ -75,24 +151,50 @@ def page(results: Results, form: Format, drawn: Sequence[figures.Picture] = ()) 
         if column.is_margin
     ]
     tasks = majority.tasks_by_model(results)
+    found: dict[str, Table] = {}
     content = {
+        "tables": found,
         "results": results,
         "rows": results.rows,
         "blocks": blocks(lines(results.rows)),
         "standings": comparison.standings(results),
         "tests": significance.paired_tests(results),
-        "drawn": drawn,
+        "verdicts": told.verdicts,
+        "deviations": told.deviations,
+        "drawn": told.drawn,
+        "key_figure": _key_figure(told),
         "majorities": majority.majorities(results),
         "tasks": tasks,
         "no_better": {one.model.name: {column.key for column in one.no_better} for one in tasks},
         "columns": columns,
+        "compact": _compact(columns),
         "margins": margins,
         "labels": {column.key: column.label for column in [*columns, *margins]},
         "recovery_labels": {row.recovery: row.recovery_label for row in results.rows},
         "paper_method": method(),
     }
-    text = environment(form).get_template("report.j2").render(content)
-    return "\n".join(_paragraphs(text))
+    text = environment(form).get_template(template).render(content)
+    return Page("\n".join(_paragraphs(text)), found)
+
+
+def _key_figure(told: Article) -> figures.Picture | None:
+    """The one figure of the first screen: what the paper's item is about or, where it is none, the first there is."""
+    item = comparison.item_of(told.results)
+    kinds = ["perplexity", "accuracy", "histories", "cost", "search", "training"]
+    if item is not None and item.trials_to_converge:
+        kinds.insert(0, "histories")
+    elif item is not None and item.columns and all(key.endswith("_acc") for key in item.columns):
+        kinds.insert(0, "accuracy")
+    if sum(one.ours is not None for one in told.verdicts) > 1:
+        kinds.insert(0, "claims")
+    return next((picture for kind in kinds for picture in told.drawn if picture.kind == kind), None)
+
+
+def _compact(columns: Sequence[Column]) -> list[Column]:
+    """The columns without the single tasks that an average stands for."""
+    if not any(column.kind == "accuracy" and column.source is None for column in columns):
+        return list(columns)
+    return [column for column in columns if column.kind != "accuracy" or column.source is None]
 
 
 def _write(path: Path, text: str) -> Path:
@@ -128,8 +230,12 @@ def environment(form: Format) -> Environment:
                 yield token
 
     @pass_context  # so that constants, too, are escaped when they are printed
-    def finalize(_: Any, value: Any) -> Raw:
-        return form.table(value) if isinstance(value, Table) else form.escape(value)
+    def finalize(context: Context, value: Any) -> Raw:
+        if not isinstance(value, Table):
+            return form.escape(value)
+        if value.name:
+            context["tables"][value.name] = value
+        return form.table(value)
 
     made = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -153,15 +259,18 @@ def environment(form: Format) -> Environment:
         for function in (
             searches.rival, searches.searches_metric, searches.gap, searches.states,
             searches.settled, searches.candidates, searches.importances,
-            cost.controls, cost.seen_columns, cost.unseen_columns, cost.mean_of, cost.sights, cost.uneven,
+            cost.controls, cost.seen_columns, cost.unseen_columns, cost.sights, cost.uneven,
             searches.flop_7b, searches.histories, searches.against_random,
-            median, _flat, _bold, _command, _block_cells, _ends, _beginning, _lines_of, _prompts, _search_budgets,
+            median, _flat, _bold, _mark, _sorted_by, _command, _title, _slug, _data_uri, _contents, _outcomes, _few,
+            _mean_cell, _objective_cell, _by_label, with_interval,
+            _block_cells, _ends, _beginning, _lines_of, _prompts, _search_budgets,
             _best_candidates, _distinct_searches, _transfers, _by_cut, _difference, _tau, _paper_cell, _printed_columns,
         )
     }  # fmt: skip
     made.filters |= {"mean": fmean, "verbatim": Raw}
     made.globals |= {name: getattr(searches, name) for name in ("NEAR", "PARAMETERS_7B", "FORWARD", "FORWARD_BACKWARD")}
     made.globals |= {"SPEED": searches.SPEED, "LEVEL": significance.LEVEL, "ENDS": ENDS, "Table": Table}
+    made.globals |= {"CONFIDENCE": CONFIDENCE}
     made.globals |= {
         name: macro for name, macro in vars(made.get_template(form.macros).module).items() if name[0] != "_"
     }
@@ -176,6 +285,69 @@ def _bold(text: str | None, really: bool) -> Cell:
     return Cell(text, bool(really))
 
 
+def _mark(text: str | None, mark: str) -> Cell:
+    return Cell(text, mark=mark.replace(" ", "-"))
+
+
+def _sorted_by(text: str | None, value: float | None) -> Cell:
+    return Cell(text, value=value)
+
+
+def _title(results: Results) -> str:
+    """The spec's title with the models that ran in the place of the paper's."""
+    title = str(results.spec.get("title") or results.spec["name"])
+    for model in results.models:
+        if model.stands_for:
+            label = model.label.replace("\\", r"\\")  # as it is
+            title = re.sub(re.escape(model.stands_for), label, title, flags=re.IGNORECASE)
+    missing = [model.label for model in results.models if model.label.lower() not in title.lower()]
+    return f"{title} ({', '.join(missing)})" if missing else title
+
+
+def _slug(text: str) -> str:
+    """A heading's anchor, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", one_line(text).lower()).replace(" ", "-")
+
+
+def _data_uri(png: Path) -> Raw:
+    return Raw("data:image/png;base64," + base64.b64encode(png.read_bytes()).decode("ascii"))
+
+
+def _outcomes(found: Sequence[Verdict]) -> list[tuple[str, list[tuple[int, Verdict]]]]:
+    """The verdicts by outcome, each with its number in the paper's order, from 1."""
+    numbered = [*enumerate(found, start=1)]
+    groups = [(outcome, [one for one in numbered if one[1].outcome == outcome]) for outcome in OUTCOMES]
+    return [(outcome, members) for outcome, members in groups if members]
+
+
+def _few(found: Sequence[Verdict]) -> list[Verdict]:
+    """Those of the first screen: all or, where they are many, the abstract's and those that are decided."""
+    first = [one for one in found if one.headline or one.outcome in ("supported", "contradicted")]
+    return list(found) if len(found) <= FEW or not first else first
+
+
+def _contents(body: str) -> list[tuple[Raw, Raw]]:
+    """The sections of a page of HTML: anchors and headings."""
+    return [(Raw(anchor), Raw(name)) for anchor, name in re.findall(r'<h2 id="([^"]*)">(.*?)</h2>', body)]
+
+
+def _by_label(found: Sequence[Row]) -> list[list[Row]]:
+    """Rows that differ in the seed alone, together."""
+    return [line["rows"] for line in lines(found)]
+
+
+def _mean_cell(line: Line, columns: Sequence[Column]) -> Cell:
+    return _estimated(cost.mean_of(line, columns))
+
+
+def _objective_cell(line: Line) -> Cell:
+    return _estimated(estimate([*by_seed(line, ["search_objective"]).values()]))
+
+
+def _estimated(found: Estimate | None) -> Cell:
+    return Cell(None) if found is None else Cell(plus_minus(found.mean, found.half), value=found.mean)
+
+
 def _command(results: Results) -> str:
     """The command that runs this again: its own, if it is known, else the spec's name and profiles."""
     options = [part for name in results.profile for part in ("--profile", name)]
@@ -184,23 +356,19 @@ def _command(results: Results) -> str:
 
 
 def _block_cells(
-    block: Sequence[Line], columns: Sequence[Column], searched: bool = False, no_better: Mapping[str, Any] | None = None
+    block: Sequence[Line], columns: Sequence[Column], no_better: Mapping[str, Any] | None = None
 ) -> list[list[Cell]]:
-    """The cells of each line of a block: its metrics and, if `searched`, its search objective.
+    """The cells of each line of a block: its metrics.
 
     Args:
         no_better: by model, the keys of the columns in which its dense row gets an asterisk.
     """
-    shown = [(column.key, column) for column in columns]
-    if searched:
-        objective = Column(key="search_objective", label="", kind="perplexity", higher_is_better=False)
-        shown.append((objective.key, objective))
-    columns_of_cells = [cells(block, key, column) for key, column in shown]
-    found = [[of_column[index] for of_column in columns_of_cells] for index in range(len(block))]
+    of_columns = [cells(block, column.key, column) for column in columns]
+    found = [[of_column[index] for of_column in of_columns] for index in range(len(block))]
     for line, of_line in zip(block, found, strict=True):
         marked = (no_better or {}).get(line["model"], ()) if line["method"] == "dense" else ()
-        for place, (key, _) in enumerate(shown):
-            if key in marked:
+        for place, column in enumerate(columns):
+            if column.key in marked:
                 of_line[place] = replace(of_line[place], text=f"{of_line[place].text}*")
     return found
 
@@ -269,12 +437,9 @@ def _by_cut(found: Sequence[Any]) -> list[list[Any]]:
     return list(groups.values())
 
 
-def _difference(test: significance.PairedTest, margins: Sequence[Column]) -> str | None:
+def _difference(test: significance.PairedTest) -> str | None:
     """The mean difference of a test of margins and half the width of its interval; None of a single item."""
-    if test.difference is None or test.half is None:
-        return None
-    form = form_of(next(column for column in margins if column.key == test.measure))
-    return f"{'+' if test.difference > 0 else ''}{form(test.difference)} ± {form(test.half)}"
+    return None if test.difference is None else plus_minus(test.difference, test.half, signs=True)
 
 
 def _tau(block: Sequence[Order], key: str) -> str | None:

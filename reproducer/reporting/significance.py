@@ -53,10 +53,6 @@ class PairedTest:
     difference: float | None = None
     half: float | None = None
 
-    @property
-    def significant(self) -> bool:
-        return self.p_holm is not None and self.p_holm < LEVEL
-
 
 def paired_tests(results: Results) -> list[PairedTest]:
     """All paired tests that the items of `results` allow, block by block.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from reproducer.queue import Artifact, Outcome, describe_machine
+from reproducer.queue import Artifact, Outcome, Result, Stage, describe_machine
 from reproducer.stages import results as facts
 from reproducer.stages.base import Measure
 from reproducer.stages.expand import Expansion, Row
@@ -32,7 +32,7 @@ def collect(expansion: Expansion, outcome: Outcome, command: Sequence[str] = ())
         command=list(command),
         environment=_environment(made),
         models=[_model(expansion, model, outcome, averaged[model.name]) for model in expansion.found.models],
-        columns=_columns(expansion),
+        columns=columns_of(expansion),
         rows=[_row(row, outcome, searches, averaged[row.model]) for row in expansion.rows],
         searches=list(searches.values()),
         **_uses(expansion, outcome),
@@ -43,6 +43,24 @@ def collect(expansion: Expansion, outcome: Outcome, command: Sequence[str] = ())
     )
 
 
+def settled_rows(expansion: Expansion, stage: Stage, results: Mapping[str, Result]) -> list[facts.Row]:
+    """The rows that wait for nothing any more now that `stage` is settled, without their search objectives.
+
+    Args:
+        results: of the stages settled so far, by key.
+    """
+    ended = [
+        row
+        for row in expansion.rows
+        if stage in row.stages.values() and all(one.key in results for one in row.stages.values())
+    ]
+    if not ended:
+        return []
+    outcome = Outcome({one.key: results.get(one.key) or Result(one, "missing") for one in expansion.stages})
+    averaged = {row.model: _averaged(row, outcome) for row in expansion.rows if row.method == DENSE}
+    return [_row(row, outcome, {}, averaged[row.model]) for row in ended]
+
+
 def _environment(made: Sequence[Artifact]) -> facts.Environment:
     if not made:
         return facts.Environment(**describe_machine())
@@ -50,7 +68,7 @@ def _environment(made: Sequence[Artifact]) -> facts.Environment:
     return facts.Environment(**newest, others=sum(artifact.record["environment"] != newest for artifact in made))
 
 
-def _columns(expansion: Expansion) -> list[facts.Column]:
+def columns_of(expansion: Expansion) -> list[facts.Column]:
     """The columns, margins behind all others; several accuracies have their average last."""
     columns = sorted(expansion.columns, key=lambda column: column.is_margin)
     shown = [place for place, column in enumerate(columns) if column.kind == "accuracy"]

@@ -2,20 +2,29 @@
 
 from markdown_it import MarkdownIt
 
-from reproducer.reporting.comparison import compare
-from reproducer.reporting.render import LATEX, MARKDOWN, page
+from reproducer.reporting.render import FORMATS, HTML, LATEX, MARKDOWN, Article, article, page
 from reproducer.stages.results import Results
 
-
-def markdown(results: Results) -> str:
-    return page(results.model_copy(update={"paper": compare(results)}), MARKDOWN)
+__all__ = ["FORMATS", "html", "latex", "markdown", "read", "section_of", "tables"]
 
 
-def latex(results: Results) -> str:
-    return page(results.model_copy(update={"paper": compare(results)}), LATEX)
+def markdown(results: Results | Article) -> str:
+    return page(_article(results), MARKDOWN).text
 
 
-def tables(results: Results, section: str) -> list[list[dict[str, str]]]:
+def latex(results: Results | Article) -> str:
+    return page(_article(results), LATEX).text
+
+
+def html(results: Results | Article) -> str:
+    return page(_article(results), HTML).text
+
+
+def _article(results: Results | Article) -> Article:
+    return results if isinstance(results, Article) else article(results)
+
+
+def tables(results: Results | Article, section: str) -> list[list[dict[str, str]]]:
     """The tables of a section: a dict a row, by the headings; cells as Markdown, `**` where they are bold."""
     found: list[list[dict[str, str]]] = []
     headings: list[str] = []
@@ -33,9 +42,12 @@ def tables(results: Results, section: str) -> list[list[dict[str, str]]]:
 
 
 def section_of(text: str, name: str) -> str:
-    """The text under a heading of the second level; empty without one."""
-    parts = text.split("\n## ")
-    return next((part for part in parts if part.startswith(f"{name}\n")), "")
+    """The text under a heading of the second or third level, up to the next one of its own; empty without one."""
+    for mark in ("\n## ", "\n### "):
+        for part in text.split(mark)[1:]:
+            if part.startswith(f"{name}\n"):
+                return part.split("\n## ")[0]
+    return ""
 
 
 def read(source: str) -> tuple[str, set[str]]:

@@ -35,11 +35,13 @@ def test_search_history_shows_every_baseline_trial_and_failure():
     assert drawn_texts(ax)[-1].endswith("↑") and ax.get_ylim()[1] < 1795.2, "far above the trials: named at the top"
     assert not any("↑" in text for text in drawn_texts(ax)[:-1])
     points = {collection.get_label(): len(collection.get_offsets()) for collection in ax.collections}
-    assert points == {"trial": 19, "trial set to a baseline": 3, "stopped": 1, "failed": 1}
-    (best,) = [line for line in ax.lines if line.get_label() == "best so far"]
+    assert points == {"trial": 19, "trial set to a baseline": 3, "stopped early": 1, "failed": 1}
+    (best,) = [line for line in ax.lines if line.get_label() == "best of its own so far"]
     heights = list(best.get_ydata())
     assert heights == sorted(heights, reverse=True)
-    assert heights[-1] == one.best.value and list(best.get_xdata()) == list(range(1, 25))
+    assert heights[-1] == one.best.value
+    assert list(best.get_xdata()) == list(range(4, 25)), "it starts behind the three trials that are set to baselines"
+    assert heights[0] == one.trials[3].value > min(trial.value for trial in one.trials[:3])
 
 
 def test_close_values_are_drawn_on_a_plain_axis():
@@ -53,8 +55,8 @@ def test_averages_have_a_panel_a_model_and_a_bar_a_row():
     both = fake.change(results, rows=[*results.rows, *fake.table1("other").rows])
     figure = figures.averages(both, "accuracy")
     assert len(figure.axes) == 2
-    heights = [bar.get_height() for bar in figure.axes[0].patches]
-    assert heights == pytest.approx([100 * r.metrics["average_acc"] for r in results.rows if r.method != "dense"])
+    widths = [bar.get_width() for bar in figure.axes[0].patches]
+    assert widths == pytest.approx([100 * r.metrics["average_acc"] for r in results.rows if r.method != "dense"])
 
 
 def test_perplexities_are_points_and_a_failed_one_is_marked():
@@ -64,9 +66,9 @@ def test_perplexities_are_points_and_a_failed_one_is_marked():
     results = fake.change(results, rows=rows)
     (ax,) = figures.averages(results, "perplexity").axes
     assert "failed" in drawn_texts(ax) and not ax.patches
-    heights = [collection.get_offsets()[0][1] for collection in ax.collections]
+    places = [collection.get_offsets()[0][0] for collection in ax.collections]
     columns = ("python_topics_ppl", "python_docstrings_ppl")
-    assert heights == pytest.approx([sum(row.metrics[key] for key in columns) / 2 for row in rows[2:]])
+    assert places == pytest.approx([sum(row.metrics[key] for key in columns) / 2 for row in rows[2:]])
     assert figures.averages(fake.change(results, columns=[]), "perplexity") is None
 
 
@@ -84,7 +86,7 @@ def test_the_papers_own_bars_stand_beside_ours():
     ours, paper = figure.axes
     assert paper.get_title() == "llama-7b, 20% (paper)"
     printed = [row.metrics["average_acc"] for row in load_item("table1").rows if row.method != "dense"]
-    assert sorted(bar.get_height() for bar in paper.patches) == pytest.approx(sorted(printed))
+    assert sorted(bar.get_width() for bar in paper.patches) == pytest.approx(sorted(printed))
     assert len(ours.patches) == 10
     assert len(figures.averages(fake.quickstart(), "accuracy").axes) == 1
 

@@ -59,7 +59,7 @@ def test_other_scores_may_be_any_number():
     columns = [*fake.QUICKSTART, fake.change(fake.acc("gsm8k", "GSM8K", "bleu"), kind="other", key="gsm8k_bleu")]
     rows = [fake.change(row, metrics=row.metrics | {"gsm8k_bleu": 26.4}) for row in fake.quickstart().rows]
     text = markdown(fake.quickstart(columns=columns, rows=rows))
-    assert "GSM8K↑" in text and "26.40" in text
+    assert "GSM8K↑" in text and " 26.4 |" in text
 
 
 def test_what_utf8_cannot_hold_is_replaced():
@@ -82,10 +82,18 @@ def report(tmp_path_factory) -> Path:
 
 def test_markdown_says_what_a_reader_asks(report):
     text = (report / "report.md").read_text(encoding="utf-8")
-    headings = ("Results", "Searches", "Significance", "Failures", "Settings", "Environment", "Command", "Provenance")
-    places = [text.index(f"\n## {heading}\n") for heading in headings]
+    headings = [
+        "\n## Results",
+        "\n## Searches",
+        "\n## Cost",
+        "\n## Not done",
+        "\n## Appendix",
+        "\n### Search: AdaPruner",
+    ]
+    headings += [f"\n### {name}\n" for name in ("Settings", "Environment", "Command", "Provenance")]
+    places = [text.index(heading) for heading in headings]
     assert places == sorted(places)
-    assert "smollm2-135m, Magnitude, 20%, w/o tune, seed 0: no memory left" in text
+    assert "Magnitude, 20%, w/o tune, seed 0: no memory left" in text
     assert "\n    reproduce specs/quickstart.yaml --profile small\n" in text
     for link in ("figures/search-smollm2-135m-adapruner-20-seed0.png", "figures/average-perplexity.png"):
         assert link in text
