@@ -20,6 +20,7 @@ from jinja2.runtime import Context
 
 from reproducer.paper import method, paper
 from reproducer.reporting import comparison, cost, figures, majority, searches, significance
+from reproducer.reporting.correlations import correlations
 from reproducer.reporting.escape import (
     Raw,
     escape_html,
@@ -260,7 +261,7 @@ def environment(form: Format) -> Environment:
             searches.rival, searches.searches_metric, searches.gap, searches.states,
             searches.settled, searches.candidates, searches.importances,
             cost.controls, cost.seen_columns, cost.unseen_columns, cost.sights, cost.uneven,
-            searches.flop_7b, searches.histories, searches.against_random,
+            correlations, searches.flop_7b, searches.histories, searches.against_random,
             median, _flat, _bold, _mark, _sorted_by, _command, _title, _slug, _data_uri, _contents, _outcomes, _few,
             _mean_cell, _objective_cell, _by_label, with_interval,
             _block_cells, _ends, _beginning, _lines_of, _prompts, _search_budgets,

@@ -198,8 +198,8 @@ def _conclude(
     directory: Path,
     text: Callable[[int], str],
 ) -> Record:
-    """Write the record and the best plan: of all trials and baselines; of an ablation, or as in the paper, of the trials
-    alone."""
+    """Write the record and the best plan: of all trials and baselines; of an ablation, and as the paper searches, of
+    the trials alone."""
     best = best_of(studies)
     alone = settings.mode == "paper" or settings.data != "search" or joint.own.restricted()
     finite = [(value, name) for name, value in values.items() if value is not None and not alone]
