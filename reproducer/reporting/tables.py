@@ -164,7 +164,7 @@ def tabular(table: Table) -> str:
 def _tex_parts(table: Table) -> tuple[str, str, str]:
     """The columns, the head between its rules, and the rows."""
     paragraphs = table.align.count("p")
-    share = max(0.92 - 0.11 * (len(table.align) - paragraphs), 0.15) / max(paragraphs, 1)  # of the line, roughly
+    share = max(0.92 - 0.12 * (len(table.align) - paragraphs), 0.15) / max(paragraphs, 1)  # of the line, roughly
     paragraph = f">{{\\raggedright\\arraybackslash}}p{{{share:.2f}\\linewidth}}"
     columns = "".join(paragraph if side == "p" else side for side in table.align)
     head = f"\\toprule\n{_tex_row([escape_tex(header) for header in table.headers])}\\midrule\n"

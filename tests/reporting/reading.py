@@ -1,11 +1,16 @@
-"""Reading a report back, as a reader of its Markdown does."""
+"""Reading a report back, as a reader of its Markdown or of its page does."""
+
+from html.parser import HTMLParser
 
 from markdown_it import MarkdownIt
 
 from reproducer.reporting.render import FORMATS, HTML, LATEX, MARKDOWN, Article, article, page
 from reproducer.stages.results import Results
 
-__all__ = ["FORMATS", "html", "latex", "markdown", "read", "section_of", "tables"]
+__all__ = ["FORMATS", "Page", "html", "latex", "links", "markdown", "read", "section_of", "tables"]
+
+
+VOID = {"meta", "img", "br"}
 
 
 def markdown(results: Results | Article) -> str:
@@ -60,3 +65,38 @@ def read(source: str) -> tuple[str, set[str]]:
             kinds.add(child.type)
             text.append(child.content if child.type != "softbreak" else " ")
     return "".join(text), kinds
+
+
+def links(source: str) -> list[str]:
+    """Where the links of Markdown lead to."""
+    tokens = MarkdownIt("commonmark").enable("table").parse(source)
+    children = [child for token in tokens for child in token.children or []]
+    return [str(child.attrs["href"]) for child in children if child.type == "link_open"]
+
+
+class Page(HTMLParser):
+    """The elements of a page; every one that is opened has to be closed, in its order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
