@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,8 @@ def correlations(results: Results) -> list[Correlation]:
         known = [row for row in rows if row.search_objective is not None]
         for measure, helpful, values in _measures(results, known, averaged.get(block[0]["model"])):
             pairs = [(row, value) for row, value in zip(known, values, strict=True) if value is not None]
-            if len({row.label for row, _ in pairs}) >= FEWEST:
+            several = len({value for _, value in pairs}) > 1
+            if several and len({row.label for row, _ in pairs}) >= FEWEST:
                 place = {name: block[0][name] for name in CUT}
                 found.append(Correlation(**place, measure=measure, helpful=helpful, **_coefficient(pairs)))
     return found
@@ -92,7 +94,7 @@ def _means(rows: Sequence[Row], columns: Sequence[Column], standard: bool = Fals
     return [None if np.isnan(mean) else float(mean) for mean in values.mean(axis=1)]
 
 
-def _coefficient(pairs: Sequence[tuple[Row, float]]) -> dict[str, float | int]:
+def _coefficient(pairs: Sequence[tuple[Row, float]]) -> dict[str, Any]:
     both = np.array([(row.search_objective, value) for row, value in pairs], dtype=float)
     labels = list(dict.fromkeys(row.label for row, _ in pairs))
     method = np.array([labels.index(row.label) for row, _ in pairs])

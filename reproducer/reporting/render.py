@@ -91,7 +91,8 @@ class Page:
 
 def article(results: Results) -> Article:
     """What there is to tell of a run, the figures not drawn yet."""
-    results = results.model_copy(update={"paper": comparison.compare(results)})
+    parts = [part.model_copy(update={"paper": comparison.compare(results.of_part(part))}) for part in results.parts]
+    results = results.model_copy(update={"paper": comparison.compare(results), "parts": parts})
     return Article(results, verdicts(results, paper()), deviations(results, paper()))
 
 
@@ -156,6 +157,7 @@ def page(told: Article, form: Format, template: str = "report.j2") -> Page:
     content = {
         "tables": found,
         "results": results,
+        "compared": [run for run in (results, *map(results.of_part, results.parts)) if run.paper is not None],
         "rows": results.rows,
         "blocks": blocks(lines(results.rows)),
         "standings": comparison.standings(results),
@@ -302,7 +304,7 @@ def _title(results: Results) -> str:
             label = model.label.replace("\\", r"\\")  # as it is
             title = re.sub(re.escape(model.stands_for), label, title, flags=re.IGNORECASE)
     missing = [model.label for model in results.models if model.label.lower() not in title.lower()]
-    return f"{title} ({', '.join(missing)})" if missing else title
+    return f"{title} ({', '.join(dict.fromkeys(missing))})" if missing else title
 
 
 def _slug(text: str) -> str:
