@@ -32,10 +32,11 @@ from reproducer.queue import (
 )
 from reproducer.queue import run as run_queue
 from reproducer.queue.engines.local import WORKER_MEMORY
-from reproducer.spec import load_spec
+from reproducer.spec import Document, Spec, load
 from reproducer.spec.profiles import find_profile
 from reproducer.stages.collect import collect, columns_of, settled_rows
-from reproducer.stages.expand import Expansion, expand
+from reproducer.stages.document import expand_all
+from reproducer.stages.expand import Expansion
 from reproducer.stages.results import Results, Source
 
 PACKAGES = ("reproducer", "torch", "transformers", "optuna", "peft", "datasets", "lm-eval", "tokenizers", "numpy")
@@ -143,7 +144,7 @@ def clean(given: Namespace) -> int:
         _find_modules(path)
         for profile in [(), *((name,) for name in given.profile), tuple(given.profile)]:
             for overrides in ((), given.overrides) if given.overrides else ((),):
-                needed |= {stage.key for stage in expand(load_spec(path, profile, overrides)).stages}
+                needed |= {stage.key for stage in expand_all(load(path, profile, overrides)).stages}
     removed = Store(given.store).clean(needed)
     for name, size in removed.items():
         print(f"{size / 2**20:9.1f} MiB  {name}")
@@ -171,18 +172,42 @@ def models(given: Namespace) -> int:
 
 
 def specs(given: Namespace) -> int:
-    """List the specs of a folder."""
+    """List the specs of a folder: what each is, and what of it the store holds."""
     if not given.folder.is_dir():
         raise UserError(f"there is no folder {given.folder}", "name the folder that holds the specs")
     lines = []
     for path in sorted(given.folder.glob("*.yaml")):
-        spec = load_spec(path)
-        item = " ".join(f"{kind.title()} {number}" for kind, number in (spec.reproduces or {}).items())
-        lines.append((path, item, spec.title))
-    print(tabulate(lines, headers=["spec", "reproduces", "title"], tablefmt="simple"))
+        _find_modules(path)
+        loaded = load(path, given.profile, given.overrides)
+        expansion = expand_all(loaded)
+        outcome = survey(expansion.stages, Store(given.store), _surveyed(expansion, ("auto",)))
+        made = sum(outcome[stage].artifact is not None for stage in expansion.stages)
+        rest = [_rest(expansion, outcome)] if given.estimate else []
+        lines.append([path, _reproduced(loaded), len(expansion.rows), len(expansion.stages), made, *rest, loaded.title])
+    headers = ["spec", "reproduces", "rows", "stages", "in the store", *["the rest"] * given.estimate, "title"]
+    print(tabulate(lines, headers=headers, tablefmt="simple"))
     profiles = sorted(path.stem for path in (given.folder / "profiles").glob("*.yaml"))
     print(f"\nprofiles: {', '.join(profiles) or 'none'}")
     return DONE
+
+
+def _reproduced(loaded: Spec | Document) -> str:
+    """`Table 1`; of a document how many specs it includes."""
+    if isinstance(loaded, Spec):
+        return " ".join(f"{kind.title()} {number}" for kind, number in (loaded.reproduces or {}).items())
+    return f"{len(loaded.specs)} specs"
+
+
+def _rest(expansion: Expansion, outcome: Outcome) -> str:
+    """How long the stages that are not in the store would take on this machine."""
+    from reproducer.stages.estimates import Device, Estimate, estimates
+
+    todo = [stage for stage in expansion.stages if outcome[stage].artifact is None]
+    if not todo:
+        return "nothing"
+    found = estimates(expansion.stages, outcome, Device.named(_devices(("auto",))[0]))
+    known = sum(isinstance(found.stages[stage.key], Estimate) for stage in todo)
+    return f"{'about' if known == len(todo) else 'at least'} {duration(found.seconds)}"
 
 
 def audit(given: Namespace) -> int:
@@ -214,7 +239,7 @@ def _find_modules(spec: Path) -> None:
 
 def _load(given: Namespace) -> Expansion:
     _find_modules(given.spec)
-    return expand(load_spec(given.spec, given.profile, given.overrides))
+    return expand_all(load(given.spec, given.profile, given.overrides))
 
 
 def _run(expansion: Expansion, given: Namespace) -> Outcome:

@@ -9,7 +9,7 @@ from typing import Any
 from reproducer.paper import Conditions, Paper, method
 from reproducer.reporting.comparison import stands_for_any
 from reproducer.reporting.numbers import percent1, setting, short
-from reproducer.stages.results import CalibrationUse, Model, Results, Search
+from reproducer.stages.results import CalibrationUse, Model, Results, Search, Settings
 
 UNSAID = "not stated"
 
@@ -125,16 +125,21 @@ def _cuts(results: Results) -> dict[float, str]:
 
 
 def _layers(results: Results) -> str | None:
-    prune: Any = results.spec.get("prune")
+    prune: Any = _spec(results).get("prune")
     if not isinstance(prune, dict):
         return None
     layers = prune.get("layers")
     return f"{layers[0]} to {layers[1] - 1}" if layers else "the same share of the layers"
 
 
+def _spec(results: Results) -> Settings:
+    """The spec, or the first that a document includes."""
+    return results.parts[0].spec if results.parts else results.spec
+
+
 def _of_paper(use: CalibrationUse, results: Results) -> bool:
     """Whether it is what the spec calibrates on, not what a control or a method of its own does."""
-    common = results.spec.get("calibration")
+    common = _spec(results).get("calibration")
     return not isinstance(common, dict) or common.get("samples") == use.samples
 
 

@@ -42,7 +42,8 @@ class Page:
 
 def article(results: Results) -> Article:
     """What there is to tell of a run, the figures not drawn yet."""
-    results = results.model_copy(update={"paper": comparison.compare(results)})
+    parts = [part.model_copy(update={"paper": comparison.compare(results.of_part(part))}) for part in results.parts]
+    results = results.model_copy(update={"paper": comparison.compare(results), "parts": parts})
     return Article(results, verdicts(results, paper()), deviations(results, paper()))
 
 
@@ -107,6 +108,7 @@ def page(told: Article, form: Format, template: str = "report.j2") -> Page:
     content = {
         "tables": found,
         "results": results,
+        "compared": [run for run in (results, *map(results.of_part, results.parts)) if run.paper is not None],
         "rows": results.rows,
         "blocks": blocks(lines(results.rows)),
         "standings": comparison.standings(results),

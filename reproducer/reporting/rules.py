@@ -186,9 +186,14 @@ def _pairs(
                 theirs = printed(ref.row(), other.row(), columns[0].key) if alone else paper
                 made.append(compare(line, against, label, columns, theirs))
             found.cases += [case for case in made if case is not None]
-            if (not made or None in made) and (lack := Missing(name, "no measure")) not in found.missing:
+            if (not made or None in made) and (lack := Missing(_called(name), "no measure")) not in found.missing:
                 found.missing.append(lack)
     found.paper = (min if found.favourable == "higher" else max)(told, default=None)
+
+
+def _called(measure: str) -> str:
+    named = {"average_acc": "average accuracy", "tasks": "accuracies"}
+    return named.get(measure) or measure.removesuffix("_ppl").replace("_", " ")
 
 
 def _stand_in(run: Run, claim: Claim, refs: Sequence[RowRef], found: Found) -> str | None:
@@ -276,7 +281,7 @@ def _against_dense(run: Run, claim: Claim, found: Found) -> tuple[Line, Line] | 
     """The claim's row and the dense one; what is missing is noted."""
     ref = claim.rows[0]
     found.labels = [(ref.label, ref.recovery)]
-    line = run.line(ref)
+    line = run.line(ref, measure=claim.measures[0])
     dense = run.dense(line) if line else None
     if gone := _missing(run, [ref], [line]):
         found.missing += gone
@@ -304,7 +309,7 @@ def _retains(run: Run, claim: Claim) -> Found:
             if case := _case(run, line, dense, label, columns, found.paper, share, threshold, 1):
                 found.cases.append(case)
         if not found.cases:
-            found.missing.append(Missing(claim.measures[0], "no measure"))
+            found.missing.append(Missing(_called(claim.measures[0]), "no measure"))
     return found
 
 
@@ -316,7 +321,7 @@ def _reduces(run: Run, claim: Claim) -> Found:
         line, dense = both
         ours, of = line["mean"].get(key), dense["mean"].get(key)
         if ours is None or not of:
-            found.missing.append(Missing(key, "no measure"))
+            found.missing.append(Missing(_called(key), "no measure"))
         else:
             value = 100 * (1 - ours / of)
             favour = math.inf if abs(value - printed) <= (claim.within or 0.0) else -math.inf
@@ -340,7 +345,7 @@ def _faster(run: Run, claim: Claim) -> Found:
         line, dense = both
         passes = [[row.latency.seconds for row in one["done"] if row.latency] for one in (dense, line)]
         if not all(passes):
-            found.missing.append(Missing(key, "no measure"))
+            found.missing.append(Missing(_called(key), "no measure"))
             return found
         slow, fast = (np.array(of_row[0]) for of_row in passes)
         drawn = np.random.RandomState(SEED)

@@ -49,14 +49,15 @@ class Run:
         of = {row.model for row in load_item(ref.item).rows if row.label == ref.label} or {"llama-7b"}
         yield from (name for name, paper in self.papers.items() if paper in of)
 
-    def line(self, ref: RowRef, recovery: str | None = None) -> Line | None:
-        """Our rows of a row of the paper, of another `recovery` if one is given."""
+    def line(self, ref: RowRef, recovery: str | None = None, measure: str | None = None) -> Line | None:
+        """Our rows of a row of the paper: of another `recovery` if one is given, that have a `measure` if there are."""
         printed = ref.row()
         if recovery is not None:
             printed = printed.model_copy(update={"recovery": recovery})
         item = load_item(ref.item)
         models = stands_for(self.results, item)
         found = [line for line in self.lines if is_row(line, printed, models, item.any_method)]
+        found.sort(key=lambda line: measure is not None and measure not in line["mean"])
         named = [line for line in found if plain(line["label"]) == plain(printed.label)]
         if named or printed.method == "dense" or item.any_method:
             return next(iter([*named, *found]), None)

@@ -142,7 +142,8 @@ def verdicts(results: Results, paper: Paper) -> list[Verdict]:
 
 def reproduced(results: Results) -> list[str]:
     """The keys of the paper's items that the spec reproduces, or of the specs that it includes."""
-    return ["".join(f"{kind}{number}" for kind, number in reproduces(results).items())]
+    runs = [results, *(results.of_part(part) for part in results.parts)]
+    return ["".join(f"{kind}{number}" for kind, number in reproduces(run).items()) for run in runs]
 
 
 def _settled(verdict: Verdict, p: float | None) -> Verdict:
@@ -173,7 +174,7 @@ def _judge(run: Run, claim: Claim, differ: Sequence[Deviation]) -> Verdict:
         in_kind=bool(model and run.papers.get(model.name) != model.name),
         outcome=outcome,
         reason=reason,
-        missing=tuple(dict.fromkeys(one.name for one in found.missing)),
+        missing=_named(found, reason),
         unit=found.unit,
         favourable=found.favourable,
         threshold=found.threshold,
@@ -209,6 +210,12 @@ def _outcome(claim: Claim, cases: Sequence[Case], found: Found) -> tuple[Outcome
     if len(enough) < len(cases):
         return "inconclusive", "few seeds", None
     return "supported", None, max(_p(case) for case in enough)
+
+
+def _named(found: Found, reason: Reason | None) -> tuple[str, ...]:
+    """What is missing, for the reason alone where that is why the claim is not tested."""
+    whys = {one.why for one in found.missing}
+    return tuple(dict.fromkeys(one.name for one in found.missing if reason not in whys or one.why == reason))
 
 
 def _enough(case: Case, found: Found) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from reproducer.queue import Artifact, Outcome, Result, Stage, describe_machine
 from reproducer.stages import results as facts
 from reproducer.stages.base import Measure
+from reproducer.stages.document import Whole
 from reproducer.stages.expand import Expansion, Row
 from reproducer.stages.perplexity import Perplexity
 from reproducer.stages.recovery import Recover
@@ -39,8 +40,25 @@ def collect(expansion: Expansion, outcome: Outcome, command: Sequence[str] = ())
         stages=_kinds(expansion, outcome),
         seconds=sum(artifact.seconds for artifact in made),
         wall_seconds=_covered(_interval(artifact) for artifact in made),
+        parts=_parts(expansion),
         sources=[facts.Source(name=name, digest=digest) for name, digest in sorted(read.items())],
     )
+
+
+def _parts(expansion: Expansion) -> list[facts.Part]:
+    if not isinstance(expansion, Whole):
+        return []
+    known = columns_of(expansion)
+    found = []
+    for part in expansion.parts:
+        keys = {column.key for column in part.columns}
+        shown = [one.key for one in known if one.key in keys or (one.key == AVERAGE and keys & _accuracies(known))]
+        found.append(facts.Part(spec=part.spec, rows=list(part.rows), columns=shown))
+    return found
+
+
+def _accuracies(columns: Sequence[facts.Column]) -> set[str]:
+    return {column.key for column in columns if column.kind == "accuracy"}
 
 
 def settled_rows(expansion: Expansion, stage: Stage, results: Mapping[str, Result]) -> list[facts.Row]:
@@ -96,7 +114,10 @@ def _averaged(dense: Row, outcome: Outcome) -> list[str]:
 
 def _model(expansion: Expansion, model: ResolvedModel, outcome: Outcome, averaged: list[str]) -> facts.Model:
     artifact = outcome[model.state.model].artifact
-    told = model.facts(expansion.spec.stands_for.get(model.given.name))
+    stands_for = expansion.spec.stands_for.get(model.given.name)
+    if stands_for is None and model.name not in (model.given.name, model.given.label):
+        stands_for = model.given.name  # a document renamed it
+    told = model.facts(stands_for)
     parameters = artifact.facts["parameters"] if artifact else model.entry.parameters
     return facts.Model(**told, parameters=parameters, averaged=averaged)
 
