@@ -19,7 +19,7 @@ from typing import NoReturn
 from reproducer.errors import UserError, nearest
 from reproducer.queue.signals import exit_code, interruptible
 
-SUBCOMMANDS = ("report", "status", "check", "clean", "methods", "models", "specs")
+SUBCOMMANDS = ("report", "status", "check", "clean", "methods", "models", "specs", "audit")
 DONE, FAILED, WRONG = 0, 1, 2
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,4})?")
 
@@ -159,8 +159,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands.add_parser("methods", help="list the pruning methods")
     commands.add_parser("models", help="list the model catalogue")
-    specs = commands.add_parser("specs", help="list the specs of a folder")
+    specs = commands.add_parser("specs", parents=[overlays, store], help="list the specs of a folder")
+    specs.add_argument("--estimate", action="store_true", help="how long the rest of each would take on this machine")
     specs.add_argument("folder", nargs="?", type=Path, default=Path("specs"), metavar="DIR")
+    commands.add_parser("audit", help="recompute what the paper derives from its own tables")
     return parser
 
 

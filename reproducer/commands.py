@@ -7,6 +7,8 @@ import math
 import sys
 import tempfile
 from argparse import Namespace
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,25 @@ from tabulate import tabulate
 from reproducer.errors import UserError
 from reproducer.methods.registry import METHODS
 from reproducer.models.catalogue import CATALOGUE
-from reproducer.queue import ENGINES, Outcome, Stage, Store, console_progress, duration, fitting_slots, survey
+from reproducer.queue import (
+    ENGINES,
+    Outcome,
+    Progress,
+    Result,
+    Stage,
+    Store,
+    console_progress,
+    duration,
+    fitting_slots,
+    survey,
+)
 from reproducer.queue import run as run_queue
 from reproducer.queue.engines.local import WORKER_MEMORY
-from reproducer.spec import load_spec
+from reproducer.spec import Document, Spec, load
 from reproducer.spec.profiles import find_profile
-from reproducer.stages.collect import collect
-from reproducer.stages.expand import Expansion, expand
+from reproducer.stages.collect import collect, columns_of, settled_rows
+from reproducer.stages.document import expand_all
+from reproducer.stages.expand import Expansion
 from reproducer.stages.results import Results, Source
 
 PACKAGES = ("reproducer", "torch", "transformers", "optuna", "peft", "datasets", "lm-eval", "tokenizers", "numpy")
@@ -130,7 +144,7 @@ def clean(given: Namespace) -> int:
         _find_modules(path)
         for profile in [(), *((name,) for name in given.profile), tuple(given.profile)]:
             for overrides in ((), given.overrides) if given.overrides else ((),):
-                needed |= {stage.key for stage in expand(load_spec(path, profile, overrides)).stages}
+                needed |= {stage.key for stage in expand_all(load(path, profile, overrides)).stages}
     removed = Store(given.store).clean(needed)
     for name, size in removed.items():
         print(f"{size / 2**20:9.1f} MiB  {name}")
@@ -158,17 +172,61 @@ def models(given: Namespace) -> int:
 
 
 def specs(given: Namespace) -> int:
-    """List the specs of a folder."""
+    """List the specs of a folder: what each is, and what of it the store holds."""
     if not given.folder.is_dir():
         raise UserError(f"there is no folder {given.folder}", "name the folder that holds the specs")
     lines = []
     for path in sorted(given.folder.glob("*.yaml")):
-        spec = load_spec(path)
-        item = " ".join(f"{kind.title()} {number}" for kind, number in (spec.reproduces or {}).items())
-        lines.append((path, item, spec.title))
-    print(tabulate(lines, headers=["spec", "reproduces", "title"], tablefmt="simple"))
+        _find_modules(path)
+        loaded = load(path, given.profile, given.overrides)
+        expansion = expand_all(loaded)
+        outcome = survey(expansion.stages, Store(given.store), _surveyed(expansion, ("auto",)))
+        made = sum(outcome[stage].artifact is not None for stage in expansion.stages)
+        rest = [_rest(expansion, outcome)] if given.estimate else []
+        lines.append([path, _reproduced(loaded), len(expansion.rows), len(expansion.stages), made, *rest, loaded.title])
+    headers = ["spec", "reproduces", "rows", "stages", "in the store", *["the rest"] * given.estimate, "title"]
+    print(tabulate(lines, headers=headers, tablefmt="simple"))
     profiles = sorted(path.stem for path in (given.folder / "profiles").glob("*.yaml"))
     print(f"\nprofiles: {', '.join(profiles) or 'none'}")
+    return DONE
+
+
+def _reproduced(loaded: Spec | Document) -> str:
+    """`Table 1`; of a document how many specs it includes."""
+    if isinstance(loaded, Spec):
+        return " ".join(f"{kind.title()} {number}" for kind, number in (loaded.reproduces or {}).items())
+    return f"{len(loaded.specs)} specs"
+
+
+def _rest(expansion: Expansion, outcome: Outcome) -> str:
+    """How long the stages that are not in the store would take on this machine."""
+    from reproducer.stages.estimates import Device, Estimate, estimates
+
+    todo = [stage for stage in expansion.stages if outcome[stage].artifact is None]
+    if not todo:
+        return "nothing"
+    found = estimates(expansion.stages, outcome, Device.named(_devices(("auto",))[0]))
+    known = sum(isinstance(found.stages[stage.key], Estimate) for stage in todo)
+    return f"{'about' if known == len(todo) else 'at least'} {duration(found.seconds)}"
+
+
+def audit(given: Namespace) -> int:
+    """Recompute what the paper derives from its own tables."""
+    from reproducer.paper.audit import checks, other_slips, slips
+
+    wrong = slips()
+    print(
+        f"{len(checks())} numbers that the paper derives from its own tables, recomputed; {len(wrong)} do not add up:"
+    )
+    for one in wrong:
+        print(f"\n{one.where}: {one.what}\n  printed {one.printed}, should be {one.right}\n  {one.arithmetic}")
+    print("\nWhat else is wrong in its text, which no arithmetic finds:")
+    for other in other_slips():
+        place = ", ".join(f"{name} {value}" for name, value in other.slip.where.items())
+        print(f"\n{other.item}{f' ({place})' if place else ''}")
+        if other.slip.printed is not None:
+            print(f"  printed: {other.slip.printed}")
+        print(f"  {other.slip.why}")
     return DONE
 
 
@@ -181,7 +239,7 @@ def _find_modules(spec: Path) -> None:
 
 def _load(given: Namespace) -> Expansion:
     _find_modules(given.spec)
-    return expand(load_spec(given.spec, given.profile, given.overrides))
+    return expand_all(load(given.spec, given.profile, given.overrides))
 
 
 def _run(expansion: Expansion, given: Namespace) -> Outcome:
@@ -204,9 +262,19 @@ def _run(expansion: Expansion, given: Namespace) -> Outcome:
         store,
         factory(min(slots, max(1, len(todo)))),
         devices,
-        progress=console_progress(),
+        progress=(progress := console_progress()),
         environment={"packages": _packages(), "device": ",".join(devices)},
+        settled=partial(_say_rows, expansion, progress),
     )
+
+
+def _say_rows(expansion: Expansion, progress: Progress, stage: Stage, results: Mapping[str, Result]) -> None:
+    """Show the rows that have ended with `stage`."""
+    if rows := settled_rows(expansion, stage, results):
+        from reproducer.reporting import row_line
+
+        for row in rows:
+            progress.say(row_line(row, columns_of(expansion)))
 
 
 def _check_folder(folder: Path) -> None:
@@ -255,7 +323,7 @@ def _is_profile(name: str, spec: Path) -> bool:
 
 
 def _finish(expansion: Expansion, outcome: Outcome, given: Namespace) -> tuple[int, Results]:
-    from reproducer.reporting import render
+    from reproducer.reporting import render, summary
 
     results = collect(expansion, outcome, _command(given))
     folder = given.out / expansion.spec.name
@@ -266,8 +334,10 @@ def _finish(expansion: Expansion, outcome: Outcome, given: Namespace) -> tuple[i
     failed = [result for result in outcome.results.values() if result.status == "failed"]
     for result in failed:
         print(f"failed  {result.stage.label}: {result.message}", file=sys.stderr)
+    print(f"\n{summary(results)}")
     print(f"{expansion.spec.name}: {len(expansion.rows)} rows from {len(outcome.results)} stages ({_counts(outcome)})")
-    print(f"report: {next(path for path in written if path.name == 'report.md')}")
+    for name in ("report.md", "report.html"):
+        print(f"report: {next(path for path in written if path.name == name)}")
     return FAILED if failed else DONE, results
 
 

@@ -86,6 +86,12 @@ class AdaPrunerSpace(Section, Space):
         """Else w/o I1 (Table 2) could return second-order LLM-Pruner."""
         return self.taylor is not None
 
+    @classmethod
+    def published(cls) -> dict[str, Any]:
+        """Without first order alone and second order alone, which are our addition."""
+        orders = [1e5, 1e6, 1e7]
+        return {"coarse_second": orders, "fine_second": orders}
+
     def void(self, parameters: Mapping[str, Scalar]) -> bool:
         return parameters["alpha1"] == parameters["alpha2"] == 0
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 Scalar = float | int | str | bool
 
@@ -70,6 +71,11 @@ class Space:
     def restricted(self) -> bool:
         """Whether a part of the method is taken away, as in an ablation: a baseline outside is then no result of it."""
         return False
+
+    @classmethod
+    def published(cls) -> dict[str, Any]:
+        """Fields that make it the space of the method's own paper, where it is another by default."""
+        return {}
 
     def void(self, parameters: Mapping[str, Scalar]) -> bool:
         """Whether a point means nothing (all weights 0, say), so that no trial should be spent on it."""

@@ -10,17 +10,18 @@ from pydantic import BaseModel, ConfigDict
 from ruamel.yaml import YAML
 
 FOLDER = Path(__file__).parent
+OTHERS = ("method", "claims", "conditions")  # files that are no item
 SEVEN_TASKS = tuple(
     f"{task}_acc"
     for task in ("boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
 )  # fmt: skip
 
 
-class Printed(BaseModel):
+class Data(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Slip(Printed):
+class Slip(Data):
     """A mistake of the paper: where (by recovery, label, metric, …), what is printed, what would be right, and why."""
 
     where: dict[str, str | int] = {}
@@ -29,7 +30,7 @@ class Slip(Printed):
     why: str
 
 
-class PrintedText(Printed):
+class PrintedText(Data):
     """A generation, prompt included; `bold` is the part that the paper prints in bold."""
 
     model: str
@@ -40,7 +41,7 @@ class PrintedText(Printed):
     text: str
 
 
-class PaperRow(Printed):
+class PaperRow(Data):
     """A row of a table.
 
     Attributes:
@@ -60,7 +61,7 @@ class PaperRow(Printed):
     derived: list[str] = []
 
 
-class Item(Printed):
+class Item(Data):
     """A table or figure.
 
     Attributes:
@@ -82,7 +83,7 @@ class Item(Printed):
     generations: list[PrintedText] = []
 
 
-class Method(Printed):
+class Method(Data):
     """The paper's own method: its name in specs, its metric with our parameters' `symbols`, and how it is read here."""
 
     name: str
@@ -94,12 +95,12 @@ class Method(Printed):
 
 def items() -> list[str]:
     """The items that are held here: `figure1`, …, `table10`, `text`."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "method")
+    return sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem not in OTHERS)
 
 
 @cache
 def method() -> Method:
-    return Method.model_validate(_read("method"))
+    return Method.model_validate(read("method"))
 
 
 @cache
@@ -114,7 +115,7 @@ def load_item(key: str) -> Item:
     """
     if key not in items():
         raise KeyError(key)
-    data = _read(key)
+    data = read(key)
     rows = [_row(block, row, data["columns"]) for block in data.pop("blocks", []) for row in block["rows"]]
     slips = [Slip.model_validate(slip) for slip in data.pop("slips", [])]
     for table in data.pop("averages_of", []):
@@ -127,9 +128,9 @@ def load_item(key: str) -> Item:
     return Item(rows=rows, slips=slips, **data)
 
 
-def _read(key: str) -> dict[str, Any]:
-    data: dict[str, Any] = YAML(typ="safe", pure=True).load(FOLDER / f"{key}.yaml")
-    return data
+def read(key: str) -> Any:
+    """What a file of this folder holds."""
+    return YAML(typ="safe", pure=True).load(FOLDER / f"{key}.yaml")
 
 
 def _row(block: dict[str, Any], row: dict[str, Any], columns: list[str]) -> PaperRow:

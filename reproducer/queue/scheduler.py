@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -24,6 +24,7 @@ from reproducer.queue.watch import Watch
 
 POLL_SECONDS = 0.1  # how often a stage that another run has is asked for
 TRIES = 3  # of a stage whose worker is lost
+Settled = Callable[[Stage, Mapping[str, Result]], None]  # the stage, and the results so far by key
 
 
 def run(
@@ -33,6 +34,7 @@ def run(
     devices: Sequence[str] = ("cpu",),
     progress: Progress | None = None,
     environment: Mapping[str, Any] | None = None,
+    settled: Settled | None = None,
 ) -> Outcome:
     """Bring `stages`, and all that they need, to an artifact each.
 
@@ -45,11 +47,14 @@ def run(
         devices: the engine's slot i computes on devices[i], counted round.
         progress: the display; None shows nothing.
         environment: package versions and the like for the records, beside Python, platform and CPU.
+        settled: called after each stage that this run settles.
     Raises:
         UserError: the store cannot be used, or the disk is full; what was finished is kept.
         KeyboardInterrupt: likewise.
     """
-    scheduler = _Scheduler(stages, store, engine or InProcess(), devices, progress or Progress(), environment or {})
+    scheduler = _Scheduler(
+        stages, store, engine or InProcess(), devices, progress or Progress(), environment or {}, settled
+    )
     with scheduler:
         scheduler.collect()
         scheduler.loop()
@@ -67,12 +72,13 @@ class _Scheduler:
         devices: Sequence[str],
         progress: Progress,
         environment: Mapping[str, Any],
+        settled: Settled | None,
     ) -> None:
         self.order = topological(stages)
         self.results: dict[str, Result] = {}
         canonical(environment, "environment")  # fail now and not when the first stage has finished
         self._store, self._engine, self._devices = store, engine, list(devices)
-        self._progress, self._environment = progress, dict(environment)
+        self._progress, self._environment, self._settled = progress, dict(environment), settled
         self._run = uuid.uuid4().hex[:12]
         self._watch = Watch(store, self._run, progress)
         self._running: dict[int, tuple[Stage, Future[End | None]]] = {}  # by slot
@@ -193,6 +199,8 @@ class _Scheduler:
     def _settle(self, result: Result) -> None:
         self.results[result.stage.key] = result
         self._progress.finish(result.stage, result.status, result.seconds, result.message)
+        if self._settled is not None:
+            self._settled(result.stage, self.results)
 
     def _announce(self, held: Sequence[Stage]) -> None:
         for stage in held:

@@ -1,5 +1,5 @@
-"""`Results` -> report.md, report.tex, results.json and figures, the paper's numbers beside what was measured."""
+"""`Results` -> an article in Markdown, HTML and LaTeX, with tables and figures; and what a terminal shows of them."""
 
-from reproducer.reporting.render import render
+from reproducer.reporting.render import render, row_line, summary
 
-__all__ = ["render"]
+__all__ = ["render", "row_line", "summary"]

@@ -1,8 +1,9 @@
 """What all figures share: colours, size, scales, and labels that keep apart."""
 
 import math
+import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from reproducer.reporting.escape import one_line
 
@@ -31,23 +32,40 @@ def new_figure(columns: int = 1, width: float = WIDTH, height: float = HEIGHT) -
     return figure, list(axes)
 
 
-def set_scale(ax: "Axes", values: Sequence[float]) -> None:
+def new_rows(lines: Sequence[float]) -> tuple["Figure", list["Axes"]]:
+    """Panels below each other, each with room for so many lines of text."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    heights = [0.65 + 0.24 * count for count in lines]
+    figure = Figure(figsize=(1.6 * WIDTH, 0.4 + sum(heights)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(lines), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for ax in axes:
+        ax.spines[["top", "right", "left"]].set_visible(False)
+        ax.tick_params(axis="y", length=0)
+        ax.tick_params(axis="x", labelsize=8.5)
+    return figure, list(axes)
+
+
+def set_scale(ax: "Axes", values: Sequence[float], of: Literal["x", "y"] = "y") -> None:
     """Logarithmic where the largest value is more than three times the smallest; plain numbers at the ticks."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+    axis, set_limits = (ax.xaxis, ax.set_xlim) if of == "x" else (ax.yaxis, ax.set_ylim)
     low, high = min(values), max(values)
     if low > 0 and high > 3 * low:
-        ax.set_yscale("log")
-        subs = (1.0, 2.0, 5.0) if high < 1000 * low else (1.0,)
-        ax.yaxis.set_major_locator(LogLocator(subs=subs))
-        ax.yaxis.set_minor_locator(NullLocator())
+        (ax.set_xscale if of == "x" else ax.set_yscale)("log")
+        subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if high < 8 * low else (1.0, 2.0, 5.0) if high < 1000 * low else (1.0,)
+        axis.set_major_locator(LogLocator(subs=subs))
+        axis.set_minor_locator(NullLocator())
         margin = (high / low) ** 0.06
-        ax.set_ylim(low / margin**1.6, high * margin)
+        set_limits(low / margin**1.6, high * margin)
     else:
         margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-        ax.set_ylim(low - 1.6 * margin, high + margin)
-        ax.yaxis.set_major_locator(MaxNLocator(6))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}" if value < 1e6 else f"{value:.0e}"))
+        set_limits(low - 1.6 * margin, high + margin)
+        axis.set_major_locator(MaxNLocator(6))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}" if value < 1e6 else f"{value:.0e}"))
 
 
 def labels_at_right(ax: "Axes", labels: Sequence[tuple[float, str]]) -> None:
@@ -90,9 +108,14 @@ def _top(cluster: Sequence[float], step: float) -> float:
     return _bottom(cluster, step) + step * (len(cluster) - 1)
 
 
-def short(label: str, limit: int = 30) -> str:
+def short(label: str, limit: int = 60) -> str:
     label = one_line(label)
     return label if len(label) <= limit else label[: limit - 1] + "…"
+
+
+def wrapped(label: str, width: int = 34, rows: int = 3) -> str:
+    """A label in lines of at most `width` characters; what `rows` lines do not hold is left out."""
+    return textwrap.fill(one_line(label), width, max_lines=rows, placeholder=" …")
 
 
 def legend(figure: "Figure", *axes: "Axes") -> None:

@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pandas import DataFrame
-
 from reproducer.paper import SEVEN_TASKS, Item, items, load_item, method
 from reproducer.paper import PaperRow as Printed
 from reproducer.reporting.cost import seen_columns
-from reproducer.reporting.rows import CUT, Line, blocks, lines
+from reproducer.reporting.rows import CUT, Line, blocks, by_seed, estimate, lines
 from reproducer.stages.results import Column, ComparedRow, Order, PaperCell, PaperComparison, Place, Results
 
 PLACE = [*CUT, "label"]
@@ -30,7 +28,7 @@ def item_of(results: Results) -> Item | None:
     item = load_item(key)
     tasks = [column.key for column in results.columns if column.kind == "accuracy" and column.source]
     told = {model.name: model.averaged for model in results.models if model.averaged is not None}
-    of_paper = {paper: told.get(name, tasks) for name, paper in _stands_for(results, item).items()}
+    of_paper = {paper: told.get(name, tasks) for name, paper in stands_for(results, item).items()}
     rows = [_averaged(row, of_paper.get(row.model, tasks), len(tasks)) for row in item.rows]
     return item.model_copy(update={"rows": rows})
 
@@ -63,7 +61,7 @@ def compare(results: Results) -> PaperComparison | None:
     if item is None:
         return None
     ours = lines(results.rows)
-    models = _stands_for(results, item)
+    models = stands_for(results, item)
     pairs = [(line, _partner(line, ours, item, models)) for line in ours]
     matched = [(line, paper) for line, paper in pairs if paper is not None]
     dense = {paper.model: (line, paper) for line, paper in matched if line["method"] == "dense"}
@@ -85,8 +83,8 @@ def compare(results: Results) -> PaperComparison | None:
     )
 
 
-def _stands_for(results: Results, item: Item) -> dict[str, str]:
-    """The paper's model by ours: as told, else in their order."""
+def stands_for(results: Results, item: Item) -> dict[str, str]:
+    """The paper's model by ours, of the models of an item: as told, else in their order."""
     told = {model.name: model.stands_for or model.name for model in results.models}
     papers = list(dict.fromkeys(row.model for row in item.rows))
     names = list(dict.fromkeys(row.model for row in results.rows))
@@ -95,26 +93,35 @@ def _stands_for(results: Results, item: Item) -> dict[str, str]:
     return models | dict(zip((name for name in names if name not in models), left, strict=False))
 
 
-def _plain(label: str) -> str:
+def stands_for_any(results: Results) -> dict[str, str]:
+    """The paper's model by ours, of all models that its tables have."""
+    rows = [row for key in items() for row in load_item(key).rows]
+    return stands_for(results, Item(item="", caption="", columns=[], rows=rows))
+
+
+def plain(label: str) -> str:
     """A label without case, blanks and the name of the paper's method: `w/o D` after that name is `w/o D`."""
     return "".join(label.lower().replace(method().label.lower(), "").split())
 
 
-def _partner(line: Line, ours: Sequence[Line], item: Item, models: Mapping[str, str]) -> Printed | None:
-    def same(paper: Printed) -> bool:
-        methods = {paper.method, line["method"]}
-        if paper.model != models.get(line["model"]) or not (
-            len(methods) == 1 or (item.any_method and "dense" not in methods)
-        ):
-            return False
-        if line["method"] == "dense":
-            return True
-        by_ratio = line["ratio"] is not None and abs(line["ratio"] - paper.ratio) < 1e-9
-        by_layer = line["structure_ratio"] is not None and line["structure_ratio"] == paper.structure_ratio
-        return paper.recovery == line["recovery"] and (by_ratio or by_layer)
+def is_row(line: Line, paper: Printed, models: Mapping[str, str], any_method: bool = False) -> bool:
+    """Whether a line has the model, method, recovery and cut of a row of the paper, `models` being the paper's by ours.
 
-    found = [paper for paper in item.rows if same(paper)]
-    named = [paper for paper in found if _plain(paper.label) == _plain(line["label"])]
+    `any_method`: a pruned row's numbers do not depend on which method pruned it.
+    """
+    methods = {paper.method, line["method"]}
+    if paper.model != models.get(line["model"]) or not (len(methods) == 1 or (any_method and "dense" not in methods)):
+        return False
+    if line["method"] == "dense":
+        return True
+    by_ratio = line["ratio"] is not None and abs(line["ratio"] - paper.ratio) < 1e-9
+    by_layer = line["structure_ratio"] is not None and line["structure_ratio"] == paper.structure_ratio
+    return paper.recovery == line["recovery"] and (by_ratio or by_layer)
+
+
+def _partner(line: Line, ours: Sequence[Line], item: Item, models: Mapping[str, str]) -> Printed | None:
+    found = [paper for paper in item.rows if is_row(line, paper, models, item.any_method)]
+    named = [paper for paper in found if plain(paper.label) == plain(line["label"])]
     if named:
         return named[0]
     alike = [other for other in ours if all(other[name] == line[name] for name in ["method", *CUT])]
@@ -180,6 +187,8 @@ class Standing:
     """The mean over perplexities of a line of the paper's own method, and of the best baseline beside it (no control).
 
     Over the seeds that both have finished, and the texts that all of these measured.
+
+    `interval`: by how many per cent of the other's value the line's is above it, paired by seed; None of a single seed.
     """
 
     line: Line
@@ -188,6 +197,7 @@ class Standing:
     other_value: float
     seeds: list[int]
     columns: list[Column]
+    interval: tuple[float, float] | None
 
 
 def standings(results: Results) -> list[Standing]:
@@ -205,12 +215,14 @@ def standings(results: Results) -> list[Standing]:
 
 
 def _standing(line: Line, other: Line, columns: list[Column]) -> Standing | None:
-    ours, theirs = (
-        DataFrame({row.seed: [row.metrics.get(column.key) for column in columns] for row in one["done"]}, dtype=float)
-        for one in (line, other)
-    )
-    seeds = [seed for seed in sorted({*ours} & {*theirs}) if ours[seed].notna().all() and theirs[seed].notna().all()]
-    if not seeds or not columns:
+    keys = [column.key for column in columns]
+    ours, theirs = (by_seed(one, keys) if one["done"] else {} for one in (line, other))
+    seeds = sorted(ours.keys() & theirs.keys())
+    means = [estimate([side[seed] for seed in seeds]) for side in (ours, theirs)]
+    gap = estimate([ours[seed] - theirs[seed] for seed in seeds])
+    if gap is None or means[0] is None or means[1] is None:
         return None
-    means = [float(side[seeds].to_numpy().mean()) for side in (ours, theirs)]
-    return Standing(line, other, means[0], means[1], seeds, columns)
+    scale, interval = 100 / means[1].mean, None
+    if gap.half is not None:
+        interval = (scale * (gap.mean - gap.half), scale * (gap.mean + gap.half))
+    return Standing(line, other, means[0].mean, means[1].mean, seeds, columns, interval)

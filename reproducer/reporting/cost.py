@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from reproducer.reporting.rows import Line, blocks, lines
+from reproducer.reporting.rows import Estimate, Line, blocks, by_seed, estimate, lines
 from reproducer.stages.results import Column, Results, Sight
 
 EVEN = 0.005  # by which rows of one ratio may differ in what they lost
@@ -19,13 +19,14 @@ class Point:
 
     Attributes:
         cost: tokens forward and, twice as dear, backward; the mean over seeds.
-        quality: the mean perplexity of the texts that the report measures on.
+        quality, half: the mean perplexity of the texts that the report measures on, and half the width of its interval.
         best: no other line is both cheaper and better.
     """
 
     line: Line
     cost: float
     quality: float
+    half: float | None
     best: bool
 
 
@@ -38,10 +39,9 @@ def unseen_columns(results: Results) -> list[Column]:
     return [column for column in results.columns if column.unseen]
 
 
-def mean_of(line: Line, columns: Sequence[Column]) -> float | None:
-    """The mean of some columns of a line; None where one of them is not known."""
-    values = [line["mean"][column.key] for column in columns if column.key in line["mean"]]
-    return sum(values) / len(values) if values and len(values) == len(columns) else None
+def mean_of(line: Line, columns: Sequence[Column]) -> Estimate | None:
+    """The mean of some columns over the seeds that have them all; None without one."""
+    return estimate([*by_seed(line, [column.key for column in columns]).values()])
 
 
 def fronts(results: Results) -> list[list[Point]]:
@@ -55,11 +55,11 @@ def fronts(results: Results) -> list[list[Point]]:
             if line["method"] != "dense" and cost is not None and quality is not None:
                 known.append((line, cost, quality))
         if len(known) >= 3:
-            known.sort(key=lambda one: (one[1], one[2]))
+            known.sort(key=lambda one: (one[1], one[2].mean))
             found.append(
                 [
-                    Point(line, cost, quality, all(quality < other for _, _, other in known[:place]))
-                    for place, (line, cost, quality) in enumerate(known)
+                    Point(line, cost, one.mean, one.half, all(one.mean < other.mean for *_, other in known[:place]))
+                    for place, (line, cost, one) in enumerate(known)
                 ]
             )
     return found

@@ -4,13 +4,14 @@ Whatever a template prints is escaped unless it is `Raw`: what a macro has made,
 words of the templates that all formats share are escaped too.
 """
 
+import html
 import re
 import unicodedata
 from typing import Any
 
 
 class Raw(str):
-    """Text that is already in the format of the report (Markdown or LaTeX) and is printed as it is."""
+    """Text that is already in the format of the report and is printed as it is."""
 
     __slots__ = ()
 
@@ -54,6 +55,21 @@ def _markdown_characters(text: str) -> str:
 def words_markdown(text: str) -> str:
     """The words of a shared template: lines and paragraphs stay; none of them begins with a sign of Markdown."""
     return _markdown_characters(re.sub(r"[ \t]*\n[ \t]*", "\n", text))
+
+
+def escape_html(value: Any) -> Raw:
+    """`value` as text of HTML, between tags or in a quoted attribute, that reads as it was given."""
+    return value if isinstance(value, Raw) else Raw(html.escape(one_line(value)))
+
+
+def words_html(text: str) -> str:
+    """The words of a shared template: lines and paragraphs stay."""
+    return html.escape(text, quote=False)
+
+
+def escape_plain(value: Any) -> Raw:
+    """`value` for a terminal: one line, and no character that a terminal would obey."""
+    return value if isinstance(value, Raw) else Raw(one_line(value))
 
 
 _TEX = {

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pandas
@@ -14,30 +15,35 @@ from reproducer.reporting.axes import (
     BLUE,
     GREEN,
     GREY,
+    HEIGHT,
     LINES,
     ORANGE,
     PURPLE,
     RED,
     SKY,
     WIDTH,
+    apart,
     labels_at_right,
     legend,
     new_figure,
+    new_rows,
     set_scale,
     short,
+    wrapped,
 )
 from reproducer.reporting.comparison import item_of
-from reproducer.reporting.cost import Point, fronts
-from reproducer.reporting.numbers import cut, perplexity, tuning
-from reproducer.reporting.rows import Line, blocks, lines
+from reproducer.reporting.cost import Point, fronts, mean_of
+from reproducer.reporting.numbers import cut, perplexity, plus_minus, tuning
+from reproducer.reporting.rows import Estimate, Line, blocks, lines
 from reproducer.reporting.searches import Histories, best_so_far, histories
+from reproducer.reporting.verdicts import Verdict
 from reproducer.stages.results import Column, Results, Row, Search
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FAR = 3  # a baseline so many times above the worst trial would squeeze the trials together: it is named at the top
+FAR = 3  # so many times above the worst trial, or the median method, a value would squeeze the others together
 PLACE = ("model", "ratio", "structure_ratio")
 
 
@@ -46,31 +52,37 @@ class Picture:
     """A figure that was drawn.
 
     Attributes:
-        kind: `accuracy`, `perplexity`, `cost`, `training`, `histories` or `search`.
+        kind: `claims`, `accuracy`, `perplexity`, `cost`, `training`, `histories` or `search`.
         name: of its files, without their endings.
-        of: what it shows: the columns, the `Point`s, the `Histories`, or the place of the search in the results.
+        of: what it shows: the verdicts, the columns, the `Point`s, the `Histories`, or the place of the search in the
+            results.
         wide: it needs a page's whole width.
+        png: its file.
     """
 
     kind: str
     name: str
     of: Any
     wide: bool
+    png: Path
 
 
-def draw(results: Results, directory: Path) -> list[Picture]:
-    """Draw what `results` has figures for into `directory`, each as `name`.png and `name`.pdf."""
+def draw(results: Results, directory: Path, verdicts: Sequence[Verdict] = ()) -> list[Picture]:
+    """Draw what there are figures for into `directory`, each as `name`.png and `name`.pdf."""
     drawn: list[Picture] = []
 
     def save(figure: Figure, kind: str, name: str, of: Any) -> None:
         name = re.sub(r"[^a-z0-9]+", "-", name.lower().replace("%", "")).strip("-")[:100]
         taken = {picture.name for picture in drawn}
         name = next(n for n in (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3))) if n not in taken)
-        figure.savefig(directory / f"{name}.png", dpi=200)
+        png = directory / f"{name}.png"
+        figure.savefig(png, dpi=200)
         figure.savefig(directory / f"{name}.pdf", metadata={"CreationDate": None})  # same results, same bytes
-        drawn.append(Picture(kind, name, of, figure.get_figwidth() > 1.3 * WIDTH))
+        drawn.append(Picture(kind, name, of, figure.get_figwidth() > 1.3 * WIDTH, png))
 
     directory.mkdir(parents=True, exist_ok=True)
+    if any(one.ours is not None for one in verdicts):
+        save(claims(verdicts), "claims", "claims", verdicts)
     for kind in ("accuracy", "perplexity"):
         if (figure := averages(results, kind)) is not None:
             save(figure, kind, f"average-{kind}", averaged(results, kind))
@@ -94,11 +106,9 @@ def averaged(results: Results, kind: str) -> list[Column]:
     return [column for column in found if column.key == "average_acc"] or found
 
 
-Panel = tuple[str, list[list[Line]], float | None]  # title, blocks, the dense model's height
-
-
 def averages(results: Results, kind: str) -> Figure | None:
-    """A bar (a point for perplexities) a method, a panel a model and cut, colours by recovery.
+    """A bar (a point for perplexities) a method, with its interval over seeds; a panel a model and cut, colours by
+    recovery.
 
     None if no pruned row has the columns; a line counts only with all of them. Accuracies, in percent, have the paper's
     own averages in panels beside them, where they are known. Perplexities are on a logarithmic axis where they differ
@@ -111,29 +121,43 @@ def averages(results: Results, kind: str) -> Figure | None:
     if kind == "accuracy":
         printed = _panels(_paper_lines(results), columns)
         panels += [(f"{title} (paper)", members, dense) for title, members, dense in printed]
-    names = max(len({line["label"] for block in members for line in block}) for _, members, _ in panels)
-    figure, axes = new_figure(len(panels), width=min(max(WIDTH, 0.85 * names * len(panels)), 3 * WIDTH))
+    one = short(columns[0].label) if len(columns) == 1 and columns[0].source else "average"
+    name = "mean perplexity (lower is better)" if kind == "perplexity" else f"{one} accuracy (%)"
+    names = list(dict.fromkeys(line["label"] for _, members, _ in panels for block in members for line in block))
+    rows = sum(max(wrapped(name).count("\n") + 1.5, 0.8 * max(len(found) for _, found, _ in panels)) for name in names)
+    figure, axes = new_figure(len(panels), width=max(WIDTH, 2.6 + 2.7 * len(panels)), height=1.3 + 0.22 * rows)
     heights = [_height(line, columns) for _, members, _ in panels for block in members for line in block]
-    known = [height for height in [*heights, *(dense for *_, dense in panels)] if height is not None]
+    means = [height.mean for height in heights if height is not None]
+    ends = [height.mean + side * height.half for height in heights if height and height.half for side in (-1, 1)]
+    known = [*means, *(dense for *_, dense in panels if dense is not None)]
+    if kind == "perplexity":  # what would squeeze the others is named at the edge
+        known = [value for value in known if value <= FAR * median(means)]
+        ends = [end for end in ends if min(known) / FAR < end <= FAR * median(means)]
+    known += ends
     for ax, (title, members, dense) in zip(axes, panels, strict=True):
         if kind == "perplexity":
-            set_scale(ax, known)
-            low, high = ax.get_ylim()
-            ax.set_ylim(top=high * (high / low) ** 0.06 if ax.get_yscale() == "log" else high + 0.06 * (high - low))
-        else:
-            ax.set_ylim(0, 1.12 * max(known))
-        _panel(ax, members, columns, dense)
+            set_scale(ax, known, "x")
+            ax.grid(axis="y", color="#dddddd", lw=0.7)
+            ax.set_axisbelow(True)
+        low, high = ax.get_xlim() if kind == "perplexity" else (0.0, max(known))
+        right = high * (high / low) ** 0.18 if ax.get_xscale() == "log" else high + 0.18 * (high - low)
+        ax.set_xlim(low, right)  # room for the values
+        _panel(ax, members, columns, dense, names)
         if len(panels) > 1:
-            ax.set_title(short(title, 40), fontsize=10, parse_math=False)
-    one = short(columns[0].label, 40) if len(columns) == 1 and columns[0].source else "average"
-    name = "mean perplexity (lower is better)" if kind == "perplexity" else f"{one} accuracy (%)"
-    axes[0].set_ylabel(name, fontsize=10, parse_math=False)
+            ax.set_title(wrapped(title, 30, 2), fontsize=10, parse_math=False)
+        ax.set_xlabel(name, fontsize=9.5, parse_math=False)
+    axes[0].set_yticks(range(len(names)), [wrapped(label) for label in names], fontsize=9, parse_math=False)
+    axes[0].set_ylim(len(names) - 0.4, -0.6)
     legend(figure, *axes)
     return figure
 
 
+Panel = tuple[str, list[list[Line]], float | None]  # title, blocks, the dense model's value
+
+
 def _panels(found: Sequence[Line], columns: Sequence[Column]) -> list[Panel]:
-    dense = {line["model"]: _height(line, columns) for line in found if line["method"] == "dense"}
+    heights = {line["model"]: _height(line, columns) for line in found if line["method"] == "dense"}
+    dense = {model: height.mean for model, height in heights.items() if height is not None}
     pruned = [line for line in found if line["method"] != "dense"]
     return [
         (f"{panel[0]['model']}, {cut(panel[0])}", blocks(panel), dense.get(panel[0]["model"]))
@@ -161,70 +185,136 @@ def _paper_lines(results: Results) -> list[Line]:
     )
 
 
-def _height(line: Line, columns: Sequence[Column]) -> float | None:
-    values = [line["mean"][column.key] for column in columns if column.key in line["mean"]]
-    if not values or len(values) < len(columns):
-        return None
-    return sum(values) / len(values) * (100 if columns[0].kind == "accuracy" else 1)
+def _height(line: Line, columns: Sequence[Column]) -> Estimate | None:
+    """The mean of the columns, accuracies in percent."""
+    found = mean_of(line, columns)
+    if found is None or columns[0].kind != "accuracy":
+        return found
+    return Estimate(100 * found.mean, None if found.half is None else 100 * found.half)
 
 
-def _panel(ax: Axes, panel: Sequence[list[Line]], columns: Sequence[Column], dense: float | None) -> None:
-    from matplotlib.patheffects import withStroke
-
+def _panel(
+    ax: Axes, panel: Sequence[list[Line]], columns: Sequence[Column], dense: float | None, names: Sequence[str]
+) -> None:
+    """A line of text a name of `names`, from the top down."""
     accuracy = columns[0].kind == "accuracy"
-    names = list(dict.fromkeys(line["label"] for block in panel for line in block))
     width = 0.8 / len(panel)
     for k, block in enumerate(panel):
         color = (SKY, BLUE, GREEN, PURPLE)[k % 4]
         for line in block:
-            x, height = names.index(line["label"]) + (k - (len(panel) - 1) / 2) * width, _height(line, columns)
+            y, height = names.index(line["label"]) + (k - (len(panel) - 1) / 2) * width, _height(line, columns)
             if height is None:
-                ax.text(x, 0.01, "failed" if line["status"] == "failed" else "–", rotation=90, fontsize=8, color=RED,
-                        transform=ax.get_xaxis_transform(), ha="center", va="bottom")  # fmt: skip
+                failed = line["status"] == "failed"
+                ax.text(0.99, y, "failed" if failed else "not run", fontsize=8, color=RED if failed else GREY,
+                        transform=ax.get_yaxis_transform(), va="center", ha="right")  # fmt: skip
                 continue
             if accuracy:
-                ax.bar(x, height, 0.94 * width, color=color, label=short(tuning(line)))
+                ax.barh(y, height.mean, 0.94 * width, color=color, label=short(tuning(line)))
+            elif height.mean > ax.get_xlim()[1]:
+                ax.text(0.99, y, f"{plus_minus(height.mean, height.half)} →", fontsize=8, color="#333333",
+                        transform=ax.get_yaxis_transform(), va="center", ha="right")  # fmt: skip
+                continue
             else:
-                ax.scatter(x, height, s=40, color=color, label=short(tuning(line)), zorder=3)
-            text = f"{height:.1f}" if accuracy else perplexity(height) if height < 100 else f"{height:.4g}"
-            ax.annotate(
-                text, (x, height), xytext=(0, 2 if accuracy else 5), textcoords="offset points", ha="center",
-                fontsize=7.5, zorder=6, path_effects=[withStroke(linewidth=2, foreground="white")],
-            )  # fmt: skip
+                ax.scatter(height.mean, y, s=36, color=color, label=short(tuning(line)), zorder=3)
+            if height.half:
+                ax.errorbar(height.mean, y, xerr=height.half, color="#333333", lw=1.1, capsize=3, zorder=4)
+            _value(ax, y, height, f"{height.mean:.1f}" if accuracy else plus_minus(height.mean, None))
     if dense is not None:
-        ax.axhline(dense, color=RED, lw=1.2, ls="--", label="dense", zorder=0.5 if accuracy else 2)
-        ax.annotate(
-            f"{dense:.1f}" if accuracy else perplexity(dense), (1, dense), xycoords=("axes fraction", "data"),
-            xytext=(2, 0), textcoords="offset points", va="center", fontsize=7.5, color=RED, annotation_clip=False,
-        )  # fmt: skip
-    ax.set_xticks(range(len(names)), [short(name) for name in names], fontsize=8.5, parse_math=False)
-    ax.set_xlim(-0.6, len(names) - 0.4)
-    for tick in ax.get_xticklabels():
-        tick.set(rotation=25, ha="right", rotation_mode="anchor")
+        text = f"dense {dense:.1f}" if accuracy else f"dense {plus_minus(dense, None)}"
+        ax.axvline(dense, color=RED, lw=1.2, ls="--", label=text if len(ax.figure.axes) == 1 else "dense", zorder=2)
+
+
+def _value(ax: Axes, y: float, height: Estimate, text: str) -> None:
+    """A value written right of its interval, or at the axes' edge where that is beyond it."""
+    from matplotlib.patheffects import withStroke
+
+    end = min(height.mean + (height.half or 0), ax.get_xlim()[1])
+    ax.annotate(
+        text, (end, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=7.5, zorder=6,
+        path_effects=[withStroke(linewidth=2, foreground="white")],
+    )  # fmt: skip
+
+
+OUTCOMES = {"supported": BLUE, "contradicted": RED, "inconclusive": GREY, "not tested": GREY}
+
+
+def claims(verdicts: Sequence[Verdict]) -> Figure:
+    """A claim with an effect a line: by how much its effect here, and the paper's, is beyond what the claim asks for.
+
+    Right of the line is what the paper claims, left of it the opposite; a panel a unit. Claims have the numbers that
+    the report gives them.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    tested = [(number, one) for number, one in enumerate(verdicts, start=1) if one.ours is not None]
+    units = list(dict.fromkeys(one.unit for _, one in tested))
+    panels = [[one for _, one in tested if one.unit == unit] for unit in units]
+    texts = [[wrapped(f"{number}. {one.text}", 58) for number, one in tested if one.unit == unit] for unit in units]
+    figure, axes = new_rows([sum(text.count("\n") + 1.6 for text in of_panel) for of_panel in texts])
+    for ax, panel, names in zip(axes, panels, texts, strict=True):
+        for y, one in enumerate(panel):
+            color = OUTCOMES[one.outcome]
+            if one.low is not None and one.high is not None:
+                ends = [_beyond(one, end) for end in (one.low, one.high)]
+                ax.plot(ends, [y, y], color=color, lw=2, solid_capstyle="butt", zorder=2)
+            if one.ours is not None:
+                ax.scatter(_beyond(one, one.ours), y, s=36, color=color, label=f"here: {one.outcome}", zorder=3)
+            if one.paper is not None:
+                ax.scatter(_beyond(one, one.paper), y, s=30, marker="D", facecolor="none", edgecolor="#333333",
+                           label="the paper", zorder=4)  # fmt: skip
+        ax.axvline(0, color="#333333", lw=0.9, zorder=1)
+        ax.set_yticks(range(len(panel)), names, fontsize=8.5, parse_math=False)
+        ax.set_ylim(len(panel) - 0.4, -0.6)
+        ax.xaxis.set_major_locator(MaxNLocator(6))
+        ax.set_xlabel(f"{panel[0].unit} beyond what the claim asks for (right: as claimed)", fontsize=9)
+    legend(figure, *axes)
+    return figure
+
+
+def _beyond(one: Verdict, value: float) -> float:
+    """How far an effect is beyond what the claim asks for; below 0 on the other side."""
+    return (value - (one.threshold or 0.0)) * (1 if one.favourable == "higher" else -1)
 
 
 def front(points: Sequence[Point]) -> Figure:
     """Quality against cost, a point a line; those that no other one beats in both are joined."""
-    figure, (ax,) = new_figure(width=1.6 * WIDTH)
+    figure, (ax,) = new_figure(width=1.6 * WIDTH, height=1.2 * HEIGHT)
     positive = [point.cost for point in points if point.cost > 0]
     least = 0.4 * min(positive, default=1.0)
-    set_scale(ax, [point.quality for point in points])
+    set_scale(ax, [point.quality + side * (point.half or 0) for point in points for side in (-1, 1)])
     ax.set_xscale("log")
     ax.set_xlim(0.7 * least, 30 * max(positive, default=1.0))  # room for labels
-    places = [(max(point.cost, least), point.quality) for point in points]
-    best = [place for place, point in zip(places, points, strict=True) if point.best]
-    ax.plot(*zip(*best, strict=True), color=BLUE, linewidth=1, drawstyle="steps-post", zorder=1)
-    for (x, y), point in zip(places, points, strict=True):
-        ax.scatter([x], [y], color=BLUE if point.best else GREY, s=24, zorder=2)
-        ax.annotate(short(point.line["label"]), (x, y), xytext=(5, 3), textcoords="offset points", fontsize=8,
-                    parse_math=False)  # fmt: skip
+    by_cost: dict[float, list[Point]] = {}
+    for point in points:
+        by_cost.setdefault(max(point.cost, least), []).append(point)
+    places: list[tuple[float, float]] = []
+    for cost, members in by_cost.items():
+        heights = [(ax.transData.transform((cost, one.quality))[1], one) for one in members]
+        bottom, top = ax.transAxes.transform([(0, 0), (0, 1)])[:, 1]
+        labels = apart([(height - bottom) / (top - bottom) for height, _ in heights], 0.055)
+        for k, (point, label) in enumerate(zip(members, labels, strict=True)):
+            color, x = BLUE if point.best else GREY, cost * 1.05**k  # beside each other where they cost the same
+            ax.scatter([x], [point.quality], color=color, s=24, zorder=3)
+            if point.half:
+                ax.errorbar(x, point.quality, point.half, color=color, lw=0.9, capsize=2, zorder=2)
+            if point.best:
+                places.append((x, point.quality))
+            ax.annotate(
+                short(point.line["label"]), xy=(x, point.quality), xytext=(cost * 1.05 ** len(members) * 1.06, label),
+                textcoords=ax.get_xaxis_transform(), fontsize=8, va="bottom", parse_math=False,
+                arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "lw": 0.6, "shrinkA": 0, "shrinkB": 3},
+            )  # fmt: skip
+    ax.plot(*zip(*places, strict=True), color=BLUE, lw=1, alpha=0.4, drawstyle="steps-post", zorder=1)
     ax.set_xlabel("tokens, backward counted twice (log scale)", fontsize=10)
     ax.set_ylabel("mean perplexity (lower is better)", fontsize=10)
     return figure
 
 
 def search_history(search: Search) -> Figure:
-    """Objective by trial, counted from 1, best so far, a labelled line a baseline; a rug of trials without a value."""
+    """Objective by trial, counted from 1, a labelled line a baseline, a rug of trials without a value.
+
+    The best so far is of the search's own trials: those that are set to a baseline are no merit of it.
+    """
     figure, (ax,) = new_figure()
     values = [trial.value for trial in search.trials if trial.value is not None]
     baselines = [(b.value, f"{short(b.label)} {perplexity(b.value)}") for b in search.baselines if b.value is not None]
@@ -239,21 +329,26 @@ def search_history(search: Search) -> Figure:
         if shown:
             ax.scatter(list(shown), list(shown.values()), s=34 if of_baselines else 18, color=color, marker=marker,
                        label=label, zorder=3 + of_baselines)  # fmt: skip
-    curve = best_so_far(search, baselines=True)
+    curve = best_so_far(search)
     start = sum(value == float("inf") for value in curve)
-    ax.step(range(start + 1, len(curve) + 1), curve[start:], where="post", color=BLUE, lw=2, zorder=5,
-            label="best so far")  # fmt: skip
+    if start < len(curve):
+        ax.step(range(start + 1, len(curve) + 1), curve[start:], where="post", color=BLUE, lw=2, zorder=5,
+                label="best of its own so far")  # fmt: skip
     for value, _ in baselines:
         if value <= ax.get_ylim()[1]:  # else its label alone, with an arrow, at the top
             ax.axhline(value, color=GREY, lw=0.9, ls="--", zorder=1)
     lost = [trial for trial in search.trials if trial.value is None]
-    for place, (states, label, marker, color) in enumerate(
-        ((("stopped",), "stopped", "|", GREY), (("failed", "void"), "failed", "x", RED))
+    for place, (state, label, marker, color) in enumerate(
+        (
+            ("stopped", "stopped early", "|", GREY),
+            ("void", "no finite value", "+", PURPLE),
+            ("failed", "failed", "x", RED),
+        )
     ):
-        numbers = [trial.number + 1 for trial in lost if trial.state in states]
+        numbers = [trial.number + 1 for trial in lost if trial.state == state]
         if numbers:  # a rug along the bottom of the axes
-            ax.scatter(numbers, [0.02 + 0.03 * place] * len(numbers), transform=ax.get_xaxis_transform(), marker=marker,
-                       s=24, color=color, zorder=4, label=label)  # fmt: skip
+            ax.scatter(numbers, [0.02 + 0.035 * place] * len(numbers), transform=ax.get_xaxis_transform(), s=24,
+                       marker=marker, color=color, zorder=4, label=label)  # fmt: skip
     _trials(ax, "trial", "objective (lower is better)")
     labels_at_right(ax, baselines)
     legend(figure, ax)
@@ -281,7 +376,7 @@ def convergence(group: Histories) -> Figure:
         mean = [sum(curve[i] for curve in curves) / len(curves) for i in at]
         low, high = ([pick(curve[i] for curve in curves) for i in at] for pick in (min, max))
         counts = [i + 1 for i in at]
-        text = f"{short(label, 30)} ({len(curves)} seeds)" if len(curves) > 1 else short(label, 30)
+        text = f"{short(label)} ({len(curves)} seeds)" if len(curves) > 1 else short(label)
         ax.step(counts, mean, where="post", color=color, lw=2, label=text, zorder=3)
         if len(curves) > 1:
             ax.fill_between(counts, low, high, step="post", color=color, alpha=0.2, lw=0, zorder=2)
@@ -300,7 +395,7 @@ def losses(rows: Sequence[Row]) -> Figure:
     labels = list(dict.fromkeys(line["label"] for panel in panels for line in panel))
     for ax, panel in zip(axes, panels, strict=True):
         for line in panel:
-            color, label = LINES[labels.index(line["label"]) % len(LINES)], short(line["label"], 30)
+            color, label = LINES[labels.index(line["label"]) % len(LINES)], short(line["label"])
             for row in line["rows"]:
                 loss = pandas.Series([step.loss for step in row.training], [step.step for step in row.training])
                 window = 2 * (len(loss) // 15) + 1

@@ -1,6 +1,7 @@
 """Numbers and settings as a report shows them."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from reproducer.stages.results import Column
@@ -23,30 +24,72 @@ def other(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 1 else perplexity(value)
 
 
-def nats(value: float) -> str:
-    return f"{value:.3f}".replace("-", "−")
+def with_interval(value: float, half: float | None, column: Column) -> str:
+    """A value of a column with half the width of its interval; accuracies, given as fractions, in percent."""
+    if column.kind == "accuracy":
+        value, half = 100 * value, None if half is None else 100 * half
+    return plus_minus(value, half, most=6 if column.kind == "other" else 2)
 
 
-def nats_a_letter(value: float) -> str:
-    """Of nats over a choice's characters or bytes: smaller numbers, a digit more."""
-    return f"{value:.4f}".replace("-", "−")
+def plus_minus(value: float, half: float | None, signs: bool = False, most: int = 4) -> str:
+    """Two digits of the half, and the value as far as they reach; three digits of a value without a half.
+
+    No more than `most` places behind the point.
+    """
+    places = min(_places(half, 2) if half else _places(value, 3), most)
+    plus = "+" if signs and value > 0 else ""
+    return plus + _fixed(value, places) + (f" ± {_fixed(half, places)}" if half else "")
 
 
-FORMATS = {"perplexity": perplexity, "accuracy": percent, "other": other}
+def _places(value: float, digits: int) -> int:
+    """Places behind the point that show so many digits of `value`."""
+    return max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
 
 
-def form_of(column: Column) -> Callable[[float], str]:
-    """How the values of a column are written."""
-    if column.is_margin:
-        return nats if column.unit == "nats" else nats_a_letter
-    return FORMATS[column.kind]
+def _fixed(value: float, places: int) -> str:
+    text = perplexity(value) if abs(value) >= 1e6 else f"{value:.{places}f}"
+    return text.replace("-", "−") if float(text) else text.lstrip("-")
+
+
+def effect(value: float | None, unit: str, signs: bool = True) -> str | None:
+    """An effect of a claim with its unit, to three digits; `signs`: it is a difference, so a plus is written too."""
+    if value is None:
+        return None
+    text = _signed(value, min(_places(value, 3), 2), unit, signs)
+    number = text.rstrip("0").rstrip(".") if "." in text else text
+    return _with_unit(number, unit)
+
+
+def ranged(value: float, low: float | None, high: float | None, unit: str, signs: bool = True) -> str:
+    """An effect and its interval: `−10.3% [−14.0, −6.6]`, as far as that lets digits tell something."""
+    if low is None or high is None:
+        return str(effect(value, unit, signs))
+    places = min(_places((high - low) / 2, 2), 2)
+    number, *ends = (_signed(one, places, unit, signs) for one in (value, low, high))
+    return f"{_with_unit(number, unit)} [{ends[0]}, {ends[1]}]"
+
+
+def correlation(value: float, low: float, high: float) -> str:
+    """A coefficient and its interval: `−0.42 [−0.71, 0.05]`."""
+    number, *ends = (f"{one:.2f}".replace("-0.00", "0.00").replace("-", "−") for one in (value, low, high))
+    return f"{number} [{ends[0]}, {ends[1]}]"
+
+
+def _signed(value: float, places: int, unit: str, signs: bool) -> str:
+    text = _fixed(abs(value), places)
+    plus = "+" if signs and unit != "times" else ""
+    return text if not float(text) else f"{'−' if value < 0 else plus}{text}"
+
+
+def _with_unit(number: str, unit: str) -> str:
+    return {"per cent": f"{number}%", "times": f"×{number}"}.get(unit, f"{number} {unit}")
 
 
 def signed(value: float | None, kind: str) -> str:
     """With its sign, in the paper's units: an accuracy is in percent already. Nothing for None."""
     if value is None:
         return ""
-    text = FORMATS["other" if kind == "other" else "perplexity"](abs(value))
+    text = (other if kind == "other" else perplexity)(abs(value))
     return text if float(text) == 0 else ("+" if value > 0 else "−") + text
 
 
@@ -134,6 +177,6 @@ FILTERS = {
     function.__name__: function
     for function in (
         perplexity, percent, other, signed, signed_percent, p_value, seconds, size, thousands, ordinal, short,
-        percent1, cut, tuning, setting,
+        percent1, cut, tuning, setting, effect, ranged, plus_minus, correlation,
     )
 }  # fmt: skip

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Any
 
 from pandas import DataFrame, Series
 
-from reproducer.reporting.numbers import form_of
-from reproducer.reporting.tables import Cell, best
+from reproducer.reporting.bootstrap import LEVEL
+from reproducer.reporting.numbers import with_interval
+from reproducer.reporting.tables import Cell
 from reproducer.stages.results import Column, Row
 
+CONFIDENCE = 1 - LEVEL  # of intervals
 CUT = ["model", "ratio", "structure_ratio", "recovery", "recovery_label"]
 LINE = [*CUT, "method", "label"]
 COSTS = ["params_removed", "seconds", "peak_memory_bytes", "search_objective"]
@@ -66,25 +71,80 @@ def _known(series: Series) -> dict[str, float]:
     return series.dropna().to_dict()
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds.
+
+    Attributes:
+        mean: of the seeds' values.
+        half: half the width of its `CONFIDENCE` interval, Student's t over seeds; None of a single one.
+    """
+
+    mean: float
+    half: float | None
+
+
+def estimate(values: Sequence[float]) -> Estimate | None:
+    """The mean of one value a seed, with its interval; None without values."""
+    from scipy.stats import t as student
+
+    if not values:
+        return None
+    if len(values) == 1:
+        return Estimate(values[0], None)
+    degrees = len(values) - 1
+    error = stdev(values) / math.sqrt(len(values))
+    return Estimate(fmean(values), float(student.ppf((1 + CONFIDENCE) / 2, degrees)) * error)
+
+
+def by_seed(line: Line, keys: Sequence[str]) -> dict[int, float]:
+    """The mean of the metrics `keys` by seed, of the seeds that have them all.
+
+    Of the finished rows or, where none finished, of what was measured before the failure.
+    """
+    found = {}
+    for row in line["done"] or line["rows"]:
+        values = [_values(row).get(key) for key in keys]
+        known = [value for value in values if value is not None]
+        if known and len(known) == len(values):
+            found[row.seed] = fmean(known)
+    return found
+
+
+def leaders(block: Sequence[Line], keys: Sequence[str], higher_is_better: bool) -> list[int]:
+    """The place of a block's best line, then of those that cannot be told from it; the dense model left out.
+
+    Two lines cannot be told apart where the interval of their difference, paired by seed, holds 0. None is named where
+    there is one line alone, or where the best has a single seed.
+    """
+    values = {i: by_seed(line, keys) for i, line in enumerate(block) if line["method"] != "dense"}
+    means = {i: fmean(of.values()) for i, of in values.items() if of}
+    if len(means) < 2:
+        return []
+    first = (max if higher_is_better else min)(means, key=means.__getitem__)
+    if len(values[first]) < 2:
+        return []
+    found = [first]
+    for i in means.keys() - {first}:
+        both = values[i].keys() & values[first].keys()
+        gap = estimate([values[i][seed] - values[first][seed] for seed in sorted(both)])
+        if gap is not None and gap.half is not None and abs(gap.mean) <= gap.half:
+            found.append(i)
+    return found
+
+
 def cells(block: Sequence[Line], key: str, column: Column) -> list[Cell]:
-    """A column of a block: means, with their deviation over seeds; the best in bold, the dense model left out."""
-    form = form_of(column)
-    means = [line["mean"].get(key) for line in block]
-    bold = best(
-        [
-            None if value is None or line["method"] == "dense" else (value, form(value))
-            for value, line in zip(means, block, strict=True)
-        ],
-        column.higher_is_better,
-    )
-    return [
-        Cell(_spread(line, key, form), i in bold)
-        if line["mean"].get(key) is not None
-        else Cell("failed" if line["status"] == "failed" and key not in COSTS else None)
-        for i, line in enumerate(block)
-    ]
+    """A column of a block: means with their intervals over seeds.
 
-
-def _spread(line: Line, key: str, form: Any) -> str:
-    text, deviation = form(line["mean"][key]), line["deviation"].get(key)
-    return text if deviation is None else f"{text} ± {form(deviation)}"
+    The best is bold, and what cannot be told from it has a sign of it.
+    """
+    ahead = leaders(block, [key], column.higher_is_better)
+    found = []
+    for i, line in enumerate(block):
+        known = estimate([*by_seed(line, [key]).values()])
+        if known is None:
+            found.append(Cell("failed" if line["status"] == "failed" and key not in COSTS else None))
+        else:
+            text = with_interval(known.mean, known.half, column)
+            found.append(Cell(f"{text} ≈" if i in ahead[1:] else text, i in ahead[:1], known.mean))
+    return found

@@ -1,7 +1,7 @@
 """What the records of searches tell: how far each got beyond its baselines, what it cost, and how soon it got there.
 
-Trials are counted from 1, the baselines' and the failed or stopped ones among them. Where searches are compared with
-each other, what the baselines' trials reached is left out, for all searches begin with them.
+Trials are counted from 1, the baselines' and the failed or stopped ones among them. What the baselines' trials reached
+is no merit of a search, and left out.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from reproducer.paper import load_item
+from reproducer.reporting.rows import estimate
 from reproducer.stages.results import Baseline, Search
 
 NEAR = 0.02  # of the final best: what counts as converged
@@ -87,12 +88,14 @@ def flop_7b(search: Search) -> float | None:
     return float(tokens * PARAMETERS_7B)
 
 
-def best_so_far(search: Search, baselines: bool = False) -> list[float]:
-    """After 1, 2, … trials the least value so far; infinite before the first. With `baselines`, theirs too."""
+def best_so_far(search: Search) -> list[float]:
+    """After 1, 2, … trials the least value so far of the search's own; infinite before the first of these.
+
+    A trial that is set to a baseline is none of its own.
+    """
     values: dict[int, float] = {}
     for trial in search.trials:
-        counts = trial.value is not None and (baselines or not trial.baseline)
-        value = trial.value if counts and trial.value is not None else float("inf")
+        value = trial.value if trial.value is not None and not trial.baseline else float("inf")
         values[trial.number] = min(value, values.get(trial.number, float("inf")))
     curve: list[float] = []
     for number in range(max(values, default=-1) + 1):
@@ -106,8 +109,8 @@ def trials_until(curve: Sequence[float], limit: float) -> int | None:
 
 
 def settled(search: Search) -> int | None:
-    """After how many trials the best so far, baselines' trials included, is within `NEAR` of the final best."""
-    curve = best_so_far(search, baselines=True)
+    """After how many trials the best so far of its own is within `NEAR` of the final one."""
+    curve = best_so_far(search)
     return trials_until(curve, (1 + NEAR) * curve[-1]) if curve and curve[-1] < float("inf") else None
 
 
@@ -123,9 +126,9 @@ class Histories:
     def lines(self) -> list[dict[str, Any]]:
         """A line a label and seed and, after several seeds, their mean.
 
-        Each has `label`, `seed` (None: the mean), `best` (and `deviation`), `own` and `common`: the trials until within
-        `NEAR` of its own final best, and of the best of all searches of its seed (None: never); of the mean, over the
-        seeds that got there, which `own_seeds` and `common_seeds` count.
+        Each has `label`, `seed` (None: the mean), `best` (of the mean also `half`, of its interval over seeds), `own`
+        and `common`: the trials until within `NEAR` of its own final best, and of the best of all searches of its seed
+        (None: never); of the mean, over the seeds that got there, which `own_seeds` and `common_seeds` count.
         """
         curves = {
             label: {seed: best_so_far(search) for seed, search in sorted(searches.items())}
@@ -142,12 +145,13 @@ class Histories:
                 found.append({"label": label, "seed": seed, "best": curve[-1], "own": own, "common": common})
             if len(by_seed) > 1:
                 lines = found[-len(by_seed) :]
-                bests = [line["best"] for line in lines]
+                known = estimate([line["best"] for line in lines])
+                assert known is not None
                 mean = {
                     "label": label,
                     "seed": None,
-                    "best": fmean(bests),
-                    "deviation": stdev(bests),
+                    "best": known.mean,
+                    "half": known.half,
                     "seeds": len(lines),
                 }
                 for name in ("own", "common"):
@@ -179,7 +183,6 @@ class AgainstRandom:
         trials, reference_trials: means over the latter of the trials until then; None where there is none.
         ratio: of the two; `paper_ratio`: that of the paper's text, if it has one for the sampler.
         paper_trials: what the paper's text says that the sampler, and random search, need.
-        verdict: of the paper's claim: `holds`, `holds in part` (not for every seed) or `does not hold`; None without.
     """
 
     label: str
@@ -191,7 +194,6 @@ class AgainstRandom:
     reference_trials: float | None
     ratio: float | None
     paper_trials: tuple[int, int] | None
-    verdict: str | None
 
 
 def against_random(group: Histories) -> list[AgainstRandom]:
@@ -220,10 +222,5 @@ def _against_random(
     trials, reference_trials = (fmean(side) for side in zip(*there, strict=True)) if there else (None, None)
     ratio = trials / reference_trials if trials is not None and reference_trials else None
     printed = load_item("figure4").trials_to_converge
-    paper, verdict = None, None
-    if sampler in printed:
-        paper = (printed[sampler], printed["random"])
-        verdict = "holds" if len(there) == len(pairs) else "holds in part"
-        if ratio is None or ratio >= 1 or len(there) <= len(pairs) / 2:
-            verdict = "does not hold"
-    return AgainstRandom(label, sampler, reference, seeds, len(there), trials, reference_trials, ratio, paper, verdict)
+    paper = (printed[sampler], printed["random"]) if sampler in printed else None
+    return AgainstRandom(label, sampler, reference, seeds, len(there), trials, reference_trials, ratio, paper)

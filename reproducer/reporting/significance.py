@@ -16,10 +16,10 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from reproducer.paper import method
+from reproducer.reporting.bootstrap import LEVEL
 from reproducer.reporting.rows import CUT, Line, blocks, lines
 from reproducer.stages.results import Column, Results, Row
 
-LEVEL = 0.05  # the paper's
 Family = Literal["pooled", "windows", "tasks", "margins"]
 
 
@@ -52,10 +52,6 @@ class PairedTest:
     p_holm: float | None = None
     difference: float | None = None
     half: float | None = None
-
-    @property
-    def significant(self) -> bool:
-        return self.p_holm is not None and self.p_holm < LEVEL
 
 
 def paired_tests(results: Results) -> list[PairedTest]:
@@ -160,9 +156,14 @@ def _items(ours: Row, theirs: Row, task: str, score: str, higher_is_better: bool
 
 
 def _holm(family: Sequence[PairedTest]) -> list[PairedTest]:
-    ranked = sorted((test.p, place) for place, test in enumerate(family) if test.p is not None)
+    return [replace(test, p_holm=p) for test, p in zip(family, holm([test.p for test in family]), strict=True)]
+
+
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """p-values after Holm's correction: the k-th smallest of m times m - k, never falling; None stays out of it."""
+    ranked = sorted((p, place) for place, p in enumerate(values) if p is not None)
     corrected: dict[int, float] = {}
     reached = 0.0
-    for rank, (p, place) in enumerate(ranked):  # the k-th smallest of m p-values times m - k, never falling
+    for rank, (p, place) in enumerate(ranked):
         reached = corrected[place] = max(reached, min(1.0, (len(ranked) - rank) * p))
-    return [replace(test, p_holm=corrected.get(place)) for place, test in enumerate(family)]
+    return [corrected.get(place) for place in range(len(values))]

@@ -38,8 +38,9 @@ class SearchSettings(Section):
 
     Attributes:
         trials: finished trials in all, the stopped ones and the baselines' among them.
-        mode: `paper` takes TPE, univariate as Optuna's default was in the paper's time, bare indices, and stops no
-            trial; `default` takes `local`, and TPE, if asked for, multivariate.
+        mode: `paper` takes TPE, univariate as Optuna's default was in the paper's time, bare indices, the method's
+            space as it was published, stops no trial, and returns the best of its trials alone; `default` takes
+            `local`, and TPE, if asked for, multivariate, and returns a baseline where that is better.
         sampler: `local` (`samplers.LocalSampler`), `tpe`, `random`, `gp` (Optuna's Gaussian process) or `cmaes` (for
             numbers; as it knows no categories, these are left to TPE).
         order: `joint`; or `sequential`: half of the trials search the samples with the parameters at the space's

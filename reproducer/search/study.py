@@ -2,8 +2,8 @@
 
 It searches calibration samples and a method's own parameters. Baselines are scored on the same objective: those that
 lie in the space are the study's first trials, the others stand beside it. What the search returns is the best of all,
-so it is never worse than its baselines on its own objective; only a space with a part taken away, an ablation, returns
-what it holds itself.
+so it is never worse than its baselines on its own objective; only a space with a part taken away, an ablation, and the
+search as the paper has it, return what they found themselves.
 """
 
 from __future__ import annotations
@@ -198,10 +198,11 @@ def _conclude(
     directory: Path,
     text: Callable[[int], str],
 ) -> Record:
-    """Write the record and the best plan: of all trials and baselines; of an ablation, of the trials alone."""
+    """Write the record and the best plan: of all trials and baselines; of an ablation, and as the paper searches, of
+    the trials alone."""
     best = best_of(studies)
-    ablated = settings.data != "search" or joint.own.restricted()
-    finite = [(value, name) for name, value in values.items() if value is not None and not ablated]
+    alone = settings.mode == "paper" or settings.data != "search" or joint.own.restricted()
+    finite = [(value, name) for name, value in values.items() if value is not None and not alone]
     value, winner = min(finite, default=(math.inf, None))
     if best is not None and best.value is not None and best.value <= value:
         candidate = joint.suggest(FixedTrial(best.params))

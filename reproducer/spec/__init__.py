@@ -1,5 +1,6 @@
 """Specs: what a person asks for, as data. What owners of open sections build their own models from is here too."""
 
+from reproducer.spec.document import Document, load
 from reproducer.spec.load import load_spec
 from reproducer.spec.models import MethodSpec, ModelSpec, Spec
 from reproducer.spec.origins import Loc, SpecError
@@ -25,6 +26,7 @@ from reproducer.spec.values import (
 __all__ = [
     "CalibrationSpec",
     "Count",
+    "Document",
     "Label",
     "Layers",
     "Listed",
@@ -46,6 +48,7 @@ __all__ = [
     "SpecError",
     "Text",
     "Tokens",
+    "load",
     "load_spec",
     "mistake",
     "said",

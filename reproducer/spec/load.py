@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from reproducer.spec.explain import explain
 from reproducer.spec.models import Source, Spec
 from reproducer.spec.origins import Mistake, Node, Origin, SpecError, wrap
-from reproducer.spec.overlay import put
+from reproducer.spec.overlay import merge, put
 from reproducer.spec.parse import parse, read_file
 from reproducer.spec.profiles import apply_profile, find_profile
 
@@ -20,7 +20,12 @@ __all__ = ["SpecError", "load_spec"]
 _SET = Origin("--set")
 
 
-def load_spec(path: str | Path, profiles: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> Spec:
+def load_spec(
+    path: str | Path,
+    profiles: Sequence[str | Path] = (),
+    overrides: Sequence[str] = (),
+    over: Node | None = None,
+) -> Spec:
     """Read and validate a spec.
 
     Args:
@@ -29,6 +34,7 @@ def load_spec(path: str | Path, profiles: Sequence[str | Path] = (), overrides: 
             directory) or paths of overlays, applied in order, each its `map` and then its `set`.
         overrides: `dotted.key=value` with a YAML value, applied last and in order; `methods.0.label=x` for entries
             of a list. Mappings are merged, other values replaced.
+        over: merged over the file before the profiles, from a document that includes it.
 
     Returns:
         the validated spec, which remembers where each value was written (`spec.where`).
@@ -39,6 +45,8 @@ def load_spec(path: str | Path, profiles: Sequence[str | Path] = (), overrides: 
     path = Path(path)
     mistakes: list[Mistake] = []
     root = read_file(path, mistakes)
+    if over is not None:
+        root = merge(root, over)
     files: list[Path] = []
     maps: list[dict[str, dict[str, str]]] = []
     for profile in profiles:
@@ -53,7 +61,7 @@ def load_spec(path: str | Path, profiles: Sequence[str | Path] = (), overrides: 
             root = _set(root, override)
         except SpecError as error:
             mistakes += error.mistakes
-    order = (str(path), *map(str, files), str(_SET))
+    order = (*([over.origin.file] if over else []), str(path), *map(str, files), str(_SET))
     try:
         spec = Spec.model_validate(root.plain())
     except ValidationError as error:

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from reproducer.queue import Artifact, Outcome, describe_machine
+from reproducer.queue import Artifact, Outcome, Result, Stage, describe_machine
 from reproducer.stages import results as facts
 from reproducer.stages.base import Measure
+from reproducer.stages.document import Whole
 from reproducer.stages.expand import Expansion, Row
 from reproducer.stages.perplexity import Perplexity
 from reproducer.stages.recovery import Recover
@@ -32,15 +33,50 @@ def collect(expansion: Expansion, outcome: Outcome, command: Sequence[str] = ())
         command=list(command),
         environment=_environment(made),
         models=[_model(expansion, model, outcome, averaged[model.name]) for model in expansion.found.models],
-        columns=_columns(expansion),
+        columns=columns_of(expansion),
         rows=[_row(row, outcome, searches, averaged[row.model]) for row in expansion.rows],
         searches=list(searches.values()),
         **_uses(expansion, outcome),
         stages=_kinds(expansion, outcome),
         seconds=sum(artifact.seconds for artifact in made),
         wall_seconds=_covered(_interval(artifact) for artifact in made),
+        parts=_parts(expansion),
         sources=[facts.Source(name=name, digest=digest) for name, digest in sorted(read.items())],
     )
+
+
+def _parts(expansion: Expansion) -> list[facts.Part]:
+    if not isinstance(expansion, Whole):
+        return []
+    known = columns_of(expansion)
+    found = []
+    for part in expansion.parts:
+        keys = {column.key for column in part.columns}
+        shown = [one.key for one in known if one.key in keys or (one.key == AVERAGE and keys & _accuracies(known))]
+        found.append(facts.Part(spec=part.spec, rows=list(part.rows), columns=shown))
+    return found
+
+
+def _accuracies(columns: Sequence[facts.Column]) -> set[str]:
+    return {column.key for column in columns if column.kind == "accuracy"}
+
+
+def settled_rows(expansion: Expansion, stage: Stage, results: Mapping[str, Result]) -> list[facts.Row]:
+    """The rows that wait for nothing any more now that `stage` is settled, without their search objectives.
+
+    Args:
+        results: of the stages settled so far, by key.
+    """
+    ended = [
+        row
+        for row in expansion.rows
+        if stage in row.stages.values() and all(one.key in results for one in row.stages.values())
+    ]
+    if not ended:
+        return []
+    outcome = Outcome({one.key: results.get(one.key) or Result(one, "missing") for one in expansion.stages})
+    averaged = {row.model: _averaged(row, outcome) for row in expansion.rows if row.method == DENSE}
+    return [_row(row, outcome, {}, averaged[row.model]) for row in ended]
 
 
 def _environment(made: Sequence[Artifact]) -> facts.Environment:
@@ -50,7 +86,7 @@ def _environment(made: Sequence[Artifact]) -> facts.Environment:
     return facts.Environment(**newest, others=sum(artifact.record["environment"] != newest for artifact in made))
 
 
-def _columns(expansion: Expansion) -> list[facts.Column]:
+def columns_of(expansion: Expansion) -> list[facts.Column]:
     """The columns, margins behind all others; several accuracies have their average last."""
     columns = sorted(expansion.columns, key=lambda column: column.is_margin)
     shown = [place for place, column in enumerate(columns) if column.kind == "accuracy"]
@@ -78,7 +114,10 @@ def _averaged(dense: Row, outcome: Outcome) -> list[str]:
 
 def _model(expansion: Expansion, model: ResolvedModel, outcome: Outcome, averaged: list[str]) -> facts.Model:
     artifact = outcome[model.state.model].artifact
-    told = model.facts(expansion.spec.stands_for.get(model.given.name))
+    stands_for = expansion.spec.stands_for.get(model.given.name)
+    if stands_for is None and model.name not in (model.given.name, model.given.label):
+        stands_for = model.given.name  # a document renamed it
+    told = model.facts(stands_for)
     parameters = artifact.facts["parameters"] if artifact else model.entry.parameters
     return facts.Model(**told, parameters=parameters, averaged=averaged)
 

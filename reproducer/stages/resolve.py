@@ -173,7 +173,8 @@ def _method(spec: Spec, index: int, evaluate: Any) -> ResolvedMethod:
     own: Loc = ("methods", index, "search") if given.search else ("search",)
     settings = spec.parse(own, SearchSettings, given.search_for(spec))
     section: Any = method.space  # spaces are sections of a spec
-    space: Space = spec.parse((*own, "space"), section, settings.space)
+    published = method.space.published() if settings.mode == "paper" else {}
+    space: Space = spec.parse((*own, "space"), section, {**published, **settings.space})
     texts = _search_texts(spec, own, settings, evaluate.perplexity)
     for place, baseline in enumerate(settings.baselines):
         _check_baseline(spec, (*own, "baselines", place), baseline)

@@ -373,8 +373,24 @@ class PaperComparison(Facts):
     generations: list[PrintedText] = Field(default_factory=list)
 
 
+class Part(Facts):
+    """What a document includes: the specs that reproduce one item of the paper, or one that reproduces none.
+
+    `spec`: the first of them, as it was run. `rows`: places in the results' rows. `columns`: their keys. `paper`: added
+    by the report, if there is an item.
+    """
+
+    spec: Settings
+    rows: list[int]
+    columns: list[str]
+    paper: PaperComparison | None = None
+
+
 class Results(Facts):
-    """A run. `spec`: as it was run, with profile, `--set` and defaults. `paper`: added by the report, if it has one."""
+    """A run. `spec`: as it was run, with profile, `--set` and defaults. `paper`: added by the report, if it has one.
+
+    `parts`: of a document, whose `spec` holds little more than its name.
+    """
 
     spec: Settings
     profile: list[str] = Field(default_factory=list)
@@ -392,6 +408,7 @@ class Results(Facts):
     seconds: float = 0.0
     wall_seconds: float = 0.0
     sources: list[Source] = Field(default_factory=list)
+    parts: list[Part] = Field(default_factory=list)
     paper: PaperComparison | None = None
 
     @model_validator(mode="after")
@@ -402,6 +419,21 @@ class Results(Facts):
                 if column.kind == "accuracy" and value is not None and not 0 <= value <= 1:
                     raise ValueError(f"rows.{index}.metrics.{column.key}: an accuracy is a fraction of 1, not {value}")
         return self
+
+    def of_part(self, part: Part) -> Results:
+        """The rows, columns and searches of a part, as a run of its own."""
+        rows = [self.rows[place] for place in part.rows]
+        labels = {(row.model, row.label) for row in rows}
+        return self.model_copy(
+            update={
+                "spec": part.spec,
+                "rows": rows,
+                "columns": [column for column in self.columns if column.key in part.columns],
+                "searches": [one for one in self.searches if (one.model, one.label) in labels],
+                "parts": [],
+                "paper": part.paper,
+            }
+        )
 
     def to_json(self) -> str:
         """The text of results.json; `Results.model_validate_json` reads it back."""

@@ -4,6 +4,7 @@ import math
 import random
 from typing import Any
 
+from reproducer.reporting.verdicts import Deviation, Evidence, Needs, Verdict
 from reproducer.stages.results import Column, Results, Row, Search
 
 METHODS = {
@@ -236,3 +237,88 @@ def convergence(seeds: int = 3, trials: int = 60) -> Results:
             searches.append(change(one, trials=made, best=best, settings=one.settings | {"sampler": sampler}))
     spec = {"name": "figure4", "title": "Bayesian optimisation", "reproduces": {"figure": 4}}
     return quickstart(spec=spec, searches=searches)
+
+
+def evidence(**more: Any) -> Evidence:
+    facts = {
+        "row": "AdaPruner",
+        "baseline": "LLM-Pruner-E2",
+        "model": "SmolLM2-135M",
+        "ratio": 0.2,
+        "structure_ratio": None,
+        "recovery": "none",
+        "measure": "mean perplexity",
+        "columns": ("wikitext2_ppl", "ptb_ppl"),
+        "seeds": (0, 1, 2, 3, 4),
+        "items": 0,
+        "paper": -8.1,
+        "ours": -10.3,
+        "low": -14.0,
+        "high": -6.6,
+        "p": 0.002,
+        "detectable": 4.1,
+        "conditional": False,
+    }
+    return Evidence(**facts | more)
+
+
+def told(outcome: str = "supported", **more: Any) -> Verdict:
+    """A verdict, with what there is to say of an effect where there is one."""
+    facts: dict[str, Any] = {
+        "claim": "ppl-untuned",
+        "text": "Without tuning, AdaPruner has a lower perplexity than the best baseline.",
+        "where": "Table 1",
+        "items": ("table1",),
+        "headline": False,
+        "on": "SmolLM2-135M",
+        "in_kind": True,
+        "outcome": outcome,
+        "reason": None,
+        "missing": (),
+        "unit": "per cent",
+        "favourable": "lower",
+        "threshold": 0.0,
+        "paper": -8.1,
+        "ours": -10.3,
+        "low": -14.0,
+        "high": -6.6,
+        "p": 0.002,
+        "p_holm": 0.008,
+        "seeds": 5,
+        "seeds_needed": 5,
+        "detectable": 4.1,
+        "needs": None,
+        "conditions": (Deviation("other", "trials", "150", "60"),),
+        "evidence": (evidence(),),
+    }
+    return Verdict(**facts | more)
+
+
+def four_verdicts() -> list[Verdict]:
+    """One of each outcome."""
+    nothing = dict.fromkeys(("ours", "low", "high", "p", "p_holm", "detectable"))
+    return [
+        told(headline=True, where="abstract"),
+        told(
+            "contradicted", text="With LoRA, AdaPruner is ahead of every baseline on average.", unit="points",
+            favourable="higher", paper=0.9, ours=-1.84, low=-2.6, high=-1.1, where="abstract", headline=True,
+        ),
+        told(
+            "inconclusive", text="After tuning, 97 per cent of the dense model’s accuracy is left.", unit="per cent",
+            favourable="higher", threshold=96.5, paper=97.1, ours=96.1, low=93.0, high=99.2, reason="interval",
+            detectable=4.5, evidence=(evidence(conditional=True, seeds=(0,), items=700),),
+        ),
+        told(
+            "not tested", text="TPE needs less than half of the trials of random search.", unit="trials", paper=-150.0,
+            reason="few trials", where="text, Figure 4", seeds=0, evidence=(), needs=Needs("LLaMA-7B", 300, 5, 41.5),
+            **nothing,
+        ),
+    ]  # fmt: skip
+
+
+DEVIATIONS = [
+    Deviation("other", "model", "LLaMA-7B", "SmolLM2-135M (dequantised from 4-bit Q4_1)"),
+    Deviation("other", "cut", "25% a layer, 19.5% of all", "20% of all"),
+    Deviation("other", "trials", "150", "60"),
+    Deviation("other", "seeds", "not stated", "0, 1, 2, 3, 4"),
+]

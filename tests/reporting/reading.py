@@ -1,21 +1,36 @@
-"""Reading a report back, as a reader of its Markdown does."""
+"""Reading a report back, as a reader of its Markdown or of its page does."""
+
+from html.parser import HTMLParser
 
 from markdown_it import MarkdownIt
 
-from reproducer.reporting.comparison import compare
-from reproducer.reporting.render import LATEX, MARKDOWN, page
+from reproducer.reporting.formats import HTML, LATEX, MARKDOWN
+from reproducer.reporting.render import Article, article, page
 from reproducer.stages.results import Results
 
-
-def markdown(results: Results) -> str:
-    return page(results.model_copy(update={"paper": compare(results)}), MARKDOWN)
+__all__ = ["Page", "html", "latex", "links", "markdown", "read", "section_of", "tables"]
 
 
-def latex(results: Results) -> str:
-    return page(results.model_copy(update={"paper": compare(results)}), LATEX)
+VOID = {"meta", "img", "br"}
 
 
-def tables(results: Results, section: str) -> list[list[dict[str, str]]]:
+def markdown(results: Results | Article) -> str:
+    return page(_article(results), MARKDOWN).text
+
+
+def latex(results: Results | Article) -> str:
+    return page(_article(results), LATEX).text
+
+
+def html(results: Results | Article) -> str:
+    return page(_article(results), HTML).text
+
+
+def _article(results: Results | Article) -> Article:
+    return results if isinstance(results, Article) else article(results)
+
+
+def tables(results: Results | Article, section: str) -> list[list[dict[str, str]]]:
     """The tables of a section: a dict a row, by the headings; cells as Markdown, `**` where they are bold."""
     found: list[list[dict[str, str]]] = []
     headings: list[str] = []
@@ -33,9 +48,12 @@ def tables(results: Results, section: str) -> list[list[dict[str, str]]]:
 
 
 def section_of(text: str, name: str) -> str:
-    """The text under a heading of the second level; empty without one."""
-    parts = text.split("\n## ")
-    return next((part for part in parts if part.startswith(f"{name}\n")), "")
+    """The text under a heading of the second or third level, up to the next one of its own; empty without one."""
+    for mark in ("\n## ", "\n### "):
+        for part in text.split(mark)[1:]:
+            if part.startswith(f"{name}\n"):
+                return part.split("\n## ")[0]
+    return ""
 
 
 def read(source: str) -> tuple[str, set[str]]:
@@ -48,3 +66,38 @@ def read(source: str) -> tuple[str, set[str]]:
             kinds.add(child.type)
             text.append(child.content if child.type != "softbreak" else " ")
     return "".join(text), kinds
+
+
+def links(source: str) -> list[str]:
+    """Where the links of Markdown lead to."""
+    tokens = MarkdownIt("commonmark").enable("table").parse(source)
+    children = [child for token in tokens for child in token.children or []]
+    return [str(child.attrs["href"]) for child in children if child.type == "link_open"]
+
+
+class Page(HTMLParser):
+    """The elements of a page; every one that is opened has to be closed, in its order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]

@@ -164,8 +164,11 @@ def test_mean_perplexities_are_compared_over_the_seeds_that_both_have():
     assert (above.value, above.other_value, above.seeds) == (90.0, 85.0, [0])
     text = markdown(results)
     assert "AdaPruner, 20%, w/o tune: mean perplexity 65.00 on Python topics and Docstrings" in text
-    assert "18.8% below the best baseline’s (Vector, 80.00); seeds 0, 1." in text
-    assert "5.9% above the best baseline’s (Vector, 85.00); seed 0." in text
+    # differences of −25 and −5: a mean of −15, half an interval of 12.706 standard errors of 10, against 80
+    assert "18.8% below the best baseline’s (Vector, 80.00); 95% interval of the difference −178% to +140%" in text
+    assert below.interval == pytest.approx((100 * (-15 - 127.06) / 80, 100 * (-15 + 127.06) / 80), rel=1e-4)
+    assert "5.9% above the best baseline’s (Vector, 85.00); seed 0: nothing is known of the spread over seeds." in text
+    assert above.interval is None
 
 
 def test_table_10_stands_beside_the_papers_texts():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from reproducer.paper import load_item
 from reproducer.reporting import axes, figures
 from reproducer.reporting.comparison import compare
+from reproducer.reporting.rows import by_seed, estimate, lines
 from reproducer.reporting.searches import histories
 
 from . import fake
@@ -35,11 +36,13 @@ def test_search_history_shows_every_baseline_trial_and_failure():
     assert drawn_texts(ax)[-1].endswith("↑") and ax.get_ylim()[1] < 1795.2, "far above the trials: named at the top"
     assert not any("↑" in text for text in drawn_texts(ax)[:-1])
     points = {collection.get_label(): len(collection.get_offsets()) for collection in ax.collections}
-    assert points == {"trial": 19, "trial set to a baseline": 3, "stopped": 1, "failed": 1}
-    (best,) = [line for line in ax.lines if line.get_label() == "best so far"]
+    assert points == {"trial": 19, "trial set to a baseline": 3, "stopped early": 1, "failed": 1}
+    (best,) = [line for line in ax.lines if line.get_label() == "best of its own so far"]
     heights = list(best.get_ydata())
     assert heights == sorted(heights, reverse=True)
-    assert heights[-1] == one.best.value and list(best.get_xdata()) == list(range(1, 25))
+    assert heights[-1] == one.best.value
+    assert list(best.get_xdata()) == list(range(4, 25)), "it starts behind the three trials that are set to baselines"
+    assert heights[0] == one.trials[3].value > min(trial.value for trial in one.trials[:3])
 
 
 def test_close_values_are_drawn_on_a_plain_axis():
@@ -53,8 +56,8 @@ def test_averages_have_a_panel_a_model_and_a_bar_a_row():
     both = fake.change(results, rows=[*results.rows, *fake.table1("other").rows])
     figure = figures.averages(both, "accuracy")
     assert len(figure.axes) == 2
-    heights = [bar.get_height() for bar in figure.axes[0].patches]
-    assert heights == pytest.approx([100 * r.metrics["average_acc"] for r in results.rows if r.method != "dense"])
+    widths = [bar.get_width() for bar in figure.axes[0].patches]
+    assert widths == pytest.approx([100 * r.metrics["average_acc"] for r in results.rows if r.method != "dense"])
 
 
 def test_perplexities_are_points_and_a_failed_one_is_marked():
@@ -64,10 +67,57 @@ def test_perplexities_are_points_and_a_failed_one_is_marked():
     results = fake.change(results, rows=rows)
     (ax,) = figures.averages(results, "perplexity").axes
     assert "failed" in drawn_texts(ax) and not ax.patches
-    heights = [collection.get_offsets()[0][1] for collection in ax.collections]
+    places = [collection.get_offsets()[0][0] for collection in ax.collections]
     columns = ("python_topics_ppl", "python_docstrings_ppl")
-    assert heights == pytest.approx([sum(row.metrics[key] for key in columns) / 2 for row in rows[2:]])
+    assert places == pytest.approx([sum(row.metrics[key] for key in columns) / 2 for row in rows[2:]])
     assert figures.averages(fake.change(results, columns=[]), "perplexity") is None
+
+
+def test_intervals_over_seeds_stand_at_points_and_bars():
+    results = fake.table1(seeds=(0, 1, 2))
+    pruned = [line for line in lines(results.rows) if line["method"] != "dense"]
+    for kind, keys, scale in (("perplexity", ["wikitext2_ppl", "ptb_ppl"], 1), ("accuracy", ["average_acc"], 100)):
+        (ax,) = figures.averages(results, kind).axes
+        means = [estimate([*by_seed(line, keys).values()]) for line in pruned]
+        drawn = sorted(tuple(bar.get_segments()[0][:, 0]) for bar in ax.collections if hasattr(bar, "get_segments"))
+        expected = sorted((scale * (one.mean - one.half), scale * (one.mean + one.half)) for one in means)
+        inside = [pair for pair in expected if pair[0] < ax.get_xlim()[1]]
+        assert [list(pair) for pair in drawn] == [pytest.approx(pair) for pair in inside]
+    (ax,) = figures.averages(fake.table1(), "perplexity").axes
+    assert not any(hasattr(bar, "get_segments") for bar in ax.collections), "one seed has no interval"
+
+
+def test_a_perplexity_far_above_the_others_is_named_at_the_edge():
+    results = fake.table1()
+    (ax,) = figures.averages(results, "perplexity").axes
+    (text,) = [text for text in drawn_texts(ax) if text.endswith("→")]
+    worst = max(row.metrics["ptb_ppl"] / 2 + row.metrics["wikitext2_ppl"] / 2 for row in results.rows)
+    assert text == f"{worst:.0f} →" and ax.get_xlim()[1] < worst
+
+
+def test_long_names_are_broken_into_lines_and_not_cut():
+    name = "AdaPruner over the search's own texts, in four steps of equal size"
+    results = fake.table1()
+    rows = [fake.change(row, label=name) if row.method == "adapruner" else row for row in results.rows]
+    (ax,) = figures.averages(fake.change(results, rows=rows), "perplexity").axes
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels[-1].replace("\n", " ") == name and "\n" in labels[-1]
+
+
+def test_a_claims_effect_is_right_of_the_line_where_it_is_as_claimed():
+    found = fake.four_verdicts()
+    figure = figures.claims(found)
+    assert len(figure.axes) == 2, "per cent and points; what is not tested has no place"
+    cent, points = figure.axes
+    dots = [tuple(one.get_offsets()[0]) for one in cent.collections if one.get_label().startswith("here")]
+    assert dots == [pytest.approx((10.3, 0)), pytest.approx((96.1 - 96.5, 1))]
+    diamonds = [one.get_offsets()[0][0] for one in cent.collections if one.get_label() == "the paper"]
+    assert diamonds == pytest.approx([8.1, 97.1 - 96.5])
+    (dot,) = [one.get_offsets()[0][0] for one in points.collections if one.get_label() == "here: contradicted"]
+    assert dot < 0
+    interval = cent.lines[0].get_xdata()
+    assert sorted(interval) == pytest.approx([6.6, 14.0])
+    assert cent.get_yticklabels()[1].get_text().startswith("3. ")
 
 
 def test_two_searches_never_share_a_file_and_no_name_is_too_long(tmp_path):
@@ -84,7 +134,7 @@ def test_the_papers_own_bars_stand_beside_ours():
     ours, paper = figure.axes
     assert paper.get_title() == "llama-7b, 20% (paper)"
     printed = [row.metrics["average_acc"] for row in load_item("table1").rows if row.method != "dense"]
-    assert sorted(bar.get_height() for bar in paper.patches) == pytest.approx(sorted(printed))
+    assert sorted(bar.get_width() for bar in paper.patches) == pytest.approx(sorted(printed))
     assert len(ours.patches) == 10
     assert len(figures.averages(fake.quickstart(), "accuracy").axes) == 1
 
@@ -112,12 +162,14 @@ def test_no_text_is_cut_by_the_edge_of_its_figure():
         figures.averages(results, "perplexity"),
         figures.search_history(results.searches[0]),
         figures.losses(results.rows),
+        figures.claims(fake.four_verdicts()),
     ]
     for figure in drawn:
         figure.canvas.draw()
         for ax in figure.axes:
             low, high = ax.get_xlim()
             ticks = [label for label in ax.get_xticklabels() if low <= label.get_position()[0] <= high]
+            ticks += ax.get_yticklabels() if len(ax.get_yticks()) < 12 and ax.get_yscale() == "linear" else []
             for text in (*ticks, ax.xaxis.label, ax.yaxis.label, ax.title, *ax.texts):
                 if text.get_text():
                     box = text.get_window_extent()

@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,13 @@ from pydantic import ValidationError
 
 from reproducer.facts import Facts
 from reproducer.reporting import render
+from reproducer.reporting.formats import TERMINAL
+from reproducer.reporting.render import article, page, write
+from reproducer.reporting.verdicts import Deviation, Needs, Verdict
 from reproducer.stages.results import Model, Results, schema
 
 from . import fake
-from .reading import markdown, read
+from .reading import Page, links, markdown, read
 from .test_escape import HOSTILE
 
 NOT_TEXT = {"html_inline", "html_block", "link_open", "code_inline", "s_open"}
@@ -59,7 +63,7 @@ def test_other_scores_may_be_any_number():
     columns = [*fake.QUICKSTART, fake.change(fake.acc("gsm8k", "GSM8K", "bleu"), kind="other", key="gsm8k_bleu")]
     rows = [fake.change(row, metrics=row.metrics | {"gsm8k_bleu": 26.4}) for row in fake.quickstart().rows]
     text = markdown(fake.quickstart(columns=columns, rows=rows))
-    assert "GSM8K↑" in text and "26.40" in text
+    assert "GSM8K↑" in text and " 26.4 |" in text
 
 
 def test_what_utf8_cannot_hold_is_replaced():
@@ -82,10 +86,18 @@ def report(tmp_path_factory) -> Path:
 
 def test_markdown_says_what_a_reader_asks(report):
     text = (report / "report.md").read_text(encoding="utf-8")
-    headings = ("Results", "Searches", "Significance", "Failures", "Settings", "Environment", "Command", "Provenance")
-    places = [text.index(f"\n## {heading}\n") for heading in headings]
+    headings = [
+        "\n## Results",
+        "\n## Searches",
+        "\n## Cost",
+        "\n## Not done",
+        "\n## Appendix",
+        "\n### Search: AdaPruner",
+    ]
+    headings += [f"\n### {name}\n" for name in ("Settings", "Environment", "Command", "Provenance")]
+    places = [text.index(heading) for heading in headings]
     assert places == sorted(places)
-    assert "smollm2-135m, Magnitude, 20%, w/o tune, seed 0: no memory left" in text
+    assert "Magnitude, 20%, w/o tune, seed 0: no memory left" in text
     assert "\n    reproduce specs/quickstart.yaml --profile small\n" in text
     for link in ("figures/search-smollm2-135m-adapruner-20-seed0.png", "figures/average-perplexity.png"):
         assert link in text
@@ -125,32 +137,83 @@ def hostile() -> Results:
     return fake.change(results, **facts)
 
 
+def hostile_verdict() -> Verdict:
+    evidence = fake.evidence(row=HOSTILE, baseline=HOSTILE, measure=HOSTILE, model=HOSTILE, recovery=HOSTILE)
+    needs = Needs(HOSTILE, 300, 5, 1.5)
+    names = {"text": HOSTILE, "where": HOSTILE, "on": HOSTILE, "missing": (HOSTILE,), "evidence": (evidence,)}
+    return fake.told("inconclusive", reason="no measure", needs=needs, conditions=(hostile_deviation(),), **names)
+
+
+def hostile_deviation() -> Deviation:
+    return Deviation("model", HOSTILE, HOSTILE, HOSTILE)
+
+
 def test_hostile_names_stay_text(tmp_path):
-    render(hostile(), tmp_path)
+    one = hostile_verdict()
+    verdicts = [one, replace(one, outcome="not tested", ours=None, low=None, high=None)]
+    told = replace(article(hostile()), verdicts=verdicts, deviations=[hostile_deviation()])
+    write(told, tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     _, kinds = read(text)
-    assert not kinds & NOT_TEXT
+    assert not kinds & (NOT_TEXT - {"link_open"})
+    assert links(text) and all(link.startswith("#") for link in links(text)), "links lead to headings alone"
     assert kinds >= {"table_open", "image", "blockquote_open", "hardbreak"}
     shown, kinds = read("\n".join(line for line in text.splitlines() if line.startswith(">")))
     assert "> c" in shown and not kinds & {"heading_open", "bullet_list_open", "ordered_list_open", "code_block"}
-    for name in ("report.md", "report.tex"):
+    shown = html_stays_text((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert shown.count("<script>alert(1)</script>") > 60
+    for name in ("report.md", "report.html", "report.tex"):
         text = (tmp_path / name).read_text(encoding="utf-8")
         assert "/home/me" not in text
         assert "…/thing.py" in text or r"\ldots{}/thing.py" in text
+    assert "<script>" not in page(told, TERMINAL, "terminal.j2").text.replace("<script>alert(1)</script>", "")
+    assert "\x07" not in page(told, TERMINAL, "terminal.j2").text, "a terminal would ring"
     assert "Missing character" not in compile_tex(tmp_path)
 
 
-def compile_tex(directory: Path) -> str:
-    """The log of the second run of pdflatex in `directory`; fails the test if it fails."""
-    if shutil.which("pdflatex") is None:
-        pytest.skip("pdflatex is not installed: the LaTeX report is not compiled here")
+def html_stays_text(source: str) -> str:
+    """The text of a page that nothing has got into."""
+    page = Page(source)
+    assert len(page.all("script")) == len(page.all("style")) == 1
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+    assert all((attributes["href"] or "").startswith("#") for attributes in page.all("a"))
+    return "".join(page.text)
+
+
+def compile_tex(directory: Path, name: str = "report") -> str:
+    """The log of the second run of pdflatex, or of tectonic, in `directory`; fails the test if it fails."""
+    if shutil.which("pdflatex"):
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"{name}.tex"]
+    elif shutil.which("tectonic"):
+        command = ["tectonic", "--keep-logs", "--print", f"{name}.tex"]
+    else:
+        pytest.skip("neither pdflatex nor tectonic is installed: the LaTeX report is not compiled here")
     for _ in range(2):
         done = subprocess.run(
-            ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "report.tex"],
-            cwd=directory, capture_output=True, text=True, errors="replace", timeout=300, check=False,
-        )  # fmt: skip
+            command, cwd=directory, capture_output=True, text=True, errors="replace", timeout=300, check=False
+        )
         assert done.returncode == 0, done.stdout[-2000:]
     return done.stdout
+
+
+@pytest.mark.slow
+def test_tables_can_be_pasted_into_a_document_with_booktabs_alone(tmp_path):
+    results = fake.measured(fake.table1("smollm2-135m", seeds=(0, 1, 2), structure_ratio=None), 4)
+    told = replace(article(results), verdicts=fake.four_verdicts(), deviations=fake.DEVIATIONS)
+    files = [path for path in write(told, tmp_path) if path.parent.name == "tables"]
+    names = {path.stem for path in files}
+    assert names >= {"verdicts", "results", "deviations", "costs", "tasks", "searches", "paper-relative", "orders"}
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\\begin{tabular}") == text.count("\\bottomrule") == 1 and text.startswith(
+            "% \\usepackage{booktabs"
+        )
+    inputs = "\n\n".join(f"\\input{{tables/{path.name}}}" for path in files)
+    packages = "\\usepackage[T1]{fontenc}\\usepackage{textcomp,booktabs,array}"
+    page = f"\\documentclass{{article}}{packages}\\begin{{document}}\n{inputs}\n\\end{{document}}\n"
+    (tmp_path / "pasted.tex").write_text(page, encoding="utf-8")
+    compile_tex(tmp_path, "pasted")
+    assert (tmp_path / "pasted.pdf").stat().st_size > 20_000
 
 
 def test_latex_compiles_and_fits_its_pages(report):

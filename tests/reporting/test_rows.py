@@ -1,6 +1,16 @@
 import pytest
 
-from reproducer.reporting.numbers import cut, other, perplexity, seconds, setting, tuning
+from reproducer.reporting.numbers import (
+    cut,
+    effect,
+    other,
+    perplexity,
+    plus_minus,
+    ranged,
+    seconds,
+    setting,
+    tuning,
+)
 from reproducer.reporting.rows import blocks, lines
 from reproducer.reporting.tables import Cell, Table, best, markdown, tex
 
@@ -36,13 +46,14 @@ def results_table(results):
 
 def test_arrows_tell_the_direction_of_each_metric():
     headers = results_table(fake.quickstart())[0]
-    assert {"Python topics↓", "Docstrings↓", "Quiz↑", "Search obj.↓"} <= set(headers)
+    assert {"Python topics↓", "Docstrings↓", "Quiz↑"} <= set(headers)
 
 
 def test_bold_leaves_out_dense_and_starts_again_in_every_block():
-    table = results_table(fake.table1())
-    for header in ("WikiText2↓", "BoolQ↑"):
-        bold = [line["Method"] for line in table if line[header].startswith("**")]
+    results = fake.table1(seeds=(0, 1, 2))
+    table, tasks = results_table(results), tables(results, "All measures")[0]
+    for of, header in ((table, "WikiText2↓"), (table, "Average↑"), (tasks, "BoolQ↑")):
+        bold = [line["Method"] for line in of if line[header].startswith("**")]
         assert bold == ["AdaPruner", "AdaPruner"]  # once w/o, once with tuning; never dense, which is better
     assert [line["Tuning"] for line in table] == ["", "w/o tune", "", "", "", "", "w/ LoRA", "", "", "", ""]
 
@@ -55,9 +66,25 @@ def test_a_ratio_is_a_block_of_its_own_and_so_is_a_label_of_a_recovery():
         for row in results.rows
         if row.method != "dense"
     ]
-    table = results_table(fake.change(results, rows=[*results.rows, *worse]))
+    rows = [*results.rows, *worse]
+    again = [fake.change(row, seed=1) for row in rows if row.method != "dense"]
+    table = results_table(fake.change(results, rows=[*rows, *again]))
     assert sum(line["Quiz↑"].startswith("**") for line in table) == 4
     assert [line["Tuning"] for line in table if line["Tuning"]] == ["w/o tune", "w/o tune", "w/ one", "w/ own"]
+
+
+def test_what_cannot_be_told_from_the_best_is_marked():
+    values = {"vector": (0.5, 0.6, 0.7), "llm-pruner-e1": (0.48, 0.62, 0.69), "llm-pruner-e2": (0.4, 0.5, 0.6)}
+    rows = [
+        fake.row(method, {"quiz_acc": value}, seed=seed)
+        for method, of in values.items()
+        for seed, value in enumerate(of)
+    ]
+    found = {line["Method"]: line["Quiz↑"] for line in results_table(fake.quickstart(rows=rows, searches=[]))}
+    assert found["Vector"] == "**60 ± 25**" and found["LLM-Pruner-E1"] == "60 ± 27 ≈"
+    assert found["LLM-Pruner-E2"] == "50 ± 25", "always 10 points below it, so they are told apart by seed"
+    single = [row for row in rows if row.seed == 0]
+    assert "**" not in "".join(results_table(fake.quickstart(rows=single, searches=[]))[0].values())
 
 
 def test_failed_and_missing_cells_read_so():
@@ -69,20 +96,22 @@ def test_failed_and_missing_cells_read_so():
     results = fake.change(results, rows=rows)
     assert [line["Quiz↑"] for line in results_table(results)][3:] == ["failed", "–", "–"]
     text = report(results)
-    assert "- 4 of 6 rows done, 1 failed (see “Failures”)." in text
-    failures = section_of(text, "Failures")
-    assert r"seed 0: boom \| \<b\>" in failures and failures.count("not run") == 1
+    assert "4 of 6 rows done, 1 failed, 1 not run (see “Not done”); seed 0." in text
+    not_done = section_of(text, "Not done")
+    assert r"Failed: LLM-Pruner-E1, 20%, w/o tune, seed 0: boom \| \<b\>" in not_done
+    assert "- Not run: LLM-Pruner-E2, 20%, w/o tune, seed 0\n" in not_done
 
 
-def test_seeds_are_brought_together_as_mean_and_sample_deviation():
+def test_seeds_are_brought_together_as_mean_and_interval():
     rows = [fake.row("vector", {"quiz_acc": value}, seed=i) for i, value in enumerate((0.2, 0.3, 0.7))]
     (line,) = lines(rows)
     assert line["mean"]["quiz_acc"] == pytest.approx(0.4)
     assert line["deviation"]["quiz_acc"] == pytest.approx(((0.2**2 + 0.1**2 + 0.3**2) / 2) ** 0.5)
     assert line["rows"] == line["done"] == rows
     results = fake.quickstart(rows=rows, searches=[])
-    assert results_table(results)[0]["Quiz↑"] == "40.00 ± 26.46"
-    assert "standard deviation" in section_of(report(results), "Significance")
+    # Student's t of two degrees is 4.303: half an interval is 4.303 · 26.46 / √3
+    assert results_table(results)[0]["Quiz↑"] == "40 ± 66"
+    assert "Means over seeds ± half a 95% interval" in section_of(report(results), "Results")
 
 
 def test_lines_and_blocks_keep_the_order_of_the_rows():
@@ -101,7 +130,7 @@ def test_what_was_measured_before_a_failure_is_shown_where_no_seed_finished():
     both = [fake.row("vector", {"quiz_acc": 0.5}), half]
     assert lines(both)[0]["mean"]["quiz_acc"] == 0.5
     line = results_table(fake.quickstart(rows=both, searches=[]))[0]
-    assert (line["Method"], line["Quiz↑"]) == ("Vector (1 of 2 seeds)", "50.00")
+    assert (line["Method"], line["Quiz↑"]) == ("Vector (1 of 2 seeds)", "50.0")
 
 
 def test_two_tables_look_the_same_in_both_formats():
@@ -132,6 +161,27 @@ def test_perplexities_read_as_the_paper_prints_them(value, text):
 )
 def test_other_numbers_keep_digits_that_tell_something(value, text):
     assert other(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "text"),
+    [(187.96, 62.6, "188 ± 63"), (12.624, 0.0351, "12.624 ± 0.035"), (7710.9, 320.4, "7711 ± 320"), (0.5, 0.0, "0.500"),
+     (64.04, None, "64.0"), (12.6249, None, "12.6"), (1234.5, None, "1234"), (-0.0004, 0.3, "0.00 ± 0.30"),
+     (3.5e6, 2e5, "3.50e6 ± 200000"), (-0.123, 0.04, "−0.123 ± 0.040")],
+)  # fmt: skip
+def test_digits_reach_as_far_as_the_interval_lets_them_tell_something(value, half, text):
+    assert plus_minus(value, half) == text
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [(ranged(-10.31, -14.02, -6.61, "per cent"), "−10.3% [−14.0, −6.6]"),
+     (ranged(96.1, 93.0, 99.2, "per cent", False), "96.1% [93.0, 99.2]"),
+     (ranged(1.31, 1.2, 1.45, "times"), "×1.31 [1.20, 1.45]"), (ranged(3.0, None, None, "points"), "+3 points"),
+     (effect(0.0, "points"), "0 points"), (effect(-150.0, "trials"), "−150 trials"), (effect(None, "trials"), None)],
+)  # fmt: skip
+def test_effects_have_their_unit_and_their_sign(shown, text):
+    assert shown == text
 
 
 @pytest.mark.parametrize(

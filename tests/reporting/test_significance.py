@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reproducer.reporting.numbers import p_value
 from reproducer.reporting.significance import mcnemar_p, mean_difference, paired_tests, wilcoxon_p
 
 from . import fake
@@ -106,7 +107,7 @@ def test_items_are_paired_by_id_and_other_items_are_not_compared():
     found = fake.change(found, rows=[found.rows[0], fake.change(found.rows[1], items={"a": other})])
     (test,) = paired_tests(found)
     assert test.n == 0 and test.p is None and test.p_holm is None
-    ((line,),) = tables(found, "Significance")
+    ((line,),) = tables(found, "Tests within one pruned model")
     assert line["Pairs"] == "not the same items"
 
 
@@ -128,12 +129,12 @@ def test_several_seeds_are_not_tested():
 
 
 def test_without_items_there_is_no_section():
-    assert section_of(markdown(fake.table1()), "Significance") == ""
+    assert section_of(markdown(fake.table1()), "Tests within one pruned model") == ""
 
 
 def test_seven_tasks_stay_legible():
     found = fake.measured(fake.table1())
-    pooled, texts, single = tables(found, "Significance")
+    pooled, texts, single = tables(found, "Tests within one pruned model")
     assert len(pooled) == 2 * 4 and len(texts) == 2 * 4 * 2 and len(single) == 2 * 4
     assert list(single[0])[2:] == list(fake.TASKS.values())
     tests = {(t.recovery, t.baseline, t.measure): t for t in paired_tests(found)}
@@ -141,7 +142,7 @@ def test_seven_tasks_stay_legible():
         test = tests[recovery, "Magnitude", "boolq_acc"]
         cell = line["BoolQ"].strip("*")
         assert cell.startswith(f"{test.better} : {test.worse} (")
-        assert line["BoolQ"].startswith("**") == (test.p_holm < 0.05)
+        assert line["BoolQ"].endswith(f"({p_value(test.p_holm)})") and "**" not in line["BoolQ"]
     assert [line["On"] for line in texts[:2]] == ["WikiText2", "PTB"]
 
 
@@ -180,19 +181,20 @@ def test_margins_are_paired_by_item_and_a_family_of_their_own():
     assert (one.better, one.worse) == (sum(d > 0 for d in differences), sum(d < 0 for d in differences))
     least = min((t for t in margins if t.recovery == "none"), key=lambda t: t.p)
     assert least.p_holm == pytest.approx(min(1.0, 4 * 7 * least.p))
-    *_, shown = tables(found, "Significance")
+    *_, shown = tables(found, "Tests within one pruned model")
     line = next(line for line in shown if line["Against"] == "Vector")
     sign = "+" if one.difference > 0 else ""
-    assert line["PIQA"].strip("*") == f"{sign}{one.difference:.3f} ± {one.half:.3f}".replace("-", "−")
-    assert line["PIQA"].startswith("**") == one.significant
-    assert "95% interval" in section_of(markdown(found), "Significance")
+    shown = f"{one.difference:.2f}".replace("-0.00", "0.00").replace("-", "−")
+    assert line["PIQA"] == f"{sign}{shown} ± {one.half:.2f}"
+    assert "**" not in line["PIQA"], "a test within one pruned model is never in bold"
+    assert "95% interval" in section_of(markdown(found), "Tests within one pruned model")
 
 
 def test_one_item_has_no_interval():
     found = with_margins(fake.measured(fake.table1(), 1))
     margins = [test for test in paired_tests(found) if test.family == "margins"]
     assert {(t.n, t.p, t.difference) for t in margins} == {(1, None, None)}
-    assert {line["PIQA"] for line in tables(found, "Significance")[-1]} == {"–"}
+    assert {line["PIQA"] for line in tables(found, "Tests within one pruned model")[-1]} == {"–"}
 
 
 def test_all_tasks_together_are_those_of_the_average():

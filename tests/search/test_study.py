@@ -119,6 +119,14 @@ def test_a_baseline_beside_the_space_that_is_better_is_what_the_search_returns(t
     assert beside(tmp_path) == {"magnitude": 1.5}
 
 
+def test_the_papers_search_returns_none_of_the_baselines_that_are_scored_beside_it(tmp_path):
+    space = AdaPrunerSpace.model_validate(AdaPrunerSpace.published())
+    assert space.points() == {} and space.dimensions()["fine_second"].values == (1e5, 1e6, 1e7)
+    record = run(Objective(magnitude=-1e9), tmp_path, mode="paper", sampler=None, encoding=None, stop=None)
+    assert record.best.method == "adapruner" and record.best.value > -1e9
+    assert next(one.value for one in record.baselines if one.method == "magnitude") == -1e9
+
+
 @pytest.mark.parametrize("value", [math.inf, math.nan])
 def test_a_baseline_beside_the_space_without_a_finite_objective_is_kept_as_that(tmp_path, value):
     record = run(Objective(magnitude=value), tmp_path)

@@ -1,0 +1,171 @@
+"""The paper's own arithmetic: what it derives from its tables, recomputed with the numbers as it prints them.
+
+An average has to be its tasks' mean, rounded. What is derived from averages is derived from those that the paper
+prints, so that a wrong one is told once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+
+from reproducer.paper.catalogue import SEVEN_TASKS, PaperRow, Slip, items, load_item
+from reproducer.paper.claims import Claim, Derived, RowRef, paper
+
+
+@dataclass(frozen=True)
+class Check:
+    """A number of the paper and what its tables give.
+
+    Attributes:
+        where: where it is printed; of a row that several tables repeat, all of them.
+        what: which number it is.
+        printed: as it stands there. right: what comes out, with as many decimals.
+        arithmetic: how.
+        holds: the two agree.
+    """
+
+    where: str
+    what: str
+    printed: str
+    right: str
+    arithmetic: str
+    holds: bool
+
+
+@dataclass(frozen=True)
+class OtherSlip:
+    """A slip that no arithmetic finds, with the item that it is in."""
+
+    item: str
+    slip: Slip
+
+
+def checks() -> list[Check]:
+    """All numbers that can be recomputed: the averages of the tables, then those of the text, in the paper's order."""
+    return [*_merged(_averages()), *(check for claim in paper().claims for check in _of_claim(claim))]
+
+
+def slips() -> list[Check]:
+    """The numbers that do not add up, each once: an average that is wrong in a table is no second slip in the text."""
+    wrong = [check for check in checks() if not check.holds]
+    return [
+        one for place, one in enumerate(wrong) if one.arithmetic not in [other.arithmetic for other in wrong[:place]]
+    ]
+
+
+def other_slips() -> list[OtherSlip]:
+    """What else is recorded: wrong words and headings, and what is announced and not there."""
+    found = [OtherSlip(load_item(key).item, slip) for key in items() for slip in load_item(key).slips]
+    return [one for one in found if "label" not in one.slip.where]
+
+
+def _averages() -> Iterator[Check]:
+    for ref, printed in _printed_in_tables():
+        yield _check(load_item(ref.item).item, Derived(value=printed, mean=(ref,)))
+
+
+def _printed_in_tables() -> Iterator[tuple[RowRef, float]]:
+    for key in items():
+        for row in load_item(key).rows if key.startswith("table") else []:
+            printed = row.metrics.get("average_acc")
+            if printed is not None and "average_acc" not in row.derived:
+                yield RowRef(key, row.recovery, row.label), printed
+
+
+def _merged(found: Iterator[Check]) -> list[Check]:
+    """Rows that several tables repeat, once."""
+    by_sum: dict[tuple[str, str], Check] = {}
+    for one in found:
+        known = by_sum.get(key := (one.arithmetic, one.printed))
+        by_sum[key] = replace(one, where=f"{known.where}, {one.where}") if known else one
+    return list(by_sum.values())
+
+
+def _of_claim(claim: Claim) -> Iterator[Check]:
+    """The numbers of a claim; those that it takes from one row stand together."""
+    cells = [one for one in claim.printed if one.way == "cell"]
+    yield from (_check(claim.where, one) for one in claim.printed if one not in cells)
+    if cells:
+        told = [_check(claim.where, one) for one in cells]
+        names = " and ".join(one.metric.removesuffix("_ppl") for one in cells)
+        printed, right = (" and ".join(getattr(one, side) for one in told) for side in ("printed", "right"))
+        row = cells[0].rows[0]
+        yield Check(
+            where=claim.where,
+            what=f"{row.label}, {row.ratio:.0%}, recovery {row.recovery}: perplexity on {names}",
+            printed=printed,
+            right=right,
+            arithmetic=f"for that condition the appendix has {right}",
+            holds=all(one.holds for one in told),
+        )
+
+
+def _check(where: str, one: Derived) -> Check:
+    printed = f"{one.value:.2f}" if one.way in ("mean", "cell") else f"{one.value:g}"
+    value, arithmetic = _computed(one)
+    right = f"{value:.{len(printed.partition('.')[2])}f}"
+    return Check(where, _what(one), printed, right, arithmetic, right == printed)
+
+
+def _computed(one: Derived) -> tuple[float, str]:
+    """The number, and how it comes out."""
+    rows = one.rows
+    if one.way == "mean":
+        values = [_cell(rows[0], task) for task in SEVEN_TASKS]
+        mean = _mean(rows[0])
+        return mean, f"({' + '.join(f'{value:.2f}' for value in values)}) / {len(values)} = {mean:.3f}"
+    if one.way == "tasks":
+        lost = [task for task in SEVEN_TASKS if _cell(rows[0], task) <= _cell(rows[1], task)]
+        pairs = [f"{task.removesuffix('_acc')}: {_cell(rows[0], task)} against {_cell(rows[1], task)}" for task in lost]
+        count = len(SEVEN_TASKS) - len(lost)
+        return count, f"above on {count} of {len(SEVEN_TASKS)}" + f" (not on {', '.join(pairs)})" * bool(lost)
+    values = [_printed_average(row) if one.metric == "average_acc" else _cell(row, one.metric) for row in rows]
+    shown = [f"{value:.2f}" for value in values]
+    if one.way == "cell":
+        return values[0], shown[0]
+    if one.way == "difference":
+        value = values[0] - values[1]
+        return value, f"{shown[0]} − {shown[1]} = {value:.2f}"
+    if one.way == "shares":
+        value = 100 * (values[0] - values[1]) / values[2]
+        return value, f"100 · ({shown[0]} − {shown[1]}) / {shown[2]} = {value:.2f}"
+    value = values[0] / values[1]
+    if one.way == "quotient":
+        return value, f"{shown[0]} / {shown[1]} = {value:.2f}"
+    if one.way == "share":
+        return 100 * value, f"100 · {shown[0]} / {shown[1]} = {100 * value:.2f}"
+    return 100 - 100 * value, f"100 · (1 − {shown[0]} / {shown[1]}) = {100 - 100 * value:.2f}"
+
+
+def _what(one: Derived) -> str:
+    names = [row.label for row in one.rows]
+    of = "average accuracy" if one.metric == "average_acc" else one.metric.replace("_", " ")
+    joined = {"difference": "minus", "shares": "minus", "share": "as per cent of", "drop": "below", "quotient": "over"}
+    if one.way == "tasks":
+        return f"tasks on which {names[0]} is above {names[1]}"
+    return f"{f' {joined.get(one.way)} '.join(names[:2])}: {of}"
+
+
+@cache
+def _printed_averages() -> dict[tuple[float, ...], float]:
+    """By a row's accuracies the average that a table or the text prints for them."""
+    told = [(ref.row(), value) for ref, value in _printed_in_tables()]
+    told += [(one.rows[0], one.value) for claim in paper().claims for one in claim.printed if one.way == "mean"]
+    return {tuple(_cell(row, task) for task in SEVEN_TASKS): value for row, value in told}
+
+
+def _printed_average(row: PaperRow) -> float:
+    return _printed_averages().get(tuple(_cell(row, task) for task in SEVEN_TASKS), round(_mean(row), 2))
+
+
+def _mean(row: PaperRow) -> float:
+    return sum(_cell(row, task) for task in SEVEN_TASKS) / len(SEVEN_TASKS)
+
+
+def _cell(row: PaperRow, metric: str) -> float:
+    value = row.metrics[metric]
+    if value is None:
+        raise ValueError(f"{row.label} has no {metric}")
+    return value

@@ -1,0 +1,178 @@
+"""What the paper claims, by which rule a run judges it, and under which conditions the paper ran: the files typed."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from reproducer.paper.catalogue import Data, PaperRow, load_item, read
+
+Rule = Literal[
+    "better", "most", "retains", "varies", "sensitivity", "converges", "finds", "reduces", "faster", "judged"
+]
+"""How a claim is judged, always by its least favourable comparison:
+
+better: each row is better than each that it is held against, on each measure: a difference of means above 0.
+most: it is so on more than half of the tasks.
+retains: the row's measure is `at_least` so many per cent of the dense model's.
+varies: the standard deviation over seeds, in per cent of the measure, is `at_least` so much.
+sensitivity: that standard deviation differs between the rows.
+converges: trials until a search is near its own final best: below half of `trials`, and fewer than the other search's.
+finds: the final best of the search is below the other's.
+reduces: the share of the dense model's measure that is gone is `within` so many points of the printed number.
+faster: the dense model's measure is `at_least` so many times the row's.
+judged: by people; no rule.
+"""
+
+
+class RowRef(NamedTuple):
+    """A row of the paper."""
+
+    item: str
+    recovery: str
+    label: str
+
+    def row(self) -> PaperRow:
+        """KeyError if there is none."""
+        for row in load_item(self.item).rows:
+            if (row.recovery, row.label) == (self.recovery, self.label):
+                return row
+        raise KeyError(self)
+
+
+class Derived(Data):
+    """A number of the paper's text, and the one way in which it follows from rows of its tables, by `metric`.
+
+    Attributes:
+        cell: the number itself. mean: of a row's seven accuracies.
+        difference: of two rows. share: the first as per cent of the second.
+        shares: the difference of the first two, both as per cent of the third.
+        drop: by how many per cent the first is below the second. quotient: of two.
+        tasks: on how many of the seven tasks the first is above the second.
+    """
+
+    value: float
+    metric: str = "average_acc"
+    cell: tuple[RowRef, ...] = ()
+    mean: tuple[RowRef, ...] = ()
+    difference: tuple[RowRef, ...] = ()
+    share: tuple[RowRef, ...] = ()
+    shares: tuple[RowRef, ...] = ()
+    drop: tuple[RowRef, ...] = ()
+    quotient: tuple[RowRef, ...] = ()
+    tasks: tuple[RowRef, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if len([name for name in WAYS if getattr(self, name)]) != 1:
+            raise ValueError("one way is needed")
+        return self
+
+    @property
+    def way(self) -> str:
+        return next(name for name in WAYS if getattr(self, name))
+
+    @property
+    def rows(self) -> list[PaperRow]:
+        return [ref.row() for ref in getattr(self, self.way)]
+
+
+WAYS = ("cell", "mean", "difference", "share", "shares", "drop", "quotient", "tasks")
+
+
+class Claim(Data):
+    """A claim.
+
+    Attributes:
+        text: what is claimed, a sentence. where: in the paper. quote: its words there.
+        headline: it is one of the abstract's.
+        items: the keys of the tables and figures that it rests on; a report of one of them has a verdict on it.
+        rows: of the paper. against: rows too; None: the other methods' of the same table, model, ratio and recovery.
+        untuned: of tuned rows, and tried on untuned ones where a run has none of them.
+        measures: keys of columns; `perplexity`, the mean over texts; `tasks`, every accuracy on its own.
+        at_least, within: thresholds of some rules, in the unit of the effect.
+        trials: that a search needs for the claim to be tested.
+        printed: the numbers that the text gives.
+    """
+
+    id: str
+    text: str
+    where: str
+    quote: str
+    headline: bool = False
+    items: list[str] = Field(min_length=1)
+    rule: Rule
+    rows: tuple[RowRef, ...] = ()
+    against: tuple[RowRef, ...] | None = None
+    untuned: bool = False
+    measures: tuple[str, ...] = ()
+    at_least: float | None = None
+    within: float | None = None
+    trials: int | None = None
+    printed: tuple[Derived, ...] = ()
+
+    @property
+    def pairs(self) -> list[tuple[RowRef, RowRef]]:
+        """Each row with each that it is held against."""
+        return [(ref, other) for ref in self.rows for other in (_others(ref) if self.against is None else self.against)]
+
+
+def _others(ref: RowRef) -> tuple[RowRef, ...]:
+    own = ref.row()
+    return tuple(
+        RowRef(ref.item, row.recovery, row.label)
+        for row in load_item(ref.item).rows
+        if row.method not in ("dense", own.method)
+        and (row.model, row.ratio, row.recovery) == (own.model, own.ratio, own.recovery)
+    )
+
+
+class ModelConditions(Data):
+    label: str
+    parameters: str
+    weights: str
+
+
+class CutConditions(Data):
+    """A cut as a share of each pruned layer's structures, and of all parameters."""
+
+    layer: str | None
+    whole: str
+
+
+class Conditions(Data):
+    """What the paper says of its experiments; None where it says nothing. `cuts` by the ratio that it names."""
+
+    models: dict[str, ModelConditions]
+    cuts: dict[float, CutConditions]
+    layers: str | None
+    calibration: str | None
+    trials: str | None
+    sampler: str | None
+    search_texts: str | None
+    texts: str | None
+    tasks: str | None
+    items: str | None
+    prompts: str | None
+    recovery: str | None
+    tuned_on: str | None
+    examples: str | None
+    learning_rate: str | None
+    optimizer: str | None
+    seeds: str | None
+    device: str | None
+
+
+class Paper(Data):
+    """What a run is held against: the paper's claims, in its order, and its conditions."""
+
+    claims: tuple[Claim, ...]
+    conditions: Conditions
+
+
+@cache
+def paper() -> Paper:
+    conditions = Conditions.model_validate(read("conditions"))
+    return Paper(claims=tuple(Claim.model_validate(one) for one in read("claims")), conditions=conditions)

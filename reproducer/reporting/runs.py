@@ -1,0 +1,164 @@
+"""Where a run has what a claim of the paper rests on: its rows, measures, searches, and what these took."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from reproducer.paper import Claim, RowRef, load_item, method
+from reproducer.reporting.bootstrap import Array
+from reproducer.reporting.comparison import is_row, plain, stands_for, stands_for_any
+from reproducer.reporting.cost import seen_columns
+from reproducer.reporting.rows import Line, lines
+from reproducer.stages.results import Column, Model, Results, Row, Search
+
+HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Paired scores: one array [seeds, items, 2] a column, a row's and its baseline's; `items` 0: metrics alone."""
+
+    seeds: tuple[int, ...]
+    items: int
+    pairs: list[Array]
+
+
+class Run:
+    """A run, as claims ask for it."""
+
+    def __init__(self, results: Results) -> None:
+        self.results = results
+        self.lines = lines(results.rows)
+        self.papers = stands_for_any(results)
+
+    def model(self, claim: Claim) -> Model | None:
+        """Ours that stands for the model of the claim's first row."""
+        names = [name for ref in claim.rows[:1] for name in self._ours(ref)] or [
+            one.name for one in self.results.models
+        ]
+        return next((one for one in self.results.models if one.name in names), None)
+
+    def _ours(self, ref: RowRef) -> Iterator[str]:
+        of = {row.model for row in load_item(ref.item).rows if row.label == ref.label} or {"llama-7b"}
+        yield from (name for name, paper in self.papers.items() if paper in of)
+
+    def line(self, ref: RowRef, recovery: str | None = None, measure: str | None = None) -> Line | None:
+        """Our rows of a row of the paper: of another `recovery` if one is given, that have a `measure` if there are."""
+        printed = ref.row()
+        if recovery is not None:
+            printed = printed.model_copy(update={"recovery": recovery})
+        item = load_item(ref.item)
+        models = stands_for(self.results, item)
+        found = [line for line in self.lines if is_row(line, printed, models, item.any_method)]
+        found.sort(key=lambda line: measure is not None and measure not in line["mean"])
+        named = [line for line in found if plain(line["label"]) == plain(printed.label)]
+        if named or printed.method == "dense" or item.any_method:
+            return next(iter([*named, *found]), None)
+        return None
+
+    def dense(self, line: Line) -> Line | None:
+        return next((one for one in self.lines if (one["model"], one["method"]) == (line["model"], "dense")), None)
+
+    def searched_otherwise(self, line: Line) -> bool:
+        """Whether a row of the paper's own method was not searched as the paper searches."""
+        own = [one for one in self.results.searches if one.label == line["label"]]
+        return line["method"] == method().name and any(one.settings.get("mode") != "paper" for one in own)
+
+    def searched(self, label: str) -> bool:
+        return any(line["label"] == label and line["method"] == method().name for line in self.lines)
+
+    def searches(self, label: str) -> dict[int, Search]:
+        """By seed, those of a label at the cut that most of its searches were made for."""
+        return {one.seed: one for one in self.results.searches if one.label == label}
+
+    @cached_property
+    def accuracies(self) -> dict[str, list[Column]]:
+        """By model the accuracies that its averages are over."""
+        columns = [column for column in self.results.columns if column.kind == "accuracy" and column.source]
+        return {
+            model.name: [one for one in columns if model.averaged is None or one.key in model.averaged]
+            for model in self.results.models
+        }
+
+    def measures(self, name: str, line: Line) -> list[tuple[str, list[Column]]]:
+        """A measure of a claim as groups of columns whose mean is compared, each with its label; empty: none of it."""
+        accuracies = self.accuracies.get(line["model"], [])
+        if name == "tasks":
+            return [(column.label, [column]) for column in accuracies]
+        if name == "average_acc":
+            return [("average", accuracies)] if accuracies else []
+        if name == "perplexity":
+            columns = seen_columns(self.results)
+            return [("perplexity", columns)] if columns else []
+        return [(column.label, [column]) for column in self.results.columns if column.key == name]
+
+    def measured(self, line: Line, other: Line, columns: Sequence[Column]) -> Measured | None:
+        """The scores of two lines on the seeds of both; a dense line is the same for every seed."""
+        ours, theirs = (
+            {row.seed: row for row in one["rows"] if all(row.metrics.get(c.key) is not None for c in columns)}
+            for one in (line, other)
+        )
+        if other["method"] == "dense" and theirs:
+            theirs = dict.fromkeys(ours, next(iter(theirs.values())))
+        seeds = tuple(sorted(ours.keys() & theirs.keys()))
+        if not seeds or not columns:
+            return None
+        rows = [(ours[seed], theirs[seed]) for seed in seeds]
+        pairs = [_paired(rows, column) for column in columns]
+        return Measured(seeds, sum(pair.shape[1] for pair in pairs if pair.shape[1] > 1), pairs)
+
+    def hours(self, needed: Sequence[tuple[str, str]], seeds: int, trials: int | None) -> float | None:
+        """Of this machine, for the rows (label, recovery) and seeds that are missing, at what rows took here.
+
+        Stages that rows share count in each of them. None: no row tells.
+        """
+        total = 0.0
+        for label, recovery in dict.fromkeys(needed):
+            of_label = [row for row in self._timed(recovery) if row.label == label]
+            alike = of_label or [
+                row for row in self._timed(recovery) if self.searched(row.label) == self.searched(label)
+            ]
+            if not alike:
+                return None
+            seconds, missing = median(row.seconds or 0.0 for row in alike), seeds - len(of_label)
+            if trials is not None and (made := self.searches(label)):
+                seconds, missing = seconds * trials / max(len(one.trials) for one in made.values()), seeds
+            total += max(missing, 0) * seconds
+        return total / HOUR if total else None
+
+    def _timed(self, recovery: str) -> list[Row]:
+        return [
+            row
+            for row in self.results.rows
+            if row.recovery == recovery and row.status == "done" and row.seconds and row.method != "dense"
+        ]
+
+
+def _paired(rows: Sequence[tuple[Row, Row]], column: Column) -> Array:
+    """[seeds, items, 2]; of one item, the metric, where the rows do not hold the same items."""
+    scores = [[_scores(row, column) for row in pair] for pair in rows]
+    keys = scores[0][0].keys()
+    if keys and all(one.keys() == keys for pair in scores for one in pair):
+        return np.array([[[one[key] for one in pair] for key in keys] for pair in scores])
+    return np.array([[[_metric(row, column) for row in pair]] for pair in rows])
+
+
+def _scores(row: Row, column: Column) -> dict[Any, float]:
+    """By item: its score, a loss in nats for a perplexity; empty where single items are not known."""
+    if column.kind == "perplexity":
+        return dict(enumerate(row.window_losses.get(column.key, [])))
+    items = row.items.get(column.source or "", [])
+    return {item.id: item.scores[column.score] for item in items if column.score in item.scores}
+
+
+def _metric(row: Row, column: Column) -> float:
+    value = row.metrics[column.key]
+    assert value is not None  # rows without it are no part of a comparison
+    return math.log(value) if column.kind == "perplexity" else value

@@ -1,0 +1,262 @@
+"""What the run says of each claim of the paper: a verdict by the claim's own rule, with its effect and its interval.
+
+What counts is the method's variance: rows are paired by seed, an untuned row needs `SEEDS` of them and a tuned one
+`TUNED_SEEDS`, and intervals are over seeds and items (`bootstrap`). A claim is judged by its least favourable
+comparison: it is supported where every one is significantly in its favour, contradicted where one is significantly
+against it. p-values are corrected after Holm over the claims of the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from reproducer.paper import Claim, Paper
+from reproducer.reporting.bootstrap import LEVEL, Interval
+from reproducer.reporting.comparison import reproduces
+from reproducer.reporting.deviations import Deviation, deviations
+from reproducer.reporting.rules import Case, Found, Unit, apply
+from reproducer.reporting.runs import Run
+from reproducer.reporting.significance import holm
+from reproducer.stages.results import Results
+
+__all__ = ["Deviation", "Evidence", "Needs", "Verdict", "deviations", "verdicts"]
+
+Outcome = Literal["supported", "contradicted", "inconclusive", "not tested"]
+Reason = Literal[
+    "no rows", "not the paper's row", "few trials", "no measure", "people", "some rows", "few seeds", "interval"
+]
+SEEDS, TUNED_SEEDS = 5, 3
+ALWAYS = ("model", "weights", "cut", "layers")  # topics of deviations that every verdict names
+SEARCH = ("calibration", "trials", "sampler", "search_texts")
+TUNING = ("recovery", "tuned_on", "examples", "learning_rate", "optimizer")
+ACCURACY = ("tasks", "items", "prompts")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What it would take to test a claim.
+
+    Attributes:
+        model: ours. trials: of a search, where the claim says how many.
+        seeds: of each row.
+        hours: of this machine, for what is missing, at what rows took here; None: nothing to go by.
+    """
+
+    model: str
+    trials: int | None
+    seeds: int
+    hours: float | None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One comparison that a verdict rests on.
+
+    Attributes:
+        row, baseline: labels of our rows; `baseline` None where a row is held against nothing, or the dense model.
+        model, ratio, structure_ratio, recovery: of our row.
+        measure: what is compared, a column's label or `average`; columns: the keys behind it.
+        seeds: those that are paired. items: items or windows behind the interval, of all columns; 0: seeds alone.
+        paper, ours, low, high: in the verdict's unit; p: two-sided, not corrected; detectable: as in the verdict.
+        conditional: of one seed: the interval is over the items of one pruned model, and no verdict rests on it.
+    """
+
+    row: str
+    baseline: str | None
+    model: str
+    ratio: float | None
+    structure_ratio: float | None
+    recovery: str
+    measure: str
+    columns: tuple[str, ...]
+    seeds: tuple[int, ...]
+    items: int
+    paper: float | None
+    ours: float
+    low: float | None
+    high: float | None
+    p: float | None
+    detectable: float | None
+    conditional: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the run says of a claim.
+
+    Attributes:
+        claim: its id. text: what is claimed, a sentence. where: in the paper, such as `Abstract` or `Table 1`.
+        items: keys of the paper's items that it rests on, such as `table1`. headline: one of the abstract's.
+        on: the label of our model that it was judged on; in_kind: it is another than the paper's.
+        outcome, reason: `reason` says why it is inconclusive or not tested; None of the others.
+        missing: labels of rows, or measures, that the run does not have.
+        unit, favourable: of the effects; whether a larger (`higher`) or a smaller effect is what the paper claims.
+        threshold: what the effect is held against: 0 of a difference, 96.5 of "97 per cent"; None of no effect.
+        paper, ours, low, high: effects; the interval has 95 per cent. Of several comparisons, the least favourable.
+        p, p_holm: two-sided p of the claim; corrected over the claims of the report.
+        seeds, seeds_needed: paired seeds behind the effect, and how many the rule asks for.
+        detectable: the smallest distance from `threshold` that this run would have found in four of five repetitions.
+        needs: of one that is not tested, or has too few seeds or rows.
+        conditions: what differs from the paper's conditions.
+        evidence: the comparisons behind it, the least favourable first.
+    """
+
+    claim: str
+    text: str
+    where: str
+    items: tuple[str, ...]
+    headline: bool
+    on: str | None
+    in_kind: bool
+    outcome: Outcome
+    reason: Reason | None
+    missing: tuple[str, ...]
+    unit: Unit
+    favourable: Literal["higher", "lower"]
+    threshold: float | None
+    paper: float | None
+    ours: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    p_holm: float | None
+    seeds: int
+    seeds_needed: int
+    detectable: float | None
+    needs: Needs | None
+    conditions: tuple[Deviation, ...]
+    evidence: tuple[Evidence, ...]
+
+
+def verdicts(results: Results, paper: Paper) -> list[Verdict]:
+    """A verdict on each claim of the tables and figures that the spec reproduces, in the paper's order."""
+    run = Run(results)
+    items = set(reproduced(results))
+    differ = deviations(results, paper)
+    found = [_judge(run, claim, differ) for claim in paper.claims if items & set(claim.items)]
+    corrected = holm([one.p for one in found])
+    return [_settled(one, p) for one, p in zip(found, corrected, strict=True)]
+
+
+def reproduced(results: Results) -> list[str]:
+    """The keys of the paper's items that the spec reproduces, or of the specs that it includes."""
+    runs = [results, *(results.of_part(part) for part in results.parts)]
+    return ["".join(f"{kind}{number}" for kind, number in reproduces(run).items()) for run in runs]
+
+
+def _settled(verdict: Verdict, p: float | None) -> Verdict:
+    """With the corrected p: what is not significant by it is inconclusive."""
+    if p is None or p < LEVEL or verdict.outcome not in ("supported", "contradicted"):
+        return replace(verdict, p_holm=p)
+    return replace(verdict, p_holm=p, outcome="inconclusive", reason="interval")
+
+
+def _judge(run: Run, claim: Claim, differ: Sequence[Deviation]) -> Verdict:
+    """By the claim's rule, p not corrected yet."""
+    found = apply(run, claim)
+    cases = sorted(found.cases, key=lambda case: case.favour)
+    needed = found.seeds or (TUNED_SEEDS if found.tuned else SEEDS)
+    outcome, reason, p = _outcome(claim, cases, found)
+    worst = cases[0] if cases else None
+    shown = worst.interval if worst else None
+    model = run.model(claim)
+    seeds = min((len(case.seeds) for case in cases), default=0)
+    wanting = reason in ("no rows", "some rows", "few trials", "few seeds", "not the paper's row", "no measure")
+    return Verdict(
+        claim=claim.id,
+        text=claim.text,
+        where=claim.where,
+        items=tuple(claim.items),
+        headline=claim.headline,
+        on=model.label if model and cases else None,
+        in_kind=bool(model and run.papers.get(model.name) != model.name),
+        outcome=outcome,
+        reason=reason,
+        missing=_named(found, reason),
+        unit=found.unit,
+        favourable=found.favourable,
+        threshold=found.threshold,
+        paper=worst.paper if worst else found.paper,
+        ours=worst.value if worst else None,
+        low=shown.low if shown else None,
+        high=shown.high if shown else None,
+        p=p,
+        p_holm=None,
+        seeds=seeds,
+        seeds_needed=needed,
+        detectable=shown.detectable if shown else None,
+        needs=Needs(model.label, claim.trials, needed, run.hours(found.labels, needed, claim.trials))
+        if wanting and model
+        else None,
+        conditions=tuple(one for one in differ if one.topic in _topics(run, claim, cases)) + tuple(found.conditions),
+        evidence=tuple(_evidence(case) for case in cases),
+    )
+
+
+def _outcome(claim: Claim, cases: Sequence[Case], found: Found) -> tuple[Outcome, Reason | None, float | None]:
+    """What the cases say, and the p of that: two-sided, of the claim as a whole."""
+    if claim.rule == "judged":
+        return "not tested", "people", None
+    if not cases:
+        return "not tested", found.missing[0].why if found.missing else "no rows", None
+    enough = [case for case in cases if _enough(case, found) and (case.exact or case.p is not None)]
+    against = [case for case in enough if case.favour < 0]
+    if against:  # one of several is enough, so the least p counts as often as there are comparisons
+        return "contradicted", None, min(1.0, len(enough) * min(_p(case) for case in against))
+    if found.missing:
+        return "inconclusive", "some rows", None
+    if len(enough) < len(cases):
+        return "inconclusive", "few seeds", None
+    return "supported", None, max(_p(case) for case in enough)
+
+
+def _named(found: Found, reason: Reason | None) -> tuple[str, ...]:
+    """What is missing, for the reason alone where that is why the claim is not tested."""
+    whys = {one.why for one in found.missing}
+    return tuple(dict.fromkeys(one.name for one in found.missing if reason not in whys or one.why == reason))
+
+
+def _enough(case: Case, found: Found) -> bool:
+    return len(case.seeds) >= (found.seeds or (SEEDS if case.recovery == "none" else TUNED_SEEDS))
+
+
+def _p(case: Case) -> float:
+    return 0.0 if case.p is None else case.p  # what is counted is no estimate
+
+
+def _topics(run: Run, claim: Claim, cases: Sequence[Case]) -> set[str]:
+    """The topics of the conditions that a claim's rows depend on."""
+    topics = {*ALWAYS}
+    if any(run.searched(case.row) or (case.baseline and run.searched(case.baseline)) for case in cases):
+        topics |= {*SEARCH}
+    if any(case.recovery != "none" for case in cases):
+        topics |= {*TUNING}
+    keys = {key for case in cases for key in case.columns}
+    topics |= {*ACCURACY} if any(key.endswith("_acc") for key in keys) else set()
+    topics |= {"texts"} if any(key.endswith("_ppl") for key in keys) else set()
+    return topics | ({"device"} if "latency_seconds" in keys else set())
+
+
+def _evidence(case: Case) -> Evidence:
+    shown: Interval | None = case.interval
+    return Evidence(
+        row=case.row,
+        baseline=case.baseline,
+        model=case.model,
+        ratio=case.ratio,
+        structure_ratio=case.structure_ratio,
+        recovery=case.recovery,
+        measure=case.measure,
+        columns=case.columns,
+        seeds=case.seeds,
+        items=case.items,
+        paper=case.paper,
+        ours=case.value,
+        low=shown.low if shown else None,
+        high=shown.high if shown else None,
+        p=case.p,
+        detectable=shown.detectable if shown else None,
+        conditional=case.conditional,
+    )

@@ -1,0 +1,126 @@
+"""report.html: one file without requests, whose tables a reader can sort; in a real browser where there is one."""
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reproducer.reporting.render import article, write
+from reproducer.reporting.tables import Cell, Table
+from reproducer.reporting.tables import html as html_table
+
+from . import fake
+from .reading import Page
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+def told():
+    results = fake.measured(fake.table1("smollm2-135m", seeds=(0, 1, 2), structure_ratio=None), 5)
+    return replace(article(results), verdicts=fake.four_verdicts(), deviations=fake.DEVIATIONS)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("html")
+    write(told(), directory)
+    return directory / "report.html"
+
+
+def test_the_page_is_one_file(report):
+    source = report.read_text(encoding="utf-8")
+    page = Page(source)
+    assert source.startswith("<!doctype html>")
+    assert not {tag for tag, _ in page.elements} & {"link", "iframe", "object", "base", "form"}
+    images = [attributes["src"] for attributes in page.all("img")]
+    assert len(images) >= 4 and all(src.startswith("data:image/png;base64,") for src in images)
+    assert all(attributes.get("alt") for attributes in page.all("img"))
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest", source)
+    (policy,) = [one["content"] for one in page.all("meta") if one.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "prefers-color-scheme: dark" in source
+
+
+def test_links_lead_to_headings_of_the_page(report):
+    page = Page(report.read_text(encoding="utf-8"))
+    anchors = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(anchors) == len(set(anchors))
+    links = [attributes["href"] for attributes in page.all("a")]
+    assert len(links) > 10 and all(link[0] == "#" and link[1:] in anchors for link in links)
+
+
+def test_repeated_cells_are_whole_for_sorting():
+    table = Table(["a", "b"], "lr", repeated=1)
+    table.add(["same", Cell("1.2 GiB", value=1.2e9)])
+    table.add(["same", "2"])
+    page = Page(html_table(table))
+    assert "".join(page.text).count("same") == 2
+    assert [one.get("class") for one in page.all("td")] == [None, "r", "same", "r"]
+    assert [one.get("data-value") for one in page.all("td")] == [None, "1200000000.0", None, None]
+
+
+def browse(page: str, directory: Path, *options: str) -> dict:
+    """What a probe in the page finds in a headless browser: `probe` is a script that returns what is to be told."""
+    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip("no Chromium or Chrome on PATH: the page is not opened in a browser here")
+    (directory / "page.html").write_text(page, encoding="utf-8")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={directory / 'profile'}"]
+    command += [*options, "--virtual-time-budget=5000", "--dump-dom", (directory / "page.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    found = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found, done.stderr[-2000:]
+    return json.loads("".join(Page(found[0]).text))
+
+
+def probed(report: Path, script: str) -> str:
+    """The page with a watch over errors and requests at its head, and a probe at its end."""
+    watch = (
+        "<script>const wrong = []; addEventListener('error', e => wrong.push(String(e.message || e.target.src)), true);"
+        "addEventListener('securitypolicyviolation', e => wrong.push(e.blockedURI));</script>"
+    )
+    probe = (
+        f"<script>const told = (() => {{ {script} }})(); const pre = document.createElement('pre'); pre.id = 'probe';"
+        "pre.textContent = JSON.stringify({told, wrong}); document.body.append(pre);</script>"
+    )
+    source = report.read_text(encoding="utf-8")
+    return source.replace("<head>", f"<head>{watch}", 1).replace("</body>", f"{probe}</body>", 1)
+
+
+SORT = """
+const table = [...document.querySelectorAll("table")].find(one => one.textContent.includes("WikiText2"));
+const column = name => [...table.tHead.rows[0].cells].findIndex(cell => cell.textContent.startsWith(name));
+const values = name => [...table.rows].slice(1).map(row => row.cells[column(name)].textContent);
+const click = name => table.tHead.rows[0].cells[column(name)].firstElementChild.click();
+const found = {before: values("Method"), images: [...document.images].map(one => one.naturalWidth > 0)};
+const tuning = table.rows[3].cells[column("Tuning")];
+found.hidden = [getComputedStyle(tuning).visibility];
+click("WikiText2"); found.up = values("WikiText2"); found.sort = table.querySelector("[aria-sort]").ariaSort;
+click("WikiText2"); found.down = values("WikiText2");
+click("Method"); found.names = values("Method"); found.hidden.push(getComputedStyle(tuning).visibility);
+return found;
+"""
+
+
+def test_a_click_on_a_heading_sorts_the_table(report, tmp_path):
+    found = browse(probed(report, SORT), tmp_path)
+    assert found["wrong"] == []
+    told = found["told"]
+    assert all(told["images"])
+    numbers = [float(text.split()[0]) for text in told["up"]]
+    assert numbers == sorted(numbers) and len(numbers) == 11
+    assert told["down"] == told["up"][::-1] and told["sort"] == "ascending"
+    assert sorted(told["before"]) == sorted(told["names"]) and told["before"] != told["names"]
+    assert told["hidden"] == ["hidden", "visible"], "what repeats the row above reads blank until rows move"
+
+
+@pytest.mark.parametrize(("scheme", "dark"), [(1, False), (0, True)])
+def test_the_page_follows_the_readers_colours(report, tmp_path, scheme, dark):
+    script = "const style = getComputedStyle(document.body); return [style.backgroundColor, style.color];"
+    found = browse(probed(report, script), tmp_path, f"--blink-settings=preferredColorScheme={scheme}")
+    paper, ink = (sum(map(int, re.findall(r"\d+", color)[:3])) for color in found["told"])
+    assert (paper < ink) == dark and abs(paper - ink) > 300

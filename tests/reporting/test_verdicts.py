@@ -1,0 +1,256 @@
+"""Verdicts on results in which a claim is true, false or open by construction."""
+
+import math
+from dataclasses import fields
+from functools import cache
+
+import pytest
+
+from reproducer.paper import RowRef, load_item, paper
+from reproducer.reporting.significance import holm
+from reproducer.reporting.verdicts import Verdict, deviations, verdicts
+from reproducer.stages.results import Results
+from tests.reporting.claimed import BASELINES, run
+from tests.reporting.fake import change, convergence, quickstart
+
+GOOD = {"dense": 0.7, **BASELINES, "AdaPruner": 0.69}
+BAD = {"dense": 0.7, **BASELINES, "AdaPruner": 0.46}
+
+
+@cache
+def good() -> dict[str, Verdict]:
+    return judged(run(GOOD))
+
+
+def judged(results: Results) -> dict[str, Verdict]:
+    return {one.claim: one for one in verdicts(results, paper())}
+
+
+def test_a_claim_that_is_true_is_supported():
+    found = good()
+    accuracy, perplexity = found["untuned-accuracy"], found["untuned-perplexity"]
+    for one in (accuracy, perplexity, found["untuned-over-llm-pruner"], found["untuned-retains-93"]):
+        assert (one.outcome, one.reason, one.seeds, one.needs) == ("supported", None, 5, None)
+        assert one.p <= one.p_holm < 0.05 and one.on == "SmolLM2-135M" and one.in_kind
+    assert accuracy.low > 0 and accuracy.unit == "points" and accuracy.favourable == "higher"
+    assert perplexity.high < 0 and perplexity.unit == "per cent" and perplexity.favourable == "lower"
+    rivals = ["LLM-Pruner-E1", "LLM-Pruner-E2", "Magnitude", "MoreauPruner", "Vector"]
+    assert sorted(e.baseline for e in accuracy.evidence) == rivals and len(perplexity.evidence) == 2 * len(rivals)
+    assert accuracy.ours == accuracy.evidence[0].ours and accuracy.evidence[0].baseline not in ("Magnitude", "Vector")
+    assert found["untuned-retains-93"].ours == pytest.approx(100 * 0.69 / 0.7, abs=3)
+
+
+def test_the_effect_is_that_of_the_rows():
+    results = run(GOOD)
+    one = good()["untuned-over-llm-pruner"]
+    means = {
+        label: sum(row.metrics["average_acc"] for row in results.rows if row.label == label) / 5
+        for label in ("AdaPruner", "LLM-Pruner-E2")
+    }
+    assert one.ours == pytest.approx(100 * (means["AdaPruner"] - means["LLM-Pruner-E2"]))
+    printed = [RowRef("table1", "none", label).row().metrics["average_acc"] for label in means]
+    assert one.paper == pytest.approx(printed[0] - printed[1])
+    evidence = next(e for e in good()["untuned-perplexity"].evidence if e.baseline == "Vector")
+    logs = {
+        label: [math.log(row.metrics[evidence.columns[0]]) for row in results.rows if row.label == label]
+        for label in ("AdaPruner", "Vector")
+    }
+    change = math.exp(sum(logs["AdaPruner"]) / 5 - sum(logs["Vector"]) / 5)
+    assert evidence.ours == pytest.approx(100 * (change - 1))
+
+
+def test_a_claim_that_is_false_is_contradicted():
+    found = judged(run(BAD))
+    for key in ("untuned-accuracy", "untuned-perplexity", "untuned-over-llm-pruner", "untuned-retains-93"):
+        assert found[key].outcome == "contradicted", key
+        assert found[key].p_holm < 0.05 and found[key].evidence[0].baseline not in ("Magnitude", "Vector")
+    assert found["untuned-accuracy"].high < 0
+
+
+def test_one_baseline_that_is_better_contradicts_that_all_are_worse():
+    found = judged(run(GOOD | {"MoreauPruner": 0.85}))
+    assert found["untuned-accuracy"].outcome == "contradicted"
+    assert found["untuned-accuracy"].evidence[0].baseline == "MoreauPruner"
+    assert found["untuned-over-llm-pruner"].outcome == "supported"
+
+
+def test_too_few_seeds_are_inconclusive_and_say_what_it_takes():
+    found = judged(run(GOOD, seeds=range(3)))
+    one = found["untuned-accuracy"]
+    assert (one.outcome, one.reason, one.seeds, one.seeds_needed) == ("inconclusive", "few seeds", 3, 5)
+    assert one.p is one.p_holm is None and one.low < one.ours < one.high and one.detectable > 0
+    assert one.needs.seeds == 5 and one.needs.hours == pytest.approx(6 * 2 * 48.7 / 3600)
+    alone = judged(run(GOOD, seeds=[0]))["untuned-accuracy"]
+    assert alone.outcome == "inconclusive" and all(e.conditional and e.low < e.high for e in alone.evidence)
+
+
+def test_tuned_rows_need_three_seeds():
+    found = judged(run(GOOD | {"LoRAShear": 0.5}, seeds=range(3), recovery="lora", spread=0.003, items=200))
+    assert (found["tuned-accuracy"].outcome, found["tuned-accuracy"].seeds_needed) == ("supported", 3)
+    assert found["untuned-accuracy"].outcome == "not tested"
+
+
+def test_what_is_within_the_noise_is_inconclusive_with_the_smallest_effect_that_was_in_reach():
+    one = judged(run(GOOD | {"AdaPruner": 0.58}, spread=0.06))["untuned-over-llm-pruner"]
+    assert (one.outcome, one.reason) == ("inconclusive", "interval")
+    assert one.low < 0 < one.high and one.p_holm > 0.05
+    assert one.detectable > (one.high - one.low) / 2
+    assert one.needs is None
+
+
+def test_rows_that_are_missing_leave_a_claim_open_or_untested():
+    found = judged(run({label: GOOD[label] for label in ("dense", "LLM-Pruner-E2", "AdaPruner")}))
+    assert found["untuned-over-llm-pruner"].outcome == "supported"
+    part = found["untuned-accuracy"]
+    assert (part.outcome, part.reason) == ("inconclusive", "some rows")
+    assert part.missing == ("Magnitude", "Vector", "LLM-Pruner-E1", "MoreauPruner")
+    none = found["tuned-over-lorashear"]
+    assert (none.outcome, none.reason, none.ours, none.on) == ("not tested", "no rows", None, None)
+    assert none.paper == pytest.approx(2.2443)
+    worse = judged(run({"dense": 0.7, "LLM-Pruner-E2": 0.6, "AdaPruner": 0.45}))["untuned-accuracy"]
+    assert worse.outcome == "contradicted"  # that takes no more than one
+
+
+def test_a_search_of_our_own_is_not_the_papers_row():
+    found = judged(run(GOOD, mode="default"))
+    assert (found["untuned-accuracy"].outcome, found["untuned-accuracy"].reason) == (
+        "not tested",
+        "not the paper's row",
+    )
+    beside = judged(run(GOOD | {"AdaPruner": 0.46, "AdaPruner, local search": 0.69}))
+    assert beside["untuned-accuracy"].outcome == "contradicted"
+    assert all(e.row == "AdaPruner" for e in beside["untuned-accuracy"].evidence)
+
+
+def test_claims_of_tuned_ablations_are_tried_on_untuned_rows_and_say_so():
+    right = {"dense": 0.7, "AdaPruner": 0.66, "w/o D": 0.3, "w/o I1": 0.5, "w/o I2": 0.85, "w/o unified": 0.66}
+    found = judged(run(right, item={"table": 2}, spread=0.005))
+    assert found["data-search"].outcome == "supported" and found["search-matters"].outcome == "contradicted"
+    assert found["joint"].outcome == "inconclusive"
+    assert found["data-search-every-task"].outcome == "supported"
+    for key in ("data-search", "joint"):
+        assert [(c.paper, c.ours) for c in found[key].conditions if c.topic == "recovery"] == [("lora", "none")]
+        assert found[key].seeds_needed == 5
+
+
+def test_most_tasks():
+    tuned = run(GOOD | {"LoRAShear": 0.5}, seeds=range(3), recovery="lora")
+    one = judged(tuned)["most-tasks"]
+    assert one.outcome == "supported" and one.ours == 100 and one.threshold == 50
+    wins = {e.baseline: e.paper for e in one.evidence}  # MoreauPruner is better on WinoGrande and OpenbookQA
+    assert wins == pytest.approx({"LoRAShear": 600 / 7, "MoreauPruner": 500 / 7})
+
+
+def test_accuracies_without_any_item_are_compared_by_seed():
+    results = run(GOOD)
+    bare = change(results, rows=[change(row, items={}, window_losses={}) for row in results.rows])
+    one = judged(bare)["untuned-accuracy"]
+    assert one.outcome == "supported" and all(e.items == 0 for e in one.evidence)
+
+
+def test_a_claim_about_300_trials_is_not_tested_with_60():
+    found = judged(convergence(seeds=5, trials=60))
+    for key in ("tpe-sooner", "tpe-better"):
+        assert (found[key].outcome, found[key].reason, found[key].missing) == (
+            "not tested",
+            "few trials",
+            ("60 trials",),
+        )
+        assert found[key].needs.trials == 300
+
+
+def searched(seeds: int, trials: int, settled: dict[str, tuple[int, float]]) -> Results:
+    """Searches that fall to a value of their own until a trial, by label, and find nothing better after it."""
+    made = []
+    for one in convergence(seeds, trials).searches:
+        last, best = settled[one.label]
+        values = [best + max(last + one.seed - t.number, 0) for t in one.trials]
+        history = [change(t, value=v, state="complete", baseline=None) for t, v in zip(one.trials, values, strict=True)]
+        made.append(change(one, trials=history))
+    return change(convergence(1, 4), searches=made)
+
+
+def test_searches_of_300_trials():
+    true = judged(searched(5, 300, {"TPE": (100, 150.0), "random search": (280, 160.0)}))
+    for key in ("tpe-sooner", "tpe-better"):
+        assert (true[key].outcome, true[key].seeds) == ("supported", 5)
+    assert true["tpe-sooner"].evidence[0].ours > 0 and true["tpe-sooner"].paper == 0  # below 150 trials
+    assert true["tpe-better"].ours == pytest.approx(100 * (150 / 160 - 1))
+    false = judged(searched(5, 300, {"TPE": (280, 160.0), "random search": (100, 150.0)}))
+    assert false["tpe-sooner"].outcome == false["tpe-better"].outcome == "contradicted"
+    few = judged(searched(2, 300, {"TPE": (100, 150.0), "random search": (280, 160.0)}))
+    assert (few["tpe-better"].outcome, few["tpe-better"].reason) == ("inconclusive", "few seeds")
+
+
+def test_spreads_over_draws():
+    labels = {"dense": 0.7, "Vector": 0.5, "LLM-Pruner-E1": 0.5, "LLM-Pruner-E2": 0.5}
+    wide = judged(run(labels, item={"figure": 1}, spread=0.2))["draws-differ"]
+    assert wide.outcome == "supported" and wide.low > 1 and wide.unit == "per cent"
+    narrow = judged(run(labels, item={"figure": 1}, spread=0.0002))["draws-differ"]
+    assert narrow.outcome == "contradicted" and narrow.high < 1
+    alike = judged(run(labels, item={"figure": 1}, spread=0.1))["metrics-differ"]
+    assert alike.outcome == "inconclusive" and alike.ours > 1
+
+
+def test_what_people_have_to_judge_is_not_tested():
+    found = judged(change(quickstart(), spec={"name": "t", "title": "", "reproduces": {"table": 10}}))
+    assert (found["generations"].outcome, found["generations"].reason) == ("not tested", "people")
+
+
+def test_a_spec_that_reproduces_nothing_has_no_verdicts():
+    assert verdicts(quickstart(), paper()) == []
+
+
+def test_holm_is_over_the_claims_of_the_report():
+    found = [one for one in good().values() if one.p is not None]
+    assert len(found) > 3
+    assert [one.p_holm for one in found] == holm([one.p for one in found])
+    for one in found:
+        assert one.p_holm >= one.p and (one.outcome in ("supported", "contradicted")) == (one.p_holm < 0.05)
+
+
+def test_the_same_results_give_the_same_verdicts_to_the_last_digit():
+    results = run(GOOD)
+    again = Results.model_validate_json(results.to_json())
+    assert verdicts(again, paper()) == list(good().values())
+    assert deviations(results, paper()) == deviations(again, paper())
+
+
+def test_every_claim_has_a_verdict_in_its_items_report():
+    seen = set()
+    for item in {key for claim in paper().claims for key in claim.items}:
+        kind = "table" if item.startswith("table") else "figure"
+        results = run(GOOD, item={kind: int(item.removeprefix(kind))}, seeds=range(2), items=20)
+        found = verdicts(results, paper())
+        assert [one.claim for one in found] == [claim.id for claim in paper().claims if item in claim.items]
+        seen |= {one.claim for one in found}
+        for one in found:
+            assert all(value == value for f in fields(one) if isinstance(value := getattr(one, f.name), float))
+            assert (one.reason is None) == (one.outcome in ("supported", "contradicted"))
+    assert seen == {claim.id for claim in paper().claims}
+
+
+def test_deviations_have_both_sides_and_leave_out_what_agrees():
+    results = run(GOOD)
+    found = {one.topic: one for one in deviations(results, paper())}
+    assert found["model"].ours == "SmolLM2-135M, 0.135 billion parameters"
+    assert (
+        "4-bit" in found["weights"].ours and found["cut"].paper == "25% of each pruned layer, 19.6% of all parameters"
+    )
+    assert (found["trials"].paper, found["trials"].ours) == ("150 or fewer (Figure 4)", "8")
+    assert found["seeds"].ours == "0, 1, 2, 3, 4" and "sampler" not in found
+    conditions = {one.topic for one in good()["untuned-accuracy"].conditions}
+    assert {"model", "weights", "cut", "trials"} <= conditions and "learning_rate" not in conditions
+    same = change(results, models=[change(results.models[0], name="llama-7b", label="LLaMA-7B", stands_for=None)])
+    assert "trials" in {one.topic for one in deviations(same, paper())}
+
+
+def test_claims_rest_on_rows_and_columns_that_the_paper_has():
+    for claim in paper().claims:
+        assert claim.text.endswith(".") and claim.quote
+        for item in claim.items:
+            load_item(item)
+        if claim.rule in ("converges", "finds"):
+            continue
+        for ref, other in claim.pairs if claim.rule in ("better", "most") else [(ref, ref) for ref in claim.rows]:
+            assert ref.row() and other.row()
