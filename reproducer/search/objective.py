@@ -5,20 +5,23 @@ and for the search texts. A candidate is evaluated layer by layer on all texts; 
 while the layer runs, and the model is neither copied nor reloaded. Statistics that are means over the samples are kept
 passage by passage: a set of samples then costs only the passages that are new.
 
-A candidate can be given up on a first slice of the search texts. It and the best so far are measured on the same
-windows, so what counts is the difference window by window: windows differ far more from each other than a window does
-under two similar models. A candidate is hopeless if, going by the slice, its objective is above the best one's by more
-than three standard errors of the difference.
+A candidate races against the best so far: it is measured on an eighth of the search texts, then on as much again, and
+so on, and given up as soon as it is hopeless. Both are measured on the same windows, so what counts is the difference
+window by window: windows differ far more from each other than a window does under two similar models. A candidate is
+hopeless if, going by the windows so far, its objective would be above the best one's by as much in one of a thousand
+cases at most, were it as good as that.
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from scipy.stats import t as student
 from torch import Tensor, nn
 
 from reproducer.errors import UserError
@@ -35,9 +38,9 @@ from reproducer.pruning.statistics import Statistic, Statistics, WeightStatistic
 
 ACTIVATION_BYTES = 2**31
 STATISTICS_KEPT = 128  # statistics of sample sets that stay in memory: a few MB each
-SHARE = 4  # one window in four is in the first slice
-LEAST = 4  # windows of a text, below which their spread says nothing
-ERRORS = 3.0  # standard errors; a candidate as good as the best is given up once in several hundred times
+SHARE = 8  # one window in eight is in the first stage of a race, which has at least
+LEAST = 4  # windows of a text: the spread of fewer says nothing
+CHANCE = 1e-3  # that a candidate as good as the best is given up at a stage
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ class Measured:
     """What a candidate was found to be.
 
     Attributes:
-        value: the objective, of the first slice alone if `stopped`.
-        losses: mean loss of each window of the first slice, to compare later candidates with.
+        value: the objective, of the windows so far if `stopped`.
+        losses: mean loss of each window, in the order of the race, to compare later candidates with.
         stopped: whether the rest of the windows was left out.
     """
 
@@ -100,10 +103,9 @@ class Objective:
         self._windows = torch.cat(list(self.texts.values()))
         sizes = [len(windows) for windows in self.texts.values()]
         self._text_of = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-        first = first_slice(sizes)
-        rest = sorted(set(range(len(self._windows))) - set(first))
         with frozen(model), torch.no_grad():
-            self._first, self._rest = self._batches(first), self._batches(rest)
+            self._race = [self._batches(windows) for windows in stages(sizes)]
+        self._all = [batch for batches in self._race for batch in batches]
 
     def spent(self) -> dict[str, float]:
         """What has gone through the model so far, by the names of `Costs`."""
@@ -169,31 +171,29 @@ class Objective:
 
     def perplexities(self, plan: Plan | None) -> dict[str, float]:
         """Perplexity of the model under `plan` (None: the dense model) on every search text."""
-        batches = self._first + self._rest
-        return dict(zip(self.texts, self._perplexities(self._losses(plan, batches), batches), strict=True))
+        return dict(zip(self.texts, self._perplexities(self._losses(plan, self._all), self._all), strict=True))
 
     def value(self, plan: Plan | None) -> float:
         """The objective: the mean of the perplexities (Kong et al. 2025, Eq. 6)."""
         return self.measure(plan).value
 
     def measure(self, plan: Plan | None, against: Sequence[float] | None = None) -> Measured:
-        """The objective of `plan`; stopped behind the first slice if that says that it is hopeless.
+        """The objective of `plan`; stopped after a stage of the race that says that it is hopeless.
 
         Args:
             against: `losses` of the best plan so far. None: measure all windows, whatever the first ones say.
         """
-        batches, stopped = self._first, False
-        if against is None:  # a layer is sliced once for all windows
-            batches = self._first + self._rest
-        losses = self._losses(plan, batches)
-        if against is not None and self._rest:
-            stopped = hopeless(losses, torch.tensor(against, dtype=losses.dtype), self._texts_of(batches))
-            if not stopped:
-                batches = batches + self._rest
-                losses = torch.cat([losses, self._losses(plan, self._rest)])
+        race = [self._all] if against is None else self._race  # at once, a layer is sliced once for all windows
+        best = torch.tensor(against or [], dtype=torch.float64)
+        batches: list[_Batch] = []
+        losses, stopped = best.new_empty(0), False
+        for stage, more in enumerate(race, 1):
+            batches, losses = [*batches, *more], torch.cat([losses, self._losses(plan, more)])
+            if stage < len(race) and hopeless(losses, best[: len(losses)], self._texts_of(batches)):
+                stopped = True
+                break
         perplexities = self._perplexities(losses, batches)
-        compared = sum(len(batch.windows) for batch in self._first)
-        return Measured(sum(perplexities) / len(perplexities), losses[:compared].tolist(), stopped)
+        return Measured(sum(perplexities) / len(perplexities), losses.tolist(), stopped)
 
     def describe(
         self, passages: Sequence[int], losses: bool, progress: Callable[[int, int], None] = lambda done, total: None
@@ -307,20 +307,30 @@ class _Batch:
 _OfModules = dict[tuple[int, str], Tensor]  # (layer, module) -> one statistic
 
 
-def first_slice(sizes: list[int]) -> list[int]:
-    """Indices of the windows to measure first, evenly spread over each text; all where a text is too short for it.
+def stages(sizes: list[int]) -> list[list[int]]:
+    """Indices of the windows that are new in each stage of a race; one stage where a text is too short for more.
+
+    What a stage and those before it have seen is evenly spread over each text.
 
     Args:
         sizes: windows of each text; the windows of all texts are numbered in a row.
     """
     if min(sizes) < 2 * LEAST:
-        return list(range(sum(sizes)))
-    chosen, start = [], 0
-    for size in sizes:
-        count = max(LEAST, -(-size // SHARE))
-        chosen += [start + (2 * place + 1) * size // (2 * count) for place in range(count)]
-        start += size
-    return chosen
+        return [list(range(sum(sizes)))]
+    starts = [sum(sizes[:text]) for text in range(len(sizes))]
+    orders = [[start + place for place in spread_order(size)] for start, size in zip(starts, sizes, strict=True)]
+    found, seen, share = [], [0] * len(sizes), SHARE
+    while seen != sizes:
+        ends = [min(size, max(LEAST, -(-size // share))) for size in sizes]
+        found.append([one for order, a, b in zip(orders, seen, ends, strict=True) for one in sorted(order[a:b])])
+        seen, share = ends, max(1, share // 2)
+    return [windows for windows in found if windows]
+
+
+def spread_order(size: int) -> list[int]:
+    """0 to `size` - 1 in an order of which every beginning is spread evenly: by their bits read backwards."""
+    bits = max(1, (size - 1).bit_length())
+    return sorted(range(size), key=lambda place: int(f"{place:0{bits}b}"[::-1], 2))
 
 
 def hopeless(candidate: Tensor, best: Tensor, texts: Tensor) -> bool:
@@ -328,17 +338,25 @@ def hopeless(candidate: Tensor, best: Tensor, texts: Tensor) -> bool:
 
     The objective is the mean over the texts of exp(mean loss). With `d` the mean difference of losses on a text and `s`
     its standard error, the candidate's perplexity there is the best one's times exp(d), and its error that times `s`.
+    The sum of the differences over its error has Student's distribution, with the degrees of freedom of Welch (1947).
 
     Args:
         candidate, best: mean losses [windows] of the same windows.
         texts: LongTensor [windows], which text a window is of.
     """
-    above, variance = 0.0, 0.0
+    above, variances, freedom = 0.0, [], []
     for text in texts.unique():
         of_text = texts == text
         differences, level = (candidate - best)[of_text].double(), best[of_text].double().mean()
         ratio = differences.mean().exp()
         error = differences.std() / len(differences) ** 0.5
         above += float(level.exp() * (ratio - 1))
-        variance += float((level.exp() * ratio * error) ** 2)
-    return above > ERRORS * variance**0.5
+        variances.append(float((level.exp() * ratio * error) ** 2))
+        freedom.append(len(differences) - 1)
+    variance = sum(variances)
+    if not math.isfinite(variance):
+        return False  # it is measured whole, and then has no objective
+    if variance == 0:
+        return above > 0
+    degrees = variance**2 / sum(one**2 / of for one, of in zip(variances, freedom, strict=True))
+    return above > float(student.isf(CHANCE, degrees)) * variance**0.5

@@ -49,7 +49,7 @@ class SearchSettings(Section):
             pool in as many contiguous parts as there are samples, one sample from each; `score`, the samples that are
             best alone, which is found out first.
         encoding: how parameters stand for samples (`reproducer.search.encoding`).
-        stop: give up hopeless trials on a first slice of the search texts.
+        stop: let trials race: measured on more and more of the search texts, hopeless ones are given up.
         start: of `local` alone: trials at the head, baselines among them, before it changes the best of them; those
             that are no baselines are drawn at random. By default a quarter of `trials`.
         texts: data sets whose mean perplexity is the objective; None: those that the report measures on.

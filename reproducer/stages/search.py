@@ -40,7 +40,7 @@ class Search(OnModel):
     """
 
     kind: ClassVar[str] = "search"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     resumable: ClassVar[bool] = True
 
     method: str
