@@ -239,6 +239,10 @@ def test_deviations_have_both_sides_and_leave_out_what_agrees():
     )
     assert (found["trials"].paper, found["trials"].ours) == ("150 or fewer (Figure 4)", "8")
     assert found["seeds"].ours == "0, 1, 2, 3, 4" and "sampler" not in found
+    cut = {"layers": [3, 4, 5], "of": 30, "heads": 0.3, "channels": 0.243}
+    told = change(results, rows=[change(row, reached=cut if row.method != "dense" else None) for row in results.rows])
+    layers = {one.topic: one.ours for one in deviations(told, paper())}
+    assert (layers["cut"], layers["layers"]) == ("24.3% of each pruned layer, 19.9% of all parameters", "3 to 5 of 30")
     conditions = {one.topic for one in good()["untuned-accuracy"].conditions}
     assert {"model", "weights", "cut", "trials"} <= conditions and "learning_rate" not in conditions
     same = change(results, models=[change(results.models[0], name="llama-7b", label="LLaMA-7B", stands_for=None)])
