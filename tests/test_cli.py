@@ -18,7 +18,10 @@ import pytest
 
 from reproducer import commands
 from reproducer.cli import main
+from reproducer.reporting import row_line
+from reproducer.reporting.numbers import plus_minus
 from reproducer.stages.results import Results
+from tests.reporting import fake
 
 SPECS = Path(__file__).parents[1] / "specs"
 SPEC = """\
@@ -35,10 +38,10 @@ MEASURED_ANEW = ("--set", "evaluate.windows=3")  # four stages of another recipe
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
-    """The folder of a run that has ended, in a process as the tests start them."""
+    """The folder of a run that has ended, in a process as the tests start them; `said` is what it printed."""
     folder = tmp_path_factory.mktemp("ran")
     (folder / "spec.yaml").write_text(SPEC)
-    finish(start("spec.yaml", cwd=folder))
+    (folder / "said").write_text(finish(start("spec.yaml", cwd=folder)))
     return folder
 
 
@@ -120,7 +123,7 @@ def test_a_run_renders_a_report_and_a_second_run_computes_nothing(finished, caps
         assert row["params_removed"] == pytest.approx(0.20, abs=0.005)
     report = (finished / "out/small-run/report.md").read_text()
     for row in first["rows"][1:]:
-        assert f"{row['metrics']['python_topics_ppl']:.2f}" in report
+        assert f" {plus_minus(row['metrics']['python_topics_ppl'], None)} |" in report
     stages = {key for row in first["rows"] for key in row["stages"].values()}
     assert main(["spec.yaml"]) == 0
     assert f"({len(stages)} cached)" in capsys.readouterr().out
@@ -129,6 +132,26 @@ def test_a_run_renders_a_report_and_a_second_run_computes_nothing(finished, caps
     assert json.loads(Path("again/small-run/results.json").read_text()) == first
     assert main(["status", "spec.yaml"]) == 0
     assert "missing" not in capsys.readouterr().out
+
+
+def test_a_run_shows_each_row_as_it_ends_and_the_table_at_the_end(ran):
+    lines = (ran / "said").read_text().splitlines()
+    rows = results(ran)["rows"]
+    end = next(i for i, line in enumerate(lines) if line.split()[:3] == ["Ratio", "Tuning", "Method"])
+    for row in rows:
+        value = plus_minus(row["metrics"]["python_topics_ppl"], None)
+        (place,) = [i for i, line in enumerate(lines) if line.endswith(f"seed 0: Python topics {value}")
+                    and f" {row['label']}," in line]  # fmt: skip
+        assert place < end
+        assert any(row["label"] in line and line.endswith(f" {value}") for line in lines[end:])
+    measured = [i for i, line in enumerate(lines) if "python-topics: done" in line]
+    assert lines[measured[0] + 1].startswith("tiny-gqa, "), "not behind all stages"
+    assert "small-run: 4 rows from" in lines[-3] and lines[-1].endswith("report.html")
+
+
+def test_a_row_that_ends_in_failure_is_shown_with_its_reason():
+    row = fake.failed("vector", "no memory \x1b[31mleft")
+    assert row_line(row, fake.QUICKSTART) == ("smollm2-135m, Vector, 20%, w/o tune, seed 0: failed, no memory [31mleft")
 
 
 def test_results_are_what_their_schema_says(finished):

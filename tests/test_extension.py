@@ -22,6 +22,7 @@ from reproducer.methods.registry import METHODS
 from reproducer.pruning.plan import Plan
 from reproducer.queue import ENGINES
 from reproducer.recovery.registry import RECOVERIES
+from reproducer.reporting.numbers import plus_minus
 from reproducer.search.record import Record
 from reproducer.spec import load_spec
 from reproducer.stages.expand import expand
@@ -143,7 +144,7 @@ def test_all_are_rows_of_one_table(ran):
     report = (ran / "out/own/report.md").read_text()
     for row in found[1:]:
         assert 0.03 < row["params_removed"] < 0.5
-        assert row["label"] in report and f"{row['metrics']['python_topics_ppl']:.2f}" in report
+        assert row["label"] in report and f" {plus_minus(row['metrics']['python_topics_ppl'], None)} " in report
     assert "Norm tuning" in report
 
 

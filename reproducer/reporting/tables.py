@@ -9,6 +9,7 @@ from tabulate import tabulate
 from reproducer.reporting.escape import Raw, escape_html, escape_markdown, escape_tex, one_line
 
 LINE = 46  # characters of a paragraph's line in a terminal
+LETTER, GAP = 0.0092, 0.026  # of a line of LaTeX: what a small letter takes, and what parts columns
 
 
 @dataclass(frozen=True)
@@ -163,13 +164,19 @@ def tabular(table: Table) -> str:
 
 def _tex_parts(table: Table) -> tuple[str, str, str]:
     """The columns, the head between its rules, and the rows."""
-    paragraphs = table.align.count("p")
-    share = max(0.92 - 0.12 * (len(table.align) - paragraphs), 0.15) / max(paragraphs, 1)  # of the line, roughly
+    longest = [max(map(len, map(one_line, column))) for column in zip(table.headers, *_texts(table), strict=True)]
+    others = sum(GAP + LETTER * n for n, side in zip(longest, table.align, strict=True) if side != "p")
+    paragraphs = max(table.align.count("p"), 1)
+    share = max((1 - others) / paragraphs - GAP, 0.1)  # of the line, roughly
     paragraph = f">{{\\raggedright\\arraybackslash}}p{{{share:.2f}\\linewidth}}"
     columns = "".join(paragraph if side == "p" else side for side in table.align)
     head = f"\\toprule\n{_tex_row([escape_tex(header) for header in table.headers])}\\midrule\n"
     rows = [_tex_row(row) for row in table.texts(escape_tex, "\\textbf{{{}}}")]
     return columns, head, "".join(("\\midrule\n" if i in table.rules else "") + row for i, row in enumerate(rows))
+
+
+def _texts(table: Table) -> list[list[str | None]]:
+    return [[cell.text for cell in row] for row in table.rows]
 
 
 def _tex_row(texts: Sequence[str]) -> str:

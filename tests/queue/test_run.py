@@ -405,6 +405,19 @@ def test_an_error_of_the_store_itself_is_not_the_stages_failure(store, log, monk
         run([text("a")], store)
 
 
+def test_each_stage_that_a_run_settles_is_told_with_what_is_known_by_then(store, log):
+    stages = chain()
+    run([stages[1]], store)
+    told = []
+
+    def settled(stage, results):
+        told.append((stage.label, {result.stage.label: result.status for result in results.values()}))
+
+    run(stages, store, settled=settled)
+    assert [label for label, _ in told] == ["a", "b", "c"], "what was in the store is not settled by this run"
+    assert told[1][1] == {"other": "cached", "a": "done", "b": "done"}
+
+
 # interruption, and going on after it
 
 

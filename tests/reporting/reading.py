@@ -4,10 +4,11 @@ from html.parser import HTMLParser
 
 from markdown_it import MarkdownIt
 
-from reproducer.reporting.render import FORMATS, HTML, LATEX, MARKDOWN, Article, article, page
+from reproducer.reporting.formats import HTML, LATEX, MARKDOWN
+from reproducer.reporting.render import Article, article, page
 from reproducer.stages.results import Results
 
-__all__ = ["FORMATS", "Page", "html", "latex", "links", "markdown", "read", "section_of", "tables"]
+__all__ = ["Page", "html", "latex", "links", "markdown", "read", "section_of", "tables"]
 
 
 VOID = {"meta", "img", "br"}

@@ -6,7 +6,8 @@ import pytest
 
 from reproducer.reporting.cost import BACKWARD, fronts, seen_columns, tokens, uneven
 from reproducer.reporting.figures import draw
-from reproducer.reporting.render import FORMATS, article, page, render
+from reproducer.reporting.formats import FORMATS
+from reproducer.reporting.render import article, page, render
 from reproducer.reporting.rows import lines
 from reproducer.stages.results import Results
 from tests.reporting.fake import ppl, row

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from reproducer.reporting.escape import Raw, escape_markdown, escape_tex, one_line, without_paths
-from reproducer.reporting.render import LATEX, MARKDOWN, environment
+from reproducer.reporting.formats import LATEX, MARKDOWN, environment
 
 from .reading import read
 

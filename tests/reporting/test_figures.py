@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from reproducer.paper import load_item
 from reproducer.reporting import axes, figures
 from reproducer.reporting.comparison import compare
+from reproducer.reporting.rows import by_seed, estimate, lines
 from reproducer.reporting.searches import histories
 
 from . import fake
@@ -72,6 +73,53 @@ def test_perplexities_are_points_and_a_failed_one_is_marked():
     assert figures.averages(fake.change(results, columns=[]), "perplexity") is None
 
 
+def test_intervals_over_seeds_stand_at_points_and_bars():
+    results = fake.table1(seeds=(0, 1, 2))
+    pruned = [line for line in lines(results.rows) if line["method"] != "dense"]
+    for kind, keys, scale in (("perplexity", ["wikitext2_ppl", "ptb_ppl"], 1), ("accuracy", ["average_acc"], 100)):
+        (ax,) = figures.averages(results, kind).axes
+        means = [estimate([*by_seed(line, keys).values()]) for line in pruned]
+        drawn = sorted(tuple(bar.get_segments()[0][:, 0]) for bar in ax.collections if hasattr(bar, "get_segments"))
+        expected = sorted((scale * (one.mean - one.half), scale * (one.mean + one.half)) for one in means)
+        inside = [pair for pair in expected if pair[0] < ax.get_xlim()[1]]
+        assert [list(pair) for pair in drawn] == [pytest.approx(pair) for pair in inside]
+    (ax,) = figures.averages(fake.table1(), "perplexity").axes
+    assert not any(hasattr(bar, "get_segments") for bar in ax.collections), "one seed has no interval"
+
+
+def test_a_perplexity_far_above_the_others_is_named_at_the_edge():
+    results = fake.table1()
+    (ax,) = figures.averages(results, "perplexity").axes
+    (text,) = [text for text in drawn_texts(ax) if text.endswith("→")]
+    worst = max(row.metrics["ptb_ppl"] / 2 + row.metrics["wikitext2_ppl"] / 2 for row in results.rows)
+    assert text == f"{worst:.0f} →" and ax.get_xlim()[1] < worst
+
+
+def test_long_names_are_broken_into_lines_and_not_cut():
+    name = "AdaPruner over the search's own texts, in four steps of equal size"
+    results = fake.table1()
+    rows = [fake.change(row, label=name) if row.method == "adapruner" else row for row in results.rows]
+    (ax,) = figures.averages(fake.change(results, rows=rows), "perplexity").axes
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels[-1].replace("\n", " ") == name and "\n" in labels[-1]
+
+
+def test_a_claims_effect_is_right_of_the_line_where_it_is_as_claimed():
+    found = fake.four_verdicts()
+    figure = figures.claims(found)
+    assert len(figure.axes) == 2, "per cent and points; what is not tested has no place"
+    cent, points = figure.axes
+    dots = [tuple(one.get_offsets()[0]) for one in cent.collections if one.get_label().startswith("here")]
+    assert dots == [pytest.approx((10.3, 0)), pytest.approx((96.1 - 96.5, 1))]
+    diamonds = [one.get_offsets()[0][0] for one in cent.collections if one.get_label() == "the paper"]
+    assert diamonds == pytest.approx([8.1, 97.1 - 96.5])
+    (dot,) = [one.get_offsets()[0][0] for one in points.collections if one.get_label() == "here: contradicted"]
+    assert dot < 0
+    interval = cent.lines[0].get_xdata()
+    assert sorted(interval) == pytest.approx([6.6, 14.0])
+    assert cent.get_yticklabels()[1].get_text().startswith("3. ")
+
+
 def test_two_searches_never_share_a_file_and_no_name_is_too_long(tmp_path):
     labels = ("w/o D", "w o D", "x" * 300, "x" * 301)
     results = fake.quickstart(searches=[fake.search(label=label, trials=4) for label in labels])
@@ -114,12 +162,14 @@ def test_no_text_is_cut_by_the_edge_of_its_figure():
         figures.averages(results, "perplexity"),
         figures.search_history(results.searches[0]),
         figures.losses(results.rows),
+        figures.claims(fake.four_verdicts()),
     ]
     for figure in drawn:
         figure.canvas.draw()
         for ax in figure.axes:
             low, high = ax.get_xlim()
             ticks = [label for label in ax.get_xticklabels() if low <= label.get_position()[0] <= high]
+            ticks += ax.get_yticklabels() if len(ax.get_yticks()) < 12 and ax.get_yscale() == "linear" else []
             for text in (*ticks, ax.xaxis.label, ax.yaxis.label, ax.title, *ax.texts):
                 if text.get_text():
                     box = text.get_window_extent()

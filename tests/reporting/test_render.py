@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from reproducer.facts import Facts
 from reproducer.reporting import render
-from reproducer.reporting.render import TERMINAL, article, page, write
+from reproducer.reporting.formats import TERMINAL
+from reproducer.reporting.render import article, page, write
 from reproducer.reporting.verdicts import Deviation, Needs, Verdict
 from reproducer.stages.results import Model, Results, schema
 

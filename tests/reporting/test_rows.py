@@ -1,6 +1,16 @@
 import pytest
 
-from reproducer.reporting.numbers import cut, other, perplexity, seconds, setting, tuning
+from reproducer.reporting.numbers import (
+    cut,
+    effect,
+    other,
+    perplexity,
+    plus_minus,
+    ranged,
+    seconds,
+    setting,
+    tuning,
+)
 from reproducer.reporting.rows import blocks, lines
 from reproducer.reporting.tables import Cell, Table, best, markdown, tex
 
@@ -61,6 +71,20 @@ def test_a_ratio_is_a_block_of_its_own_and_so_is_a_label_of_a_recovery():
     table = results_table(fake.change(results, rows=[*rows, *again]))
     assert sum(line["Quiz↑"].startswith("**") for line in table) == 4
     assert [line["Tuning"] for line in table if line["Tuning"]] == ["w/o tune", "w/o tune", "w/ one", "w/ own"]
+
+
+def test_what_cannot_be_told_from_the_best_is_marked():
+    values = {"vector": (0.5, 0.6, 0.7), "llm-pruner-e1": (0.48, 0.62, 0.69), "llm-pruner-e2": (0.4, 0.5, 0.6)}
+    rows = [
+        fake.row(method, {"quiz_acc": value}, seed=seed)
+        for method, of in values.items()
+        for seed, value in enumerate(of)
+    ]
+    found = {line["Method"]: line["Quiz↑"] for line in results_table(fake.quickstart(rows=rows, searches=[]))}
+    assert found["Vector"] == "**60 ± 25**" and found["LLM-Pruner-E1"] == "60 ± 27 ≈"
+    assert found["LLM-Pruner-E2"] == "50 ± 25", "always 10 points below it, so they are told apart by seed"
+    single = [row for row in rows if row.seed == 0]
+    assert "**" not in "".join(results_table(fake.quickstart(rows=single, searches=[]))[0].values())
 
 
 def test_failed_and_missing_cells_read_so():
@@ -137,6 +161,27 @@ def test_perplexities_read_as_the_paper_prints_them(value, text):
 )
 def test_other_numbers_keep_digits_that_tell_something(value, text):
     assert other(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "text"),
+    [(187.96, 62.6, "188 ± 63"), (12.624, 0.0351, "12.624 ± 0.035"), (7710.9, 320.4, "7711 ± 320"), (0.5, 0.0, "0.500"),
+     (64.04, None, "64.0"), (12.6249, None, "12.6"), (1234.5, None, "1234"), (-0.0004, 0.3, "0.00 ± 0.30"),
+     (3.5e6, 2e5, "3.50e6 ± 200000"), (-0.123, 0.04, "−0.123 ± 0.040")],
+)  # fmt: skip
+def test_digits_reach_as_far_as_the_interval_lets_them_tell_something(value, half, text):
+    assert plus_minus(value, half) == text
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [(ranged(-10.31, -14.02, -6.61, "per cent"), "−10.3% [−14.0, −6.6]"),
+     (ranged(96.1, 93.0, 99.2, "per cent", False), "96.1% [93.0, 99.2]"),
+     (ranged(1.31, 1.2, 1.45, "times"), "×1.31 [1.20, 1.45]"), (ranged(3.0, None, None, "points"), "+3 points"),
+     (effect(0.0, "points"), "0 points"), (effect(-150.0, "trials"), "−150 trials"), (effect(None, "trials"), None)],
+)  # fmt: skip
+def test_effects_have_their_unit_and_their_sign(shown, text):
+    assert shown == text
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_importances_of_the_samples_are_summed_and_nothing_is_lost():
 def test_many_searches_are_summed_up_first():
     results = fake.convergence()
     text = markdown(results)
-    assert "- 6 searches: the result is below the best baseline on the search objective in 6," in text
+    assert "\n6 searches: the result is below the best baseline on the search objective in 6," in text
     summary = tables(results, "Searches")[0]
     assert len(summary) == 6 and text.count("\n### Search: ") == 6
     best = results.searches[0].best.value

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reproducer.reporting.render import _ends, _lines_of
+from reproducer.reporting.filters import ends, lines_of
 
 from . import fake
 from .reading import html, latex, markdown, section_of, tables
@@ -53,12 +53,12 @@ def test_losses_of_the_ends_are_means():
 
 @pytest.mark.parametrize(("steps", "count"), [(1, 1), (2, 1), (4, 1), (6, 2), (29, 9), (500, 10)])
 def test_ends_do_not_meet(steps, count):
-    assert _ends(steps) == count
+    assert ends(steps) == count
 
 
 def test_generations_keep_their_lines():
-    assert _lines_of("\n a\n\n\n  b\nc \n\n") == ["a", "", "b", "c"]
-    assert _lines_of("  \n") == []
+    assert lines_of("\n a\n\n\n  b\nc \n\n") == ["a", "", "b", "c"]
+    assert lines_of("  \n") == []
     text = section_of(markdown(fake.measured(fake.table1(), 3)), "Generated text")
     assert text.count("\n**") == 11
     assert "**llama-7b**\n\n> It is large.\n>\n> \\# 1. \\*All\\* of it\\\n> and so on\n" in text

@@ -1,0 +1,162 @@
+"""The report as an article: what a reader meets first, and where the rest is."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from reproducer.reporting import figures
+from reproducer.reporting.filters import title
+from reproducer.reporting.formats import TERMINAL
+from reproducer.reporting.render import Article, _key_figure, article, page
+from reproducer.stages.results import Results
+
+from . import fake
+from .reading import html, latex, links, markdown, section_of, tables
+
+
+def told(verdicts=None, results: Results | None = None) -> Article:
+    results = results or fake.measured(fake.table1("smollm2-135m", seeds=(0, 1, 2), structure_ratio=None), 3)
+    models = [fake.change(results.models[0], label="SmolLM2-135M", stands_for="llama-7b")]
+    found = fake.four_verdicts() if verdicts is None else verdicts
+    return replace(article(fake.change(results, models=models)), verdicts=found, deviations=fake.DEVIATIONS)
+
+
+def sections(text: str) -> list[str]:
+    return re.findall(r"^## (.*)$", text, re.MULTILINE)
+
+
+def test_the_answer_comes_first_and_the_appendix_last():
+    text = markdown(told())
+    found = sections(text)
+    assert found[:4] == ["What holds", "Results", "Deviations from the paper", "The claims one by one"]
+    assert found[-1] == "Appendix" and found.index("Cost") > found.index("Searches")
+    appendix = re.findall(r"^### (.*)$", section_of(text, "Appendix"), re.MULTILINE)
+    assert appendix[0].startswith("Search: ") and appendix[-4:] == ["Settings", "Environment", "Command", "Provenance"]
+    results = section_of(text, "Results")
+    assert not any(word in results for word in ("Removed", "Time", "memory"))
+    assert latex(told()).count("\\section*{") == html(told()).count("<h2 ") == len(found)
+
+
+def test_the_title_names_the_model_that_ran():
+    results = fake.table1("smollm2-135m")
+    given = "Structured pruning of LLaMA-7B at a 20% pruning ratio"
+    results = fake.change(results, spec=results.spec | {"title": given})
+    assert title(results) == f"{given} (smollm2-135m)", "nothing says that it stands for LLaMA-7B"
+    model = fake.change(results.models[0], label=r"Smol\1", stands_for="llama-7b")
+    assert title(fake.change(results, models=[model])) == r"Structured pruning of Smol\1 at a 20% pruning ratio"
+    assert title(fake.quickstart()) == "Five ways to prune SmolLM2-135M by a fifth"
+
+
+def test_the_lead_says_what_is_measured_and_what_is_missing():
+    results = fake.measured(fake.table1("smollm2-135m", structure_ratio=None), 3)
+    rows = [*results.rows[:-2], fake.change(results.rows[-2], status="missing"), fake.failed("adapruner", "boom")]
+    text = markdown(told(results=fake.change(results, rows=rows)))
+    lead = text[: text.index("## What holds")]
+    assert "all numbers are of SmolLM2-135M, none is of llama-7b" in lead
+    assert "9 of 11 rows done, 1 failed, 1 not run (see “Not done”)" in lead
+
+
+def test_verdicts_are_grouped_and_say_why():
+    text = markdown(told())
+    (table,) = tables(told(), "What holds")
+    assert [line["Verdict"] for line in table] == [
+        "**supported**", "**contradicted**", "**inconclusive**", "**not tested**",
+    ]  # fmt: skip
+    supported, contradicted, inconclusive, untested = table
+    assert (supported["Here"], supported["Paper"]) == ("−10.3% [−14.0, −6.6], 5 seeds", "−8.1%")
+    assert contradicted["Here"].startswith("−1.84 points [−2.60, −1.10]")
+    assert inconclusive["Here"] == (
+        "96.1% [93.0, 99.2], 5 seeds; the interval holds 96.5%; this run would have seen 4.5% or more"
+    )
+    assert untested["Here"] == "too few trials: it is about 300"
+    assert "Of 4 claims of the paper: **1 supported, 1 contradicted, 1 inconclusive, 1 not tested**." in text
+    slugs = {re.sub(r"[^\w\- ]", "", name.lower()).replace(" ", "-") for name in re.findall(r"(?m)^#+ (.*)$", text)}
+    assert len(links(text)) == 4 and {link[1:] for link in links(text)} <= slugs
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"reason": "few seeds", "seeds": 2}, "2 of the 5 seeds that it takes"),
+        ({"reason": "interval", "threshold": 0.0}, "the interval holds no difference; this run would have seen 4.1%"),
+        ({"reason": "some rows", "missing": ("LoRAShear",)}, "1 row that it is about is not in this run (LoRAShear)"),
+    ],
+)
+def test_what_is_inconclusive_says_why(more, words):
+    one = fake.told("inconclusive", **more)
+    assert words in section_of(markdown(told([one])), "The claims one by one")
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"reason": "no rows"}, "the run has no rows for it"),
+        ({"reason": "not the paper's row"}, "the run’s row is not what the paper describes"),
+        ({"reason": "no measure", "missing": ("PTB", "BoolQ")}, "not measured: PTB and BoolQ"),
+        ({"reason": "people"}, "people have to judge it"),
+    ],
+)
+def test_what_is_not_tested_stands_in_one_table_with_what_it_would_take(more, words):
+    untested = fake.four_verdicts()[-1]
+    (table,) = tables(told([replace(untested, **more), untested]), "Not tested")
+    assert [line["Claim"][:2] for line in table] == ["1.", "2."] and table[0]["Why"] == words
+    assert (
+        table[1]["It would take"]
+        == "LLaMA-7B, 300 trials a search, 5 seeds; about 41 h 30 min on the machine of this run"
+    )
+
+
+def test_of_many_claims_the_first_screen_has_the_abstracts_and_what_is_decided():
+    many = [*fake.four_verdicts(), *[fake.told("inconclusive", reason="few seeds", text=f"No. {i}.") for i in range(9)]]
+    (table,) = tables(told(many), "What holds")
+    assert len(table) == 2
+    text = markdown(told(many))
+    assert "Of 13 claims" in text and "the others are under “The claims one by one”" in text
+    assert text.count("\n### Claim ") == 12
+
+
+def test_an_interval_over_items_is_told_as_that_and_nothing_of_it_is_bold():
+    text = section_of(markdown(told()), "Claim 3: inconclusive")
+    assert "| 700 items of one pruned model |" in text
+    assert "**" not in text[text.index("\n| ") : text.index("\n\nOther than")]
+
+
+def test_conditions_that_the_table_of_deviations_has_are_only_named():
+    shared, own = fake.DEVIATIONS[2], replace(fake.DEVIATIONS[2], item="Draws", paper="2", ours="3")
+    text = section_of(markdown(told([fake.told(conditions=(shared, own))])), "Claim 1: supported")
+    assert "Other than in the paper (“Deviations from the paper”): trials, draws (2; here 3)." in text
+
+
+def test_the_compact_table_leaves_single_tasks_to_a_table_of_their_own():
+    (compact,) = tables(told(), "Results")
+    assert list(compact[0]) == ["Ratio", "Tuning", "Method", "WikiText2↓", "PTB↓", "Average↑"]
+    assert len(tables(told(), "All measures")[0][0]) == 3 + len(fake.TASKS) + 1
+
+
+@pytest.mark.parametrize(
+    ("results", "verdicts", "kind"),
+    [
+        (fake.table1(), (), "perplexity"),
+        (fake.change(fake.table1(), spec={"name": "x", "reproduces": {"figure": 3}}), (), "accuracy"),
+        (fake.convergence(2, 12), (), "histories"),
+        (fake.table1(), fake.four_verdicts(), "claims"),
+    ],
+)
+def test_the_first_figure_is_what_the_report_is_about(results, verdicts, kind, tmp_path):
+    made = replace(article(results), verdicts=verdicts)
+    made = replace(made, drawn=figures.draw(made.results, tmp_path, made.verdicts))
+    assert _key_figure(made).kind == kind
+    text = markdown(made)
+    assert text.count(f"figures/{_key_figure(made).name}.png") == 1, "it does not come again"
+    assert text.index("![") == text.index(f"![{'The paper’s claims' if kind == 'claims' else ''}")
+    assert text.index("![") < text.index("## Results")
+
+
+def test_the_terminal_ends_with_the_table_and_the_verdicts():
+    text = page(told(), TERMINAL, "terminal.j2").text
+    lines = text.splitlines()
+    assert next(line for line in lines if "AdaPruner" in line).endswith("*")
+    assert any(line.startswith("contradicted  2. With LoRA, AdaPruner is ahead") for line in lines)
+    assert max(map(len, lines)) <= 140 and "\\" not in text and "&" not in text
+    assert text.index("WikiText2") < text.index("Of 4 claims of the paper: 1 supported")
