@@ -53,7 +53,7 @@ def deviations(results: Results, paper: Paper) -> list[Deviation]:
     for topic, theirs, ours in _both(results, paper.conditions):
         if ours is not None and ours != theirs:
             found.append(Deviation(topic, TOPICS[topic], theirs or UNSAID, ours))
-    return sorted(found, key=lambda one: list(TOPICS).index(one.topic))
+    return sorted(dict.fromkeys(found), key=lambda one: list(TOPICS).index(one.topic))
 
 
 def _both(results: Results, told: Conditions) -> Iterator[tuple[str, str | None, str | None]]:
