@@ -33,8 +33,8 @@ from reproducer.reporting.axes import (
 )
 from reproducer.reporting.comparison import item_of
 from reproducer.reporting.cost import Point, fronts, mean_of
-from reproducer.reporting.numbers import cut, perplexity, plus_minus, tuning
-from reproducer.reporting.rows import Estimate, Line, blocks, lines
+from reproducer.reporting.numbers import UNTUNED, cut, perplexity, plus_minus, tuning
+from reproducer.reporting.rows import Estimate, Line, blocks, lines, measuring
 from reproducer.reporting.searches import Histories, best_so_far, histories
 from reproducer.reporting.verdicts import Verdict
 from reproducer.stages.results import Column, Results, Row, Search
@@ -124,7 +124,9 @@ def averages(results: Results, kind: str) -> Figure | None:
     one = short(columns[0].label) if len(columns) == 1 and columns[0].source else "average"
     name = "mean perplexity (lower is better)" if kind == "perplexity" else f"{one} accuracy (%)"
     names = list(dict.fromkeys(line["label"] for _, members, _ in panels for block in members for line in block))
-    rows = sum(max(wrapped(name).count("\n") + 1.5, 0.8 * max(len(found) for _, found, _ in panels)) for name in names)
+    tunings = list(dict.fromkeys(tuning(block[0]) for _, members, _ in panels for block in members))
+    tunings.sort(key=lambda text: text != UNTUNED)
+    rows = sum(max(wrapped(name).count("\n") + 1.5, 0.8 * len(tunings)) for name in names)
     figure, axes = new_figure(len(panels), width=max(WIDTH, 2.6 + 2.7 * len(panels)), height=1.3 + 0.22 * rows)
     heights = [_height(line, columns) for _, members, _ in panels for block in members for line in block]
     means = [height.mean for height in heights if height is not None]
@@ -142,7 +144,7 @@ def averages(results: Results, kind: str) -> Figure | None:
         low, high = ax.get_xlim() if kind == "perplexity" else (0.0, max(known))
         right = high * (high / low) ** 0.18 if ax.get_xscale() == "log" else high + 0.18 * (high - low)
         ax.set_xlim(low, right)  # room for the values
-        _panel(ax, members, columns, dense, names)
+        _panel(ax, members, columns, dense, names, tunings)
         if len(panels) > 1:
             ax.set_title(wrapped(title, 30, 2), fontsize=10, parse_math=False)
         ax.set_xlabel(name, fontsize=9.5, parse_math=False)
@@ -158,7 +160,8 @@ Panel = tuple[str, list[list[Line]], float | None]  # title, blocks, the dense m
 def _panels(found: Sequence[Line], columns: Sequence[Column]) -> list[Panel]:
     heights = {line["model"]: _height(line, columns) for line in found if line["method"] == "dense"}
     dense = {model: height.mean for model, height in heights.items() if height is not None}
-    pruned = [line for line in found if line["method"] != "dense"]
+    keys = [column.key for column in columns]
+    pruned = [line for line in measuring(found, keys) if line["method"] != "dense"]
     return [
         (f"{panel[0]['model']}, {cut(panel[0])}", blocks(panel), dense.get(panel[0]["model"]))
         for panel in blocks(pruned, PLACE)
@@ -194,15 +197,21 @@ def _height(line: Line, columns: Sequence[Column]) -> Estimate | None:
 
 
 def _panel(
-    ax: Axes, panel: Sequence[list[Line]], columns: Sequence[Column], dense: float | None, names: Sequence[str]
+    ax: Axes,
+    panel: Sequence[list[Line]],
+    columns: Sequence[Column],
+    dense: float | None,
+    names: Sequence[str],
+    tunings: Sequence[str],
 ) -> None:
-    """A line of text a name of `names`, from the top down."""
+    """A line of text a name of `names`, from the top down; in it a place and a colour a tuning of `tunings`."""
     accuracy = columns[0].kind == "accuracy"
-    width = 0.8 / len(panel)
-    for k, block in enumerate(panel):
+    width = 0.8 / len(tunings)
+    for block in panel:
+        k = tunings.index(tuning(block[0]))
         color = (SKY, BLUE, GREEN, PURPLE)[k % 4]
         for line in block:
-            y, height = names.index(line["label"]) + (k - (len(panel) - 1) / 2) * width, _height(line, columns)
+            y, height = names.index(line["label"]) + (k - (len(tunings) - 1) / 2) * width, _height(line, columns)
             if height is None:
                 failed = line["status"] == "failed"
                 ax.text(0.99, y, "failed" if failed else "not run", fontsize=8, color=RED if failed else GREY,

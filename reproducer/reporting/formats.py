@@ -26,7 +26,7 @@ from reproducer.reporting.escape import (
     words_markdown,
     words_tex,
 )
-from reproducer.reporting.rows import CONFIDENCE
+from reproducer.reporting.rows import CONFIDENCE, measuring
 from reproducer.reporting.tables import Table, html, markdown, plain, tex
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -101,6 +101,7 @@ def environment(form: Format) -> Environment:
         )
     }  # fmt: skip
     made.filters |= {"mean": fmean, "median": median, "verbatim": Raw, "with_interval": numbers.with_interval}
+    made.filters |= {"measuring": measuring}
     made.globals |= {name: getattr(searches, name) for name in ("NEAR", "PARAMETERS_7B", "FORWARD", "FORWARD_BACKWARD")}
     made.globals |= {"SPEED": searches.SPEED, "LEVEL": significance.LEVEL, "CONFIDENCE": CONFIDENCE}
     made.globals |= {"ENDS": filters.ENDS, "Table": Table}

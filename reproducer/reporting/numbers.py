@@ -6,6 +6,8 @@ from typing import Any
 
 from reproducer.stages.results import Column
 
+UNTUNED = "w/o tune"
+
 
 def perplexity(value: float) -> str:
     """Two decimals as the paper prints; fewer from a thousand on, powers of ten from a million on."""
@@ -148,7 +150,7 @@ def cut(place: Any) -> str:
 def tuning(place: Any) -> str:
     """`w/o tune`, or `w/ LoRA`: the label of a row's recovery, or else its name."""
     recovery = _of(place, "recovery")
-    return "w/o tune" if recovery == "none" else f"w/ {_of(place, 'recovery_label') or recovery}"
+    return UNTUNED if recovery == "none" else f"w/ {_of(place, 'recovery_label') or recovery}"
 
 
 def _of(place: Any, name: str) -> Any:

@@ -145,10 +145,10 @@ def _key_figure(told: Article) -> figures.Picture | None:
 
 
 def _compact(columns: Sequence[Column]) -> list[Column]:
-    """The columns without the single tasks that an average stands for."""
-    if not any(column.kind == "accuracy" and column.source is None for column in columns):
-        return list(columns)
-    return [column for column in columns if column.kind != "accuracy" or column.source is None]
+    """The columns of quality, without the single tasks that an average stands for; else all."""
+    averages = [column for column in columns if column.kind == "accuracy" and column.source is None]
+    accuracies = averages or [column for column in columns if column.kind == "accuracy"]
+    return [column for column in columns if column.kind == "perplexity" or column in accuracies] or list(columns)
 
 
 def _write(path: Path, text: str) -> Path:

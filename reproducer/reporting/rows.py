@@ -111,6 +111,11 @@ def by_seed(line: Line, keys: Sequence[str]) -> dict[int, float]:
     return found
 
 
+def measuring(found: Sequence[Line], keys: Sequence[str]) -> list[Line]:
+    """The lines that measure one of `keys`, or were to; in a document every line has the columns of all its specs."""
+    return [line for line in found if any(not row.metrics or {*keys} & row.metrics.keys() for row in line["rows"])]
+
+
 def leaders(block: Sequence[Line], keys: Sequence[str], higher_is_better: bool) -> list[int]:
     """The place of a block's best line, then of those that cannot be told from it; the dense model left out.
 

@@ -85,18 +85,17 @@ def best(shown: Sequence[tuple[float, str] | None], higher_is_better: bool) -> s
 
 
 def markdown(table: Table) -> Raw:
-    """A table in GitHub's Markdown; rules have no place there."""
-    sides = {"l": "left", "p": "left", "r": "right"}
-    return Raw(
-        tabulate(
-            table.texts(escape_markdown, "**{}**"),
-            headers=[escape_markdown(header) for header in table.headers],
-            tablefmt="pipe",
-            colalign=[sides[side] for side in table.align] if table.rows else None,
-            disable_numparse=True,
-        )
-        + "\n"
-    )
+    """A table in GitHub's Markdown; rules have no place there. Columns are even but for paragraphs."""
+    rows = [[str(escape_markdown(header)) for header in table.headers], *table.texts(escape_markdown, "**{}**")]
+    widths = [3 if side == "p" else max(3, *map(len, column)) for side, *column in zip(table.align, *rows, strict=True)]
+    sides = [*zip(table.align, widths, strict=True)]
+    rules = ["-" * (n + 1) + ":" if side == "r" else ":" + "-" * (n + 1) for side, n in sides]
+    even = [
+        [text.rjust(n) if side == "r" else text.ljust(n) for text, (side, n) in zip(row, sides, strict=True)]
+        for row in rows
+    ]
+    head, *body = (f"| {' | '.join(row)} |\n" for row in even)
+    return Raw("".join([head, f"|{'|'.join(rules)}|\n", *body]))
 
 
 def plain(table: Table) -> Raw:
@@ -164,7 +163,8 @@ def tabular(table: Table) -> str:
 
 def _tex_parts(table: Table) -> tuple[str, str, str]:
     """The columns, the head between its rules, and the rows."""
-    longest = [max(map(len, map(one_line, column))) for column in zip(table.headers, *_texts(table), strict=True)]
+    whole = [table.headers, *([cell.text for cell in row] for row in table.rows)]
+    longest = [max(map(len, map(one_line, column))) for column in zip(*whole, strict=True)]
     others = sum(GAP + LETTER * n for n, side in zip(longest, table.align, strict=True) if side != "p")
     paragraphs = max(table.align.count("p"), 1)
     share = max((1 - others) / paragraphs - GAP, 0.1)  # of the line, roughly
@@ -173,10 +173,6 @@ def _tex_parts(table: Table) -> tuple[str, str, str]:
     head = f"\\toprule\n{_tex_row([escape_tex(header) for header in table.headers])}\\midrule\n"
     rows = [_tex_row(row) for row in table.texts(escape_tex, "\\textbf{{{}}}")]
     return columns, head, "".join(("\\midrule\n" if i in table.rules else "") + row for i, row in enumerate(rows))
-
-
-def _texts(table: Table) -> list[list[str | None]]:
-    return [[cell.text for cell in row] for row in table.rows]
 
 
 def _tex_row(texts: Sequence[str]) -> str:
