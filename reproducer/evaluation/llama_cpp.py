@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,6 @@ from reproducer.models.gguf.types import INSTALL
 
 FORCED = 1e6  # added to a logit: above any other
 ALTERNATIVES = (1000, 10**7)  # of a token that are asked for: many, else all, which takes long
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Tokens a second of each repeat: of reading a prompt, and of writing after it, one token after the other."""
-
-    prefill: list[float]
-    decode: list[float]
 
 
 class LlamaCpp:
@@ -123,6 +114,26 @@ class LlamaCpp:
         if "choices" not in told:
             raise UserError(f"llama.cpp's server does not answer: {told.get('error', told)}")
         return told
+
+
+@lru_cache(maxsize=1)
+def _opened(path: str, context: int, threads: int) -> LlamaCpp:
+    return LlamaCpp(path, context, threads)
+
+
+def losses(path: str, context: int, threads: int, window: Sequence[int]) -> list[float]:
+    """`LlamaCpp.losses` of a file, which stays open in this process for the next call."""
+    return _opened(path, context, threads).losses(window)
+
+
+def speed(path: str, context: int, threads: int, prompt: Sequence[int], decode: int) -> tuple[float, float]:
+    """`LlamaCpp.speed` of a file, which stays open in this process for the next call."""
+    return _opened(path, context, threads).speed(prompt, decode)
+
+
+def version() -> str:
+    """Of the package, with its name. UserError: it is not installed."""
+    return f"xllamacpp {library().__version__}"
 
 
 def library() -> Any:

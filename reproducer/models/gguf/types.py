@@ -65,9 +65,9 @@ INSTEAD = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 
 def file_type(name: str) -> FileType:
     """UserError: llama.cpp has no such type, or it is none that is written here."""
-    if name.lower() not in TYPES:
+    if name not in TYPES:
         raise UserError(f"'{name}' is no type of GGUF files that is written here", nearest(name, TYPES))
-    return TYPES[name.lower()]
+    return TYPES[name]
 
 
 def fitting(kind: str, columns: int) -> GGMLQuantizationType:

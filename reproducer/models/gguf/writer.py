@@ -45,12 +45,12 @@ class Written:
     Attributes:
         architecture: llama.cpp's name: `llama`, or `deci` where layers differ in their widths.
         padded: layers whose feed-forward width was filled up with zero channels, to a multiple of a block.
-        types: how many matrices have each type; more than one where a type does not fit the width of a matrix.
+        matrices: how many there are of each type.
     """
 
     architecture: str
     padded: int
-    types: dict[str, int]
+    matrices: dict[str, int]
 
 
 @dataclass(frozen=True)
