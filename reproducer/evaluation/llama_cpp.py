@@ -34,7 +34,7 @@ class LlamaCpp:
         settings.n_gpu_layers = 0
         settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
         settings.warmup = False
-        settings.verbosity = -1
+        settings.verbosity = 1  # errors: they say more than the exception does
         try:
             self._server = xllamacpp.Server(settings)
         except RuntimeError as error:

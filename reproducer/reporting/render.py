@@ -16,7 +16,7 @@ from jinja2.ext import Extension
 from jinja2.lexer import Token, TokenStream
 
 from reproducer.paper import method
-from reproducer.reporting import comparison, cost, figures, majority, searches, significance
+from reproducer.reporting import comparison, cost, figures, gguf, majority, searches, significance
 from reproducer.reporting.escape import Raw, escape_markdown, escape_tex, one_line, words_markdown, words_tex
 from reproducer.reporting.numbers import FILTERS, form_of, perplexity, signed
 from reproducer.reporting.rows import CUT, Line, blocks, cells, lines
@@ -82,6 +82,7 @@ def page(results: Results, form: Format, drawn: Sequence[figures.Picture] = ()) 
         "standings": comparison.standings(results),
         "tests": significance.paired_tests(results),
         "drawn": drawn,
+        "deployed": gguf.files(results),
         "majorities": majority.majorities(results),
         "tasks": tasks,
         "no_better": {one.model.name: {column.key for column in one.no_better} for one in tasks},
@@ -154,7 +155,7 @@ def environment(form: Format) -> Environment:
             searches.rival, searches.searches_metric, searches.gap, searches.states,
             searches.settled, searches.candidates, searches.importances,
             cost.controls, cost.seen_columns, cost.unseen_columns, cost.mean_of, cost.sights, cost.uneven,
-            searches.flop_7b, searches.histories, searches.against_random,
+            searches.flop_7b, searches.histories, searches.against_random, gguf.spread,
             median, _flat, _bold, _command, _block_cells, _ends, _beginning, _lines_of, _prompts, _search_budgets,
             _best_candidates, _distinct_searches, _transfers, _by_cut, _difference, _tau, _paper_cell, _printed_columns,
         )

@@ -27,6 +27,7 @@ evaluate:
   tasks: [quiz]
   generate: [Once upon]
   efficiency: {length: 8}
+  gguf: {types: [q8_0]}
 """
 
 

@@ -11,7 +11,6 @@ from gguf import GGUFWriter, TokenType
 
 from reproducer.errors import UserError
 
-Names = Mapping[int, str]
 Pairs = Sequence[tuple[str, ...]]
 
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
@@ -55,8 +54,9 @@ def add_tokenizer(writer: GGUFWriter, tokenizer: Any, rows: int) -> None:
         raise UserError(f"llama.cpp's tokenizers that are written here are of the type BPE, not {model['type']}")
     pairs = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
     add = _add_sentencepiece if model["byte_fallback"] else _add_byte_level
-    add(writer, tokenizer, names, pairs, told)
-    writer.add_token_list([names.get(index, f"[PAD{index}]") for index in range(rows)])
+    tokens = [names.get(index, f"[PAD{index}]") for index in range(rows)]
+    writer.add_token_list(tokens)
+    add(writer, tokenizer, tokens, pairs, told)
     kinds = {index: _kind(token, model["byte_fallback"]) for index, token in names.items()}
     kinds |= {index: TokenType.CONTROL if special else TokenType.USER_DEFINED for index, special in added.items()}
     if model["byte_fallback"] and tokenizer.unk_token_id is not None:
@@ -65,21 +65,25 @@ def add_tokenizer(writer: GGUFWriter, tokenizer: Any, rows: int) -> None:
     _add_specials(writer, tokenizer)
 
 
-def _add_byte_level(writer: GGUFWriter, tokenizer: Any, names: Names, pairs: Pairs, told: Mapping[str, Any]) -> None:
+def _add_byte_level(
+    writer: GGUFWriter, tokenizer: Any, tokens: list[str], pairs: Pairs, told: Mapping[str, Any]
+) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(_pre_tokenizer(told, bool(pairs)))
     # llama.cpp asks for a merge: in a vocabulary of bytes alone one that no text brings about
-    writer.add_token_merges([" ".join(pair) for pair in pairs or [(names[0], names[1])]])
+    writer.add_token_merges([" ".join(pair) for pair in pairs or [(tokens[0], tokens[1])]])
 
 
-def _add_sentencepiece(writer: GGUFWriter, tokenizer: Any, names: Names, pairs: Pairs, told: Mapping[str, Any]) -> None:
+def _add_sentencepiece(
+    writer: GGUFWriter, tokenizer: Any, tokens: list[str], pairs: Pairs, told: Mapping[str, Any]
+) -> None:
     """LLaMA's own: of two neighbours llama.cpp joins those first whose token has the highest score."""
     ranks: dict[str, int] = {}
     for rank, pair in enumerate(pairs):
         ranks.setdefault("".join(pair), rank)
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
-    writer.add_token_scores([-float(ranks.get(names.get(index, ""), 0)) for index in range(max(names) + 1)])
+    writer.add_token_scores([-float(ranks.get(name, 0)) for name in tokens])
     writer.add_add_space_prefix(tokenizer.tokenize("a")[0].startswith("▁"))
 
 
