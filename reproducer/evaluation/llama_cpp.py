@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +13,7 @@ from reproducer.errors import UserError
 from reproducer.models.gguf.types import INSTALL
 
 FORCED = 1e6  # added to a logit: above any other
+CHAT_CONTEXT = 2048  # tokens
 ALTERNATIVES = (1000, 10**7)  # of a token that are asked for: many, else all, which takes long
 
 
@@ -90,29 +93,21 @@ class LlamaCpp:
         # the first of them comes out of the prompt's pass
         return len(prompt) / times["prompt_ms"] * 1000, decode / times["predicted_ms"] * 1000
 
-    def generate(self, prompt: str, tokens: int) -> str:
-        """The greedy continuation of a prompt, which llama.cpp cuts into tokens itself."""
-        text: str = self._complete(prompt, tokens)["choices"][0]["text"]
-        return text
-
-    def chat(self, text: str, tokens: int) -> str:
-        """The greedy answer to a message, in the chat template of the file."""
-        messages = [{"role": "user", "content": text}]
-        told = self._checked(
-            self._server.handle_chat_completions({"messages": messages, "max_tokens": tokens, "temperature": 0.0})
-        )
+    def chat(self, messages: list[dict[str, str]], tokens: int) -> str:
+        """The greedy answer to messages, each with a `role` and its `content`, in the chat template of the file."""
+        asked = {"messages": messages, "max_tokens": tokens, "temperature": 0.0}
+        told = self._checked(self._server.handle_chat_completions(asked))
         answer: str = told["choices"][0]["message"]["content"]
         return answer
 
-    def _complete(self, prompt: str | Sequence[int], tokens: int, **more: Any) -> dict[str, Any]:
-        given = prompt if isinstance(prompt, str) else [list(prompt)]
-        asked = {"prompt": given, "max_tokens": tokens, "temperature": 0.0, "cache_prompt": False, **more}
+    def _complete(self, prompt: Sequence[int], tokens: int, **more: Any) -> dict[str, Any]:
+        asked = {"prompt": [list(prompt)], "max_tokens": tokens, "temperature": 0.0, "cache_prompt": False, **more}
         return self._checked(self._server.handle_completions(asked))
 
     @staticmethod
     def _checked(told: dict[str, Any]) -> dict[str, Any]:
         if "choices" not in told:
-            raise UserError(f"llama.cpp's server does not answer: {told.get('error', told)}")
+            raise UserError(f"llama.cpp's server does not answer: {told['error']['message']}")
         return told
 
 
@@ -143,3 +138,24 @@ def library() -> Any:
     except ImportError as error:
         raise UserError(f"GGUF files are measured in llama.cpp, which is not here: {error}", INSTALL) from None
     return xllamacpp
+
+
+def talk(path: str) -> None:
+    """A chat with the model of a file, on the terminal, until the input ends."""
+    model, messages = LlamaCpp(path, CHAT_CONTEXT, os.cpu_count() or 1), []
+    while True:
+        try:
+            messages.append({"role": "user", "content": input("> ")})
+        except EOFError:
+            return
+        messages.append({"role": "assistant", "content": model.chat(messages, CHAT_CONTEXT // 4)})
+        print(messages[-1]["content"])
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m reproducer.evaluation.llama_cpp FILE.gguf")
+    try:
+        talk(sys.argv[1])
+    except UserError as mistake:
+        sys.exit(str(mistake))

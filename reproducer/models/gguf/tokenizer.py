@@ -70,6 +70,7 @@ def _add_byte_level(
 ) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(_pre_tokenizer(told, bool(pairs)))
+    writer.add_add_space_prefix(False)
     # llama.cpp asks for a merge: in a vocabulary of bytes alone one that no text brings about
     writer.add_token_merges([" ".join(pair) for pair in pairs or [(tokens[0], tokens[1])]])
 

@@ -33,7 +33,7 @@ def spec(tmp_path, monkeypatch) -> Path:
 
 
 def run(spec: Path, *options: str) -> tuple[int, list[dict]]:
-    lora = "recovery=[none,{name: lora, batch: 4, steps: 2, dataset: builtin-instructions}]"
+    lora = "recovery=[none,{name: lora, batch: 4, steps: 2, warmup_steps: 1, dataset: builtin-instructions}]"
     code = main([str(spec), "--device", "cpu", "--set", lora, *options])
     return code, json.loads(Path("out/files/results.json").read_text())["rows"]
 
