@@ -16,7 +16,7 @@ from jinja2.ext import Extension
 from jinja2.lexer import Token, TokenStream
 
 from reproducer.paper import method
-from reproducer.reporting import comparison, cost, figures, gguf, majority, searches, significance
+from reproducer.reporting import comparison, cost, figures, gguf, majority, searches, significance, speed
 from reproducer.reporting.escape import Raw, escape_markdown, escape_tex, one_line, words_markdown, words_tex
 from reproducer.reporting.numbers import FILTERS, form_of, perplexity, signed
 from reproducer.reporting.rows import CUT, Line, blocks, cells, lines
@@ -82,6 +82,7 @@ def page(results: Results, form: Format, drawn: Sequence[figures.Picture] = ()) 
         "standings": comparison.standings(results),
         "tests": significance.paired_tests(results),
         "drawn": drawn,
+        "timed": speed.times(results),
         "deployed": gguf.files(results),
         "majorities": majority.majorities(results),
         "tasks": tasks,

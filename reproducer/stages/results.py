@@ -128,6 +128,25 @@ class Latency(Facts):
     quartiles: tuple[float, float]
 
 
+class Speed(Facts):
+    """Seconds of every repeat: of reading `batch` × `prefill_tokens`, and of writing `decode_tokens` after them.
+
+    Attributes:
+        missed: of `layers` layers, those whose feed-forward width is no multiple of `multiple`.
+        device: that it ran on.
+    """
+
+    prefill_tokens: int
+    decode_tokens: int
+    batch: int
+    prefill: list[float]
+    decode: list[float]
+    multiple: int
+    layers: int
+    missed: int
+    device: str = ""
+
+
 class Gguf(Facts):
     """A model as a GGUF file in llama.cpp.
 
@@ -220,6 +239,7 @@ class Row(Facts):
     generations: list[Generation] = Field(default_factory=list)
     training: list[TrainingStep] | None = None
     latency: Latency | None = None
+    speed: Speed | None = None
     gguf: list[Gguf] = Field(default_factory=list)
 
 

@@ -130,6 +130,7 @@ MODELS = {
     "tied": lambda: tiny(**SHAPE, tied=True),
     "untied": lambda: tiny(**SHAPE),
     "biases": lambda: tiny(**SHAPE, attention_bias=True, mlp_bias=True),
+    "qwen2": lambda: tiny("qwen2", **SHAPE, tied=True),
     "mistral": lambda: tiny("mistral", **SHAPE, sliding_window=48),
     "frequencies": lambda: tiny(**SHAPE, rope_parameters={**LLAMA3, "original_max_position_embeddings": 32}, seed=3),
     "linear": lambda: tiny(**SHAPE, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}),
@@ -236,7 +237,7 @@ def test_a_chat_on_the_terminal(folder, tmp_path, llama_cpp, monkeypatch, capsys
 
     write_gguf(tiny(**SHAPE), folder, tmp_path / "model.gguf")
     monkeypatch.setattr(module, "CHAT_CONTEXT", 256)
-    asked = iter(["It's", "apples?"])
+    asked = iter(["It's"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(asked, None) or (_ for _ in ()).throw(EOFError))
     module.talk(str(tmp_path / "model.gguf"))
     assert len(capsys.readouterr().out.strip()) > 0
@@ -292,7 +293,7 @@ YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0, "original_max_pos
     [
         (lambda: tiny(**SHAPE), "q8_1", r"'q8_1' is no type of GGUF.*\ndid you mean 'q8_0'"),
         (lambda: tiny(**SHAPE), "Q8_0", r"'Q8_0' is no type of GGUF.*\ndid you mean 'q8_0'"),
-        (lambda: tiny("qwen2", **SHAPE), "f16", r"of type 'qwen2'; written are llama, mistral"),
+        (lambda: tiny("qwen3", **SHAPE), "f16", r"of type 'qwen3'; written are llama, mistral, qwen2"),
         (lambda: tiny(**SHAPE, hidden_act="gelu"), "f16", r"its activation is gelu, not silu"),
         (lambda: tiny(**SHAPE, rope_parameters=DYNAMIC), "f16", r"change with the length of a text"),
         (lambda: tiny(**SHAPE, rope_parameters=YARN), "f16", r"\(rope_type yarn\) scale the attention"),

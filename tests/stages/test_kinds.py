@@ -28,6 +28,7 @@ evaluate:
   generate: [Once upon]
   efficiency: {length: 8}
   gguf: {types: [q8_0]}
+  speed: {prefill: 8, decode: 2}
 """
 
 

@@ -22,7 +22,7 @@ from reproducer.models.gguf.tokenizer import add_tokenizer
 from reproducer.models.gguf.types import BLOCK, FileType, file_type, fitting, stored
 from reproducer.models.tokenizer import load_tokenizer
 
-MODEL_TYPES = ("llama", "mistral")
+MODEL_TYPES = ("llama", "mistral", "qwen2")  # the last: with biases, which `llama` has a place for
 
 # Modules of a decoder layer, and what llama.cpp calls them.
 LAYER = {
