@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future
@@ -127,6 +128,11 @@ class MeasureGguf(Measure):
                 call(llama_cpp.speed, len(ids) + at, "timed", prompt, self.decode) for at in range(self.repeats + 1)
             ][1:]  # the first warms up
             size = path.stat().st_size
+        mean = fmean(loss for window in losses for loss in window)
+        if mean > math.log(sys.float_info.max):  # llama.cpp's probabilities are float32, and 0 below 1e-45
+            raise UserError(
+                f"in llama.cpp as {self.type} the model gives tokens of {self.text.name} no probability at all"
+            )
         write_result(
             context,
             Gguf(
@@ -137,7 +143,7 @@ class MeasureGguf(Measure):
                 bytes=size,
                 text=self.text.name,
                 windows=len(ids),
-                perplexity=math.exp(fmean(loss for window in losses for loss in window)),
+                perplexity=math.exp(mean),
                 prefill_tokens=self.prefill,
                 decode_tokens=self.decode,
                 prefill=[speed[0] for speed in speeds],

@@ -3,11 +3,13 @@
 import json
 import math
 import sys
+from concurrent.futures import BrokenExecutor, Future
 from pathlib import Path
 
 import pytest
 
 from reproducer.cli import main
+from reproducer.queue import Context
 from reproducer.spec import SpecError, load_spec
 from reproducer.stages.expand import expand
 
@@ -16,7 +18,7 @@ name: files
 models: [tiny-gqa]
 methods: [flap]
 calibration: {dataset: python-topics, samples: 4, length: 32}
-recovery: [none, lora]
+recovery: [lora]
 evaluate:
   perplexity: [python-topics]
   windows: 4
@@ -33,16 +35,16 @@ def spec(tmp_path, monkeypatch) -> Path:
 
 
 def run(spec: Path, *options: str) -> tuple[int, list[dict]]:
-    lora = "recovery=[none,{name: lora, batch: 4, steps: 2, warmup_steps: 1, dataset: builtin-instructions}]"
+    lora = "recovery=[{name: lora, batch: 4, steps: 2, warmup_steps: 1, dataset: builtin-instructions}]"
     code = main([str(spec), "--device", "cpu", "--set", lora, *options])
     return code, json.loads(Path("out/files/results.json").read_text())["rows"]
 
 
-def test_rows_dense_cut_and_tuned_are_measured(spec):
+def test_dense_and_tuned_rows_are_measured(spec):
     """FLAP's biases and the merged adapter are part of the files: llama.cpp's perplexities are those of the rows."""
     pytest.importorskip("xllamacpp", reason="llama.cpp comes with the package xllamacpp")
     code, rows = run(spec)
-    assert code == 0 and len(rows) == 3
+    assert code == 0 and len(rows) == 2
     for row in rows:
         exact, quantised = row["gguf"]
         here = math.exp(sum(row["window_losses"]["python_topics_ppl"][:3]) / 3)
@@ -53,9 +55,9 @@ def test_rows_dense_cut_and_tuned_are_measured(spec):
         assert (
             exact["engine"].startswith("xllamacpp ") and "cores" in exact["device"] and exact["text"] == "python-topics"
         )
-    dense, pruned, tuned = (row["gguf"][0] for row in rows)
-    assert dense["architecture"] == "llama" and pruned["architecture"] == tuned["architecture"] == "deci"
-    assert pruned["bytes"] == pytest.approx(0.8 * dense["bytes"], rel=0.05)
+    dense, tuned = (row["gguf"][0] for row in rows)
+    assert dense["architecture"] == "llama" and tuned["architecture"] == "deci"
+    assert tuned["bytes"] == pytest.approx(0.8 * dense["bytes"], rel=0.05)
     assert "In llama.cpp" in Path("out/files/report.md").read_text()
     kept = {path.name for path in Path("store/gguf").glob("*/*")}
     assert kept == {"record.json", "result.json"}  # no files of models, which are as large as the models
@@ -67,6 +69,24 @@ def test_without_llama_cpp_the_rows_fail_with_what_to_install(spec, monkeypatch)
     assert code == 1
     assert {row["status"] for row in rows} == {"failed"}
     assert all("pip install xllamacpp" in row["error"] and row["metrics"]["python_topics_ppl"] for row in rows)
+
+
+def test_a_row_survives_that_llama_cpp_ends_its_process(spec, monkeypatch):
+    """As it does where one of its own checks fails: the stage fails, and not the run."""
+    pytest.importorskip("xllamacpp", reason="llama.cpp comes with the package xllamacpp")
+    monkeypatch.setattr(Context, "engine", lambda self, count: Ending())
+    code, rows = run(spec, "--set", "recovery=none")
+    assert code == 1
+    assert all("llama.cpp has ended its own process" in row["error"] for row in rows)
+
+
+class Ending:
+    """An engine whose processes end with their first call."""
+
+    def submit(self, function, *arguments):
+        future = Future()
+        future.set_exception(BrokenExecutor())
+        return future
 
 
 @pytest.mark.parametrize(
