@@ -85,17 +85,18 @@ def measure(
     with frozen(model), torch.inference_mode():
         peak = _peak_memory(model, ids)
         for number in range(warmup + repeats):
-            _wait(device)
+            wait(device)
             start = time.perf_counter()
             model(input_ids=ids, use_cache=False)
-            _wait(device)
+            wait(device)
             seconds.append(time.perf_counter() - start)
             if progress is not None:
                 progress(number + 1, warmup + repeats)
     return Efficiency(seconds[warmup:], peak, ids.numel())
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was told."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

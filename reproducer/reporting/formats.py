@@ -14,7 +14,7 @@ from jinja2.ext import Extension
 from jinja2.lexer import Token, TokenStream
 from jinja2.runtime import Context
 
-from reproducer.reporting import cost, filters, numbers, searches, significance
+from reproducer.reporting import cost, filters, gguf, numbers, searches, significance
 from reproducer.reporting.correlations import correlations
 from reproducer.reporting.escape import (
     Raw,
@@ -97,7 +97,7 @@ def environment(form: Format) -> Environment:
         for function in (
             searches.rival, searches.searches_metric, searches.gap, searches.states, searches.settled,
             searches.candidates, searches.importances, searches.flop_7b, searches.histories, searches.against_random,
-            cost.controls, cost.seen_columns, cost.unseen_columns, cost.sights, cost.uneven, correlations,
+            cost.controls, cost.seen_columns, cost.unseen_columns, cost.sights, cost.uneven, correlations, gguf.spread,
         )
     }  # fmt: skip
     made.filters |= {"mean": fmean, "median": median, "verbatim": Raw, "with_interval": numbers.with_interval}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reproducer.paper import method, paper
-from reproducer.reporting import comparison, figures, majority, significance
+from reproducer.reporting import comparison, figures, gguf, majority, significance, speed
 from reproducer.reporting.formats import FORMATS, TERMINAL, Format, environment
 from reproducer.reporting.rows import blocks, lines
 from reproducer.reporting.tables import Table, tabular
@@ -117,6 +117,8 @@ def page(told: Article, form: Format, template: str = "report.j2") -> Page:
         "deviations": told.deviations,
         "drawn": told.drawn,
         "key_figure": _key_figure(told),
+        "timed": speed.times(results),
+        "deployed": gguf.files(results),
         "majorities": majority.majorities(results),
         "tasks": tasks,
         "no_better": {one.model.name: {column.key for column in one.no_better} for one in tasks},

@@ -128,6 +128,54 @@ class Latency(Facts):
     quartiles: tuple[float, float]
 
 
+class Speed(Facts):
+    """Seconds of every repeat: of reading `batch` × `prefill_tokens`, and of writing `decode_tokens` after them.
+
+    Attributes:
+        missed: of `layers` layers, those whose feed-forward width is no multiple of `multiple`.
+        device: that it ran on.
+    """
+
+    prefill_tokens: int
+    decode_tokens: int
+    batch: int
+    prefill: list[float]
+    decode: list[float]
+    multiple: int
+    layers: int
+    missed: int
+    device: str = ""
+
+
+class Gguf(Facts):
+    """A model as a GGUF file in llama.cpp.
+
+    Attributes:
+        type: of the file, such as `q8_0`; `matrices`: how many of them have which type.
+        architecture: llama.cpp's.
+        padded: layers whose feed-forward width was filled up with zero channels.
+        text, windows, perplexity: over so many windows of the text, computed by llama.cpp.
+        prefill, decode: tokens a second of every repeat, of reading `prefill_tokens` and of writing `decode_tokens`.
+        engine: what held llama.cpp, with its version. device: that it ran on.
+    """
+
+    type: str
+    architecture: str
+    matrices: dict[str, int]
+    padded: int
+    bytes: int
+    text: str
+    windows: int
+    perplexity: float
+    prefill_tokens: int
+    decode_tokens: int
+    prefill: list[float]
+    decode: list[float]
+    threads: int
+    engine: str
+    device: str = ""
+
+
 class Sight(Facts):
     """A text that made a row: what for, which split, and how many samples were drawn (None: all of the windows)."""
 
@@ -205,6 +253,8 @@ class Row(Facts):
     generations: list[Generation] = Field(default_factory=list)
     training: list[TrainingStep] | None = None
     latency: Latency | None = None
+    speed: Speed | None = None
+    gguf: list[Gguf] = Field(default_factory=list)
 
 
 class Search(Facts):

@@ -27,6 +27,8 @@ evaluate:
   tasks: [quiz]
   generate: [Once upon]
   efficiency: {length: 8}
+  gguf: {types: [q8_0]}
+  speed: {prefill: 8, decode: 2}
 """
 
 

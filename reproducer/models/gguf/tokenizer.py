@@ -1,0 +1,125 @@
+"""A tokenizer as llama.cpp knows it: its tokens, and how a text is cut into them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gguf import GGUFWriter, TokenType
+
+from reproducer.errors import UserError
+
+Pairs = Sequence[tuple[str, ...]]
+
+_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+
+
+def _split(regex: str) -> list[dict[str, Any]]:
+    pattern = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+    return [pattern, {**_BYTES, "use_regex": False}]
+
+
+# How a text is split before the merges, in the terms of tokenizer.json, and what llama.cpp calls it.
+PRE_TOKENIZERS: Mapping[str, list[dict[str, Any]]] = {
+    "gpt-2": [_BYTES],
+    "smollm": [{"type": "Digits", "individual_digits": True}, _BYTES],
+    "llama-bpe": _split(_LLAMA3),
+    "qwen2": _split(_LLAMA3.replace("{1,3}", "")),
+}
+
+
+def add_tokenizer(writer: GGUFWriter, tokenizer: Any, rows: int) -> None:
+    """Add a tokenizer of transformers to a file.
+
+    Args:
+        rows: of the embeddings; those beyond the tokenizer's tokens get names that no text holds.
+
+    Raises:
+        UserError: llama.cpp has no tokenizer of this kind, or there are more tokens than embeddings.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError("the tokenizer has no tokenizer.json, which is what is written for llama.cpp")
+    told = json.loads(tokenizer.backend_tokenizer.to_str())
+    model, added = told["model"], {token["id"]: token["special"] for token in told["added_tokens"]}
+    names = {index: token for token, index in tokenizer.get_vocab().items()}
+    if max(names) >= rows:
+        raise UserError(f"the tokenizer has a token {max(names)}, but the model only {rows} embeddings")
+    if model["type"] != "BPE":
+        raise UserError(f"llama.cpp's tokenizers that are written here are of the type BPE, not {model['type']}")
+    pairs = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
+    add = _add_sentencepiece if model["byte_fallback"] else _add_byte_level
+    tokens = [names.get(index, f"[PAD{index}]") for index in range(rows)]
+    writer.add_token_list(tokens)
+    add(writer, tokenizer, tokens, pairs, told)
+    kinds = {index: _kind(token, model["byte_fallback"]) for index, token in names.items()}
+    kinds |= {index: TokenType.CONTROL if special else TokenType.USER_DEFINED for index, special in added.items()}
+    if model["byte_fallback"] and tokenizer.unk_token_id is not None:
+        kinds[tokenizer.unk_token_id] = TokenType.UNKNOWN
+    writer.add_token_types([kinds.get(index, TokenType.UNUSED) for index in range(rows)])
+    _add_specials(writer, tokenizer)
+
+
+def _add_byte_level(
+    writer: GGUFWriter, tokenizer: Any, tokens: list[str], pairs: Pairs, told: Mapping[str, Any]
+) -> None:
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(_pre_tokenizer(told, bool(pairs)))
+    writer.add_add_space_prefix(False)
+    # llama.cpp asks for a merge: in a vocabulary of bytes alone one that no text brings about
+    writer.add_token_merges([" ".join(pair) for pair in pairs or [(tokens[0], tokens[1])]])
+
+
+def _add_sentencepiece(
+    writer: GGUFWriter, tokenizer: Any, tokens: list[str], pairs: Pairs, told: Mapping[str, Any]
+) -> None:
+    """LLaMA's own: of two neighbours llama.cpp joins those first whose token has the highest score."""
+    ranks: dict[str, int] = {}
+    for rank, pair in enumerate(pairs):
+        ranks.setdefault("".join(pair), rank)
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_scores([-float(ranks.get(name, 0)) for name in tokens])
+    writer.add_add_space_prefix(tokenizer.tokenize("a")[0].startswith("▁"))
+
+
+def _pre_tokenizer(told: Mapping[str, Any], merges: bool) -> str:
+    """llama.cpp's name for how a text is split before the merges; without merges any will do."""
+    normalizer, given = told["normalizer"], told["pre_tokenizer"]
+    steps = given["pretokenizers"] if given and given["type"] == "Sequence" else [given]
+    if normalizer is None or normalizer["type"] == "NFC":  # which llama.cpp leaves out
+        for name, known in PRE_TOKENIZERS.items():
+            if len(steps) == len(known) and all(_like(*pair) for pair in zip(steps, known, strict=True)):
+                return name
+        if not merges and steps[-1] and steps[-1]["type"] == "ByteLevel":
+            return "gpt-2"
+    raise UserError(
+        "this tokenizer splits its text in a way for which no name of llama.cpp's is known here",
+        f"known: {', '.join(PRE_TOKENIZERS)}, and LLaMA's own, with bytes for what it does not know",
+    )
+
+
+def _like(step: Mapping[str, Any] | None, known: Mapping[str, Any]) -> bool:
+    return step is not None and all(step.get(name) == value for name, value in known.items())
+
+
+def _kind(token: str, byte_fallback: bool) -> TokenType:
+    return TokenType.BYTE if byte_fallback and re.fullmatch("<0x[0-9A-F]{2}>", token) else TokenType.NORMAL
+
+
+def _add_specials(writer: GGUFWriter, tokenizer: Any) -> None:
+    for name in ("bos", "eos", "unk", "pad"):
+        index = getattr(tokenizer, f"{name}_token_id")
+        if index is not None:
+            getattr(writer, f"add_{name}_token_id")(index)
+    ids = tokenizer("a").input_ids
+    writer.add_add_bos_token(ids[0] == tokenizer.bos_token_id)
+    writer.add_add_eos_token(ids[-1] == tokenizer.eos_token_id)
+    template = tokenizer.chat_template
+    if isinstance(template, str):
+        writer.add_chat_template(template)

@@ -1,0 +1,175 @@
+"""Size, perplexity and speed of a model in llama.cpp, quantised or not."""
+
+from __future__ import annotations
+
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Future
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import Field
+
+from reproducer.errors import UserError
+from reproducer.models.gguf.types import file_type
+from reproducer.queue import Context, describe_machine
+from reproducer.spec import Count, NonEmpty, Section, Spec, Text, Tokens
+from reproducer.spec.origins import Loc
+from reproducer.stages.base import Measure, State, TextSource, forget, named, write_result
+from reproducer.stages.perplexity import TEXTS
+from reproducer.stages.recovery import Recover
+from reproducer.stages.results import Gguf
+
+if TYPE_CHECKING:
+    from reproducer.stages.cost import Cost, ModelCost
+
+
+class GgufKeys(Section):
+    """Perplexity over the first `windows` of the spec's first text, and `repeats` of a timed prompt and continuation.
+
+    `types` are llama.cpp's; `prefill` tokens are read, then `decode` written one by one.
+    """
+
+    types: NonEmpty[Text] = Field(default_factory=lambda: ["f16", "q8_0", "q4_k_m"])
+    windows: Count = 20
+    prefill: Tokens = 256
+    decode: Count = 64
+    repeats: Count = 5
+
+
+class MeasureGguf(Measure):
+    """The model as a GGUF file of one type, in llama.cpp on the CPU; the file itself is not kept."""
+
+    kind: ClassVar[str] = "gguf"
+    Result: ClassVar = Gguf
+
+    type: str
+    text: TextSource
+    seq_len: int
+    windows: int
+    prefill: int
+    decode: int
+    repeats: int
+
+    class Keys(Section):
+        """`gguf` None: not measured."""
+
+        gguf: GgufKeys | None = None
+
+    @classmethod
+    def lengths(cls, evaluate: Any) -> Sequence[tuple[Loc, int]]:
+        return [(("gguf", "prefill"), evaluate.gguf.prefill + evaluate.gguf.decode)] if evaluate.gguf else []
+
+    @classmethod
+    def stages_for(cls, evaluate: Any, spec: Spec, state: State) -> Sequence[Self]:
+        if evaluate.gguf is None:
+            return []
+        name = (evaluate.perplexity or [spec.substitute("datasets", TEXTS[0])])[0]
+        settings = evaluate.gguf.model_dump(exclude={"types"})
+        text = named(spec, ("evaluate", "gguf"), partial(TextSource.of, name, "report"))
+        for index, given in enumerate(evaluate.gguf.types):
+            named(spec, ("evaluate", "gguf", "types", index), partial(file_type, given))
+        return [
+            cls(
+                **state.fields,
+                **settings,
+                type=given,
+                text=text,
+                seq_len=evaluate.seq_len,
+                label=f"{state.label}: {given} in llama.cpp",
+            )
+            for given in evaluate.gguf.types
+        ]
+
+    @property
+    def role(self) -> str:
+        return f"gguf_{self.type}"
+
+    def facts(self, result: Any, device: str | None) -> Mapping[str, Any]:
+        return {"gguf": [result.model_copy(update={"device": device or ""})]}
+
+    def fingerprints(self, device: str) -> dict[str, str]:
+        """llama.cpp computes on the CPU, whatever the device of the run."""
+        machine = describe_machine()
+        return {**self.text.fingerprints(), "device": f"{machine['cpu']}, {machine['cpu_count']} cores"}
+
+    def run(self, context: Context) -> None:
+        import torch
+
+        from reproducer.data.text import windows
+        from reproducer.evaluation import llama_cpp
+        from reproducer.models.gguf import write_gguf
+        from reproducer.models.load import locate
+
+        engine = llama_cpp.version()  # not installed: said before anything is computed
+        model, tokenizer = self._merged(context)
+        ids = windows(self.text.load(), tokenizer, self.seq_len, self.windows).tolist()
+        prompt = [token for window in ids for token in window]
+        prompt = (prompt * math.ceil(self.prefill / len(prompt)))[: self.prefill]
+        threads = torch.get_num_threads()
+        with tempfile.TemporaryDirectory(dir=context.directory) as scratch:
+            path = Path(scratch) / "model.gguf"
+            written = write_gguf(model, locate(context.inputs["model"]), path, self.type)
+            asked = (str(path), max(self.seq_len, self.prefill + self.decode + 1), threads)
+            process = context.engine(1)  # of its own: what llama.cpp cannot do, it may end its process for
+            total = len(ids) + self.repeats + 1
+
+            def call(function: Callable[..., Any], done: int, text: str, *arguments: Any) -> Any:
+                found = _of(process.submit(function, *asked, *arguments))
+                context.progress(done + 1, total, text)
+                return found
+
+            losses = [call(llama_cpp.losses, at, self.text.name, window) for at, window in enumerate(ids)]
+            speeds = [
+                call(llama_cpp.speed, len(ids) + at, "timed", prompt, self.decode) for at in range(self.repeats + 1)
+            ][1:]  # the first warms up
+            size = path.stat().st_size
+        mean = fmean(loss for window in losses for loss in window)
+        if mean > math.log(sys.float_info.max):  # llama.cpp's probabilities are float32, and 0 below 1e-45
+            raise UserError(
+                f"in llama.cpp as {self.type} the model gives tokens of {self.text.name} no probability at all"
+            )
+        write_result(
+            context,
+            Gguf(
+                type=self.type,
+                architecture=written.architecture,
+                matrices=written.matrices,
+                padded=written.padded,
+                bytes=size,
+                text=self.text.name,
+                windows=len(ids),
+                perplexity=math.exp(mean),
+                prefill_tokens=self.prefill,
+                decode_tokens=self.decode,
+                prefill=[speed[0] for speed in speeds],
+                decode=[speed[1] for speed in speeds],
+                threads=threads,
+                engine=engine,
+            ),
+        )
+
+    def _merged(self, context: Context) -> tuple[Any, Any]:
+        """The model as it would be given away: a recovery merged into its weights."""
+        if not isinstance(self.recovery, Recover):
+            return self.load(context)
+        model, tokenizer = self.model_copy(update={"recovery": None}).load(context)
+        forget()  # merging may change it
+        return self.recovery.how.merge(model, context.inputs["recovery"]), tokenizer
+
+    def cost(self, model: ModelCost) -> Cost:
+        tokens = model.window_tokens([self.text], self.seq_len, self.windows)
+        written = tokens + self.decode * (1 + self.repeats)
+        read = self.prefill * (1 + self.repeats)
+        return model.passes(written, 1, 1, "logits") + model.passes(read, self.prefill, self.prefill, "none")
+
+
+def _of(future: Future[Any]) -> Any:
+    try:
+        return future.result()
+    except BrokenExecutor:
+        raise UserError("llama.cpp has ended its own process; see what it printed above") from None
