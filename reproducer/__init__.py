@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from reproducer.models.export.registration import register_when_imported
+
 if TYPE_CHECKING:
     from reproducer.methods.prune import prune
     from reproducer.pruning.plan import Plan
@@ -22,3 +24,6 @@ def __getattr__(name: str) -> Any:  # looked up when asked for, so that a dry ru
     if name not in _HOMES:
         raise AttributeError(f"module 'reproducer' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+register_when_imported()

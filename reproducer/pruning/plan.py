@@ -26,6 +26,7 @@ from reproducer.models.architecture import (
     parameter_count,
     unit_parameters,
 )
+from reproducer.models.export.folder import saves_widths
 from reproducer.pruning.surgery import place, remove_layers, sliced_layer, sliced_members
 
 FORMAT = 2
@@ -137,7 +138,7 @@ class Plan:
                 with torch.no_grad():
                     old.copy_(tensor)
         remove_layers(model, self.removed_layers)
-        return model
+        return saves_widths(model)
 
     def parameters_removed(self, model: nn.Module) -> int:
         """Parameters that `apply` takes away, less those that it adds; a model on the meta device will do."""
