@@ -62,9 +62,10 @@ def prune(
             quantised model.
     """
     from reproducer.pruning.allocation import Allocation
+    from reproducer.pruning.plan import fingerprint
 
     cut = Allocation(structure_ratio, ratio, scope, heads, round_to)
-    return plan_by(
+    plan = plan_by(
         METHODS.get(method),
         parameters,
         model,
@@ -75,6 +76,8 @@ def prune(
         seed=seed,
         limits=limits,
     )
+    plan.base = fingerprint(model)
+    return plan
 
 
 def plan_by(

@@ -92,7 +92,7 @@ def page(results: Results, form: Format, drawn: Sequence[figures.Picture] = ()) 
         "paper_method": method(),
     }
     text = environment(form).get_template("report.j2").render(content)
-    return "\n".join(_paragraphs(text))
+    return squeezed(text)
 
 
 def _write(path: Path, text: str) -> Path:
@@ -103,8 +103,12 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
+def squeezed(page: str) -> str:
+    """A page without blank lines at its beginning or behind one another."""
+    return "\n".join(_paragraphs(page))
+
+
 def _paragraphs(page: str) -> Iterable[str]:
-    """The lines of a page without blank ones at its beginning or behind one another."""
     blank = True
     for line in page.splitlines():
         if line.strip() or not blank:

@@ -103,5 +103,5 @@ def source(model_type: str) -> str:
         config=made.config.__name__,
         model=made.model.__name__,
         model_type=made.config.model_type,
-        layout={name: repr(value) for name, value in layout(family_of(made.config)).items()},
+        layout=layout(family_of(made.config)),
     )

@@ -1,0 +1,125 @@
+"""Exported folders of every family, read by transformers in a process that cannot import this package."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import reproducer
+from reproducer.models.architecture import architecture_of, layer_shape
+from reproducer.pruning.plan import Plan, units_of
+from tests.families import ZOO, family_model, layers_of, random_kept
+from tests.helpers import logits, tokens
+
+IDS = tokens(2, 9)
+
+
+def plan_of(model, kept, **more):
+    heads = {index: of["heads"] for index, of in kept.items() if "heads" in of}
+    channels = {index: of["channels"] for index, of in kept.items() if "channels" in of}
+    return Plan(units_of(model, architecture_of(model)), heads, channels, method="random", **more)
+
+
+def uneven(model):
+    """Other widths in each layer, and a bias where the family has none."""
+    architecture = architecture_of(model)
+    name = f"{architecture.layers}.1.{architecture.output('channels')}.bias"
+    bias = torch.linspace(-1, 1, layer_shape(layers_of(model)[1], architecture).hidden)
+    kept = random_kept(model, seed=3)
+    kept[0] = {"heads": [0], "channels": [1, 2, 5]}
+    return plan_of(model, kept, tensors={name: bias})
+
+
+def uniform(model):
+    """The same number of channels in every layer, the first of them."""
+    return plan_of(model, {index: {"channels": list(range(9))} for index in range(len(layers_of(model)))})
+
+
+def fewer_heads(model):
+    """The same number of heads in every layer: half of them, which divides the hidden size where the whole does."""
+    half = layer_shape(layers_of(model)[0], architecture_of(model)).groups // 2 or 1
+    return plan_of(model, {index: {"heads": list(range(half))} for index in range(len(layers_of(model)))})
+
+
+def without_a_layer(model):
+    return plan_of(model, {}, removed_layers=[1])
+
+
+def narrower_without_a_layer(model):
+    return plan_of(model, {2: {"channels": [0, 3]}}, removed_layers=[0])
+
+
+CUTS = (uneven, uniform, fewer_heads, without_a_layer, narrower_without_a_layer)
+
+
+def cases():
+    for name in ZOO:
+        for make in CUTS:
+            yield f"{name} {make.__name__}".replace(" ", "-"), name, make
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """{case: (our model, what the other process found, its config.json, its folder)}."""
+    root = tmp_path_factory.mktemp("exported")
+    folders = root / "folders"
+    ours = {}
+    for case, name, make in cases():
+        model = family_model(name, **ZOO[name], dtype=torch.float32)
+        plan = make(model)
+        reproducer.export(model, plan, folders / case)
+        ours[case] = plan.apply(model)
+    save_file({"ids": IDS}, folders / "ids.safetensors")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HOME": str(root / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    script = Path(__file__).with_name("fresh_process.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(folders)], cwd=root, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = load_file(folders / "found.safetensors")
+    return {
+        case: (
+            model,
+            {part: found[f"{case}.{part}"] for part in ("logits", "written", "padded")},
+            json.loads((folders / case / "config.json").read_text()),
+            folders / case,
+        )
+        for case, model in ours.items()
+    }
+
+
+@pytest.mark.parametrize("case", [case for case, _, _ in cases()])
+def test_the_same_logits_and_the_same_words(exported, case):
+    model, found, _, _ = exported[case]
+    assert torch.allclose(found["logits"], logits(model, IDS), rtol=1e-5, atol=1e-5)
+    written = model.generate(
+        IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=8, do_sample=False, pad_token_id=0, use_cache=True
+    )
+    assert torch.equal(found["written"], written)
+    assert torch.equal(found["padded"], written)
+
+
+# A number of heads that its own configuration cannot say: its head width is hidden / heads, or a norm spans all heads.
+OWN_HEADS = ("gpt_neox", "opt", "olmo2", "olmo3")
+
+
+@pytest.mark.parametrize("case,name,make", list(cases()), ids=[case for case, _, _ in cases()])
+def test_uniform_models_need_no_code(exported, case, name, make):
+    model_type = name.split()[0]
+    _, _, config, folder = exported[case]
+    plain = make in (uniform, without_a_layer) or (make is fewer_heads and model_type not in OWN_HEADS)
+    assert config["model_type"] == (model_type if plain else f"pruned_{model_type}")
+    assert ("auto_map" in config) == (folder / "modeling_pruned.py").is_file() == (not plain)
+
+
+def test_a_norm_over_all_heads_keeps_its_epsilon(exported):
+    """Of a quarter of the heads it is four times as large, and no other norm's changes."""
+    _, _, config, _ = exported["olmo2-uneven"]
+    assert config["rms_norm_eps"] == 0.1
+    assert config["layer_widths"][0]["norm_epsilons"]["self_attn.q_norm"] == pytest.approx(0.4)
