@@ -58,9 +58,12 @@ CUTS = (uneven, uniform, fewer_heads, without_a_layer, narrower_without_a_layer)
 
 
 def cases():
+    """Every variant of every family with layers of different widths; one of each family with every cut."""
+    seen = set()
     for name in ZOO:
-        for make in CUTS:
+        for make in CUTS if name.split()[0] not in seen else CUTS[:1]:
             yield f"{name} {make.__name__}".replace(" ", "-"), name, make
+        seen.add(name.split()[0])
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +89,7 @@ def exported(tmp_path_factory):
     return {
         case: (
             model,
-            {part: found[f"{case}.{part}"] for part in ("logits", "written", "padded")},
+            {name.removeprefix(f"{case}."): value for name, value in found.items() if name.startswith(f"{case}.")},
             json.loads((folders / case / "config.json").read_text()),
             folders / case,
         )
@@ -98,6 +101,8 @@ def exported(tmp_path_factory):
 def test_the_same_logits_and_the_same_words(exported, case):
     model, found, _, _ = exported[case]
     assert torch.allclose(found["logits"], logits(model, IDS), rtol=1e-5, atol=1e-5)
+    if "written" not in found:  # with the family's own classes
+        return
     written = model.generate(
         IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=8, do_sample=False, pad_token_id=0, use_cache=True
     )

@@ -1,15 +1,16 @@
-"""Classes of pruned models: the family's own behind `PrunedLayers`, the same in the package as in an exported folder."""
+"""Classes of pruned models: the family's own behind `PrunedLayers`, the same in the package as in an exported folder.
+
+transformers is imported by functions only: importing its Auto classes imports this module.
+"""
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from reproducer.models.architecture import FAMILIES, PRUNED, Architecture, family_of
 from reproducer.models.export.pruned import PrunedLayers
@@ -29,18 +30,22 @@ class Classes(NamedTuple):
 @cache
 def config_class(model_type: str) -> Any:
     """The configuration of pruned models of a family, by the family's own `model_type`."""
-    base = importlib.import_module("transformers.models.auto.configuration_auto").CONFIG_MAPPING[model_type]
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
+
+    base: Any = CONFIG_MAPPING[model_type]
     name = f"Pruned{base.__name__}"
-    made = type(name, (_Known, base), {"model_type": PRUNED + model_type, "__module__": __name__})
+    made: Any = type(name, (_Known, base), {"model_type": PRUNED + model_type, "__module__": __name__})
+    AutoConfig.register(made.model_type, made, exist_ok=True)
     return globals().setdefault(name, made)  # so that pickle finds it
 
 
 @cache
 def classes(model_type: str) -> Classes:
     """Both classes, by the family's own `model_type`."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
     config = config_class(model_type)
-    auto: Any = AutoModelForCausalLM
-    base = auto._model_mapping[config.__mro__[2]]
+    base: Any = MODEL_FOR_CAUSAL_LM_MAPPING[config.__mro__[2]]
     attributes = {"config_class": config, "__module__": __name__, **layout(family_of(config))}
     made = type(f"Pruned{base.__name__}", (PrunedLayers, base), attributes)
     return Classes(config, globals().setdefault(made.__name__, made))
@@ -52,6 +57,8 @@ class _Known:
     model_type: str
 
     def __post_init__(self, **more: Any) -> None:
+        from transformers import AutoModelForCausalLM
+
         super().__post_init__(**more)  # type: ignore[misc]
         made = classes(self.model_type.removeprefix(PRUNED))
         AutoModelForCausalLM.register(made.config, made.model, exist_ok=True)
@@ -64,13 +71,6 @@ def __getattr__(name: str) -> Any:
             if made.__name__ == name:
                 return made
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-
-
-def register() -> None:
-    """Let transformers' AutoConfig know the configurations of all families."""
-    for family in FAMILIES:
-        for model_type in family.model_types:
-            AutoConfig.register(PRUNED + model_type, config_class(model_type), exist_ok=True)
 
 
 def layout(architecture: Architecture) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""Exported models load without remote code where this package is imported: their classes are registered here.
+"""Exported models load without remote code where this package is imported: transformers' AutoConfig knows them.
 
-`import reproducer` imports neither torch nor transformers. So it waits for transformers' Auto classes to be imported.
+`import reproducer` imports neither torch nor transformers: it waits for AutoConfig to be imported. Even then the
+families' classes cannot be, as transformers may be half imported itself; something stands for each until it is used.
 """
 
 from __future__ import annotations
@@ -12,21 +13,45 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-AUTO = "transformers.models.auto.modeling_auto"
+AUTO = "transformers.models.auto.configuration_auto"
 
 
 def register_when_imported() -> None:
-    """Register the classes of pruned models now, or as soon as transformers' Auto classes are there."""
+    """Register the configurations of pruned models now, or as soon as AutoConfig is there."""
     if AUTO in sys.modules:
-        _register()
+        _register(sys.modules[AUTO])
     elif not any(isinstance(finder, _Waiting) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Waiting())
 
 
-def _register() -> None:
-    from reproducer.models.export.classes import register
+def _register(module: Any) -> None:
+    from reproducer.models.architecture import FAMILIES, PRUNED
 
-    register()
+    for model_type in (model_type for family in FAMILIES for model_type in family.model_types):
+        module.AutoConfig.register(PRUNED + model_type, _stand_in(model_type), exist_ok=True)
+
+
+def _stand_in(model_type: str) -> Any:
+    """As much of a configuration's class as AutoConfig uses; the class itself takes its place when it is made."""
+
+    def made() -> Any:
+        from reproducer.models.export.classes import config_class
+
+        return config_class(model_type)
+
+    class StandIn:
+        def __new__(cls, *values: Any, **settings: Any) -> Any:
+            return made()(*values, **settings)
+
+        @classmethod
+        def from_dict(cls, *values: Any, **settings: Any) -> Any:
+            return made().from_dict(*values, **settings)
+
+        @classmethod
+        def from_pretrained(cls, *values: Any, **settings: Any) -> Any:
+            return made().from_pretrained(*values, **settings)
+
+    return StandIn
 
 
 class _Waiting(MetaPathFinder):
@@ -45,7 +70,7 @@ class _Waiting(MetaPathFinder):
 
             def execute_and_register(module: ModuleType) -> None:
                 execute(module)
-                _register()
+                _register(module)
 
             loader.exec_module = execute_and_register
         return spec
