@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from reproducer.models.export.registration import register_when_imported
 
 if TYPE_CHECKING:
-    from reproducer.exporting import export
+    from reproducer.exporting.model import export
     from reproducer.methods.prune import prune
     from reproducer.pruning.plan import Plan
     from reproducer.spec import load_spec
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "export", "load_spec", "prune"]
 
 _HOMES = {
-    "export": "reproducer.exporting",
+    "export": "reproducer.exporting.model",
     "prune": "reproducer.methods.prune",
     "Plan": "reproducer.pruning.plan",
     "load_spec": "reproducer.spec",

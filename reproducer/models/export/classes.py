@@ -84,7 +84,9 @@ def layout(architecture: Architecture) -> dict[str, Any]:
         "decoder_layers": architecture.layers,
         "head_dim": f"{architecture.attention}.{architecture.head_dim}",
         "linears": linears,
-        "norms": {norm.module: "heads" if norm.vectors == "query" else "key_value_heads" for norm in architecture.norms},
+        "norms": {
+            norm.module: "heads" if norm.vectors == "query" else "key_value_heads" for norm in architecture.norms
+        },
         "attributes": {f"{width.module}.{width.attribute}": COUNTED[width.counts] for width in architecture.widths},
     }
 

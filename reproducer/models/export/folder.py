@@ -33,14 +33,15 @@ class SavesWidths:
             _write_config(config, Path(save_directory))
 
     def __reduce_ex__(self, protocol: Any) -> Any:  # pickle cannot find a class that is made while it runs
-        _, _, *state = nn.Module.__reduce_ex__(self, protocol)  # type: ignore[arg-type]
-        return (_made_again, (type(self).__mro__[2],), *state)
+        made: Any = super().__reduce_ex__(protocol)
+        return (_made_again, (type(self).__mro__[2],), *made[2:])
 
 
 def saves_widths(model: nn.Module) -> nn.Module:
     """Give a cut model of transformers, in place, a `save_pretrained` that says how wide its layers are."""
     if hasattr(model, "save_pretrained") and not isinstance(model, SavesWidths):
-        model.__class__ = _saving(type(model))
+        made: Any = type(model)
+        model.__class__ = _saving(made)
     return model
 
 

@@ -27,7 +27,7 @@ class LayerConfig:
         return getattr(self._config, name)
 
 
-class PrunedLayers:
+class PrunedLayers(nn.Module):
     """In front of a family's class: what its constructor has made is narrowed to the widths of the configuration.
 
     Attributes:

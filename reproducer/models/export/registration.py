@@ -57,9 +57,7 @@ def _stand_in(model_type: str) -> Any:
 class _Waiting(MetaPathFinder):
     """Finds nothing but the module that it waits for, and registers when that has been executed."""
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != AUTO:
             return None
         sys.meta_path.remove(self)
