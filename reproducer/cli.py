@@ -188,15 +188,16 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--ratio", type=_ratio, metavar="R", help="of several ratios, the row's")
     export.add_argument("--recovery", metavar="NAME", help="of several recoveries, the row's; none for no recovery")
     export.add_argument("--seed", type=_seed, metavar="N", help="of several seeds, the row's")
+    model = _Parser(add_help=False)
+    model.add_argument("model", metavar="MODEL", help="a name of the catalogue, a hub id, or a local folder")
     prune = commands.add_parser(
         "prune",
-        parents=[written, store, machine],
+        parents=[model, written, store, machine],
         help="prune a model and write the smaller one to a folder",
         description="Prune a model with the best recipe known here, measure perplexity before and after on a text that "
         "it was not calibrated on, and write the smaller model to a folder. The spec of it, prune.yaml, is written "
         "beside the weights: `reproduce DIR/prune.yaml` runs it again.",
     )
-    prune.add_argument("model", metavar="MODEL", help="a name of the catalogue, a hub id, or a local folder")
     prune.add_argument(
         "--ratio", type=_share, default=0.2, metavar="R", help="share of all parameters to remove (default: 0.2)"
     )

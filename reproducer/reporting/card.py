@@ -97,6 +97,7 @@ class Measured:
     """A measure of the dense model and of this one; `interval`: the 95 % interval of the latter, if one is known."""
 
     label: str
+    kind: str
     dense: str | None
     value: str
     interval: str | None
@@ -144,7 +145,8 @@ def _measured(origin: Origin | None) -> list[Measured]:
         if value is not None:
             interval = _interval(origin.row, column, value)
             text = None if interval is None else " to ".join(map(form, interval))
-            found.append(Measured(column.label, None if before is None else form(before), form(value), text))
+            dense_text = None if before is None else form(before)
+            found.append(Measured(column.label, column.kind, dense_text, form(value), text))
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from reproducer.errors import UserError
@@ -81,7 +82,7 @@ def described(model: Any) -> Any:
         config = own(**{**settings, **_numbers(model, architecture), "architectures": [built_as.__name__]})
         if _difference(model, config, built_as, architecture) is None:
             return config
-    except ValueError:  # a family may refuse numbers of heads
+    except StrictDataclassError:  # a family may refuse numbers of heads
         pass
     config_class, model_class = classes(plain)
     config = config_class(
@@ -133,11 +134,11 @@ def _widths(layer: nn.Module, architecture: Architecture) -> dict[str, Any]:
 
 def _added_biases(model: Any, family: Any, config: Any) -> list[str]:
     """Linear layers with a bias where the family's own class has none."""
-    plain = {name for name, _ in _built(family, config).named_parameters()}
+    plain = {name for name, module in _built(family, config).named_modules() if getattr(module, "bias", 0) is None}
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module.bias is not None and f"{name}.bias" not in plain
+        if name in plain and isinstance(module, nn.Linear) and module.bias is not None
     ]
 
 
