@@ -113,6 +113,12 @@ def _share(text: str) -> float:
     return value
 
 
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of passages: a whole number from 1 on")
+    return int(text)
+
+
 def _seed(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise argparse.ArgumentTypeError(f"'{text}' is no seed: a whole number from 0 on")
@@ -203,7 +209,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     prune.add_argument("--method", default=recipe.METHOD, metavar="NAME", help=f"default: {recipe.METHOD}, in steps")
     prune.add_argument(
-        "--calibration", nargs="+", default=list(recipe.TEXTS), metavar="TEXT", help="texts to calibrate on, in a mix"
+        "--calibration",
+        nargs="+",
+        default=list(recipe.TEXTS),
+        metavar="TEXT",
+        help=f"texts to calibrate on, in a mix (default: {' '.join(recipe.TEXTS)})",
+    )
+    prune.add_argument(
+        "--samples",
+        type=_count,
+        default=recipe.SAMPLES,
+        metavar="N",
+        help=f"passages a step (default: {recipe.SAMPLES})",
     )
     prune.add_argument(
         "--recover", nargs="?", const="lora", metavar="KIND", help="tune the cut model on Alpaca (default kind: lora)"

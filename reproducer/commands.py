@@ -149,6 +149,7 @@ def prune(given: Namespace) -> int:
         ratio=given.ratio,
         method=given.method,
         calibration=given.calibration,
+        samples=given.samples,
         recover=given.recover,
         seed=given.seed,
     )

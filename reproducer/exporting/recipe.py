@@ -19,14 +19,21 @@ from reproducer.spec import Spec
 METHOD = "llm-pruner-e2"
 TEXTS = ("python-topics", "python-docstrings")  # every Python has them
 MEASURED = ("python-packages", *TEXTS)  # the first that is not calibrated on
-STEPS, SAMPLES = 4, 32
+STEPS, SAMPLES, LENGTH = 4, 32, 128
 # 640 examples, so a larger rate and a shorter warm-up than LLM-Pruner's two epochs have
 TUNING = {"batch": 16, "steps": 40, "warmup_steps": 4, "learning_rate": 5e-4}
 FILE = "prune.yaml"
 
 
 def settings(
-    model: str, *, ratio: float, method: str, calibration: Sequence[str], recover: str | None, seed: int
+    model: str,
+    *,
+    ratio: float,
+    method: str,
+    calibration: Sequence[str],
+    samples: int,
+    recover: str | None,
+    seed: int,
 ) -> dict[str, Any]:
     """The spec as YAML has it.
 
@@ -48,7 +55,7 @@ def settings(
         "models": [model],
         "methods": [method],
         "prune": prune,
-        "calibration": {"dataset": list(calibration), "samples": SAMPLES, "length": 128},
+        "calibration": {"dataset": list(calibration), "samples": samples, "length": LENGTH},
         **({"search": {"texts": list(calibration)}} if found.space is not None else {}),
         **({"recovery": ["none", {"name": recover, **TUNING}]} if recover else {}),
         "evaluate": {"perplexity": [unseen]},

@@ -189,10 +189,9 @@ def test_a_push_that_fails_leaves_the_folder(here, monkeypatch, capsys):
     assert AutoModelForCausalLM.from_pretrained("small") is not None
 
 
-def test_prune_in_one_step(here, monkeypatch, capsys):
+def test_prune_in_one_step(here, capsys):
     """Calibrated on two texts, measured on a third, and run again from the spec beside the model."""
-    monkeypatch.setattr(recipe, "SAMPLES", 8)
-    assert main(["prune", "tiny-gqa", "other", "--ratio", "0.3"]) == 0
+    assert main(["prune", "tiny-gqa", "other", "--ratio", "0.3", "--samples", "8"]) == 0
     said = capsys.readouterr().out
     numbers = re.search(r"parameters before, ([\d,]+) now; perplexity of Python packages ([\d.]+) before", said)
     assert numbers is not None, said
@@ -212,9 +211,8 @@ def test_prune_with_another_method_and_tuning(here, tmp_path, monkeypatch):
     mirror.mkdir(parents=True)
     (mirror / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     monkeypatch.setenv("REPRODUCER_MIRROR", str(tmp_path))
-    monkeypatch.setattr(recipe, "SAMPLES", 8)
     monkeypatch.setattr(recipe, "TUNING", {"batch": 4, "steps": 2, "warmup_steps": 1, "learning_rate": 0.05})
-    options = ["--method", "flap", "--calibration", "python-packages", "--recover"]
+    options = ["--method", "flap", "--calibration", "python-packages", "--samples", "8", "--recover"]
     assert main(["prune", "tiny-gqa", "other", *options]) == 0
     spec = load_spec("other/prune.yaml")
     assert spec.prune.steps == 1 and spec.evaluate["perplexity"] == ["python-topics"]
@@ -230,6 +228,7 @@ MISUSES = {
     "no model": (["nothing-such", "other"], "unknown model 'nothing-such'"),
     "a method": (["tiny-gqa", "other", "--method", "llm-pruner-e3"], "did you mean 'llm-pruner-e2'?"),
     "a ratio": (["tiny-gqa", "other", "--ratio", "1.5"], "'1.5' is no share of the parameters"),
+    "no samples": (["tiny-gqa", "other", "--samples", "0"], "'0' is no number of passages"),
     "nothing to remove": (["tiny-gqa", "other", "--ratio", "0"], "0 removes nothing"),
     "too much": (["tiny-gqa", "other", "--ratio", "0.99"], "cannot be reached"),
     "a text": (["tiny-gqa", "other", "--calibration", "python-topic"], "did you mean 'python-topics'?"),
