@@ -57,9 +57,11 @@ def export(
         UserError: the plan was made for another model, the folder is not empty or cannot be written, or the format is
             unknown.
     """
+    from reproducer.models.architecture import architecture_of
+
+    architecture_of(model)  # what is no model of a known family is told as such
     cut: Any = model
     if plan is not None:
-        plan.check(model)
         plan.check_base(model)
         cut = plan.apply(model)
     found = card_of(model, plan, base or base_of(model), format, name or Path(directory).name)

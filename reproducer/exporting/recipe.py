@@ -20,6 +20,7 @@ METHOD = "llm-pruner-e2"
 TEXTS = ("python-topics", "python-docstrings")  # every Python has them
 MEASURED = ("python-packages", *TEXTS)  # the first that is not calibrated on
 STEPS, SAMPLES, LENGTH = 4, 32, 128
+WINDOWS = 64  # of LENGTH tokens, that perplexity is measured over
 # 640 examples, so a larger rate and a shorter warm-up than LLM-Pruner's two epochs have
 TUNING = {"batch": 16, "steps": 40, "warmup_steps": 4, "learning_rate": 5e-4}
 FILE = "prune.yaml"
@@ -58,7 +59,7 @@ def settings(
         "calibration": {"dataset": list(calibration), "samples": samples, "length": LENGTH},
         **({"search": {"texts": list(calibration)}} if found.space is not None else {}),
         **({"recovery": ["none", {"name": recover, **TUNING}]} if recover else {}),
-        "evaluate": {"perplexity": [unseen]},
+        "evaluate": {"perplexity": [unseen], "seq_len": LENGTH, "windows": WINDOWS},
         "seeds": [seed],
     }
 

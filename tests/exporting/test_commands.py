@@ -60,6 +60,7 @@ def ran(tmp_path_factory):
 @pytest.fixture
 def here(ran, monkeypatch):
     monkeypatch.chdir(ran)
+    monkeypatch.setattr(recipe, "WINDOWS", 8)
     for left in ("small", "other"):
         shutil.rmtree(left, ignore_errors=True)
     return ran
@@ -222,6 +223,21 @@ def test_prune_with_another_method_and_tuning(here, tmp_path, monkeypatch):
     model, _ = load_model(Store("store").artifact(untuned.model).directory, "float32")
     Plan.load(Store("store").artifact(untuned).directory / "plan.safetensors").apply_(model)
     assert not torch.allclose(logits(AutoModelForCausalLM.from_pretrained("other"), IDS), logits(model, IDS), atol=1e-3)
+
+
+def test_a_base_that_has_changed_since_is_refused(here, tmp_path, capsys):
+    """A folder stays where it is; the plan knows the weights that it was made for."""
+    base = tmp_path / "base"
+    assert main(["export", "spec.yaml", "--row", "Magnitude", "--recovery", "none", str(base)]) == 0
+    assert main(["prune", str(base), "other", "--method", "magnitude"]) == 0
+    model = AutoModelForCausalLM.from_pretrained(base)
+    with torch.no_grad():
+        model.model.layers[2].mlp.down_proj.weight.mul_(2)
+    model.save_pretrained(base)
+    capsys.readouterr()
+    assert main(["export", "other/prune.yaml", "--row", "Magnitude", "small"]) == 2
+    assert "the plan was made for another model" in capsys.readouterr().err
+    assert not Path("small").exists()
 
 
 MISUSES = {

@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import reproducer
+from reproducer.methods.registry import METHODS
 from reproducer.models.architecture import architecture_of, layer_shape
 from reproducer.pruning.plan import Plan, units_of
 from tests.families import ZOO, family_model, layers_of, random_kept
-from tests.helpers import logits, tokens
+from tests.helpers import logits, tiny, tokens
 
 IDS = tokens(2, 9)
 
@@ -57,15 +58,34 @@ def cases():
         seen.add(name.split()[0])
 
 
+OWN_METHODS = [name for name, method in METHODS.all().items() if method.__module__.startswith("reproducer.")]
+SHORT = {  # parameters of methods that train
+    "ddp": {"steps": 4},
+    "lorashear": {"warmup_steps": 2, "periods": 2, "period_steps": 2, "score_samples": 4},
+    "moreau": {"steps": 2},
+}
+
+
+def by_methods():
+    """A model and its plan for each method of the package; what is searched is decided by default parameters here."""
+    model = tiny(layers=8, groups=2)
+    for name in OWN_METHODS:
+        yield (
+            f"by-{name}",
+            model,
+            reproducer.prune(model, name, tokens(16, 16), ratio=0.2, layers=range(1, 7), **SHORT.get(name, {})),
+        )
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """{case: (our model, what the other process found, its config.json, its folder)}."""
     root = tmp_path_factory.mktemp("exported")
     folders = root / "folders"
     ours = {}
-    for case, name, make in cases():
-        model = family_model(name, **ZOO[name], dtype=torch.float32)
-        plan = make(model)
+    models = {name: family_model(name, **ZOO[name], dtype=torch.float32) for name in ZOO}
+    by_hand = ((case, models[name], make(models[name])) for case, name, make in cases())
+    for case, model, plan in (*by_hand, *by_methods()):
         reproducer.export(model, plan, folders / case)
         ours[case] = plan.apply(model)
     save_file({"ids": IDS}, folders / "ids.safetensors")
@@ -88,7 +108,7 @@ def exported(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize("case", [case for case, _, _ in cases()])
+@pytest.mark.parametrize("case", [*(case for case, _, _ in cases()), *(f"by-{name}" for name in OWN_METHODS)])
 def test_the_same_logits_and_the_same_words(exported, case):
     model, found, _, _ = exported[case]
     assert torch.allclose(found["logits"], logits(model, IDS), rtol=1e-5, atol=1e-5)
