@@ -118,6 +118,12 @@ def test_a_cut_model_saves_itself_as_the_export_does(dense, plan, folder, tmp_pa
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
+def test_a_cut_model_is_not_uploaded_before_its_widths_are_written(dense, plan, tmp_path):
+    with pytest.raises(UserError, match=r"does not upload it\ncall model.push_to_hub"):
+        plan.apply(dense).save_pretrained(tmp_path / "small", push_to_hub=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_cut_model_that_was_trained_since_is_exported_without_its_plan(dense, plan, tmp_path):
     trained = plan.apply(dense)
     with torch.no_grad():

@@ -26,6 +26,10 @@ class SavesWidths:
     _auto_class = None  # the module of the widths is written here, also for a class that came with a folder
 
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, **more: Any) -> None:
+        """As transformers'. UserError for what no configuration can say, and for `push_to_hub=True`."""
+        if more.get("push_to_hub"):  # it would upload before the widths are written
+            message = "save_pretrained of a cut model writes a folder and does not upload it"
+            raise UserError(message, "call model.push_to_hub(REPOSITORY), or hand the folder to `hf upload`")
         config = described(self)
         if config.model_type.startswith(PRUNED):  # what transformers renames in files of the family, it does not here
             more["save_original_format"] = False
