@@ -2,14 +2,18 @@
 
 from typing import TYPE_CHECKING, Any
 
+from reproducer.models.export.registration import register_when_imported
+
 if TYPE_CHECKING:
+    from reproducer.exporting.model import export
     from reproducer.methods.prune import prune
     from reproducer.pruning.plan import Plan
     from reproducer.spec import load_spec
 
-__all__ = ["Plan", "load_spec", "prune"]
+__all__ = ["Plan", "export", "load_spec", "prune"]
 
 _HOMES = {
+    "export": "reproducer.exporting.model",
     "prune": "reproducer.methods.prune",
     "Plan": "reproducer.pruning.plan",
     "load_spec": "reproducer.spec",
@@ -22,3 +26,6 @@ def __getattr__(name: str) -> Any:  # looked up when asked for, so that a dry ru
     if name not in _HOMES:
         raise AttributeError(f"module 'reproducer' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+register_when_imported()

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from reproducer.errors import UserError, nearest
+from reproducer.exporting import recipe
+from reproducer.models.export.formats import FORMATS
 from reproducer.queue.signals import exit_code, interruptible
 
-SUBCOMMANDS = ("report", "status", "check", "clean", "methods", "models", "specs", "audit")
+SUBCOMMANDS = ("report", "status", "check", "export", "prune", "clean", "methods", "models", "specs", "audit")
 DONE, FAILED, WRONG = 0, 1, 2
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,4})?")
 
@@ -95,6 +97,34 @@ def _tolerance(text: str) -> float:
     return value
 
 
+def _ratio(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no share of the parameters: a number such as 0.2")
+    return value
+
+
+def _share(text: str) -> float:
+    if (value := _ratio(text)) == 0:
+        raise argparse.ArgumentTypeError("0 removes nothing: a number such as 0.2")
+    return value
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of passages: a whole number from 1 on")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is no seed: a whole number from 0 on")
+    return int(text)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(message, f"`{self.prog} --help` lists what there is")
@@ -147,6 +177,57 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--tolerance", type=_tolerance, default=0.01, metavar="X", help="relative difference allowed (default: 0.01)"
     )
+    written = _Parser(add_help=False)
+    written.add_argument("directory", type=Path, metavar="DIR", help="a new folder for the model")
+    written.add_argument(
+        "--format", choices=sorted(FORMATS), default="hf", help="hf for transformers, gguf for llama.cpp (default: hf)"
+    )
+    written.add_argument("--quantize", metavar="TYPE", help="of gguf: f16 (default), f32, bf16, q8_0, q6_k, q4_k_m, …")
+    written.add_argument("--push", metavar="REPO", help="upload the folder to this repository of the hub")
+    export = commands.add_parser(
+        "export",
+        parents=[spec, written, store],
+        help="write a row's pruned model to a folder that other programs load",
+        description="Write the pruned model of a row that a run has left in the store, its tuning merged, to a folder.",
+    )
+    export.add_argument("--row", required=True, metavar="LABEL", help="the row's label in the table, or its method")
+    export.add_argument("--model", metavar="NAME", help="of several models, the row's")
+    export.add_argument("--ratio", type=_ratio, metavar="R", help="of several ratios, the row's")
+    export.add_argument("--recovery", metavar="NAME", help="of several recoveries, the row's; none for no recovery")
+    export.add_argument("--seed", type=_seed, metavar="N", help="of several seeds, the row's")
+    model = _Parser(add_help=False)
+    model.add_argument("model", metavar="MODEL", help="a name of the catalogue, a hub id, or a local folder")
+    prune = commands.add_parser(
+        "prune",
+        parents=[model, written, store, machine],
+        help="prune a model and write the smaller one to a folder",
+        description="Prune a model with the best recipe known here, measure perplexity before and after on a text that "
+        "it was not calibrated on, and write the smaller model to a folder. The spec of it, prune.yaml, is written "
+        "beside the weights: `reproduce DIR/prune.yaml` runs it again.",
+    )
+    prune.add_argument(
+        "--ratio", type=_share, default=0.2, metavar="R", help="share of all parameters to remove (default: 0.2)"
+    )
+    prune.add_argument("--method", default=recipe.METHOD, metavar="NAME", help=f"default: {recipe.METHOD}, in steps")
+    prune.add_argument(
+        "--calibration",
+        nargs="+",
+        default=list(recipe.TEXTS),
+        metavar="TEXT",
+        help=f"texts to calibrate on, in a mix (default: {' '.join(recipe.TEXTS)})",
+    )
+    prune.add_argument(
+        "--samples",
+        type=_count,
+        default=recipe.SAMPLES,
+        metavar="N",
+        help=f"passages a step (default: {recipe.SAMPLES})",
+    )
+    prune.add_argument(
+        "--recover", nargs="?", const="lora", metavar="KIND", help="tune the cut model on Alpaca (default kind: lora)"
+    )
+    prune.set_defaults(profile=[], overrides=[], spec=Path(recipe.FILE))
+    prune.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the calibration samples (default: 0)")
     clean = commands.add_parser(
         "clean", parents=[store, overlays], help="remove stages of the store that no spec needs"
     )

@@ -16,8 +16,11 @@ from pydantic import BaseModel, ValidationError
 from tabulate import tabulate
 
 from reproducer.errors import UserError
+from reproducer.exporting import recipe
+from reproducer.exporting.folder import check_new
 from reproducer.methods.registry import METHODS
 from reproducer.models.catalogue import CATALOGUE
+from reproducer.models.export.formats import writer
 from reproducer.queue import (
     ENGINES,
     Outcome,
@@ -36,7 +39,8 @@ from reproducer.spec import Document, Spec, load
 from reproducer.spec.profiles import find_profile
 from reproducer.stages.collect import collect, columns_of, settled_rows
 from reproducer.stages.document import expand_all
-from reproducer.stages.expand import Expansion
+from reproducer.stages.expand import Expansion, Row, expand
+from reproducer.stages.resolve import DENSE
 from reproducer.stages.results import Results, Source
 
 PACKAGES = ("reproducer", "torch", "transformers", "optuna", "peft", "datasets", "lm-eval", "tokenizers", "numpy")
@@ -52,7 +56,7 @@ def run(given: Namespace) -> int:
     if given.dry_run:
         print(_queue(expansion, Store(given.store), given.devices))
         return DONE
-    return _finish(expansion, _run(expansion, given), given)[0]
+    return _finish(expansion, _run(expansion, given, given.out / expansion.spec.name), given)[0]
 
 
 def report(given: Namespace) -> int:
@@ -78,7 +82,7 @@ def check(given: Namespace) -> int:
     """Run a spec and compare its rows with a committed results.json."""
     baseline = _baseline(given.against)
     expansion = _load(given)
-    code, results = _finish(expansion, _run(expansion, given), given)
+    code, results = _finish(expansion, _run(expansion, given, given.out / expansion.spec.name), given)
     timed = {column.key for column in results.columns if column.timed}
     known, measured = ({_row_name(row): row.metrics for row in rows} for rows in (baseline.rows, results.rows))
     differences = [f"{name}: not in this run" for name in known if name not in measured]
@@ -135,6 +139,89 @@ def _baseline(path: Path) -> _Baseline:
     if not found.rows:
         raise UserError(f"the baseline {path} has no rows to compare with")
     return found
+
+
+def export(given: Namespace) -> int:
+    """Write a row's model to a folder that other programs load."""
+    from reproducer.exporting.rows import check_made, find_row
+
+    expansion = _load(given)
+    row = find_row(expansion, given)
+    _check_target(given)
+    outcome = survey(expansion.stages, Store(given.store))
+    check_made(expansion, outcome, row)  # before everything else is read
+    _deliver(given, expansion, outcome, row, {})
+    return DONE
+
+
+def prune(given: Namespace) -> int:
+    """Prune a model by the recipe, measure it before and after, and write the smaller one to a folder."""
+    _check_target(given)
+    _find_modules(given.spec)
+    settings = recipe.settings(
+        given.model,
+        ratio=given.ratio,
+        method=given.method,
+        calibration=given.calibration,
+        samples=given.samples,
+        recover=given.recover,
+        seed=given.seed,
+    )
+    expansion = expand(recipe.spec_of(settings))
+    outcome = _run(expansion, given, None)
+    if _told_failures(outcome):
+        return FAILED
+    _deliver(given, expansion, outcome, expansion.rows[-1], {recipe.FILE: recipe.text_of(settings)})
+    return DONE
+
+
+def _check_target(given: Namespace) -> None:
+    """UserError for a folder that is taken, or a name or type that there is not, before anything runs."""
+    check_new(given.directory.expanduser())
+    writer(given.format, given.quantize)
+    if given.push is not None:
+        from reproducer.exporting.push import check_repository
+
+        check_repository(given.push)
+
+
+def _deliver(given: Namespace, expansion: Expansion, outcome: Outcome, row: Row, files: Mapping[str, str]) -> None:
+    """Write a row's model, say what it is, and push it where that is asked for."""
+    from reproducer.exporting.push import push
+    from reproducer.exporting.rows import export_row, row_name
+
+    results = collect(expansion, outcome, _command(given))
+    folder = export_row(
+        expansion,
+        outcome,
+        row,
+        results,
+        given.directory.expanduser().absolute(),
+        format=given.format,
+        type=given.quantize,
+        name=given.push,
+        files=files,
+    )
+    print(f"{row_name(row)}: {_shrunk(results, row)}\nwritten to {given.directory}; its README.md says how to load it")
+    if given.push is not None:
+        print(f"pushed to {push(folder, given.push)}")
+
+
+def _shrunk(results: Results, row: Row) -> str:
+    """What a model had before and has now, for a person."""
+    from reproducer.reporting.card import form_of
+
+    dense, now = (
+        next(one for one in results.rows if one.model == row.model and one.method == DENSE),
+        next(one for one in results.rows if one.stages == {role: stage.key for role, stage in row.stages.items()}),
+    )
+    parts = [f"{dense.params:,} parameters before, {now.params:,} now"] if dense.params and now.params else []
+    for column in results.columns:
+        before, after = (one.metrics.get(column.key) for one in (dense, now))
+        if column.kind == "perplexity" and before is not None and after is not None:
+            form = form_of(column)
+            parts.append(f"perplexity of {column.label} {form(before)} before, {form(after)} now")
+    return "; ".join(parts)
 
 
 def clean(given: Namespace) -> int:
@@ -242,9 +329,13 @@ def _load(given: Namespace) -> Expansion:
     return expand_all(load(given.spec, given.profile, given.overrides))
 
 
-def _run(expansion: Expansion, given: Namespace) -> Outcome:
-    """Bring every stage to an artifact; what cannot work is told before the first one runs, or a folder is made."""
-    store, folder = Store(given.store), given.out / expansion.spec.name
+def _run(expansion: Expansion, given: Namespace, folder: Path | None) -> Outcome:
+    """Bring every stage to an artifact; what cannot work is told before the first one runs, or a folder is made.
+
+    Args:
+        folder: of the report; None: there will be none.
+    """
+    store = Store(given.store)
     outcome = survey(expansion.stages, store, _surveyed(expansion, given.devices))
     if outcome.ok:  # nothing to compute: torch need not even be imported
         _check_folder(folder)
@@ -277,8 +368,10 @@ def _say_rows(expansion: Expansion, progress: Progress, stage: Stage, results: M
             progress.say(row_line(row, columns_of(expansion)))
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path | None) -> None:
     """UserError unless a report can be written to `folder`, which need not be there yet."""
+    if folder is None:
+        return
     try:
         made = folder.expanduser()
         made.mkdir(parents=True, exist_ok=True)
@@ -331,14 +424,20 @@ def _finish(expansion: Expansion, outcome: Outcome, given: Namespace) -> tuple[i
         written = render(results, folder.expanduser())
     except OSError as error:
         raise _unwritable(folder, error) from error
-    failed = [result for result in outcome.results.values() if result.status == "failed"]
-    for result in failed:
-        print(f"failed  {result.stage.label}: {result.message}", file=sys.stderr)
+    failed = _told_failures(outcome)
     print(f"\n{summary(results)}")
     print(f"{expansion.spec.name}: {len(expansion.rows)} rows from {len(outcome.results)} stages ({_counts(outcome)})")
     for name in ("report.md", "report.html"):
         print(f"report: {next(path for path in written if path.name == name)}")
     return FAILED if failed else DONE, results
+
+
+def _told_failures(outcome: Outcome) -> list[Result]:
+    """The stages that failed, each printed."""
+    failed = [result for result in outcome.results.values() if result.status == "failed"]
+    for result in failed:
+        print(f"failed  {result.stage.label}: {result.message}", file=sys.stderr)
+    return failed
 
 
 def _queue(expansion: Expansion, store: Store, devices: tuple[str, ...]) -> str:

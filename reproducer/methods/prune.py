@@ -64,9 +64,10 @@ def prune(
             quantised model.
     """
     from reproducer.pruning.allocation import Allocation
+    from reproducer.pruning.plan import fingerprint
 
     cut = Allocation(structure_ratio, ratio, scope, heads, round_to)
-    return plan_by(
+    plan = plan_by(
         METHODS.get(method),
         parameters,
         model,
@@ -77,6 +78,8 @@ def prune(
         seed=seed,
         limits=limits,
     )
+    plan.base = fingerprint(model)
+    return plan
 
 
 def plan_by(

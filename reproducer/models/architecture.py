@@ -195,6 +195,9 @@ OPT = Architecture(
 )
 
 FAMILIES = (LLAMA, GRANITE, GEMMA, OLMO2, PHI3, GPT_NEOX, OPT)
+PRUNED = "pruned_"
+"""What stands before the `model_type` of a model that was exported with layers of different widths."""
+
 SUPPORTED = ", ".join(name for family in FAMILIES for name in family.model_types)
 
 # What a configuration has that no family here could be declared for, and what would do.
@@ -313,7 +316,7 @@ def family_of(config: Any) -> Architecture:
     """
     model_type = getattr(config, "model_type", type(config).__name__)
     for family in FAMILIES:
-        if model_type in family.model_types:
+        if model_type.removeprefix(PRUNED) in family.model_types:
             return family
     for attributes, reason, instead in UNSUPPORTED:
         if any(getattr(config, name, None) not in (None, 0) for name in attributes):

@@ -83,6 +83,8 @@ class Entry:
         config: what its config.json holds of its shape, `model_type` included, where it is known before anything is
             fetched.
         notes: what a sceptical reader of a report should know about the weights.
+        hub_id: the repository of the hub that publishes the model, where the weights come from elsewhere.
+        license: the hub's word for the weights' licence, where it is known without asking.
     """
 
     name: str
@@ -91,6 +93,8 @@ class Entry:
     dtype: str = "auto"
     config: Mapping[str, Any] | None = None
     notes: str = ""
+    hub_id: str | None = None
+    license: str | None = None
 
     @property
     def parameters(self) -> int | None:
@@ -206,6 +210,7 @@ CATALOGUE: dict[str, Entry] = {
             LLAMA_7B,
             "A copy of decapoda-research/llama-7b-hf, which LLM-Pruner's numbers are from. Other conversions differ "
             f"much: with yahma/llama-7b-hf a user measured PTB 80.4 where the paper has 34.21. {HALF}",
+            license="other",
         ),
         Entry(
             "vicuna-7b",
@@ -214,6 +219,7 @@ CATALOGUE: dict[str, Entry] = {
             "bfloat16",
             LLAMA_7B,
             f"Version 1.3, fine-tuned from LLaMA-1 as in the paper; 1.5 is from Llama 2. {HALF}",
+            license="other",
         ),
         Entry(
             "smollm2-135m",
@@ -228,6 +234,8 @@ CATALOGUE: dict[str, Entry] = {
             SMOLLM2_135M,
             "SmolLM2-135M-Instruct, dequantised from 4-bit Q4_1 (embeddings from 8-bit Q8_0): not the published "
             "bfloat16 weights. bfloat16 halves the time on a CPU with avx512_bf16 or AMX and multiplies it on others.",
+            "HuggingFaceTB/SmolLM2-135M-Instruct",
+            "apache-2.0",
         ),
         Entry(
             "tiny",

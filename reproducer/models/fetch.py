@@ -14,8 +14,9 @@ from reproducer.models.catalogue import Drawn, Entry, Folder, Hub, Package, Rand
 
 Say = Callable[[str], None]
 KINDS: dict[str, type[Source]] = {"package": Package, "hub": Hub, "folder": Folder, "random": Random, "drawn": Drawn}
-# Nothing of a repository but configs, safetensors and tokenizers; no second copy of the weights in another layout.
-WANTED = ["*.json", "*.safetensors", "*.model", "*.jinja", "tokenizer*", "merges.txt", "vocab.txt"]
+# Nothing of a repository but configs, safetensors, tokenizers and the card that tells the licence; no second copy of
+# the weights in another layout.
+WANTED = ["*.json", "*.safetensors", "*.model", "*.jinja", "tokenizer*", "merges.txt", "vocab.txt", "README.md"]
 UNWANTED = ["*/*", "consolidated*", "*.py", "*.bin", "*.pth", "*.pt"]
 
 

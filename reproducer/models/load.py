@@ -130,6 +130,8 @@ def read_config(folder: Path) -> PreTrainedConfig:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+    from reproducer.models.architecture import PRUNED
+
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(f"{folder} is no model folder: it has no config.json")
@@ -144,7 +146,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
             raise UserError(f"{path}: {key} is {value}, not a number a model can have")
     refuse_quantised_folder(path)
     kind = raw.get("model_type")
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if str(kind).removeprefix(PRUNED) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         from reproducer.models.architecture import SUPPORTED
 
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from reproducer.models.architecture import (
     parameter_count,
     unit_parameters,
 )
+from reproducer.models.export.folder import saves_widths
 from reproducer.pruning.surgery import place, remove_layers, sliced_layer, sliced_members
 
 FORMAT = 2
@@ -46,6 +48,7 @@ class Plan:
             columns that go). A bias that a linear module of the base model does not have is added. Values take the
             dtype of the model.
         removed_layers: sorted indices of layers that go as a whole.
+        base: `fingerprint` of the model that the plan was made for; empty where that is not known. Not compared.
         scores: {layer: {"heads": [units], "channels": [channels]}} float tensors; neither saved nor compared.
     """
 
@@ -56,12 +59,13 @@ class Plan:
     settings: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict, repr=False)
     removed_layers: list[int] = field(default_factory=list)
+    base: str = ""
     scores: Mapping[int, Mapping[Kind, Tensor]] = field(default_factory=dict, repr=False)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Plan):
             return NotImplemented
-        same = all(getattr(self, name) == getattr(other, name) for name in ("kept_heads", "kept_channels", *_HEADER))
+        same = all(getattr(self, name) == getattr(other, name) for name in ("kept_heads", "kept_channels", *_COMPARED))
         return (
             same
             and self.tensors.keys() == other.tensors.keys()
@@ -149,7 +153,7 @@ class Plan:
                 with torch.no_grad():
                     old.copy_(tensor)
         remove_layers(model, self.removed_layers)
-        return model
+        return saves_widths(model)
 
     def parameters_removed(self, model: nn.Module) -> int:
         """Parameters that `apply` takes away, less those that it adds; a model on the meta device will do."""
@@ -203,6 +207,14 @@ class Plan:
                 raise UserError(f"the plan's {name} holds values that are no finite numbers")
         return architecture
 
+    def check_base(self, model: nn.Module) -> None:
+        """UserError if the plan was made for other weights than `model` has, though of the same shapes."""
+        if self.base and self.base != (found := fingerprint(model)):
+            raise UserError(
+                f"the plan was made for another model: for weights with the hash {self.base[:12]}, not {found[:12]}",
+                "take the base model that it was made from, in the same precision",
+            )
+
     def _check_kept(self, kind: Kind, index: int, kept: list[int] | None) -> None:
         if index in self.removed_layers or index not in self.units:
             state = "removes it as a whole" if index in self.removed_layers else "the model does not have it"
@@ -242,7 +254,7 @@ class Plan:
         return tuple(shape)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file; equal plans give equal bytes.
+        """Write a safetensors file; equal plans of one base give equal bytes.
 
         Kept structures are bit masks, what is no tensor is metadata: a few KB where a plan has no tensors. Scores are
         left out.
@@ -285,6 +297,7 @@ class Plan:
                 {**header["settings"]},
                 tensors,
                 [int(index) for index in header["removed_layers"]],
+                str(header.get("base", "")),
             )
         except FileNotFoundError:
             raise UserError(f"there is no plan at {path}") from None
@@ -292,7 +305,23 @@ class Plan:
             raise UserError(f"{path} is no pruning plan: {type(error).__name__}: {error}") from None
 
 
-_HEADER = ("method", "settings", "units", "removed_layers")
+_COMPARED = ("method", "settings", "units", "removed_layers")
+_HEADER = (*_COMPARED, "base")
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over the names, shapes and some values of all parameters, the same in bfloat16 as in float32.
+
+    Of each parameter 64 values are taken, evenly spread, and rounded to bfloat16.
+    """
+    total = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        total.update(f"{name} {tuple(parameter.shape)}\0".encode())
+        values = parameter.detach().flatten()
+        places = torch.linspace(0, len(values) - 1, min(len(values), 64), dtype=torch.float64).long()
+        sample = values[places.to(values.device)].to(torch.bfloat16)
+        total.update(sample.view(torch.int16).cpu().numpy().tobytes())
+    return total.hexdigest()
 
 
 def _parameter(module: nn.Module, name: str, value: Tensor) -> nn.Parameter:

@@ -20,6 +20,7 @@ from reproducer.models.architecture import (
     layer_shape,
     linear_at,
 )
+from reproducer.models.export.pruned import LayerConfig
 
 PER_LAYER = ("layer_types", "no_rope_layers")  # lists in a configuration that have an entry a layer
 
@@ -72,7 +73,7 @@ def place(layer: nn.Module, architecture: Architecture, modules: Mapping[str, nn
         module = layer.get_submodule(width.module)
         owner, _, name = width.attribute.rpartition(".")
         if owner:
-            setattr(module, owner, _OwnConfig(getattr(module, owner), name, counts[width.counts]))
+            setattr(module, owner, LayerConfig(getattr(module, owner), **{name: counts[width.counts]}))
         else:
             setattr(module, name, counts[width.counts])
 
@@ -100,23 +101,6 @@ def remove_layers(model: nn.Module, indices: Collection[int]) -> None:
         for module in modules:
             if hasattr(module, "layer_idx"):
                 module.layer_idx = position
-
-
-class _OwnConfig:
-    """The model's configuration as one layer's attention sees it: with a number of heads of its own.
-
-    Phi-3's forward pass reads the number of query heads from the configuration, which all layers share. Everything
-    else is asked of the model's own, so that what is set there later counts here too.
-    """
-
-    def __init__(self, config: Any, name: str, value: int) -> None:
-        base = config._base if isinstance(config, _OwnConfig) else config
-        self.__dict__.update({"_base": base, name: value})
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_base":  # not yet there, while this is being copied
-            raise AttributeError(name)
-        return getattr(self._base, name)
 
 
 def _vectors(shape: LayerShape, member: Member | Norm, units: Tensor) -> Tensor:

@@ -130,7 +130,7 @@ def page(told: Article, form: Format, template: str = "report.j2") -> Page:
         "paper_method": method(),
     }
     text = environment(form).get_template(template).render(content)
-    return Page("\n".join(_paragraphs(text)), found)
+    return Page(squeezed(text), found)
 
 
 def _key_figure(told: Article) -> figures.Picture | None:
@@ -161,8 +161,12 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
+def squeezed(page: str) -> str:
+    """A page without blank lines at its beginning or behind one another."""
+    return "\n".join(_paragraphs(page))
+
+
 def _paragraphs(page: str) -> Iterable[str]:
-    """The lines of a page without blank ones at its beginning or behind one another."""
     blank = True
     for line in page.splitlines():
         if line.strip() or not blank:

@@ -194,8 +194,9 @@ def test_only_configs_safetensors_and_tokenizers_are_downloaded():
 
     good = ["config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.model"]
     good += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "merges.txt"]
+    good += ["README.md"]  # the model card, which tells the licence
     bad = ["pytorch_model.bin", "modeling_x.py", "tokenization_x.py", "consolidated.safetensors", "onnx/model.onnx"]
-    bad += ["original/model.safetensors", "model.gguf", "flax_model.msgpack", "README.md", "tokenizer.py", "x.pt"]
+    bad += ["original/model.safetensors", "model.gguf", "flax_model.msgpack", "tokenizer.py", "x.pt"]
     assert list(filter_repo_objects(good + bad, allow_patterns=WANTED, ignore_patterns=UNWANTED)) == good
 
 

@@ -1,0 +1,159 @@
+"""A pruned model for the rest of the world: a folder with its weights, its tokenizer and a model card."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reproducer.errors import UserError
+from reproducer.exporting.base import base_of
+from reproducer.exporting.folder import new_folder
+from reproducer.models.export.formats import writer
+from reproducer.reporting.card import Base, Card, Layer, Origin, card_text
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from reproducer.pruning.plan import Plan
+
+PACKAGES = ("reproducer", "torch", "transformers")
+
+
+def export(
+    model: nn.Module,
+    plan: Plan | None,
+    directory: str | Path,
+    *,
+    tokenizer: Any = None,
+    format: str = "hf",
+    type: str | None = None,
+    name: str | None = None,
+    base: Base | None = None,
+    origin: Origin | None = None,
+) -> Path:
+    """Write `model` as `plan` leaves it to a new folder, which appears as a whole or not at all.
+
+    `from_pretrained` of transformers reads the folder: without remote code where the family's own configuration can say
+    how wide the layers are, else with `trust_remote_code=True`, or where this package is imported.
+
+    Args:
+        model: the model that the plan was made for, which is left as it was; or, with `plan` None, one that has been
+            cut already, and trained since, say.
+        directory: is made; an empty folder will do.
+        tokenizer: the model's, or a folder that holds it; None: that of the folder that the model was loaded from.
+        format: a name of `reproducer.models.export.formats`: `hf` for transformers, `gguf` for llama.cpp.
+        type: of the weights in a GGUF file: f16 by default; f32, bf16, q8_0, q6_k, q5_k_m, q4_k_m.
+        name: what the card calls the model by when it loads it, such as a repository of the hub; None: the folder's.
+        base: what the card says of the base model; None: what the model's configuration knows.
+        origin: the run behind it, for the card.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the plan was made for another model, the folder is not empty or cannot be written, or the format or
+            the type is unknown, or cannot carry the model.
+    """
+    from reproducer.models.architecture import architecture_of
+
+    architecture_of(model)  # what is no model of a known family is told as such
+    cut: Any = model
+    if plan is not None:
+        plan.check_base(model)
+        cut = plan.apply(model)
+    found = card_of(model, plan, base or base_of(model), format, name or Path(directory).name, type)
+    return write(cut, plan, Path(directory), found, tokenizer=tokenizer, origin=origin)
+
+
+def card_of(model: nn.Module, plan: Plan | None, base: Base, format: str, name: str, type: str | None = None) -> Card:
+    """As much of a card as is known before `model` is cut."""
+    card = Card(name=name, format=format, base=base, type=type)
+    if plan is None:
+        return card
+    with tempfile.TemporaryDirectory() as folder:
+        plan.save(path := Path(folder) / "plan.safetensors")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return replace(
+        card,
+        parameters_before=_parameters(model),
+        method=plan.method,
+        settings=plan.settings,
+        changed=len(plan.tensors),
+        plan_digest=digest,
+        base_digest=plan.base or None,
+    )
+
+
+def write(
+    cut: Any,
+    plan: Plan | None,
+    directory: Path,
+    found: Card,
+    *,
+    tokenizer: Any,
+    origin: Origin | None = None,
+    files: Mapping[str, str] | None = None,
+) -> Path:
+    """What `export` does, with a model that is cut already.
+
+    Args:
+        found: the card but for what the cut model tells.
+        files: further ones, text by name.
+    """
+    writes = writer(found.format, found.type)
+    directory = directory.expanduser().absolute()
+    with new_folder(directory) as folder:
+        writes(cut, _tokenizer(tokenizer, cut), folder, found.type)
+        found = replace(
+            found,
+            parameters=_parameters(cut),
+            layers=_layers(cut, plan),
+            remote_code=any(folder.glob("modeling_*.py")),
+            versions={package: importlib.metadata.version(package) for package in PACKAGES},
+            origin=origin,
+        )
+        for name, text in {**(files or {}), "README.md": card_text(found)}.items():
+            (folder / name).write_text(text, encoding="utf-8")
+    return directory
+
+
+def _parameters(model: Any) -> int:
+    from reproducer.models.architecture import parameter_count
+
+    return parameter_count(model)
+
+
+def _layers(cut: Any, plan: Plan | None) -> list[Layer]:
+    """Every layer of the base model; of a model whose plan is not known, those that it has."""
+    from reproducer.models.architecture import KINDS, architecture_of
+    from reproducer.pruning.plan import units_of
+
+    units = plan.units if plan is not None else units_of(cut, architecture_of(cut))
+    layers = []
+    for index, of in units.items():
+        gone = plan is not None and index in plan.removed_layers
+        kept = {kind: plan.kept(kind, index) if plan is not None else None for kind in KINDS}
+        left = {kind: 0 if gone else of[kind] if (of_kind := kept[kind]) is None else len(of_kind) for kind in KINDS}
+        layers.append(Layer(index, left["heads"], of["heads"], left["channels"], of["channels"]))
+    return layers
+
+
+def _tokenizer(given: Any, model: Any) -> Any:
+    """The tokenizer that is meant, None where there is none."""
+    from reproducer.models.tokenizer import load_tokenizer
+
+    if given is None:
+        name = str(getattr(model.config, "_name_or_path", ""))
+        if not name or not any(Path(name).glob("tokenizer*")):
+            return None
+        given = name
+    if not isinstance(given, str | Path):
+        return given
+    if not Path(given).is_dir():
+        raise UserError(f"there is no tokenizer folder {given}", "give the tokenizer itself, or the folder it lies in")
+    return load_tokenizer(Path(given))

@@ -1,0 +1,139 @@
+"""A row of a spec, out of the store: found by what a person calls it, and exported."""
+
+from __future__ import annotations
+
+import math
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reproducer.errors import UserError, nearest
+from reproducer.exporting.folder import check_new
+from reproducer.queue import Artifact, Outcome
+from reproducer.reporting.card import Origin
+from reproducer.reporting.numbers import cut, tuning
+from reproducer.stages.base import PLAN
+from reproducer.stages.expand import Expansion, Row
+from reproducer.stages.recovery import Recover
+from reproducer.stages.resolve import DENSE
+from reproducer.stages.results import Results
+
+MAKING = ("model", "plan", "recovery")  # roles of the stages that a model is made of
+
+
+def find_row(expansion: Expansion, wanted: Namespace) -> Row:
+    """The row with the label (or the method), and with whatever else of `wanted` is not None.
+
+    Args:
+        wanted: row, model, ratio, seed and recovery, as the command line has them.
+
+    Raises:
+        UserError: there is none, or more than one; says which there are.
+    """
+    labelled = [row for row in expansion.rows if row.label == wanted.row]
+    labelled = labelled or [row for row in expansion.rows if row.method == wanted.row]
+    if not labelled:
+        labels = list(dict.fromkeys(row.label for row in expansion.rows))
+        raise UserError(f"{expansion.spec.name} has no row '{wanted.row}'", nearest(wanted.row, labels))
+    found = [row for row in labelled if _fits(row, wanted)]
+    if not found:
+        raise UserError(
+            f"no row '{wanted.row}' of {expansion.spec.name} is like that", f"there are:\n{_listed(labelled)}"
+        )
+    if len(found) > 1:
+        hint = f"choose one with --model, --ratio, --recovery or --seed:\n{_listed(found)}"
+        raise UserError(f"{len(found)} rows of {expansion.spec.name} are called '{wanted.row}'", hint)
+    return found[0]
+
+
+def _fits(row: Row, wanted: Namespace) -> bool:
+    ratio = row.ratio if row.ratio is not None else row.structure_ratio or 0.0
+    return (
+        (wanted.model is None or wanted.model == row.model)
+        and (wanted.ratio is None or math.isclose(wanted.ratio, ratio, abs_tol=1e-9))
+        and (wanted.seed is None or wanted.seed == row.seed)
+        and (wanted.recovery is None or wanted.recovery in (row.recovery, row.recovery_label))
+    )
+
+
+def row_name(row: Row) -> str:
+    """For a person."""
+    return f"{row.model}, {row.label}" + (
+        "" if row.method == DENSE else f", {cut(row)}, {tuning(row)}, seed {row.seed}"
+    )
+
+
+def _listed(rows: Sequence[Row]) -> str:
+    return "\n".join(f"  {row_name(row)}" for row in rows)
+
+
+def check_made(expansion: Expansion, outcome: Outcome, row: Row) -> dict[str, Artifact]:
+    """The artifacts that the row's model is made of, by role.
+
+    Raises:
+        UserError: one of them failed or has not run; says which rows could be exported.
+    """
+    found = {}
+    for role in MAKING:
+        if role not in row.stages:
+            continue
+        result = outcome[row.stages[role]]
+        if result.artifact is None:
+            ready = [one for one in expansion.rows if _is_made(outcome, one)]
+            failed = result.status in ("failed", "blocked")
+            message = f"the row '{row_name(row)}' " + (f"failed: {result.message}" if failed else "is not in the store")
+            hint = f"rows that are:\n{_listed(ready)}" if ready else "run the spec first, with the same --store"
+            raise UserError(message, hint)
+        found[role] = result.artifact
+    return found
+
+
+def _is_made(outcome: Outcome, row: Row) -> bool:
+    return all(outcome[row.stages[role]].artifact for role in MAKING if role in row.stages)
+
+
+def export_row(
+    expansion: Expansion,
+    outcome: Outcome,
+    row: Row,
+    results: Results,
+    directory: Path,
+    *,
+    format: str = "hf",
+    type: str | None = None,
+    name: str | None = None,
+    files: Mapping[str, str] | None = None,
+) -> Path:
+    """Write the model of a row, its recovery merged into its weights, to a new folder.
+
+    Args:
+        results: of the whole spec, for the card.
+        name: what the card calls the model by; None: the folder's name.
+        format, type: as in `export`.
+        files: further ones, text by name.
+
+    Raises:
+        UserError: the row is not in the store, or the folder cannot be written.
+    """
+    from reproducer.exporting.base import base_of_entry
+    from reproducer.exporting.model import card_of, write
+    from reproducer.models.load import load_model
+    from reproducer.pruning.plan import Plan
+
+    made = check_made(expansion, outcome, row)
+    check_new(directory)
+    told = next(one for one in results.rows if one.stages == {role: stage.key for role, stage in row.stages.items()})
+    model = next(one for one in expansion.found.models if one.name == row.model)
+    cut_model: Any
+    cut_model, tokenizer = load_model(made["model"].directory, model.state.dtype)
+    base = base_of_entry(model.entry, made["model"].directory)
+    plan = Plan.load(made["plan"].directory / PLAN) if "plan" in made else None
+    found = card_of(cut_model, plan, base, format, name or directory.name, type)
+    if plan is not None:
+        plan.check_base(cut_model)
+        plan.apply_(cut_model)
+    recovery = row.stages.get("recovery")
+    if isinstance(recovery, Recover):
+        cut_model = recovery.how.merge(cut_model, made["recovery"].directory)
+    return write(cut_model, plan, directory, found, tokenizer=tokenizer, origin=Origin(results, told), files=files)

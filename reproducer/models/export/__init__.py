@@ -1,0 +1,1 @@
+"""Writing a cut model for other programs: the formats, and the classes that transformers loads it with."""

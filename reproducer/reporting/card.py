@@ -1,0 +1,174 @@
+"""The model card of an exported model: what it is made of, and what was measured of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+from typing import Any
+
+from reproducer.models.export.formats import gguf_file
+from reproducer.reporting.escape import one_line
+from reproducer.reporting.formats import MARKDOWN, environment
+from reproducer.reporting.numbers import with_interval
+from reproducer.reporting.render import squeezed
+from reproducer.stages.results import Column, Results, Row
+
+NORMAL_95 = 1.96  # standard errors to either side of a mean
+LIBRARIES = {"hf": "transformers", "gguf": "llama.cpp"}  # the hub's word for what loads a format
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that was pruned: its label, its repository on the hub, its licence in the hub's words, its source."""
+
+    label: str
+    hub_id: str | None = None
+    license: str | None = None
+    source: str | None = None
+    revision: str | None = None
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Units of a layer of the base model that are left, and that there were; none left: the layer is gone."""
+
+    index: int
+    heads: int
+    heads_before: int
+    channels: int
+    channels_before: int
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The run behind a model, and its row."""
+
+    results: Results
+    row: Row
+
+    @property
+    def dense(self) -> Row | None:
+        """The base model's row."""
+        rows = (row for row in self.results.rows if row.model == self.row.model and row.method == "dense")
+        return next(rows, None)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model card tells.
+
+    Attributes:
+        name: what the model is loaded by.
+        type: of the weights in a GGUF file; None: the writer's own choice.
+        settings: the plan's; changed: weights that it changes or adds.
+        remote_code: whether the folder brings a module of its own.
+        plan_digest, base_digest: SHA-256 of the plan's file, and the plan's fingerprint of its base.
+        versions: of the packages that wrote it.
+    """
+
+    name: str
+    format: str
+    base: Base
+    type: str | None = None
+    method: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    changed: int = 0
+    plan_digest: str | None = None
+    base_digest: str | None = None
+    parameters: int = 0
+    parameters_before: int | None = None
+    layers: Sequence[Layer] = ()
+    remote_code: bool = False
+    versions: Mapping[str, str] = field(default_factory=dict)
+    origin: Origin | None = None
+
+    @property
+    def removed(self) -> float | None:
+        """The share of the base's parameters that is gone."""
+        return None if not self.parameters_before else 1 - self.parameters / self.parameters_before
+
+    @property
+    def uneven(self) -> bool:
+        return len({(layer.heads, layer.channels) for layer in self.layers}) > 1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measure of the dense model and of this one; `interval`: the 95 % interval of the latter, if one is known."""
+
+    label: str
+    kind: str
+    dense: str | None
+    value: str
+    interval: str | None
+
+
+def card_text(card: Card) -> str:
+    """README.md: the hub's metadata, and a page whose every value is escaped."""
+    content = {"card": card, "row": card.origin and card.origin.row, "measured": _measured(card.origin)}
+    page = environment(MARKDOWN).get_template("card.j2").render(content, load=_loading(card))
+    return f"---\n{_metadata(card)}\n---\n\n{squeezed(page)}"
+
+
+def _metadata(card: Card) -> str:
+    from huggingface_hub import ModelCardData
+
+    tags = ["pruned", "structured-pruning", "reproducer", *filter(None, [card.method])]
+    return ModelCardData(
+        base_model=card.base.hub_id,
+        license=card.base.license,
+        library_name=LIBRARIES.get(card.format, card.format),
+        pipeline_tag="text-generation",
+        tags=[one_line(tag) for tag in tags],
+    ).to_yaml()
+
+
+def _loading(card: Card) -> list[str]:
+    """Lines that load the model: of Python; of a shell for a GGUF file."""
+    if card.format == "gguf":
+        return [f"llama-cli -m {gguf_file(card.type)}"]
+    name = json.dumps(one_line(card.name), ensure_ascii=False)
+    trust = ", trust_remote_code=True" if card.remote_code else ""
+    return [
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f"model = AutoModelForCausalLM.from_pretrained({name}{trust})",
+        f"tokenizer = AutoTokenizer.from_pretrained({name})",
+    ]
+
+
+def _measured(origin: Origin | None) -> list[Measured]:
+    if origin is None:
+        return []
+    dense = origin.dense.metrics if origin.dense else {}
+    found = []
+    for column in origin.results.columns:
+        value, before, form = origin.row.metrics.get(column.key), dense.get(column.key), form_of(column)
+        if value is not None:
+            interval = _interval(origin.row, column, value)
+            text = None if interval is None else " to ".join(map(form, interval))
+            dense_text = None if before is None else form(before)
+            found.append(Measured(column.label, column.kind, dense_text, form(value), text))
+    return found
+
+
+def form_of(column: Column) -> Callable[[float], str]:
+    """How a value of a column is written where no interval stands beside it."""
+    return lambda value: with_interval(value, None, column)
+
+
+def _interval(row: Row, column: Column, value: float) -> tuple[float, float] | None:
+    """95 %, normal: of a perplexity over its windows, of an accuracy over its items; None where it is not known."""
+    losses = row.window_losses.get(column.key, [])
+    if len(losses) > 1:
+        mean, half = fmean(losses), NORMAL_95 * stdev(losses) / math.sqrt(len(losses))
+        return math.exp(mean - half), math.exp(mean + half)
+    scores = row.task_scores.get(column.source or "")
+    if scores is None or column.kind != "accuracy" or scores.shown not in scores.stderr:
+        return None
+    half = NORMAL_95 * scores.stderr[scores.shown]
+    return max(0.0, value - half), min(1.0, value + half)
