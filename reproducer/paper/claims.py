@@ -19,7 +19,7 @@ most: it is so on more than half of the tasks.
 retains: the row's measure is `at_least` so many per cent of the dense model's.
 varies: the standard deviation over seeds, in per cent of the measure, is `at_least` so much.
 sensitivity: that standard deviation differs between the rows.
-converges: trials until a search is near its own final best: below half of `trials`, and fewer than the other search's.
+converges: trials until a search is near its own final best: fewer than the paper says, and than the other search's.
 finds: the final best of the search is below the other's.
 reduces: the share of the dense model's measure that is gone is `within` so many points of the printed number.
 faster: the dense model's measure is `at_least` so many times the row's.

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from reproducer.paper import SEVEN_TASKS, Claim, PaperRow, RowRef, load_item
+from reproducer.paper import paper as whole_paper
 from reproducer.reporting.bootstrap import DRAWS, LEVEL, POWER, SEED, Array, Interval, Statistic, interval, of_error
 from reproducer.reporting.deviations import TOPICS, Deviation
 from reproducer.reporting.rows import Line
@@ -202,7 +203,8 @@ def _stand_in(run: Run, claim: Claim, refs: Sequence[RowRef], found: Found) -> s
         return None
     if all(run.line(ref, "none") is None for ref in refs):
         return None
-    found.conditions.append(Deviation("recovery", TOPICS["recovery"], refs[0].recovery, "none"))
+    theirs = whole_paper().conditions.recovery or refs[0].recovery
+    found.conditions.append(Deviation("recovery", TOPICS["recovery"], theirs, "none"))
     return "none"
 
 

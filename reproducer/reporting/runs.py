@@ -74,7 +74,7 @@ class Run:
         return any(line["label"] == label and line["method"] == method().name for line in self.lines)
 
     def searches(self, label: str) -> dict[int, Search]:
-        """By seed, those of a label at the cut that most of its searches were made for."""
+        """By seed, those of a label."""
         return {one.seed: one for one in self.results.searches if one.label == label}
 
     @cached_property

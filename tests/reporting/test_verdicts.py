@@ -130,7 +130,7 @@ def test_claims_of_tuned_ablations_are_tried_on_untuned_rows_and_say_so():
     assert found["joint"].outcome == "inconclusive"
     assert found["data-search-every-task"].outcome == "supported"
     for key in ("data-search", "joint"):
-        assert [(c.paper, c.ours) for c in found[key].conditions if c.topic == "recovery"] == [("lora", "none")]
+        assert [(c.paper, c.ours) for c in found[key].conditions if c.topic == "recovery"] == [("LoRA", "none")]
         assert found[key].seeds_needed == 5
 
 
