@@ -180,7 +180,7 @@ def specs(given: Namespace) -> int:
         _find_modules(path)
         loaded = load(path, given.profile, given.overrides)
         expansion = expand_all(loaded)
-        outcome = survey(expansion.stages, Store(given.store), _surveyed(expansion, ("auto",)))
+        outcome = survey(expansion.stages, Store(given.store))  # what is read from outside is not looked at
         made = sum(outcome[stage].artifact is not None for stage in expansion.stages)
         rest = [_rest(expansion, outcome)] if given.estimate else []
         lines.append([path, _reproduced(loaded), len(expansion.rows), len(expansion.stages), made, *rest, loaded.title])

@@ -80,6 +80,18 @@ class Plan:
         """Layers of which the plan keeps a part."""
         return sorted(set(self.kept_heads) | set(self.kept_channels))
 
+    def shares(self) -> dict[Kind, float]:
+        """By kind the share of the units that goes, over the layers of which a part stays; empty if there are none."""
+        found: dict[Kind, float] = {}
+        for kind in KINDS if self.layers else ():
+            whole = sum(self.units[layer][kind] for layer in self.layers)
+            kept = [self.kept(kind, layer) for layer in self.layers]
+            stay = sum(
+                self.units[layer][kind] if of is None else len(of) for layer, of in zip(self.layers, kept, strict=True)
+            )
+            found[kind] = 1 - stay / whole
+        return found
+
     def apply(self, model: nn.Module) -> nn.Module:
         """A model of its own with smaller weights; `model` is left as it was, and nothing is shared with it."""
         architecture = self.check(model)

@@ -53,7 +53,7 @@ def deviations(results: Results, paper: Paper) -> list[Deviation]:
     for topic, theirs, ours in _both(results, paper.conditions):
         if ours is not None and ours != theirs:
             found.append(Deviation(topic, TOPICS[topic], theirs or UNSAID, ours))
-    return sorted(found, key=lambda one: list(TOPICS).index(one.topic))
+    return sorted(dict.fromkeys(found), key=lambda one: list(TOPICS).index(one.topic))
 
 
 def _both(results: Results, told: Conditions) -> Iterator[tuple[str, str | None, str | None]]:
@@ -120,6 +120,8 @@ def _cuts(results: Results) -> dict[float, str]:
             continue
         nominal = row.ratio if row.ratio is not None else round(row.params_removed, 1)
         layer = None if row.structure_ratio is None else short(row.structure_ratio)
+        if row.reached is not None and row.reached.channels is not None and layer is None:
+            layer = percent1(row.reached.channels)
         found.setdefault(nominal, _cut(layer, percent1(row.params_removed)))
     return found
 
@@ -129,6 +131,9 @@ def _layers(results: Results) -> str | None:
     if not isinstance(prune, dict):
         return None
     layers = prune.get("layers")
+    reached = next((row.reached for row in results.rows if row.reached and row.reached.layers), None)
+    if reached is not None:
+        return f"{reached.layers[0]} to {reached.layers[-1]} of {reached.of}"
     return f"{layers[0]} to {layers[1] - 1}" if layers else "the same share of the layers"
 
 

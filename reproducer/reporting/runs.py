@@ -57,11 +57,10 @@ class Run:
         item = load_item(ref.item)
         models = stands_for(self.results, item)
         found = [line for line in self.lines if is_row(line, printed, models, item.any_method)]
-        found.sort(key=lambda line: measure is not None and measure not in line["mean"])
         named = [line for line in found if plain(line["label"]) == plain(printed.label)]
-        if named or printed.method == "dense" or item.any_method:
-            return next(iter([*named, *found]), None)
-        return None
+        if printed.method == "dense" or item.any_method:
+            named += found
+        return min(named, key=lambda line: measure is not None and measure not in line["mean"], default=None)
 
     def dense(self, line: Line) -> Line | None:
         return next((one for one in self.lines if (one["model"], one["method"]) == (line["model"], "dense")), None)

@@ -203,6 +203,8 @@ def _outcome(claim: Claim, cases: Sequence[Case], found: Found) -> tuple[Outcome
         return "not tested", found.missing[0].why if found.missing else "no rows", None
     enough = [case for case in cases if _enough(case, found) and (case.exact or case.p is not None)]
     against = [case for case in enough if case.favour < 0]
+    if enough == cases and all(case.exact for case in cases):
+        return "contradicted" if against else "supported", None, None
     if against:  # one of several is enough, so the least p counts as often as there are comparisons
         return "contradicted", None, min(1.0, len(enough) * min(_p(case) for case in against))
     if found.missing:
@@ -223,7 +225,7 @@ def _enough(case: Case, found: Found) -> bool:
 
 
 def _p(case: Case) -> float:
-    return 0.0 if case.p is None else case.p  # what is counted is no estimate
+    return 1.0 if case.p is None else case.p
 
 
 def _topics(run: Run, claim: Claim, cases: Sequence[Case]) -> set[str]:

@@ -136,6 +136,7 @@ def _row(row: Row, outcome: Outcome, searches: Mapping[str, facts.Search], avera
         error=f"{failed[0].stage.label}: {failed[0].message or 'not run'}" if failed else None,
         params=left,
         params_removed=None if left is None or total is None else (total - left) / total,
+        reached=_reached(row, outcome),
         seconds=sum(artifact.seconds for artifact in own) if own else None,
         peak_memory_bytes=max((artifact.peak_memory_bytes for artifact in own), default=None),
         stages={role: stage.key for role, stage in row.stages.items()},
@@ -193,6 +194,11 @@ def _parameters(row: Row, outcome: Outcome) -> tuple[int | None, int | None]:
         return total, total
     plan = outcome[row.stages["plan"]].artifact
     return total, plan.facts["parameters"]["left"] if plan else None
+
+
+def _reached(row: Row, outcome: Outcome) -> facts.Reached | None:
+    plan = outcome[row.stages["plan"]].artifact if "plan" in row.stages else None
+    return facts.Reached(**plan.facts["cut"]) if plan is not None and "cut" in plan.facts else None
 
 
 def _tokens(row: Row, outcome: Outcome) -> facts.Tokens | None:

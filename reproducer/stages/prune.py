@@ -184,11 +184,12 @@ def record_tokens(context: Context, model: Any, tokens: Tokens) -> None:
 
 
 def leave(context: Context, plan: Plan, model: Any) -> None:
-    """Write the plan, and how many parameters it leaves."""
+    """Write the plan, and what it leaves: of the parameters, and of the layers that it cuts."""
     from reproducer.models.architecture import parameter_count
 
     plan.save(context.directory / PLAN)
     context.record("parameters", {"total": parameter_count(model), "left": plan.parameters_left(model)})
+    context.record("cut", {"layers": plan.layers, "of": len(plan.units), **plan.shares()})
 
 
 def collecting(

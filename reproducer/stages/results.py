@@ -144,6 +144,18 @@ class Tokens(Facts):
     backward: int
 
 
+class Reached(Facts):
+    """What a plan cuts of single layers: `layers` (of so many) lose these shares of their heads and channels together.
+
+    The shares are None where whole layers go and no other loses a part.
+    """
+
+    layers: list[int]
+    of: int
+    heads: float | None = None
+    channels: float | None = None
+
+
 class Row(Facts):
     """One row: what it is, what was measured, what it cost.
 
@@ -154,6 +166,7 @@ class Row(Facts):
         status: `missing`: something has not run yet, and nothing failed.
         error: why it failed.
         params, params_removed: parameters left, and the share of the dense model's that is gone.
+        reached: what was cut layer by layer; None of a dense row, and of plans of older versions.
         seconds, peak_memory_bytes: sum and maximum over its own stages.
         stages: their keys by role.
         steps: cuts that the ratio was reached in.
@@ -181,6 +194,7 @@ class Row(Facts):
     metrics: dict[str, float | None] = Field(default_factory=dict)
     params: int | None = None
     params_removed: float | None = None
+    reached: Reached | None = None
     seconds: float | None = None
     peak_memory_bytes: int | None = None
     stages: dict[str, str] = Field(default_factory=dict)

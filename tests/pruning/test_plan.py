@@ -236,3 +236,13 @@ def test_tensors_that_share_memory_are_saved(tmp_path):
     plan = plan_of(model, tensors=dict.fromkeys(names, bias))
     plan.save(tmp_path / "plan")
     assert Plan.load(tmp_path / "plan") == plan
+
+
+def test_the_shares_that_go_are_of_the_layers_that_are_cut():
+    model = tiny()
+    whole = units_of(model, architecture_of(model))[1]
+    plan = plan_of(model, {1: list(range(whole["heads"] // 2))}, {1: [0], 2: [0, 1]}, removed_layers=[0])
+    shares = plan.shares()
+    assert shares["heads"] == 1 - (whole["heads"] // 2 + whole["heads"]) / (2 * whole["heads"])
+    assert shares["channels"] == 1 - 3 / (2 * whole["channels"])
+    assert plan_of(model, removed_layers=[0]).shares() == {}

@@ -1,6 +1,7 @@
 """Verdicts on results in which a claim is true, false or open by construction."""
 
 import math
+import random
 from dataclasses import fields
 from functools import cache
 
@@ -192,6 +193,42 @@ def test_spreads_over_draws():
     assert alike.outcome == "inconclusive" and alike.ours > 1
 
 
+def sized(params: float, macs: float, seconds: float) -> Results:
+    """A run with the sizes and times of a pruned row called otherwise than the paper's, beside rows without."""
+    results = run(GOOD, seeds=[0], items=10, item={"table": 9})
+    draw = random.Random(3)
+
+    def measured(row, label, shares):
+        values = {key: whole * share for (key, whole), share in zip(WHOLE.items(), shares, strict=True)}
+        times = [values["latency_seconds"] * draw.uniform(0.98, 1.02) for _ in range(20)]
+        latency = {"device": "a machine", "seconds": times, "quartiles": (times[0], times[1])}
+        return change(row, label=label, metrics=row.metrics | values, latency=latency)
+
+    dense, other = results.rows[0], results.rows[1]
+    rows = [measured(dense, dense.label, (1, 1, 1)), *results.rows[1:]]
+    rows.append(measured(other, "any method", (params, macs, seconds)))
+    columns = [*results.columns, *({**FREE, "key": key, "label": key, "timed": key.startswith("lat")} for key in WHOLE)]
+    return change(results, rows=rows, columns=columns)
+
+
+WHOLE = {"params_billion": 0.135, "macs_giga": 8.5, "latency_seconds": 0.2}
+FREE = {"kind": "other", "higher_is_better": False}
+
+
+def test_sizes_are_counted_and_times_are_of_one_machine():
+    found = judged(sized(0.804, 0.80, 0.45))
+    assert [found[key].outcome for key in ("fewer-parameters", "fewer-operations", "twice-as-fast")] == [
+        "supported"
+    ] * 3
+    assert found["fewer-parameters"].ours == pytest.approx(19.6) and found["fewer-parameters"].p is None
+    assert found["fewer-parameters"].paper == pytest.approx(100 * (1 - 5.42 / 6.74))
+    faster = found["twice-as-fast"]
+    assert faster.unit == "times" and 1.75 < faster.low < faster.ours < faster.high and faster.seeds_needed == 1
+    assert [c.ours for c in faster.conditions if c.topic == "device"] == ["a machine"]
+    found = judged(sized(0.70, 0.95, 0.9))
+    assert {found[key].outcome for key in ("fewer-parameters", "fewer-operations", "twice-as-fast")} == {"contradicted"}
+
+
 def test_what_people_have_to_judge_is_not_tested():
     found = judged(change(quickstart(), spec={"name": "t", "title": "", "reproduces": {"table": 10}}))
     assert (found["generations"].outcome, found["generations"].reason) == ("not tested", "people")
@@ -239,6 +276,10 @@ def test_deviations_have_both_sides_and_leave_out_what_agrees():
     )
     assert (found["trials"].paper, found["trials"].ours) == ("150 or fewer (Figure 4)", "8")
     assert found["seeds"].ours == "0, 1, 2, 3, 4" and "sampler" not in found
+    cut = {"layers": [3, 4, 5], "of": 30, "heads": 0.3, "channels": 0.243}
+    told = change(results, rows=[change(row, reached=cut if row.method != "dense" else None) for row in results.rows])
+    layers = {one.topic: one.ours for one in deviations(told, paper())}
+    assert (layers["cut"], layers["layers"]) == ("24.3% of each pruned layer, 19.9% of all parameters", "3 to 5 of 30")
     conditions = {one.topic for one in good()["untuned-accuracy"].conditions}
     assert {"model", "weights", "cut", "trials"} <= conditions and "learning_rate" not in conditions
     same = change(results, models=[change(results.models[0], name="llama-7b", label="LLaMA-7B", stands_for=None)])

@@ -88,6 +88,8 @@ def test_a_document_from_the_command_to_its_report(folder, capsys):
     assert {column.key for column in table.columns} == {"python_topics_ppl"} and len(table.rows) == 5
     other = next(model for model in results.models if model.name == "tiny, sizes")
     assert (other.dtype, other.stands_for) == ("float64", "tiny")
+    reached = [row.reached for row in results.rows if row.label == "Magnitude"]
+    assert all(one.layers == [1, 2, 3, 4] and one.of == 6 and 0.2 < one.channels < 0.5 for one in reached)
     assert results.parts[0].paper is not None and results.parts[2].paper is None
     text = Path("out/all/report.md").read_text()
     assert text.startswith("# Everything") and "Table 1" in text
