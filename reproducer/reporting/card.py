@@ -10,9 +10,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 from reproducer.models.export.formats import gguf_file
+from reproducer.reporting import numbers
 from reproducer.reporting.escape import one_line
 from reproducer.reporting.formats import MARKDOWN, environment
-from reproducer.reporting.numbers import with_interval
 from reproducer.reporting.render import squeezed
 from reproducer.stages.results import Column, Results, Row
 
@@ -157,8 +157,8 @@ def _measured(origin: Origin | None) -> list[Measured]:
 
 
 def form_of(column: Column) -> Callable[[float], str]:
-    """How a value of a column is written where no interval stands beside it."""
-    return lambda value: with_interval(value, None, column)
+    """How a value of a column is written, as in the paper's tables."""
+    return {"perplexity": numbers.perplexity, "accuracy": numbers.percent}.get(column.kind, numbers.other)
 
 
 def _interval(row: Row, column: Column, value: float) -> tuple[float, float] | None:

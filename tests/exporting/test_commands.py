@@ -100,17 +100,37 @@ def test_a_row_becomes_a_folder(here, label, recovery, capsys):
     assert re.search(r"\| Quiz, accuracy in % .* to .*\|", card)
 
 
-def test_lm_eval_finds_the_same_in_the_folder(here):
+def test_lm_eval_scores_the_folder_as_the_row_was(here):
+    """lm-eval's own model on the folder, the task and the items of the run."""
+    from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
+    from reproducer.data.tasks import resolve_task
+    from reproducer.evaluation.harness import TaskOnRows
+
     assert main(["export", "spec.yaml", "--row", "FLAP*", "--recovery", "none", "small"]) == 0
-    items = [SimpleNamespace(args=pair) for pair in (("The sea is", " blue"), ("1 + 1 =", " 3"), ("a", "bcd"))]
-    options = {"device": "cpu", "batch_size": 2, "dtype": "float32"}
-    read = HFLM(pretrained="small", **options)
-    held = HFLM(pretrained=ours("FLAP*", "none"), tokenizer=AutoTokenizer.from_pretrained("small"), **options)
-    found, expected = (one.loglikelihood(items, disable_tqdm=True) for one in (read, held))
-    for (value, greedy), (other, also) in zip(found, expected, strict=True):
-        assert value == pytest.approx(other, rel=1e-5) and greedy == also
+    quiz = TaskOnRows("quiz", resolve_task("quiz").rows(), 8)
+    read = HFLM(pretrained="small", device="cpu", batch_size=1, dtype="float32")
+    samples = evaluate(read, {"tasks": {"quiz": quiz}}, bootstrap_iters=0)["samples"]["quiz"]
+    rows = json.loads(Path("out/exported/results.json").read_text())["rows"]
+    row = next(row for row in rows if (row["label"], row["recovery"]) == ("FLAP*", "none"))
+    assert len(samples) == 8
+    found = [sample["acc"] for sample in sorted(samples, key=lambda one: one["doc_id"])]
+    assert found == [item["scores"]["acc"] for item in row["items"]["quiz"]]
+
+
+def test_a_row_becomes_a_gguf_file(here):
+    from gguf import GGUFReader
+
+    options = ["--row", "FLAP*", "--recovery", "none", "--format", "gguf", "--quantize", "q8_0"]
+    assert main(["export", "spec.yaml", *options, "small"]) == 0
+    assert sorted(path.name for path in Path("small").iterdir()) == ["README.md", "model-q8_0.gguf"]
+    read = GGUFReader("small/model-q8_0.gguf")
+    assert read.fields["general.architecture"].contents() == "deci"
+    assert "Q8_0" in {tensor.tensor_type.name for tensor in read.tensors}
+    card = Path("small/README.md").read_text()
+    assert "llama-cli -m model-q8_0.gguf" in card and "library_name: llama.cpp" in card
+    assert "from_pretrained" not in card
 
 
 MISTAKES = {
@@ -130,6 +150,14 @@ MISTAKES = {
         "the row 'tiny-gqa, Magnitude, 10%, w/o tune, seed 7' is not in the store\nrows that are:\n  tiny-gqa,",
     ),
     "an unknown format": (["--row", "Magnitude", "--format", "onnx"], "invalid choice: 'onnx'"),
+    "an unknown type": (
+        ["--row", "Magnitude", "--recovery", "none", "--format", "gguf", "--quantize", "q8"],
+        "'q8' is no type of GGUF files that is written here\ndid you mean 'q8_0'?",
+    ),
+    "a type of another format": (
+        ["--row", "Magnitude", "--recovery", "none", "--quantize", "q8_0"],
+        "the format hf does not quantise weights",
+    ),
     "no name of a repository": (
         ["--row", "Magnitude", "--recovery", "none", "--push", "a/b/c"],
         "--push a/b/c: Repo id must be",

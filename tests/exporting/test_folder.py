@@ -15,7 +15,7 @@ from tests.helpers import tiny
 def full(error):
     """A writer that comes to the end of the disk."""
 
-    def write(model, tokenizer, directory):
+    def write(model, tokenizer, directory, type):
         (directory / "model.safetensors").write_bytes(b"half")
         raise error
 

@@ -58,12 +58,9 @@ def test_what_is_not_known_is_left_out():
 def test_every_layer_is_told():
     _, page = parts(card_text(card()))
     assert "20.0% fewer" in page and "Its layers differ in width." in page and "Whole layers are gone." in page
-    for line in (
-        "|       0 |  4 of 4 |   24 of 24 |",
-        "|       1 |  3 of 4 |    9 of 24 |",
-        "|    gone |       gone |",
-    ):
-        assert line in page
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
+    assert ["0", "4 of 4", "24 of 24"] in rows and ["1", "3 of 4", "9 of 24"] in rows
+    assert "gone" in {cell for row in rows for cell in row}
     _, page = parts(card_text(card(layers=LAYERS[:1])))
     assert "differ in width" not in page and "Whole layers" not in page
 
