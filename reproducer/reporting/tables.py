@@ -9,7 +9,7 @@ from tabulate import tabulate
 from reproducer.reporting.escape import Raw, escape_html, escape_markdown, escape_tex, one_line
 
 LINE = 46  # characters of a paragraph's line in a terminal
-LETTER, GAP = 0.0092, 0.026  # of a line of LaTeX: what a small letter takes, and what parts columns
+LETTER, GAP = 0.0096, 0.032  # of a line of LaTeX: what a small letter takes, and what parts columns
 
 
 @dataclass(frozen=True)
