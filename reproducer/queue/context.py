@@ -47,16 +47,18 @@ class Context:
         """Put a JSON value under `facts` of the artifact's record. In a resumable stage it outlives a kill."""
         self._record(name, copy.deepcopy(value))
 
-    def shared(self, **what: Any) -> Path:
+    def shared(self, owner: str, **what: Any) -> Path:
         """A folder for what other stages may find useful again; the stage's inputs' content and `what` determine it.
 
         It need not be there, several processes may fill it at once, and it may go at any time: a cache.
 
         Args:
+            owner: the name of an input, with whose artifact `reproduce clean` removes the folder.
             what: JSON values.
         """
         name = canonical({"inputs": dict(self._digests), "what": what})
-        return self._shared / hashlib.sha256(name.encode()).hexdigest()[:KEY_LENGTH]
+        digest = hashlib.sha256(name.encode()).hexdigest()[:KEY_LENGTH]
+        return self._shared / f"{self.inputs[owner].name}-{digest}"
 
     def engine(self, count: int) -> Engine:
         """`count` local processes beside this one, for calls of the stage's own; they end with the stage."""

@@ -6,7 +6,7 @@
     root/failed/<key>.json  why a stage failed; gone once it succeeds
     root/locks/<key>.*      the lock of a stage, who holds it and how far that one is, and what the stage says
     root/verified/          hashes of large files
-    root/shared/<key>/      what stages found useful to keep for each other; a cache, removed by `clean`
+    root/shared/<key>-…/    what stages keep for each other, a cache; it goes with the artifact of that key
 
 An artifact appears by one rename, so it is there whole or not at all. Reading needs no lock; everything that
 changes what belongs to a stage is done by the process that holds the stage's lock.

@@ -213,7 +213,7 @@ class OnModel(Stage):
         import torch
 
         arithmetic = [torch.__version__, torch.device(context.device).type, torch.backends.cpu.get_cpu_capability()]
-        return context.shared(passages=1, dtype=self.dtype, layers=cut.layers, arithmetic=arithmetic)
+        return context.shared("model", passages=1, dtype=self.dtype, layers=cut.layers, arithmetic=arithmetic)
 
     def _read(self, context: Context) -> tuple[Any, Any]:
         from reproducer.models.load import load_model

@@ -119,7 +119,9 @@ def test_plans_do_not_depend_on_what_was_there(another):
 
 def test_shared_folders_are_named_by_inputs_and_settings(tmp_path):
     def folder(digests, **what):
-        return Context(tmp_path / "work", {}, _shared=tmp_path / "shared", _digests=digests).shared(**what)
+        inputs = {"model": tmp_path / "model" / "0123456789abcdef0123"}
+        context = Context(tmp_path / "work", inputs, _shared=tmp_path / "shared", _digests=digests)
+        return context.shared("model", **what)
 
     known = folder({"model": "a"}, dtype="float32", layers=[4, 30])
     assert known == folder({"model": "a"}, layers=[4, 30], dtype="float32") and known.parent == tmp_path / "shared"
@@ -128,6 +130,7 @@ def test_shared_folders_are_named_by_inputs_and_settings(tmp_path):
         folder({"model": "a"}, dtype="float32", layers=None),
     ]
     assert len({known, *others}) == 3
+    assert known.name.startswith("0123456789abcdef0123-")  # the store's clean knows by it whose it is
 
 
 @pytest.mark.parametrize("name", ["llm-pruner-e2", "vector"])

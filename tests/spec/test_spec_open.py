@@ -301,4 +301,6 @@ def test_every_spec_of_the_repository_loads_under_every_profile(request):
             for spec in (found,) if isinstance(found, Spec) else found.specs:
                 if profile == ["tiny"]:
                     assert {model.base or model.name for model in spec.models} <= {"tiny", "tiny-gqa"}
-                    assert "llama" not in str(spec.model_dump()).replace("LLaMA", "").replace("shortened-llama", "")
+                    assert "llama" not in str(spec.model_dump()).replace("LLaMA", "").replace(
+                        "shortened-llama", ""
+                    ).replace("llama.cpp", "")
