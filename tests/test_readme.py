@@ -20,7 +20,7 @@ def test_its_table_is_the_quickstarts():
     assert found.count("\n") == 7 and found in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["quickstart", "controls-small"])
+@pytest.mark.parametrize("name", ["quickstart", "controls-small", "deploy-small"])
 def test_committed_reports_are_rendered_from_their_results(name, tmp_path):
     """Byte for byte but for figures, whose bytes depend on the fonts of the machine."""
     from reproducer.reporting import render
