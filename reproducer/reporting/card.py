@@ -137,7 +137,7 @@ def _loading(card: Card) -> list[str]:
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
         f"model = AutoModelForCausalLM.from_pretrained({name}{trust})",
-        f"tokenizer = AutoTokenizer.from_pretrained({name})",
+        f"tokenizer = AutoTokenizer.from_pretrained({name}{trust})",
     ]
 
 
