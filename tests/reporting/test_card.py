@@ -66,9 +66,9 @@ def test_every_layer_is_told():
 
 
 def test_remote_code_is_asked_for_only_where_there_is_some():
-    assert 'AutoModelForCausalLM.from_pretrained("me/small", trust_remote_code=True)' in card_text(
-        card(remote_code=True)
-    )
+    asked = card_text(card(remote_code=True))
+    assert 'AutoModelForCausalLM.from_pretrained("me/small", trust_remote_code=True)' in asked
+    assert 'AutoTokenizer.from_pretrained("me/small", trust_remote_code=True)' in asked  # else transformers asks
     assert "trust_remote_code" not in card_text(card())
 
 
