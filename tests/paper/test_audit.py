@@ -11,18 +11,23 @@ from reproducer.paper.audit import checks, other_slips, slips
 from tests.paper.test_data import paper as text  # noqa: F401
 
 KNOWN = {
-    ("AdaPruner: average accuracy", "61.44", "61.45"),
     ("w/o unified: average accuracy", "60.98", "60.96"),
     ("AdaPruner minus LoRAShear: average accuracy", "0.81", "2.24"),
     ("tasks on which AdaPruner is above w/o D", "7", "6"),
-    ("AdaPruner: average accuracy", "50.71", "50.72"),
     ("AdaPruner, 50%, recovery none: perplexity on wikitext2 and ptb", "34.29 and 53.40", "101.61 and 239.96"),
 }
 
 
 def test_the_audit_finds_the_known_slips_and_no_other():
     assert {(one.what, one.printed, one.right) for one in slips()} == KNOWN
-    assert len(slips()) == len(KNOWN) == 6
+    assert len(slips()) == len(KNOWN) == 4
+
+
+def test_what_rounding_alone_explains_is_no_slip():
+    """Tasks of 61.449 on average were rounded by up to 0.005 each: 61.444, printed as 61.44, may be right."""
+    told = {one.printed: one for one in checks() if one.what == "AdaPruner: average accuracy"}
+    assert told["61.44"].holds and told["61.44"].right == "61.45"
+    assert told["50.71"].holds and told["50.71"].right == "50.72"
 
 
 def test_every_slip_is_found_by_arithmetic_or_recorded():
@@ -47,7 +52,7 @@ def test_an_average_that_is_wrong_is_told_with_its_sum():
 def test_each_number_of_a_claim_derives_from_the_tables():
     printed = [one for claim in paper().claims for one in claim.printed]
     assert len(printed) > 30
-    assert sum(one.holds for one in checks()) == len(checks()) - 7  # 61.44 stands in two tables and in the text
+    assert sum(one.holds for one in checks()) == len(checks()) - 4
 
 
 def test_a_number_follows_in_one_way():
@@ -79,5 +84,5 @@ def test_the_audit_needs_no_torch(capsys):
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert told.returncode == 0, told.stderr
-    assert "6 do not add up" in told.stdout and "61.44 − 59.20 = 2.24" in told.stdout
+    assert "4 do not add up" in told.stdout and "61.44 − 59.20 = 2.24" in told.stdout
     assert main(["audit"]) == 0 and capsys.readouterr().out == told.stdout

