@@ -50,9 +50,13 @@ def textbook(model: Any, pool: Any, seed: int) -> None:
     """Ten prunes: the diagonal of the Fisher information from N passes, the mean gradient from one more."""
     import torch
 
-    from reproducer.models.architecture import KINDS, architecture_of, layer_shape, linear_at
+    from reproducer.methods.registry import METHODS
+    from reproducer.models.architecture import architecture_of, linear_at
+    from reproducer.pruning.scoring import structure_scores
+    from reproducer.pruning.statistics import Second
 
     architecture = architecture_of(model)
+    rule: Any = METHODS.get("llm-pruner-e2").make()
     model.requires_grad_()
     for draw in range(PRUNES):
         ids = pool.ids[pool.draw(SAMPLES, PRUNES * seed + draw)]
@@ -64,22 +68,20 @@ def textbook(model: Any, pool: Any, seed: int) -> None:
                 for name, parameter in model.named_parameters():
                     square = squares.setdefault(name, torch.zeros_like(parameter))
                     square.addcmul_(parameter.grad, parameter.grad, value=1 / len(ids))
+        statistics: Any = {}
         with torch.no_grad():
             for index, layer in enumerate(architecture.decoder_layers(model)):
-                shape = layer_shape(layer, architecture)
-                for kind in KINDS:
-                    score = torch.zeros(shape.units(kind))
-                    for member in architecture.members(kind):
-                        weight = linear_at(layer, member.path).weight
-                        square = squares[f"{architecture.layers}.{index}.{member.path}.weight"]
-                        vectors = (weight.square() * square).float().sum(1 - member.axis)
-                        score += vectors.view(shape.units(kind), -1).sum(1)
-                    score.argsort()
+                statistics[index] = {}
+                for path, axis in architecture.modules().items():
+                    weight = linear_at(layer, path).weight
+                    square = squares[f"{architecture.layers}.{index}.{path}.weight"]
+                    statistics[index][path] = {Second(): (weight.square() * square).float().sum(1 - axis)}
+        structure_scores(model, architecture, statistics, rule.score, torch.Generator())
     model.zero_grad()
 
 
-def run_search(model: Any, pool: Any, texts: dict[str, Any], mode: str, trials: int, seed: int) -> float:
-    """A search; returns its objective."""
+def run_search(model: Any, pool: Any, texts: dict[str, Any], mode: str, trials: int, seed: int) -> Any:
+    """A search; returns its record."""
     from reproducer.methods.registry import METHODS
     from reproducer.pruning.allocation import Allocation
     from reproducer.search.objective import Objective
@@ -101,7 +103,7 @@ def run_search(model: Any, pool: Any, texts: dict[str, Any], mode: str, trials: 
             Path(folder),
             seed=seed,
         )
-    return record.best.value
+    return record
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
@@ -109,20 +111,20 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     import resource
 
     model, pool, texts = load(given)
-    began, value = time.perf_counter(), None
+    began, record = time.perf_counter(), None
     if given.part == "textbook":
         textbook(model, pool, given.seed)
     else:
         trials = given.paper_trials if given.part == "paper" else given.trials
-        value = run_search(model, pool, texts, given.part, trials, given.seed)
+        record = run_search(model, pool, texts, given.part, trials, given.seed)
     seconds = time.perf_counter() - began
-    if given.part == "paper":
-        seconds *= PAPER_TRIALS / given.paper_trials
+    if given.part == "paper" and record is not None:  # what it takes before the first trial it takes once
+        seconds += record.costs.seconds * (PAPER_TRIALS / given.paper_trials - 1)
     return {
         "part": given.part,
         "seed": given.seed,
         "seconds": seconds,
-        "objective": value,
+        "objective": record.best.value if record is not None else None,
         "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
