@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from reproducer.data.text import resolve_text, text_fingerprints
 from reproducer.errors import UserError
 from reproducer.facts import Facts
-from reproducer.queue import Context, Stage
+from reproducer.queue import Context, Stage, describe_machine
 from reproducer.spec import PruneSpec, Section, Spec, SpecError
 from reproducer.spec.origins import Loc
 from reproducer.stages.results import CalibrationUse, Column
@@ -153,6 +153,16 @@ class Cut(Value):
 def slug(name: str) -> str:
     """A data set's name as it stands in a metric's key: `python-topics` -> `python_topics`."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def device_name(device: str) -> str:
+    """What a time was taken on: a GPU's name, or the processor and its cores."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    machine = describe_machine()
+    return f"{machine['cpu']}, {machine['cpu_count']} cores"
 
 
 def seed_text(seed: int | None) -> str:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
-from reproducer.queue import Context, describe_machine
+from reproducer.queue import Context
 from reproducer.spec import Count, Section, Spec, Tokens
 from reproducer.spec.origins import Loc
-from reproducer.stages.base import Measure, State, write_result
+from reproducer.stages.base import Measure, State, device_name, write_result
 from reproducer.stages.results import Speed
 
 if TYPE_CHECKING:
@@ -67,12 +67,7 @@ class MeasureSpeed(Measure):
 
     def fingerprints(self, device: str) -> dict[str, str]:
         """A time holds for the device that it was taken on: on another one it is taken again."""
-        if device.startswith("cuda"):
-            import torch
-
-            return {"device": torch.cuda.get_device_name(device)}
-        machine = describe_machine()
-        return {"device": f"{machine['cpu']}, {machine['cpu_count']} cores"}
+        return {"device": device_name(device)}
 
     def run(self, context: Context) -> None:
         from reproducer.evaluation.speed import measure

@@ -8,7 +8,7 @@ import pytest
 from reproducer.cli import main
 from reproducer.queue import Store, survey
 from reproducer.spec import SpecError, load_spec
-from reproducer.stages import efficiency
+from reproducer.stages import base
 from reproducer.stages.expand import expand
 
 TABLE9 = Path(__file__).parents[2] / "specs" / "table9.yaml"
@@ -69,7 +69,7 @@ def test_a_time_is_taken_again_on_another_machine(tmp_path, monkeypatch):
         return {stage.kind: outcome[stage].status for stage in stages}
 
     assert set(statuses().values()) == {"cached"}
-    monkeypatch.setattr(efficiency, "describe_machine", lambda: {"cpu": "another", "cpu_count": 2})
+    monkeypatch.setattr(base, "describe_machine", lambda: {"cpu": "another", "cpu_count": 2})
     found = statuses()
     assert found.pop("efficiency") != "cached" and set(found.values()) == {"cached"}
 
