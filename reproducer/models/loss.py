@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from reproducer.models.architecture import family_of
 
 LOGITS_AT_ONCE = 2**24  # elements of one chunk of logits: 64 MiB in fp32, 340 tokens of a 49,152-word vocabulary
+CACHE_BYTES = 2**21  # of them in float32, that a CPU works on at once: what leaves its cache takes three times as long
 SCORED_TOKENS = 1024  # tokens of a batch of a task, whose logits exist together: those that predict an answer
 
 
@@ -80,29 +81,34 @@ class _HeadCrossEntropy(torch.autograd.Function):
         wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
         losses = torch.zeros(rows.shape[0], dtype=wide, device=rows.device)
         gradient = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
+        row_bytes = weight.shape[0] * wide.itemsize
+        group = max(1, CACHE_BYTES // row_bytes) if rows.device.type == "cpu" else chunk
         for start in range(0, rows.shape[0], chunk):
             part = slice(start, start + chunk)
             counted = targets[part] >= 0
             index = targets[part].clamp(min=0).unsqueeze(1)
             logits = nn.functional.linear(rows[part], weight, bias)
-            if divisor != 1:
-                logits = logits / divisor
-            if cap is not None:
-                logits = torch.tanh(logits / cap).mul_(cap)
-            logits = logits.to(wide)
-            slope = 1 - (logits / cap).square_() if cap is not None and gradient is not None else None
-            normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
-            losses[part] = (normaliser - logits.gather(1, index)).squeeze(1) * counted
-            if gradient is not None:
-                surplus = logits.sub_(normaliser).exp_()  # the probabilities, in the logits' place
-                surplus.scatter_add_(1, index, torch.full_like(index, -1, dtype=wide))
-                if slope is not None:  # of the cap: the derivative of c·tanh(x / c) is 1 - tanh²(x / c)
-                    surplus.mul_(slope)
+            of_part = losses[part].split(group)
+            for scores, own, loss in zip(logits.split(group), index.split(group), of_part, strict=True):
+                values = scores.to(wide)
+                if divisor != 1:
+                    values = values / divisor
+                if cap is not None:
+                    values = torch.tanh(values / cap).mul_(cap)
+                log_probabilities = torch.log_softmax(values, dim=-1)
+                loss.copy_(log_probabilities.gather(1, own).squeeze(1).neg_())
+                if gradient is None:
+                    continue
+                surplus = log_probabilities.exp_().scatter_add_(1, own, torch.full_like(own, -1, dtype=wide))
+                if cap is not None:  # the derivative of c·tanh(x / c) is 1 - tanh²(x / c)
+                    surplus.mul_(1 - (values / cap).square_())
                 if divisor != 1:
                     surplus.div_(divisor)
-                gradient[part] = (surplus.to(weight.dtype) @ weight) * counted.unsqueeze(1)
-                del surplus
-            del logits, slope  # before the next chunk's are made
+                scores.copy_(surplus)  # in the logits' place
+            losses[part].mul_(counted)
+            if gradient is not None:
+                gradient[part] = (logits @ weight) * counted.unsqueeze(1)
+            del logits  # before the next chunk's are made
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return losses
