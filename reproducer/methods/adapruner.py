@@ -52,7 +52,8 @@ class AdaPrunerSpace(Section, Space):
 
     alpha_max: Positive = 1.0
     coarse_second: NonEmpty[SecondOrder] = Field([0.0, 1e5, 1e6, 1e7, "only"])
-    fine_second: NonEmpty[SecondOrder] = Field([0.0, 1e5, 1e6, 1e7, "only"])
+    # Any other mixes the orders weight by weight: a pass over all samples for every candidate, and no lower objectives.
+    fine_second: NonEmpty[SecondOrder] = Field(["only"])
     coarse_scale: NonEmpty[Positive] = Field([1e-2, 1e-3])
     fine_scale: NonEmpty[Positive] = Field([1e-4])
     taylor: Literal["first", "second"] | None = None
@@ -88,7 +89,7 @@ class AdaPrunerSpace(Section, Space):
 
     @classmethod
     def published(cls) -> dict[str, Any]:
-        """Without first order alone and second order alone, which are our addition."""
+        """Without first order alone and second order alone, which are our addition, and with all mixtures."""
         orders = [1e5, 1e6, 1e7]
         return {"coarse_second": orders, "fine_second": orders}
 

@@ -121,12 +121,15 @@ class PassageStatistics:
         together: passages to collect at once. One at a time makes the numbers independent of what is known already.
         limit: bytes to keep in memory.
         files: shared with other stages, if there are any.
+
+    Attributes:
+        watched: the statistics that are collected of a passage that is new.
     """
 
     def __init__(self, pool: Tensor, together: int, limit: int, files: PassageFiles | None = None) -> None:
         self._pool, self._files = pool, files
         self._together, self._limit = together, limit
-        self._watched: set[Statistic] = set()
+        self.watched: set[Statistic] = set()
         self._rows: OrderedDict[int, Tensor] = OrderedDict()  # passage -> all its statistics, side by side
         self._layout: list[_Place] = []
 
@@ -136,9 +139,13 @@ class PassageStatistics:
 
     def watch(self, wanted: Iterable[Statistic]) -> None:
         """Collect these too from now on; passages that are known without them are forgotten."""
-        if not (wanted := set(wanted)) <= self._watched:
-            self._watched |= wanted
+        if not (wanted := set(wanted)) <= self.watched:
+            self.watched |= wanted
             self._rows.clear()
+
+    def known(self, samples: Sequence[int], statistic: Statistic) -> bool:
+        """Whether this statistic of each of these samples is in memory."""
+        return statistic in self.watched and all(index in self._rows for index in samples)
 
     def mean(self, samples: Sequence[int], wanted: Iterable[Statistic], collect: Collect) -> Statistics:
         """Statistics of these samples as a set; a passage that occurs twice counts twice.
@@ -165,14 +172,14 @@ class PassageStatistics:
 
     def _read(self, index: int) -> bool:
         """Take a passage from the files, if it is there."""
-        known = self._files.read(self._pool[index], self._watched) if self._files else None
+        known = self._files.read(self._pool[index], self.watched) if self._files else None
         if known is not None:
             self._keep(index, known)
         return known is not None
 
     def _add(self, passages: Sequence[int], collect: Collect) -> None:
         before = replace(self._files.tokens) if self._files else Tokens()
-        apart = collect(passages, self._watched)
+        apart = collect(passages, self.watched)
         for place, index in enumerate(passages):
             of_passage = {
                 layer: {module: {one: values[place] for one, values in of.items()} for module, of in modules.items()}

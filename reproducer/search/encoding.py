@@ -83,6 +83,11 @@ class Indices:
     ordered: bool = False
 
     @property
+    def passages(self) -> list[int]:
+        """All that may be chosen."""
+        return sorted({passage for part in self.parts for passage in part})
+
+    @property
     def names(self) -> list[str]:
         return [f"{SAMPLE}{place}" for place in range(len(self.parts))]
 
@@ -161,8 +166,9 @@ def encode(
         return Given(best_alone(pool, samples, settings.scored, alone, directory / "scores.json", progress))
     contiguous = settings.data == "ten-spaces"
     if settings.encoding == "indices":
-        return Indices(parts(range(pool), samples, contiguous))
-    offered = sorted({*spread(pool, FEATURED), *draw})
+        every = sorted({*spread(pool, settings.offered), *draw}) if settings.offered else range(pool)
+        return Indices(parts(every, samples, contiguous, pool))
+    offered = sorted({*spread(pool, settings.offered or FEATURED), *draw})
     ranked = settings.encoding == "features"
     rows = _features(offered, ranked, objective, directory / "features.json", progress)
     if not ranked:

@@ -8,8 +8,9 @@ passage by passage: a set of samples then costs only the passages that are new.
 A candidate races against the best so far: it is measured on an eighth of the search texts, then on as much again, and
 so on, and given up as soon as it is hopeless. Both are measured on the same windows, so what counts is the difference
 window by window: windows differ far more from each other than a window does under two similar models. A candidate is
-hopeless if, going by the windows so far, its objective would be above the best one's by as much in one of a thousand
-cases at most, were it as good as that.
+hopeless if, going by the windows so far, a candidate as good as the best one would look better than it in four cases
+of five: the few good ones that are lost cost less than measuring every poor one. What a search returns was measured
+whole.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ ACTIVATION_BYTES = 2**31
 STATISTICS_KEPT = 128  # statistics of sample sets that stay in memory: a few MB each
 SHARE = 8  # one window in eight is in the first stage of a race, which has at least
 LEAST = 4  # windows of a text: the spread of fewer says nothing
-CHANCE = 1e-3  # that a candidate as good as the best is given up at a stage
+CHANCE = 0.2  # that a candidate as good as the best is given up at a stage: windows left out pay for other candidates
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,14 @@ class Measured:
         value: the objective, of the windows so far if `stopped`.
         losses: mean loss of each window, in the order of the race, to compare later candidates with.
         stopped: whether the rest of the windows was left out.
+        estimate: the objective of all windows; of a stopped candidate, the best one's, by as much higher or lower as
+            the candidate's is on the windows so far.
     """
 
     value: float
     losses: list[float]
-    stopped: bool = False
+    stopped: bool
+    estimate: float
 
 
 class Objective:
@@ -121,16 +125,26 @@ class Objective:
         """Say what will be asked for: whatever of it can be kept passage by passage is then collected in one pass."""
         self._passages.watch(statistic for statistic in needs if statistic.additive)
 
+    def prepare(self, passages: Sequence[int], progress: Callable[[int, int], None]) -> None:
+        """Collect what is kept passage by passage of these; `progress` is told how many are done, and of how many."""
+        for done, passage in enumerate(passages):
+            progress(done, len(passages))
+            self._passages.mean([passage], self._passages.watched, self._apart)
+
+    def _apart(self, samples: Sequence[int], wanted: Iterable[Statistic]) -> Statistics:
+        return self._collect(samples, wanted, per_sample=True)
+
     def statistics(self, samples: Sequence[int], needs: Iterable[Statistic]) -> Statistics:
         """Statistics of these pool passages; what an earlier call collected for the same passages is not redone."""
         key, needs = tuple(samples), sorted(set(needs), key=repr)
         missing = {statistic for statistic in needs if (key, statistic) not in self._kept}
         of_weights = {statistic for statistic in missing if isinstance(statistic, WeightStatistic)}
-        for wanted in (of_weights, missing - of_weights):
+        known = {statistic for statistic in missing - of_weights if self._passages.known(key, statistic)}
+        for wanted in (of_weights, known, missing - of_weights - known):  # what has to be collected, in one pass
             if not wanted:
                 continue
             if all(statistic.additive for statistic in wanted):
-                collected = self._passages.mean(key, wanted, lambda some, watched: self._collect(some, watched, True))
+                collected = self._passages.mean(key, wanted, self._apart)
             else:
                 collected = self._collect(key, wanted)
             for index, modules in collected.items():
@@ -192,8 +206,10 @@ class Objective:
             if stage < len(race) and hopeless(losses, best[: len(losses)], self._texts_of(batches)):
                 stopped = True
                 break
-        perplexities = self._perplexities(losses, batches)
-        return Measured(sum(perplexities) / len(perplexities), losses.tolist(), stopped)
+        value = estimate = self._mean(losses, batches)
+        if stopped:
+            estimate = value / self._mean(best[: len(losses)], batches) * self._mean(best, self._all)
+        return Measured(value, losses.tolist(), stopped, estimate)
 
     def describe(
         self, passages: Sequence[int], losses: bool, progress: Callable[[int, int], None] = lambda done, total: None
@@ -245,6 +261,9 @@ class Objective:
         prefix = f"{self.architecture.layers}."
         of = [int(name[len(prefix) :].split(".")[0]) if name.startswith(prefix) else -1 for name in plan.tensors]
         return any(index < self.layers[0] for index in [*of, *plan.removed_layers, *plan.layers])
+
+    def _mean(self, losses: Tensor, batches: Sequence[_Batch]) -> float:
+        return sum(self._perplexities(losses, batches)) / len(self.texts)
 
     def _perplexities(self, losses: Tensor, batches: Sequence[_Batch]) -> list[float]:
         texts = self._texts_of(batches)

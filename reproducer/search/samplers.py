@@ -4,11 +4,12 @@ Optuna does not store a sampler's state. So every trial has a sampler of its own
 trial's ordinal: with one process a resumed search makes the trials that an unbroken one makes. CMA-ES keeps its
 distribution in the trials, and reads it from there.
 
-The local sampler changes a little of the best trial so far. Ten passages out of thousands are too many bare indices for
-a surrogate to model within a hundred trials, while most of what makes a set of samples good stays when one passage of
-it is exchanged. A trial keeps the best trial's point except for a few passages, some of the parameters, or both; what
-stays of the samples has its statistics already. The first trials of a search are random (`SearchSettings.start`): what
-begins at a poor point stays near it.
+The local sampler changes a little of the best trial so far: most of what makes a set of samples good stays when one
+passage of it is exchanged. A trial keeps the best trial's point except for a few passages, some of the parameters, or
+both. Of many such changes it takes the one of which a linear model of all that was measured expects most (`surrogate`).
+Ten passages out of thousands would be too many to model within a hundred trials; of the few that are offered
+(`SearchSettings.offered`) the model learns what each is worth. The first trials of a search are random
+(`SearchSettings.start`): what begins at a poor point stays near it, and the model knows nothing yet.
 """
 
 from __future__ import annotations
@@ -35,9 +36,12 @@ from optuna.trial import FrozenTrial, TrialState
 from reproducer.errors import UserError
 from reproducer.search.encoding import SAMPLE
 from reproducer.search.settings import SearchSettings
+from reproducer.search.surrogate import features, predict
 
 DATA, PARAMETERS = 0.75, 0.5  # how often a local trial changes samples, and parameters; one of them it changes always
 MORE = 0.4  # how often one more of them is changed
+CHANGES = 256  # of the best trial that the model chooses from
+BOLDNESS = 0.5  # of the model's draws: with a hundred trials or less to come, knowing is worth less than gaining
 STEP = 0.2  # standard deviation of a change of a number, as a share of its range
 
 
@@ -63,7 +67,9 @@ def _sampler(settings: SearchSettings, trials: int, ordinal: int, seed: int) -> 
     if settings.sampler == "random":
         return RandomSampler(seed=seed)
     if settings.sampler == "local":
-        return RandomSampler(seed=seed) if ordinal < settings.start else LocalSampler(seed)
+        if ordinal < settings.start:
+            return RandomSampler(seed=seed)
+        return LocalSampler(seed, alike=settings.data != "ten-spaces")
     if settings.sampler == "gp":
         return GPSampler(seed=seed, n_startup_trials=startup)
     if settings.sampler == "cmaes":
@@ -98,12 +104,16 @@ class _CmaEs(CmaEsSampler):
 
 
 class LocalSampler(BaseSampler):
-    """An evolution strategy with one parent, the best complete trial of the study.
+    """An evolution strategy with one parent, the best complete trial of the study, and a model that chooses the child.
 
     Samples are indices without an order: a changed one is drawn anew from all.
+
+    Args:
+        alike: whether an index stands for the same passage whichever sample it is of.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, alike: bool = True) -> None:
+        self._alike = alike
         self._random = np.random.default_rng(seed)
         self._first = RandomSampler(seed=seed)  # before anything is known
 
@@ -117,7 +127,19 @@ class LocalSampler(BaseSampler):
         best = _best(study)
         if best is None or not search_space:
             return {}
-        point = {name: best.params[name] for name in search_space}
+        changed = [self._change(best.params, search_space) for _ in range(CHANGES)]
+        measured = estimates(study, search_space)
+        if len(measured) < 2:
+            return changed[0]
+        points = [point for point, _ in measured]
+        rows = features([*points, *changed], search_space, self._alike)
+        known, new = rows[: len(points)], rows[len(points) :]
+        expected = predict(known, np.log([value for _, value in measured]), new, self._random, BOLDNESS)
+        return changed[int(expected.argmin())]
+
+    def _change(self, params: Mapping[str, Any], search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        """A point near this one."""
+        point = {name: params[name] for name in search_space}
         free = [name for name, distribution in search_space.items() if not distribution.single()]
         data = [name for name in free if name.startswith(SAMPLE)]
         other = [name for name in free if name not in data]
@@ -158,6 +180,15 @@ class LocalSampler(BaseSampler):
         assert isinstance(distribution, CategoricalDistribution)
         others = [choice for choice in distribution.choices if choice != value]
         return others[int(self._random.integers(len(others)))]
+
+
+def estimates(study: optuna.Study, space: Mapping[str, BaseDistribution]) -> list[tuple[Mapping[str, Any], float]]:
+    """Points of the study's trials and their objectives, of stopped ones as estimated (`Measured.estimate`)."""
+    told = [
+        (trial.params, trial.value if trial.state == TrialState.COMPLETE else trial.user_attrs.get("estimate"))
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    ]
+    return [(point, value) for point, value in told if value is not None and value > 0 and space.keys() <= point.keys()]
 
 
 def _best(study: optuna.Study) -> FrozenTrial | None:

@@ -8,6 +8,10 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from reproducer.spec import Count, Listed, NonEmpty, Ratio, Section, Text, mistake
 
+OFFERED = 32  # passages: each is in many trials, so that what it is worth shows
+
+START = 10  # random trials at the most
+
 Sampler = Literal["local", "tpe", "random", "gp", "cmaes"]
 Coding = Literal["indices", "ordered", "features"]
 
@@ -51,7 +55,10 @@ class SearchSettings(Section):
         encoding: how parameters stand for samples (`reproducer.search.encoding`).
         stop: let trials race: measured on more and more of the search texts, hopeless ones are given up.
         start: of `local` alone: trials at the head, baselines among them, before it changes the best of them; those
-            that are no baselines are drawn at random. By default a quarter of `trials`.
+            that are no baselines are drawn at random. By default a quarter of `trials`, ten at most.
+        offered: passages that samples are chosen from, evenly spread over the pool, beside the baselines' draw; 0 is
+            the whole pool. They are the same for all seeds and cuts of the same layers, so that their statistics are
+            taken once for all searches.
         texts: data sets whose mean perplexity is the objective; None: those that the report measures on.
         split: of the texts: one that the report does not measure on, or the report's own.
         windows: of each text, taken from its head.
@@ -70,6 +77,7 @@ class SearchSettings(Section):
     encoding: Coding = _decided()
     stop: bool = _decided()
     start: Annotated[int, Field(ge=0)] = _decided()
+    offered: Annotated[int, Field(ge=0)] = _decided()
     texts: NonEmpty[Text] | None = None
     split: Literal["search", "report"] = "search"
     windows: Count = 64
@@ -79,7 +87,7 @@ class SearchSettings(Section):
     workers: Count = 1
     transfer: TransferSpec | None = None
 
-    @field_validator("sampler", "encoding", "stop", "start", mode="before")
+    @field_validator("sampler", "encoding", "stop", "start", "offered", mode="before")
     @classmethod
     def _resolved(cls, value: Any, info: ValidationInfo) -> Any:
         if value is not None:
@@ -91,7 +99,9 @@ class SearchSettings(Section):
             return "indices" if paper or sampler == "local" else "ordered"
         if info.field_name == "stop":
             return not paper and sampler in ("local", "tpe", "random")
-        return info.data.get("trials", 0) // 4 if sampler == "local" else 0
+        if info.field_name == "offered":
+            return OFFERED if sampler == "local" else 0
+        return min(info.data.get("trials", 0) // 4, START) if sampler == "local" else 0
 
     @field_validator("stop")
     @classmethod

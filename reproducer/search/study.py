@@ -13,7 +13,7 @@ import math
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
@@ -25,7 +25,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from reproducer.errors import UserError
 from reproducer.methods.registry import METHODS, Method
 from reproducer.methods.space import Space
-from reproducer.search.encoding import Given, Progress, encode
+from reproducer.search.encoding import Given, Indices, Progress, encode
 from reproducer.search.objective import Objective
 from reproducer.search.record import FILE, Baseline, Best, Costs, Record, Sample, State, Trial, write
 from reproducer.search.settings import SearchSettings
@@ -105,6 +105,12 @@ def search(
     phases = _phases(joint, list(baselines), settings, one_by_one)
     inside = [name for name, _ in phases[0].points]
     beside = [one for name, one in baselines.items() if name not in inside]
+    if isinstance(encoding, Indices) and settings.offered:
+        shown: Callable[[int, int], None] = lambda done, total: progress(done, total, "passages")  # noqa: E731
+        again = bool(studies[0].user_attrs.get("prepared"))
+        with nullcontext() if again else _preparation(studies[0], objective):
+            objective.prepare(encoding.passages, shown)
+        studies[0].set_user_attr("prepared", True)
     with _preparation(studies[0], objective):  # at once, what several trials need of the same samples
         known = _known(directory)
         outstanding = len(finished(studies[0])) < len(inside) or any(one.name not in known for one in beside)

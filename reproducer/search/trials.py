@@ -185,6 +185,7 @@ class Worker:
             return None
         if measured.stopped:
             trial.set_user_attr("stopped", True)
+            trial.set_user_attr("estimate", measured.estimate)
             trial.report(measured.value, step=len(measured.losses))
             return None
         if best is None or best.value is None or measured.value < best.value:

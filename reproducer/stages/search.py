@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Shares of what a search without memory would do, as they were seen in searches with the local sampler.
 SEEN_AGAIN = 0.6  # of passages that are new in a trial
-SEEN_WHOLE = 0.75  # of texts that trials run through where hopeless ones stop
+SEEN_WHOLE = 0.4  # of texts that trials run through where hopeless ones stop
 # What plays no part in the result, or stands in a field of its own.
 ELSEWHERE = {"texts", "space", "baselines", "transfer"}
 
@@ -40,7 +40,7 @@ class Search(OnModel):
     """
 
     kind: ClassVar[str] = "search"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     resumable: ClassVar[bool] = True
 
     method: str
@@ -129,6 +129,8 @@ class Search(OnModel):
         draws = 1 if settings.data in ("random", "score") else settings.trials
         again = (0.5 if settings.order == "sequential" else 1) * (SEEN_AGAIN if settings.sampler == "local" else 1)
         passages = max(1, draws * again) * samples
+        if settings.offered and settings.data != "random":
+            passages = min(passages, settings.offered + samples)
         evaluated = settings.trials * (SEEN_WHOLE if settings.stop else 1) + len(self.baselines)
         evaluated += settings.scored if settings.data == "score" else 0
         collected = partial(model.collected, length=length, first=first, below=False, activations=ACTIVATION_BYTES)

@@ -50,6 +50,9 @@ class Objective:
     def expect(self, needs):
         pass
 
+    def prepare(self, passages, progress):
+        self.sample_tokens += len(passages)
+
     def statistics(self, samples, needs):
         return {}
 
@@ -67,9 +70,9 @@ class Objective:
         value = self.bowl(*json.loads(plan.text))
         if against is not None and value > against[0] + self.hopeless:
             self.stopped += 1
-            return Measured(value - 0.5, [value], True)
+            return Measured(value - 0.5, [value], True, value)
         self.text_tokens += 1
-        return Measured(value, [value])
+        return Measured(value, [value], False, value)
 
     def value(self, plan):
         return self.measure(plan).value
@@ -99,12 +102,14 @@ def build_mortal():
     return Objective(killed_at=2)
 
 
-BASE = {"trials": 14, "encoding": "indices", "stop": False}
+BASE = {"trials": 14, "encoding": "indices", "stop": False, "offered": 0}
+MIXTURES = [0.0, 1e5, 1e6, 1e7, "only"]  # so that the space holds all baselines but magnitude
 DRAW = (1, 5, 9)
 
 
 def run(objective, directory, *, space=None, method=adapruner, seed=3, engine=None, build=None, **keys):
     """A search with `BASE` and these settings."""
-    space, settings = space or method.space(), SearchSettings(**{**BASE, **keys})
+    whole = {"fine_second": MIXTURES} if method is adapruner else {}
+    space, settings = space or method.space(**whole), SearchSettings(**{**BASE, **keys})
     options = {"seed": seed, "text": lambda index: f"passage {index}", "engine": engine, "build": build}
     return search(objective, method, space, settings, DRAW, directory, **options)

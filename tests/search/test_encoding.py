@@ -47,7 +47,8 @@ def held(space):
 @pytest.mark.parametrize(
     ("metric", "expected"),
     [
-        ({}, {"vector", "llm-pruner-e1", "llm-pruner-e2"}),
+        ({}, {"vector", "llm-pruner-e2"}),
+        ({"fine_second": [0.0, "only"]}, {"vector", "llm-pruner-e1", "llm-pruner-e2"}),
         ({"coarse_second": [0.0], "fine_second": [0.0]}, {"vector", "llm-pruner-e1"}),
         ({"coarse_second": ["only"], "fine_second": ["only"]}, {"llm-pruner-e2"}),
         ({"taylor": "first"}, {"llm-pruner-e1"}),  # w/o I1
@@ -92,8 +93,9 @@ def test_a_space_that_offers_nothing_is_refused():
 def test_what_trials_need_is_known_from_the_choices():
     from reproducer.pruning.statistics import Element, First, Second
 
-    factors = {Element(factor) for factor in (0.0, 1e5, 1e6, 1e7)}
-    assert needs(adapruner, AdaPrunerSpace()) == {First(), Second(), *factors}
+    assert needs(adapruner, AdaPrunerSpace()) == {First(), Second()}, "no pass for a candidate's own statistics"
+    factors = [0.0, 1e5]
+    assert needs(adapruner, AdaPrunerSpace(fine_second=factors)) == {First(), Second(), *map(Element, factors)}
     assert needs(adapruner, AdaPrunerSpace(taylor="second")) == {Second()}
 
 
@@ -176,10 +178,26 @@ def test_features_are_found_once(tmp_path, data):
 @pytest.mark.parametrize("encoding", ["ordered", "features"])
 def test_of_a_large_pool_passages_all_over_it_are_offered_and_the_baselines_draw(tmp_path, monkeypatch, encoding):
     monkeypatch.setattr(encoding_module, "FEATURED", 10)
-    found = encoded(tmp_path, Objective(pool=range(1000)), encoding=encoding)
+    found = encoded(tmp_path, Objective(pool=range(1000)), encoding=encoding, offered=0)
     offered = sorted(found.parts[0] if encoding == "ordered" else found.groups[0][0])
     assert len(offered) == 13 and {1, 5, 9} <= set(offered)
     assert torch.tensor(offered[3:]).diff().tolist() == [100] * 9
+
+
+@pytest.mark.parametrize(("data", "parts"), [("search", 1), ("ten-spaces", 3)])
+def test_of_a_large_pool_the_local_sampler_is_offered_few(tmp_path, data, parts):
+    found = encoded(tmp_path, Objective(pool=range(1000)), offered=10, data=data)
+    assert found.passages == sorted({1, 5, 9, *range(50, 1000, 100)}) and len(set(found.parts)) == parts
+    if parts == 1:
+        assert found.suggest(FixedTrial(found.embed(DRAW))) == DRAW
+    other = encoded(tmp_path, Objective(pool=range(1000)), draw=(7, 8, 11), offered=10, data=data)
+    assert set(range(50, 1000, 100)) <= set(other.passages), "the same for another seed, but for its draw"
+
+
+@pytest.mark.parametrize(("mode", "sampler"), [("paper", None), ("default", "tpe")])
+def test_other_searches_are_offered_the_whole_pool(tmp_path, mode, sampler):
+    found = encoded(tmp_path, Objective(pool=range(1000)), mode=mode, sampler=sampler, encoding="indices")
+    assert found.passages == list(range(1000))
 
 
 @pytest.mark.parametrize("data", ["random", "search"])

@@ -10,7 +10,7 @@ import sys
 import optuna
 import pytest
 from pydantic import ValidationError
-from search_objective import DRAW, Objective, run
+from search_objective import DRAW, MIXTURES, Objective, run
 
 from reproducer.errors import UserError
 from reproducer.methods.adapruner import AdaPrunerSpace
@@ -39,7 +39,7 @@ def beside(directory):
 
 
 WAYS = [
-    {"sampler": sampler, "mode": mode, "encoding": None, "stop": None}
+    {"sampler": sampler, "mode": mode, "encoding": None, "stop": None, "offered": None}
     for sampler in ("local", "tpe", "random")
     for mode in ("default", "paper")[: 2 if sampler == "tpe" else 1]
 ]
@@ -70,7 +70,8 @@ def test_a_search_interrupted_twice_makes_the_trials_of_an_unbroken_one(tmp_path
     assert failed == 2 or (failed == 1 and len(beside(broken)) > 1)  # the first died with a baseline
     spent, least = spent.costs, least.costs
     assert (spent.trials, spent.stopped) == (least.trials, least.stopped) and spent.seconds > 0
-    assert least.sample_tokens == 3 * (trials + len(beside(whole)))
+    prepared = 20 if way.get("sampler") == "local" else 0  # all passages, once, however often the search begins anew
+    assert least.sample_tokens == prepared + 3 * (trials + len(beside(whole)))
     assert spent.sample_tokens == least.sample_tokens + 3 * (2 - failed)  # trials that died are not counted
 
 
@@ -204,7 +205,7 @@ def test_a_point_that_means_nothing_is_void_and_costs_nothing(tmp_path):
             return parameters["alpha1"] > 0.5
 
     objective = Objective()
-    record = run(objective, tmp_path, space=Half(), sampler="random")
+    record = run(objective, tmp_path, space=Half(fine_second=MIXTURES), sampler="random")
     void = [trial for trial in record.trials if trial.params["alpha1"] > 0.5]
     assert void and all(trial.state == "void" for trial in void)
     assert objective.evaluated == 14 + 1 - len(void)
@@ -292,7 +293,7 @@ def test_a_local_search_looks_around_at_random_first(tmp_path):
 
 
 def test_how_long_it_looks_around():
-    assert SearchSettings(trials=60).start == 15
+    assert SearchSettings(trials=20).start == 5 and SearchSettings(trials=60).start == 10
     assert SearchSettings(trials=60, start=0).start == 0
     assert SearchSettings(trials=60, sampler="tpe").start == 0
     with pytest.raises(ValidationError, match="local"):
