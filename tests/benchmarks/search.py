@@ -8,12 +8,17 @@
 Both searches start from the same pool and measure on the same texts; a round is one seed. Each part runs in a process
 of its own, in turns. Seconds are those of the work, with the model loaded; memory is the peak of the process. With
 fewer than 150 trials in paper mode its seconds are extrapolated, and its objective is that of the trials that ran.
+
+The default mode's model says what it expects of every candidate before that is measured. How far the two agree is told
+by Spearman's correlation of their differences from the best candidate so far, over the candidates of all rounds, with
+the interval of Bonett and Wright (2000).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -80,13 +85,16 @@ def textbook(model: Any, pool: Any, seed: int) -> None:
     model.zero_grad()
 
 
-def run_search(model: Any, pool: Any, texts: dict[str, Any], mode: str, trials: int, seed: int) -> Any:
-    """A search; returns its record."""
+def run_search(
+    model: Any, pool: Any, texts: dict[str, Any], mode: str, trials: int, seed: int
+) -> tuple[Any, list[tuple[float, float]]]:
+    """A search; returns its record, and what its model expected of candidates beside what they were."""
     from reproducer.methods.registry import METHODS
     from reproducer.pruning.allocation import Allocation
     from reproducer.search.objective import Objective
     from reproducer.search.settings import SearchSettings
     from reproducer.search.study import search
+    from reproducer.search.trials import open_study
 
     method = METHODS.get("adapruner")
     assert method.space is not None
@@ -103,7 +111,41 @@ def run_search(model: Any, pool: Any, texts: dict[str, Any], mode: str, trials: 
             Path(folder),
             seed=seed,
         )
-    return record
+        return record, foreseen(open_study(Path(folder), "joint"), settings)
+
+
+def foreseen(study: Any, settings: Any) -> list[tuple[float, float]]:
+    """Of every candidate that a model chose, what it was expected to be and what it was, as differences of the
+    objective's logarithm from the best candidate's before it."""
+    import numpy as np
+    from optuna.trial import TrialState
+
+    from reproducer.search.surrogate import features, predict
+
+    if settings.sampler != "local":
+        return []
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    whole = [trial.state == TrialState.COMPLETE for trial in trials]
+    told = [
+        trial.value if complete else trial.user_attrs["estimate"] for trial, complete in zip(trials, whole, strict=True)
+    ]
+    values = np.log(told)
+    found = []
+    for place in range(settings.start, len(trials)):
+        rows = features([trial.params for trial in trials[: place + 1]], trials[0].distributions, alike=True)
+        expected = float(predict(rows[:-1], values[:place], rows[-1:])[0])
+        best = values[:place][whole[:place]].min()
+        found.append((expected - best, float(values[place] - best)))
+    return found
+
+
+def agreement(pairs: list[tuple[float, float]]) -> tuple[float, float, float]:
+    """Spearman's correlation and its interval at 95 %."""
+    from scipy.stats import spearmanr
+
+    found = float(spearmanr(*zip(*pairs, strict=True)).statistic)
+    error = math.sqrt((1 + found**2 / 2) / (len(pairs) - 3))
+    return found, math.tanh(math.atanh(found) - 1.96 * error), math.tanh(math.atanh(found) + 1.96 * error)
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
@@ -111,12 +153,14 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     import resource
 
     model, pool, texts = load(given)
-    began, record = time.perf_counter(), None
+    record: Any = None
+    pairs: list[tuple[float, float]] = []
+    began = time.perf_counter()
     if given.part == "textbook":
         textbook(model, pool, given.seed)
     else:
         trials = given.paper_trials if given.part == "paper" else given.trials
-        record = run_search(model, pool, texts, given.part, trials, given.seed)
+        record, pairs = run_search(model, pool, texts, given.part, trials, given.seed)
     seconds = time.perf_counter() - began
     if given.part == "paper" and record is not None:  # what it takes before the first trial it takes once
         seconds += record.costs.seconds * (PAPER_TRIALS / given.paper_trials - 1)
@@ -125,6 +169,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "seed": given.seed,
         "seconds": seconds,
         "objective": record.best.value if record is not None else None,
+        "expected and found": pairs,
         "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
@@ -162,7 +207,8 @@ def main() -> None:
     for seed in range(given.rounds):
         for part in PARTS:
             found[part].append(apart(given, part, seed))
-            print(f"round {seed + 1}: {found[part][-1]}", flush=True)
+            told = {name: value for name, value in found[part][-1].items() if name != "expected and found"}
+            print(f"round {seed + 1}: {told}", flush=True)
     base = [one["seconds"] for one in found["textbook"]]
     rows = []
     for part, ones in found.items():
@@ -178,6 +224,9 @@ def main() -> None:
     )
     count = len(given.texts) * given.windows
     print(f"default: {given.trials} trials; samples from {given.calibration}, {count} windows of {LENGTH} tokens")
+    pairs = [pair for one in found["default"] for pair in one["expected and found"]]
+    correlation, low, high = agreement(pairs)
+    print(f"what the model expected of {len(pairs)} candidates: correlation {correlation:.2f} [{low:.2f}, {high:.2f}]")
 
 
 if __name__ == "__main__":
