@@ -127,7 +127,7 @@ class Objective:
 
     def prepare(self, passages: Sequence[int], progress: Callable[[int, int], None]) -> None:
         """Collect what is kept passage by passage of these; `progress` is told how many are done, and of how many."""
-        for done, passage in enumerate(passages):
+        for done, passage in enumerate(passages if self._passages.watched else ()):
             progress(done, len(passages))
             self._passages.mean([passage], self._passages.watched, self._apart)
 

@@ -261,6 +261,12 @@ def test_what_is_prepared_is_collected_once_and_what_mixes_orders_takes_one_pass
             assert torch.equal(mixed[index][name][Element(1e5)], apart[1][index][name][Element(1e5)])
 
 
+def test_nothing_is_prepared_for_what_takes_no_samples(model, data):
+    objective = Objective(model, *data, LAYERS, Allocation(ratio=0.2, heads="pooled"))
+    objective.prepare([1, 2, 5], lambda done, total: None)
+    assert objective.sample_tokens == 0
+
+
 # A race.
 
 
