@@ -65,8 +65,10 @@ class Progress:
         with self._lock:
             if stage.key in self._pending:
                 one = self.running.setdefault(stage.key, _Running(stage, self.clock()))
-                one.fraction = min(max(done / total, 0.0), 1.0) if total > 0 else 0.0
-                one.text = text
+                fraction = min(max(done / total, 0.0), 1.0) if total > 0 else 0.0
+                if fraction < one.fraction / 2:  # another part of its work, with a speed of its own
+                    one.first = None
+                one.fraction, one.text = fraction, text
                 one.first = one.first or (self.clock(), one.fraction)
                 self.tick()
 

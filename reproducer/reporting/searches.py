@@ -108,6 +108,21 @@ def trials_until(curve: Sequence[float], limit: float) -> int | None:
     return next((count for count, value in enumerate(curve, start=1) if value <= limit), None)
 
 
+def trial_seconds(search: Search) -> float:
+    """Of all its trials, the baselines' and the stopped ones among them; what was prepared before them is left out."""
+    return sum(trial.seconds or 0.0 for trial in search.trials)
+
+
+def best_within(search: Search, seconds: float) -> float:
+    """The least value of the search's own that its trials had found after so many seconds; infinite without one."""
+    spent, best = 0.0, float("inf")
+    for trial in sorted(search.trials, key=lambda trial: trial.number):
+        spent += trial.seconds or 0.0
+        if spent <= seconds * (1 + 1e-9) and trial.value is not None and not trial.baseline:
+            best = min(best, trial.value)
+    return best
+
+
 def settled(search: Search) -> int | None:
     """After how many trials the best so far of its own is within `NEAR` of the final one."""
     curve = best_so_far(search)
@@ -123,12 +138,22 @@ class Histories:
     structure_ratio: float | None
     by_label: dict[str, dict[int, Search]]
 
+    @property
+    def seconds(self) -> float | None:
+        """What the trials of the quickest of these searches took; None where one does not tell, or had several workers,
+        whose trials ran side by side."""
+        every = [search for searches in self.by_label.values() for search in searches.values()]
+        if any(search.settings.get("workers", 1) > 1 for search in every):
+            return None
+        return min(trial_seconds(search) for search in every) or None
+
     def lines(self) -> list[dict[str, Any]]:
         """A line a label and seed and, after several seeds, their mean.
 
-        Each has `label`, `seed` (None: the mean), `best` (of the mean also `half`, of its interval over seeds), `own`
-        and `common`: the trials until within `NEAR` of its own final best, and of the best of all searches of its seed
-        (None: never); of the mean, over the seeds that got there, which `own_seeds` and `common_seeds` count.
+        Each has `label`, `seed` (None: the mean), `best` (of the mean also `half`, of its interval over seeds),
+        `within`, the best after `seconds` (None where there is none), `own` and `common`: the trials until within
+        `NEAR` of its own final best, and of the best of all searches of its seed (None: never); of the mean, over the
+        seeds that got there, which `own_seeds` and `common_seeds` count.
         """
         curves = {
             label: {seed: best_so_far(search) for seed, search in sorted(searches.items())}
@@ -139,10 +164,13 @@ class Histories:
             for seed, curve in by_seed.items():
                 least[seed] = min(curve[-1], least.get(seed, float("inf")))
         found: list[dict[str, Any]] = []
+        seconds = self.seconds
         for label, by_seed in curves.items():
             for seed, curve in by_seed.items():
                 own, common = (trials_until(curve, (1 + NEAR) * best) for best in (curve[-1], least[seed]))
-                found.append({"label": label, "seed": seed, "best": curve[-1], "own": own, "common": common})
+                within = None if seconds is None else best_within(self.by_label[label][seed], seconds)
+                line = {"label": label, "seed": seed, "best": curve[-1], "within": within}
+                found.append({**line, "own": own, "common": common})
             if len(by_seed) > 1:
                 lines = found[-len(by_seed) :]
                 known = estimate([line["best"] for line in lines])
@@ -152,6 +180,7 @@ class Histories:
                     "seed": None,
                     "best": known.mean,
                     "half": known.half,
+                    "within": None if seconds is None else fmean(line["within"] for line in lines),
                     "seeds": len(lines),
                 }
                 for name in ("own", "common"):

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from urllib.parse import quote
 
 import optuna
@@ -47,6 +48,8 @@ JOINT, SAMPLES, PARAMETERS = "joint", "samples", "parameters"
 BESIDE = "baselines.json"  # objectives of baselines beside the space, null where not finite
 TOKENS = ("sample_tokens", "text_tokens", "forward_tokens", "backward_tokens")
 LEAST_TRIALS = 10  # complete ones, below which importances say nothing
+SAMPLE_TOKEN = 4  # tokens of a text that cost as much as one of a sample: a backward pass and reductions beside
+FEW = 3  # trials that are not enough to go by
 TOP_TRIALS = 5  # that the importance of being among them is estimated from, at least
 
 Values = dict[str, float | None]
@@ -121,8 +124,7 @@ def search(
         values = _score(objective, beside, draw, seed, directory)
 
     def tell() -> None:
-        done = sum(len(finished(study)) for study in studies)
-        progress(done, sum(phase.trials for phase in phases), _standing(studies, values))
+        progress(*_effort(studies, sum(phase.trials for phase in phases), settings.start), _standing(studies, values))
 
     for place, (study, phase) in enumerate(zip(studies, phases, strict=True)):
         if place:  # behind the samples, the parameters: with the best samples so far
@@ -186,6 +188,20 @@ def _preparation(study: optuna.Study, objective: Objective, earlier: dict[str, f
         spent = {name: before[name] + tokens - earlier[name] for name, tokens in objective.spent().items()}
         if spent != before:
             study.set_user_attr("preparation", spent)
+
+
+def _effort(studies: Sequence[optuna.Study], trials: int, start: int) -> tuple[float, float]:
+    """What the trials have done, and what they will have done in the end, in tokens of texts.
+
+    Trials differ: random ones, and baselines, are measured on more of the texts than most of those that follow. So what
+    is still to come counts as the trials behind the `start` did, or as all, while there are few of these.
+    """
+    told = [trial.user_attrs for study in studies for trial in finished(study)]
+    done = [SAMPLE_TOKEN * of.get("sample_tokens", 0) + of.get("text_tokens", 0) for of in told]
+    if not sum(done):
+        return float(len(done)), float(trials)
+    later = [tokens for tokens, of in zip(done, told, strict=True) if of.get("ordinal", 0) >= start]
+    return sum(done), sum(done) + max(trials - len(done), 0) * fmean(later if len(later) >= FEW else done)
 
 
 def _standing(studies: Sequence[optuna.Study], values: Values) -> str:

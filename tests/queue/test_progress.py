@@ -92,6 +92,22 @@ def test_time_left_of_a_running_stage_is_by_its_own_speed(clock):
     assert display.time_left() == (0.0, True)
 
 
+def test_another_part_of_a_stage_has_a_speed_of_its_own(clock):
+    display = Progress(clock=clock)
+    [one] = stages(1)
+    display.begin([one], cached=0, typical={})
+    display.start(one)
+    for done in range(41):
+        display.update(one, done, 42)
+        clock.now += 1
+    display.update(one, 0, 10)
+    clock.now += 30
+    display.update(one, 1, 10)
+    assert display.time_left() == (pytest.approx(270.0), True)
+    display.update(one, 1, 11)  # a total that is estimated anew is no other part
+    assert display.time_left() == (pytest.approx(300.0), True)
+
+
 def test_time_left_of_waiting_stages_is_by_their_kind(clock):
     display = Progress(clock=clock)
     searches, prunes = stages(3), stages(2, "prune")

@@ -107,9 +107,18 @@ MIXTURES = [0.0, 1e5, 1e6, 1e7, "only"]  # so that the space holds all baselines
 DRAW = (1, 5, 9)
 
 
-def run(objective, directory, *, space=None, method=adapruner, seed=3, engine=None, build=None, **keys):
+def run(
+    objective, directory, *, space=None, method=adapruner, seed=3, engine=None, build=None,
+    progress=lambda done, total, text: None, **keys,
+):  # fmt: skip
     """A search with `BASE` and these settings."""
     whole = {"fine_second": MIXTURES} if method is adapruner else {}
     space, settings = space or method.space(**whole), SearchSettings(**{**BASE, **keys})
-    options = {"seed": seed, "text": lambda index: f"passage {index}", "engine": engine, "build": build}
+    options = {
+        "seed": seed,
+        "text": lambda index: f"passage {index}",
+        "engine": engine,
+        "build": build,
+        "progress": progress,
+    }
     return search(objective, method, space, settings, DRAW, directory, **options)

@@ -292,6 +292,20 @@ def test_a_local_search_looks_around_at_random_first(tmp_path):
     assert changed(trials["8"][5], trials["8"][:5]) > 4
 
 
+@pytest.mark.parametrize("way", [{"stop": True}, {"stop": False}, {"mode": "paper", "sampler": None, "encoding": None}])
+def test_how_far_a_search_is_goes_by_what_its_trials_take(tmp_path, way):
+    told = []
+    keys = {"trials": 60, "offered": None, "stop": None, **way}
+    record = run(Objective(), tmp_path, progress=lambda done, total, text: told.append((done, total, text)), **keys)
+    trials = [(done, total) for done, total, text in told if text != "passages"]
+    done, total = zip(*trials, strict=True)
+    assert list(done) == sorted(done) and done[-1] == total[-1] > 0
+    # Behind the first trials, what is left is known to a fifth.
+    for before, whole in trials[15:-10]:
+        assert whole - before == pytest.approx(done[-1] - before, rel=0.2)
+    assert record.costs.trials == 60
+
+
 def test_how_long_it_looks_around():
     assert SearchSettings(trials=20).start == 5 and SearchSettings(trials=60).start == 10
     assert SearchSettings(trials=60, start=0).start == 0
