@@ -15,7 +15,7 @@ from jinja2.lexer import Token, TokenStream
 from jinja2.runtime import Context
 
 from reproducer.reporting import cost, filters, gguf, numbers, searches, significance
-from reproducer.reporting.correlations import correlations
+from reproducer.reporting.correlations import FEWEST, correlations
 from reproducer.reporting.escape import (
     Raw,
     escape_html,
@@ -104,7 +104,7 @@ def environment(form: Format) -> Environment:
     made.filters |= {"measuring": measuring}
     made.globals |= {name: getattr(searches, name) for name in ("NEAR", "PARAMETERS_7B", "FORWARD", "FORWARD_BACKWARD")}
     made.globals |= {"SPEED": searches.SPEED, "LEVEL": significance.LEVEL, "CONFIDENCE": CONFIDENCE}
-    made.globals |= {"ENDS": filters.ENDS, "Table": Table}
+    made.globals |= {"ENDS": filters.ENDS, "FEWEST": FEWEST, "Table": Table}
     made.globals |= {
         name: macro for name, macro in vars(made.get_template(form.macros).module).items() if name[0] != "_"
     }
