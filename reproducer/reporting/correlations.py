@@ -59,13 +59,15 @@ def correlations(results: Results) -> list[Correlation]:
             pairs = [(row, value) for row, value in zip(known, values, strict=True) if value is not None]
             points = _by_method(pairs)
             if len(points) >= FEWEST and all(len(set(side)) > 1 for side in zip(*points, strict=True)):
-                place = {name: block[0][name] for name in CUT}
                 rho = spearman(points)
                 low, high = interval(rho, len(points))
-                counts = {"rows": len(pairs), "methods": len(points)}
+                place = {name: block[0][name] for name in CUT}
                 found.append(
-                    Correlation(**place, **counts, measure=measure, helpful=helpful, rho=rho, low=low, high=high)
-                )
+                    Correlation(
+                        **place, measure=measure, helpful=helpful, rows=len(pairs), methods=len(points), rho=rho,
+                        low=low, high=high,
+                    )
+                )  # fmt: skip
     return found
 
 

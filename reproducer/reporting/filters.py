@@ -19,7 +19,6 @@ from reproducer.reporting.tables import Cell, best
 from reproducer.reporting.verdicts import Verdict
 from reproducer.stages.results import Column, Order, PaperCell, PaperComparison, Results, Row, Search
 
-ENDS = 10  # steps at the beginning and at the end of a recovery that are averaged, or a third of all
 FEW = 12  # verdicts that the first screen has room for
 WIDTH = 100  # characters of a line on a terminal
 OUTCOMES = ("supported", "contradicted", "inconclusive", "not tested")
@@ -124,11 +123,6 @@ def block_cells(
             if column.key in marked:
                 of_line[place] = replace(of_line[place], text=f"{of_line[place].text}*")
     return found
-
-
-def ends(steps: int) -> int:
-    """How many steps at either end are averaged: never so many that the two ends meet, but for a single step."""
-    return max(1, min(ENDS, steps // 3))
 
 
 def beginning(text: str, limit: int = 110) -> str:
@@ -243,7 +237,6 @@ FILTERS = {
         objective_cell,
         command,
         block_cells,
-        ends,
         beginning,
         lines_of,
         prompts,

@@ -10,6 +10,7 @@ from pathlib import Path
 from reproducer.paper import method, paper
 from reproducer.reporting import comparison, figures, gguf, majority, significance, speed
 from reproducer.reporting.formats import FORMATS, TERMINAL, Format, environment
+from reproducer.reporting.recoveries import recovered
 from reproducer.reporting.rows import blocks, lines
 from reproducer.reporting.tables import Table, tabular
 from reproducer.reporting.verdicts import Deviation, Verdict, deviations, verdicts
@@ -115,6 +116,7 @@ def page(told: Article, form: Format, template: str = "report.j2") -> Page:
         "tests": significance.paired_tests(results),
         "verdicts": told.verdicts,
         "deviations": told.deviations,
+        "recovered": recovered(results),
         "drawn": told.drawn,
         "key_figure": _key_figure(told),
         "timed": speed.times(results),
