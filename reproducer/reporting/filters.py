@@ -165,17 +165,6 @@ def distinct_searches(found: Sequence[Search]) -> list[Search]:
     return list(first.values())
 
 
-def transfers(spec: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The methods of a spec that use what was searched elsewhere, and where that was."""
-    given = (spec.get("search") or {}).get("transfer")
-    found = []
-    for entry in spec.get("methods") or []:
-        own = (entry.get("search") or {}).get("transfer", given)
-        if own:
-            found.append((entry.get("label") or entry["name"], own))
-    return found
-
-
 def by_cut(found: Sequence[Any]) -> list[list[Any]]:
     """Things with a model, a cut and a recovery together that share them, in the order of their first."""
     groups: dict[Any, list[Any]] = {}
@@ -243,7 +232,6 @@ FILTERS = {
         search_budgets,
         best_candidates,
         distinct_searches,
-        transfers,
         by_cut,
         difference,
         tau,

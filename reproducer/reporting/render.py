@@ -13,6 +13,7 @@ from reproducer.reporting.formats import FORMATS, TERMINAL, Format, environment
 from reproducer.reporting.recoveries import recovered
 from reproducer.reporting.rows import blocks, lines
 from reproducer.reporting.tables import Table, tabular
+from reproducer.reporting.transfers import transfers
 from reproducer.reporting.verdicts import Deviation, Verdict, deviations, verdicts
 from reproducer.stages.results import Column, Results, Row
 
@@ -117,6 +118,7 @@ def page(told: Article, form: Format, template: str = "report.j2") -> Page:
         "verdicts": told.verdicts,
         "deviations": told.deviations,
         "recovered": recovered(results),
+        "carried_over": transfers(results),
         "drawn": told.drawn,
         "key_figure": _key_figure(told),
         "timed": speed.times(results),
@@ -130,6 +132,7 @@ def page(told: Article, form: Format, template: str = "report.j2") -> Page:
         "labels": {column.key: column.label for column in [*columns, *margins]},
         "recovery_labels": {row.recovery: row.recovery_label for row in results.rows},
         "paper_method": method(),
+        "paper_models": paper().conditions.models,
     }
     text = environment(form).get_template(template).render(content)
     return Page(squeezed(text), found)
