@@ -14,6 +14,7 @@ from jinja2.ext import Extension
 from jinja2.lexer import Token, TokenStream
 from jinja2.runtime import Context
 
+from reproducer.paper import costs
 from reproducer.reporting import cost, filters, gguf, numbers, recoveries, searches, significance
 from reproducer.reporting.correlations import FEWEST, correlations
 from reproducer.reporting.escape import (
@@ -97,14 +98,20 @@ def environment(form: Format) -> Environment:
         for function in (
             searches.rival, searches.searches_metric, searches.gap, searches.states, searches.settled,
             searches.candidates, searches.importances, searches.flop_7b, searches.histories, searches.against_random,
-            cost.controls, cost.seen_columns, cost.unseen_columns, cost.sights, cost.uneven, correlations, gguf.spread,
+            cost.controls, cost.seen_columns, cost.unseen_columns, cost.sights, cost.uneven, cost.whole_costs,
+            cost.seconds_7b, correlations, gguf.spread,
             recoveries.ends,
         )
     }  # fmt: skip
     made.filters |= {"mean": fmean, "median": median, "verbatim": Raw, "with_interval": numbers.with_interval}
     made.filters |= {"measuring": measuring}
     made.globals |= {name: getattr(searches, name) for name in ("NEAR", "PARAMETERS_7B", "FORWARD", "FORWARD_BACKWARD")}
-    made.globals |= {"SPEED": searches.SPEED, "LEVEL": significance.LEVEL, "CONFIDENCE": CONFIDENCE}
+    made.globals |= {
+        "paper_costs": costs(),
+        "SPEED": searches.SPEED,
+        "LEVEL": significance.LEVEL,
+        "CONFIDENCE": CONFIDENCE,
+    }
     made.globals |= {"ENDS": recoveries.ENDS, "MOST": recoveries.MOST, "FEWEST": FEWEST, "Table": Table}
     made.globals |= {
         name: macro for name, macro in vars(made.get_template(form.macros).module).items() if name[0] != "_"
