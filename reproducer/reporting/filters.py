@@ -72,10 +72,17 @@ def outcomes(found: Sequence[Verdict]) -> list[tuple[str, list[tuple[int, Verdic
     return [(outcome, members) for outcome, members in groups if members]
 
 
-def few(found: Sequence[Verdict]) -> list[Verdict]:
-    """Those of the first screen: all or, where they are many, the abstract's and those that are decided."""
-    first = [one for one in found if one.headline or one.outcome in ("supported", "contradicted")]
-    return list(found) if len(found) <= FEW or not first else first
+def first_screen(found: Sequence[Verdict]) -> list[tuple[str, list[tuple[int, Verdict]]]]:
+    """The verdicts that the first screen has room for, with their numbers: the abstract's, then others by outcome.
+
+    All others or, where they are many, those that are decided.
+    """
+    numbered = [*enumerate(found, start=1)]
+    abstract = [one for one in numbered if one[1].headline]
+    decided = ("supported", "contradicted") if len(found) > FEW else OUTCOMES
+    others = [(of, [one for one in numbered if one[1].outcome == of and one not in abstract]) for of in decided]
+    groups = [("abstract", abstract), *others]
+    return [(name, members) for name, members in groups if members] or outcomes(found)
 
 
 def contents(body: str) -> list[tuple[Raw, Raw]]:
@@ -219,7 +226,7 @@ FILTERS = {
         slug,
         data_uri,
         outcomes,
-        few,
+        first_screen,
         contents,
         by_label,
         mean_cell,

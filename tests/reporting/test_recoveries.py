@@ -104,7 +104,7 @@ def test_rows_that_nothing_tells_apart_are_exploratory():
     assert block.exploratory
     text = markdown(run(same, recovery="lora", seeds=range(3), spread=0.02))
     assert "**exploratory**: no two of these rows are told apart" in section_of(text, SECTION)
-    assert "**Exploratory:** this run’s recovery tells no two of the rows of 20%, w/ LoRA apart" in text
+    assert "**Exploratory:** this run’s recovery tells no two rows apart of 20%, w/ LoRA" in text
     (block,) = recovered(run(RIGHT, recovery="lora", seeds=range(3)))
     assert not block.exploratory
 
