@@ -99,9 +99,13 @@ class WholeCost:
 
 
 def whole_costs(results: Results) -> list[WholeCost]:
-    """Of each method of a model and cut, its recoveries if it has any, else untuned; where times are known."""
+    """Of each method of a model and cut, its recoveries if it has any, else untuned; where times are known.
+
+    Of a document those of its first part, for which what the method takes is the argument.
+    """
     found = []
-    known = [line for line in lines(results.rows) if line["method"] != "dense" and "deciding_seconds" in line["mean"]]
+    rows = results.of_part(results.parts[0]).rows if results.parts else results.rows
+    known = [line for line in lines(rows) if line["method"] != "dense" and "deciding_seconds" in line["mean"]]
     tuned = {_method(line) for line in known if line["recovery"] != "none"}
     for line in known:
         if line["recovery"] != "none" or _method(line) not in tuned:
