@@ -33,6 +33,7 @@ from reproducer.reporting.axes import (
 )
 from reproducer.reporting.comparison import item_of
 from reproducer.reporting.cost import Point, fronts, mean_of
+from reproducer.reporting.filters import first_screen
 from reproducer.reporting.numbers import UNTUNED, cut, perplexity, plus_minus, tuning
 from reproducer.reporting.rows import Estimate, Line, blocks, lines, measuring
 from reproducer.reporting.searches import MANY, Histories, alike, best_so_far, histories
@@ -287,12 +288,14 @@ OUTCOMES = {"supported": BLUE, "contradicted": RED, "inconclusive": GREY, "not t
 def claims(verdicts: Sequence[Verdict]) -> Figure:
     """A claim with an effect a line: by how much its effect here, and the paper's, is beyond what the claim asks for.
 
-    Right of the line is what the paper claims, left of it the opposite; a panel a unit. Claims have the numbers that
-    the report gives them.
+    Right of the line is what the paper claims, left of it the opposite; a panel a unit. Of many claims those of the
+    first screen, where one of them has an effect. Claims have the numbers that the report gives them.
     """
     from matplotlib.ticker import MaxNLocator
 
-    tested = [(number, one) for number, one in enumerate(verdicts, start=1) if one.ours is not None]
+    whole = [(number, one) for number, one in enumerate(verdicts, start=1) if one.ours is not None]
+    first = {number for _, members in first_screen(verdicts) for number, _ in members}
+    tested = [(number, one) for number, one in whole if number in first] or whole
     units = list(dict.fromkeys(one.unit for _, one in tested))
     panels = [[one for _, one in tested if one.unit == unit] for unit in units]
     texts = [[wrapped(f"{number}. {one.text}", 58) for number, one in tested if one.unit == unit] for unit in units]

@@ -115,7 +115,7 @@ def environment(form: Format) -> Environment:
         "CONFIDENCE": CONFIDENCE,
     }
     made.globals |= {"ENDS": recoveries.ENDS, "MOST": recoveries.MOST, "FEWEST": FEWEST}
-    made.globals |= {"MANY": searches.MANY, "Table": Table}
+    made.globals |= {"MANY": searches.MANY, "FEW": filters.FEW, "Table": Table}
     made.globals |= {
         name: macro for name, macro in vars(made.get_template(form.macros).module).items() if name[0] != "_"
     }

@@ -54,6 +54,13 @@ def test_figures_of_a_document_are_of_its_first_spec(tmp_path):
     assert figures._labels(document()) == {row.label for row in document().rows} - {"Extra"}
 
 
+def test_of_many_claims_the_figure_has_those_of_the_first_screen():
+    many = [*fake.four_verdicts(), *[fake.told("inconclusive", reason="few seeds", text=f"No. {i}.") for i in range(9)]]
+    shown = [label.get_text() for ax in figures.claims(many).axes for label in ax.get_yticklabels()]
+    assert [label[:2] for label in shown] == ["1.", "2."], "the abstract's; the inconclusive ones stand below"
+    assert len([label for ax in figures.claims(many[4:]).axes for label in ax.get_yticklabels()]) == 9
+
+
 def test_of_many_searches_means_come_first_and_one_seed_is_drawn(tmp_path):
     seeds = MANY // 2 + 1
     results = document(seeds)
