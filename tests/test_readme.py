@@ -1,10 +1,22 @@
 """What the README shows is what the committed reports say."""
 
+import json
+import re
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from reproducer.stages.results import Results
+
 ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RENDERED = ["quickstart", "controls-small", "deploy-small"]
+
+
+@cache
+def results(name: str) -> Results:
+    return Results.model_validate_json((ROOT / "reports" / name / "results.json").read_bytes())
 
 
 def table(page: str) -> str:
@@ -17,17 +29,58 @@ def table(page: str) -> str:
 
 def test_its_table_is_the_quickstarts():
     found = table((ROOT / "reports/quickstart/report.md").read_text(encoding="utf-8"))
-    assert found.count("\n") == 7 and found in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert found.count("\n") == 7 and found in README
 
 
-@pytest.mark.parametrize("name", ["quickstart", "controls-small", "deploy-small"])
+def numbers(text: str) -> list[str]:
+    """All numbers of a text outside of names and addresses."""
+    text = re.sub(r"\]\([^)]*\)|SmolLM2-135M|`[^`]*`", " ", text)
+    return re.findall(r"\d+(?:\.\d+)*", text)
+
+
+def test_every_number_beside_the_table_is_a_reports():
+    """All of the section "A result" but its table, in their order."""
+    section = README.partition("\n## A result\n")[2].partition("\n## ")[0]
+    section = section.replace(table((ROOT / "reports/quickstart/report.md").read_text(encoding="utf-8")), "")
+    quickstart, controls, deploy = map(results, RENDERED)
+    dense, *cut = (row for row in deploy.rows)
+    files = {(row.label, one.type): one for row in deploy.rows for one in row.gguf}
+    whole, bits = files[dense.label, "f16"], files[dense.label, "q8_0"]
+    same = [files[row.label, "f16"] for row in cut]
+    times = sorted(one.perplexity / whole.perplexity for one in same)
+    sizes = {f"{100 * one.bytes / whole.bytes:.0f}" for one in same}
+    assert len(sizes) == 1 and len({row.seed for row in quickstart.rows}) == 1
+    samplers = json.loads((ROOT / "reports/samplers-small/results.json").read_text(encoding="utf-8"))
+    assert numbers(section) == [
+        f"{100 * quickstart.spec['prune']['ratio'][0]:.0f}",
+        quickstart.environment.python.rpartition(".")[0],
+        str(sum(row.status == "done" for row in controls.rows)),
+        str(len(controls.rows)),
+        bits.type[1],
+        f"{100 * bits.bytes / whole.bytes:.0f}",
+        f"{bits.perplexity / whole.perplexity:.2f}",
+        *sizes,
+        f"{times[0]:.1f}",
+        f"{times[-1]:.1f}",
+        *map(str, {one["trials"] for one in samplers["budget"]["searches"]}),
+        "0.1.0",
+    ]
+
+
+def test_every_report_is_linked_and_every_link_leads_to_one():
+    links = set(re.findall(r"\]\((reports/[^)]*)\)", README))
+    assert all((ROOT / link).is_file() for link in links)
+    folders = {path.parent.name for path in (ROOT / "reports").glob("*/results.json")}
+    assert {link.split("/")[1] for link in links} == folders
+
+
+@pytest.mark.parametrize("name", RENDERED)
 def test_committed_reports_are_rendered_from_their_results(name, tmp_path):
     """Byte for byte but for figures, whose bytes depend on the fonts of the machine."""
     from reproducer.reporting import render
-    from reproducer.stages.results import Results
 
     folder = ROOT / "reports" / name
-    written = render(Results.model_validate_json((folder / "results.json").read_bytes()), tmp_path)
+    written = render(results(name), tmp_path)
     texts = [path for path in written if path.suffix in (".md", ".tex", ".json")]
     assert {"report.md", "report.tex", "results.json"} <= {path.name for path in texts}
     for path in texts:

@@ -156,6 +156,15 @@ LLAMA_7B = {
     "max_position_embeddings": 2048,
     "rms_norm_eps": 1e-6,
 }
+OPT_6_7B = {
+    "model_type": "opt",
+    "vocab_size": 50272,
+    "hidden_size": 4096,
+    "ffn_dim": 16384,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 2048,
+}
 SMOLLM2_135M = {
     "model_type": "llama",
     "vocab_size": 49152,
@@ -221,6 +230,7 @@ CATALOGUE: dict[str, Entry] = {
             f"Version 1.3, fine-tuned from LLaMA-1 as in the paper; 1.5 is from Llama 2. {HALF}",
             license="other",
         ),
+        Entry("opt-6.7b", "OPT-6.7B", Hub("facebook/opt-6.7b"), "bfloat16", OPT_6_7B, HALF, license="other"),
         Entry(
             "smollm2-135m",
             "SmolLM2-135M",

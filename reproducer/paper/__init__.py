@@ -4,7 +4,18 @@
 recomputes what the paper derives from its own tables.
 """
 
-from reproducer.paper.catalogue import SEVEN_TASKS, Item, Method, PaperRow, PrintedText, Slip, items, load_item, method
+from reproducer.paper.catalogue import (
+    SEVEN_TASKS,
+    Item,
+    Method,
+    PaperRow,
+    PrintedText,
+    Slip,
+    costs,
+    items,
+    load_item,
+    method,
+)
 from reproducer.paper.claims import Claim, Conditions, Derived, Paper, RowRef, paper
 
 __all__ = [
@@ -19,6 +30,7 @@ __all__ = [
     "PrintedText",
     "RowRef",
     "Slip",
+    "costs",
     "items",
     "load_item",
     "method",

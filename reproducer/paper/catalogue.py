@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from ruamel.yaml import YAML
 
 FOLDER = Path(__file__).parent
-OTHERS = ("method", "claims", "conditions")  # files that are no item
+OTHERS = ("method", "claims", "conditions", "costs")  # files that are no item
 SEVEN_TASKS = tuple(
     f"{task}_acc"
     for task in ("boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
@@ -93,6 +93,35 @@ class Method(Data):
     notes: list[str]
 
 
+class SinglePruning(Data):
+    """What the paper says that pruning once takes; `trials`: how often its search prunes, at most."""
+
+    quote: str
+    minutes: float
+    device: str
+    trials: int
+
+
+class Unstructured(Data):
+    """A method that zeroes single weights: calibration samples of so many tokens, each passed forward once.
+
+    `besides`: what it computes beyond that.
+    """
+
+    label: str
+    samples: int
+    length: int
+    source: str
+    besides: str | None = None
+
+
+class Costs(Data):
+    """The paper's own cost, and that of unstructured pruning."""
+
+    single_pruning: SinglePruning
+    unstructured: tuple[Unstructured, ...]
+
+
 def items() -> list[str]:
     """The items that are held here: `figure1`, …, `table10`, `text`."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem not in OTHERS)
@@ -101,6 +130,11 @@ def items() -> list[str]:
 @cache
 def method() -> Method:
     return Method.model_validate(read("method"))
+
+
+@cache
+def costs() -> Costs:
+    return Costs.model_validate(read("costs"))
 
 
 @cache

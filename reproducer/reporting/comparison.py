@@ -8,6 +8,7 @@ from typing import Any
 
 from reproducer.paper import SEVEN_TASKS, Item, items, load_item, method
 from reproducer.paper import PaperRow as Printed
+from reproducer.paper import paper as whole_paper
 from reproducer.reporting.cost import seen_columns
 from reproducer.reporting.rows import CUT, Line, blocks, by_seed, estimate, lines
 from reproducer.stages.results import Column, ComparedRow, Order, PaperCell, PaperComparison, Place, Results
@@ -84,10 +85,15 @@ def compare(results: Results) -> PaperComparison | None:
 
 
 def stands_for(results: Results, item: Item) -> dict[str, str]:
-    """The paper's model by ours, of the models of an item: as told, else in their order."""
+    """The paper's model by ours, of the models of an item: as told, else in their order.
+
+    A model that stands for one that the paper does not have stands for none of the paper's.
+    """
     told = {model.name: model.stands_for or model.name for model in results.models}
     papers = list(dict.fromkeys(row.model for row in item.rows))
-    names = list(dict.fromkeys(row.model for row in results.rows))
+    known = whole_paper().conditions.models
+    elsewhere = {one.name for one in results.models if one.stands_for and one.stands_for not in known}
+    names = [name for name in dict.fromkeys(row.model for row in results.rows) if name not in elsewhere]
     models = {name: told.get(name, name) for name in names if told.get(name, name) in papers}
     left = [paper for paper in papers if paper not in models.values()]
     return models | dict(zip((name for name in names if name not in models), left, strict=False))

@@ -1,23 +1,24 @@
 """Whether what a search goes by tells what a pruned model is worth: its objective against what is reported.
 
-Of every pruned row whose objective is known, over methods and seeds. Ranks are compared (Spearman), as perplexities of
-ruined models would drown the others. Rows of one method are alike, so the interval resamples methods whole.
+A point is a method, the mean over its rows whose objective is known: seeds of one method are alike, and more of them
+are no more methods. Ranks are compared (Spearman), as perplexities of ruined models would drown the others.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import fmean
 
 import numpy as np
 
-from reproducer.reporting.bootstrap import DRAWS, LEVEL, SEED, Array
+from reproducer.reporting.bootstrap import LEVEL
 from reproducer.reporting.cost import seen_columns, unseen_columns
 from reproducer.reporting.rows import CUT, blocks, lines
 from reproducer.stages.results import Column, Results, Row
 
-FEWEST = 4  # methods with a value, below which a correlation says nothing
+FEWEST = 5  # methods, below which not even the same order on both sides is significant: of four it has a p of 0.08
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Correlation:
             margins, each in its standard deviations).
         helpful: the sign that it has where a lower objective means a better model.
         rows, methods: how many there are.
-        rho, low, high: Spearman's coefficient, and its interval of a confidence of 1 - `LEVEL`.
+        rho, low, high: Spearman's coefficient over the methods, and its interval (see `interval`).
     """
 
     model: str
@@ -56,10 +57,17 @@ def correlations(results: Results) -> list[Correlation]:
         known = [row for row in rows if row.search_objective is not None]
         for measure, helpful, values in _measures(results, known, averaged.get(block[0]["model"])):
             pairs = [(row, value) for row, value in zip(known, values, strict=True) if value is not None]
-            several = len({value for _, value in pairs}) > 1
-            if several and len({row.label for row, _ in pairs}) >= FEWEST:
+            points = _by_method(pairs)
+            if len(points) >= FEWEST and all(len(set(side)) > 1 for side in zip(*points, strict=True)):
+                rho = spearman(points)
+                low, high = interval(rho, len(points))
                 place = {name: block[0][name] for name in CUT}
-                found.append(Correlation(**place, measure=measure, helpful=helpful, **_coefficient(pairs)))
+                found.append(
+                    Correlation(
+                        **place, measure=measure, helpful=helpful, rows=len(pairs), methods=len(points), rho=rho,
+                        low=low, high=high,
+                    )
+                )  # fmt: skip
     return found
 
 
@@ -94,34 +102,34 @@ def _means(rows: Sequence[Row], columns: Sequence[Column], standard: bool = Fals
     return [None if np.isnan(mean) else float(mean) for mean in values.mean(axis=1)]
 
 
-def _coefficient(pairs: Sequence[tuple[Row, float]]) -> dict[str, Any]:
-    both = np.array([(row.search_objective, value) for row, value in pairs], dtype=float)
-    labels = list(dict.fromkeys(row.label for row, _ in pairs))
-    method = np.array([labels.index(row.label) for row, _ in pairs])
-    drawn = np.random.RandomState(SEED).randint(len(labels), size=(DRAWS, len(labels)))
-    times = (drawn[:, :, None] == np.arange(len(labels))).sum(axis=1)  # that each method is in a resample
-    low, high = np.nanquantile(spearman(both, times[:, method].astype(float)), [LEVEL / 2, 1 - LEVEL / 2])
-    rho = float(spearman(both, np.ones((1, len(pairs))))[0])
-    return {"rows": len(pairs), "methods": len(labels), "rho": rho, "low": float(low), "high": float(high)}
+def _by_method(pairs: Sequence[tuple[Row, float]]) -> list[tuple[float, float]]:
+    """By method the mean objective and the mean value of its rows."""
+    by_label: dict[str, list[tuple[float, float]]] = {}
+    for row, value in pairs:
+        assert row.search_objective is not None
+        by_label.setdefault(row.label, []).append((row.search_objective, value))
+    return [(fmean(objective for objective, _ in of), fmean(value for _, value in of)) for of in by_label.values()]
 
 
-def spearman(both: Array, weights: Array) -> Array:
-    """Of pairs [n, 2], each as often as its weight says, once for each row of `weights` [draws, n].
+def spearman(points: Sequence[tuple[float, float]]) -> float:
+    """Spearman's coefficient of pairs, neither side all the same."""
+    from scipy.stats import spearmanr
 
-    NaN where one side is all the same.
+    return float(spearmanr(*zip(*points, strict=True)).statistic)
+
+
+def interval(rho: float, count: int) -> tuple[float, float]:
+    """The interval of Spearman's coefficient of `count` pairs, more than three, of a confidence of 1 - `LEVEL`.
+
+    By Fisher's transformation with the standard error of Bonett and Wright (2000, doi:10.1007/BF02294183). It knows no
+    interval of a coefficient of 1; the same order of few pairs leaves others possible all the same. So the
+    transformation is of a coefficient that is half of the smallest step between two orders away from 1 at least, the
+    continuity correction of Kendall's *Rank Correlation Methods*.
     """
-    sides = [_ranks(both[:, side], weights) for side in (0, 1)]
-    total = weights.sum(axis=1, keepdims=True)
-    a, b = (ranks - (weights * ranks).sum(axis=1, keepdims=True) / total for ranks in sides)
-    covariance = (weights * a * b).sum(axis=1)
-    scale = np.sqrt((weights * a * a).sum(axis=1) * (weights * b * b).sum(axis=1))
-    return np.divide(covariance, scale, out=np.full(len(weights), np.nan), where=scale > 0)
+    from scipy.stats import norm
 
-
-def _ranks(values: Array, weights: Array) -> Array:
-    """The ranks of values [n] that stand there several times each, ties in their middle: [draws, n]."""
-    of_group, group = np.unique(values, return_inverse=True)
-    together = np.zeros((len(weights), len(of_group)))
-    np.add.at(together.T, group, weights.T)
-    ends = together.cumsum(axis=1)
-    return (ends - (together - 1) / 2)[:, group]
+    most = 1 - 6 / (count**3 - count)
+    known = max(-most, min(most, rho))
+    half = float(norm.ppf(1 - LEVEL / 2)) * math.sqrt((1 + known**2 / 2) / (count - 3))
+    low, high = (math.tanh(math.atanh(known) + side * half) for side in (-1, 1))
+    return min(low, rho), max(high, rho)

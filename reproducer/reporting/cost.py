@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from reproducer.reporting.rows import Estimate, Line, blocks, by_seed, estimate, lines
+from reproducer.reporting.searches import FORWARD, PARAMETERS_7B, SPEED
 from reproducer.stages.results import Column, Results, Sight
 
 EVEN = 0.005  # by which rows of one ratio may differ in what they lost
@@ -80,6 +81,53 @@ def tokens(line: Line) -> float | None:
     if "forward" not in mean:
         return None
     return float(mean["forward"] + BACKWARD * mean["backward"])
+
+
+@dataclass(frozen=True)
+class WholeCost:
+    """What a line took before it was measured, in seconds; None: not known, of a recovery: there was none.
+
+    Attributes:
+        deciding, recovery: here, the mean over seeds.
+        at_7b: that deciding would take on a GPU for the tokens that it took here, the model being LLaMA-7B.
+    """
+
+    line: Line
+    deciding: float
+    recovery: float | None
+    at_7b: float | None
+
+
+def whole_costs(results: Results) -> list[WholeCost]:
+    """Of each method of a model and cut, its recoveries if it has any, else untuned; where times are known.
+
+    Of a document those of its first part, for which what the method takes is the argument.
+    """
+    found = []
+    rows = results.of_part(results.parts[0]).rows if results.parts else results.rows
+    known = [line for line in lines(rows) if line["method"] != "dense" and "deciding_seconds" in line["mean"]]
+    tuned = {_method(line) for line in known if line["recovery"] != "none"}
+    for line in known:
+        if line["recovery"] != "none" or _method(line) not in tuned:
+            mean, spent = line["mean"], tokens(line)
+            found.append(
+                WholeCost(
+                    line,
+                    mean["deciding_seconds"],
+                    mean.get("recovery_seconds"),
+                    None if spent is None else seconds_7b(spent),
+                )
+            )
+    return found
+
+
+def _method(line: Line) -> tuple[object, ...]:
+    return tuple(line[name] for name in ("model", "ratio", "structure_ratio", "label"))
+
+
+def seconds_7b(spent: float) -> float:
+    """On a GPU, of so many tokens through LLaMA-7B forward (a backward pass counts as two)."""
+    return FORWARD * PARAMETERS_7B * spent / SPEED
 
 
 def sights(line: Line, purpose: str) -> list[Sight]:

@@ -101,7 +101,8 @@ def _both(results: Results, told: Conditions) -> Iterator[tuple[str, str | None,
 def _model(model: Model) -> str:
     if model.parameters is None:
         return model.label
-    return f"{model.label}, {model.parameters / 1e9:.3g} billion parameters"
+    scale, name = (1e9, "billion") if model.parameters >= 1e9 else (1e6, "million")
+    return f"{model.label}, {model.parameters / scale:.3g} {name} parameters"
 
 
 def _weights(model: Model) -> str:

@@ -33,9 +33,10 @@ from reproducer.reporting.axes import (
 )
 from reproducer.reporting.comparison import item_of
 from reproducer.reporting.cost import Point, fronts, mean_of
+from reproducer.reporting.filters import first_screen
 from reproducer.reporting.numbers import UNTUNED, cut, perplexity, plus_minus, tuning
 from reproducer.reporting.rows import Estimate, Line, blocks, lines, measuring
-from reproducer.reporting.searches import Histories, best_so_far, histories
+from reproducer.reporting.searches import MANY, Histories, alike, best_so_far, histories
 from reproducer.reporting.verdicts import Verdict
 from reproducer.stages.results import Column, Results, Row, Search
 
@@ -43,7 +44,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+NEAR_COST = 2.2  # so many times dearer than the last one, a point begins a column of labels
 FAR = 3  # so many times above the worst trial, or the median method, a value would squeeze the others together
+DPI, COLOURS = 160, 64  # of a PNG
 PLACE = ("model", "ratio", "structure_ratio")
 
 
@@ -76,28 +79,63 @@ def draw(results: Results, directory: Path, verdicts: Sequence[Verdict] = ()) ->
         taken = {picture.name for picture in drawn}
         name = next(n for n in (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3))) if n not in taken)
         png = directory / f"{name}.png"
-        figure.savefig(png, dpi=200)
+        _write_png(figure, png)
         figure.savefig(directory / f"{name}.pdf", metadata={"CreationDate": None})  # same results, same bytes
         drawn.append(Picture(kind, name, of, figure.get_figwidth() > 1.3 * WIDTH, png))
 
     directory.mkdir(parents=True, exist_ok=True)
     if any(one.ours is not None for one in verdicts):
         save(claims(verdicts), "claims", "claims", verdicts)
+    labels = _labels(results)
+    compared = _only(results, labels)
     for kind in ("accuracy", "perplexity"):
-        if (figure := averages(results, kind)) is not None:
-            save(figure, kind, f"average-{kind}", averaged(results, kind))
-    for points in fronts(results):
+        if (figure := averages(compared, kind)) is not None:
+            save(figure, kind, f"average-{kind}", averaged(compared, kind))
+    for points in fronts(_only(results, labels | _controls(results))):
         first = points[0].line
         save(front(points), "cost", f"cost-{first['model']}-{cut(first)}", points)
     if any(row.training for row in results.rows):
         save(losses(results.rows), "training", "training-loss", None)
     for group in histories(results.searches):
         save(convergence(group), "histories", f"histories-{group.model}-{cut(group)}", group)
+    alone = {id(group[0]) for group in alike(results.searches)}  # where there are many, one seed of each
     for i, search in enumerate(results.searches):
-        if any(trial.value is not None for trial in search.trials):
+        if (len(results.searches) <= MANY or id(search) in alone) and any(
+            trial.value is not None for trial in search.trials
+        ):
             name = f"search-{search.model}-{search.label}-{cut(search)}-seed{search.seed}"
             save(search_history(search), "search", name, i)
     return drawn
+
+
+def _write_png(figure: Figure, path: Path) -> None:
+    """In as few colours as a drawing needs, which makes a third of the size."""
+    import io
+
+    from PIL import Image
+
+    whole = io.BytesIO()
+    figure.savefig(whole, dpi=DPI, format="png")
+    Image.open(whole).convert("RGB").quantize(COLOURS).save(path, optimize=True)
+
+
+def _labels(results: Results) -> set[str]:
+    """The rows that figures compare: all or, of a document, those of its first part."""
+    rows = results.of_part(results.parts[0]).rows if results.parts else results.rows
+    return {row.label for row in rows}
+
+
+def _controls(results: Results) -> set[str]:
+    """The rows of the parts of a document that have controls."""
+    parts = [part for part in results.parts if part.spec.get("controls")]
+    return {row.label for part in parts for row in results.of_part(part).rows}
+
+
+def _only(results: Results, labels: set[str]) -> Results:
+    """The rows of these labels; of a document, with the columns of its first part."""
+    rows = [row for row in results.rows if row.method == "dense" or row.label in labels]
+    columns = results.of_part(results.parts[0]).columns if results.parts else results.columns
+    return results.model_copy(update={"rows": rows, "columns": columns})
 
 
 def averaged(results: Results, kind: str) -> list[Column]:
@@ -250,12 +288,14 @@ OUTCOMES = {"supported": BLUE, "contradicted": RED, "inconclusive": GREY, "not t
 def claims(verdicts: Sequence[Verdict]) -> Figure:
     """A claim with an effect a line: by how much its effect here, and the paper's, is beyond what the claim asks for.
 
-    Right of the line is what the paper claims, left of it the opposite; a panel a unit. Claims have the numbers that
-    the report gives them.
+    Right of the line is what the paper claims, left of it the opposite; a panel a unit. Of many claims those of the
+    first screen, where one of them has an effect. Claims have the numbers that the report gives them.
     """
     from matplotlib.ticker import MaxNLocator
 
-    tested = [(number, one) for number, one in enumerate(verdicts, start=1) if one.ours is not None]
+    whole = [(number, one) for number, one in enumerate(verdicts, start=1) if one.ours is not None]
+    first = {number for _, members in first_screen(verdicts) for number, _ in members}
+    tested = [(number, one) for number, one in whole if number in first] or whole
     units = list(dict.fromkeys(one.unit for _, one in tested))
     panels = [[one for _, one in tested if one.unit == unit] for unit in units]
     texts = [[wrapped(f"{number}. {one.text}", 58) for number, one in tested if one.unit == unit] for unit in units]
@@ -293,24 +333,28 @@ def front(points: Sequence[Point]) -> Figure:
     set_scale(ax, [point.quality + side * (point.half or 0) for point in points for side in (-1, 1)])
     ax.set_xscale("log")
     ax.set_xlim(0.7 * least, 30 * max(positive, default=1.0))  # room for labels
-    by_cost: dict[float, list[Point]] = {}
+    near: list[list[Point]] = []  # points whose labels would run into each other have one column of them
     for point in points:
-        by_cost.setdefault(max(point.cost, least), []).append(point)
+        if not near or max(point.cost, least) > NEAR_COST * max(near[-1][-1].cost, least):
+            near.append([])
+        near[-1].append(point)
     places: list[tuple[float, float]] = []
-    for cost, members in by_cost.items():
-        heights = [(ax.transData.transform((cost, one.quality))[1], one) for one in members]
+    for members in near:
+        heights = sorted(((ax.transData.transform((1, one.quality))[1], i) for i, one in enumerate(members)))
         bottom, top = ax.transAxes.transform([(0, 0), (0, 1)])[:, 1]
-        labels = apart([(height - bottom) / (top - bottom) for height, _ in heights], 0.055)
-        for k, (point, label) in enumerate(zip(members, labels, strict=True)):
-            color, x = BLUE if point.best else GREY, cost * 1.05**k  # beside each other where they cost the same
+        labels = apart([(height - bottom) / (top - bottom) for height, _ in heights], 0.05)
+        label_of = {i: label for (_, i), label in zip(heights, labels, strict=True)}
+        at_right = 1.15 * max(max(point.cost, least) for point in members)
+        for i, point in enumerate(members):
+            color, x = BLUE if point.best else GREY, max(point.cost, least)
             ax.scatter([x], [point.quality], color=color, s=24, zorder=3)
             if point.half:
                 ax.errorbar(x, point.quality, point.half, color=color, lw=0.9, capsize=2, zorder=2)
             if point.best:
                 places.append((x, point.quality))
             ax.annotate(
-                short(point.line["label"]), xy=(x, point.quality), xytext=(cost * 1.05 ** len(members) * 1.06, label),
-                textcoords=ax.get_xaxis_transform(), fontsize=8, va="bottom", parse_math=False,
+                short(point.line["label"]), xy=(x, point.quality), xytext=(at_right, label_of[i]),
+                textcoords=ax.get_xaxis_transform(), fontsize=8, va="bottom", parse_math=False, color=color,
                 arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "lw": 0.6, "shrinkA": 0, "shrinkB": 3},
             )  # fmt: skip
     ax.plot(*zip(*places, strict=True), color=BLUE, lw=1, alpha=0.4, drawstyle="steps-post", zorder=1)

@@ -19,7 +19,6 @@ from reproducer.reporting.tables import Cell, best
 from reproducer.reporting.verdicts import Verdict
 from reproducer.stages.results import Column, Order, PaperCell, PaperComparison, Results, Row, Search
 
-ENDS = 10  # steps at the beginning and at the end of a recovery that are averaged, or a third of all
 FEW = 12  # verdicts that the first screen has room for
 WIDTH = 100  # characters of a line on a terminal
 OUTCOMES = ("supported", "contradicted", "inconclusive", "not tested")
@@ -73,10 +72,17 @@ def outcomes(found: Sequence[Verdict]) -> list[tuple[str, list[tuple[int, Verdic
     return [(outcome, members) for outcome, members in groups if members]
 
 
-def few(found: Sequence[Verdict]) -> list[Verdict]:
-    """Those of the first screen: all or, where they are many, the abstract's and those that are decided."""
-    first = [one for one in found if one.headline or one.outcome in ("supported", "contradicted")]
-    return list(found) if len(found) <= FEW or not first else first
+def first_screen(found: Sequence[Verdict]) -> list[tuple[str, list[tuple[int, Verdict]]]]:
+    """The verdicts that the first screen has room for, with their numbers: the abstract's, then others by outcome.
+
+    All others or, where they are many, those that are decided.
+    """
+    numbered = [*enumerate(found, start=1)]
+    abstract = [one for one in numbered if one[1].headline]
+    decided = ("supported", "contradicted") if len(found) > FEW else OUTCOMES
+    others = [(of, [one for one in numbered if one[1].outcome == of and one not in abstract]) for of in decided]
+    groups = [("abstract", abstract), *others]
+    return [(name, members) for name, members in groups if members] or outcomes(found)
 
 
 def contents(body: str) -> list[tuple[Raw, Raw]]:
@@ -126,11 +132,6 @@ def block_cells(
     return found
 
 
-def ends(steps: int) -> int:
-    """How many steps at either end are averaged: never so many that the two ends meet, but for a single step."""
-    return max(1, min(ENDS, steps // 3))
-
-
 def beginning(text: str, limit: int = 110) -> str:
     text = " ".join(text.split())
     return text if len(text) <= limit else text[:limit].rsplit(" ", 1)[0] + " …"
@@ -169,17 +170,6 @@ def distinct_searches(found: Sequence[Search]) -> list[Search]:
     for search in found:
         first.setdefault(search.label, search)
     return list(first.values())
-
-
-def transfers(spec: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The methods of a spec that use what was searched elsewhere, and where that was."""
-    given = (spec.get("search") or {}).get("transfer")
-    found = []
-    for entry in spec.get("methods") or []:
-        own = (entry.get("search") or {}).get("transfer", given)
-        if own:
-            found.append((entry.get("label") or entry["name"], own))
-    return found
 
 
 def by_cut(found: Sequence[Any]) -> list[list[Any]]:
@@ -236,21 +226,19 @@ FILTERS = {
         slug,
         data_uri,
         outcomes,
-        few,
+        first_screen,
         contents,
         by_label,
         mean_cell,
         objective_cell,
         command,
         block_cells,
-        ends,
         beginning,
         lines_of,
         prompts,
         search_budgets,
         best_candidates,
         distinct_searches,
-        transfers,
         by_cut,
         difference,
         tau,

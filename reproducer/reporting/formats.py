@@ -14,8 +14,9 @@ from jinja2.ext import Extension
 from jinja2.lexer import Token, TokenStream
 from jinja2.runtime import Context
 
-from reproducer.reporting import cost, filters, gguf, numbers, searches, significance
-from reproducer.reporting.correlations import correlations
+from reproducer.paper import costs
+from reproducer.reporting import cost, filters, gguf, numbers, recoveries, searches, significance
+from reproducer.reporting.correlations import FEWEST, correlations
 from reproducer.reporting.escape import (
     Raw,
     escape_html,
@@ -26,7 +27,7 @@ from reproducer.reporting.escape import (
     words_markdown,
     words_tex,
 )
-from reproducer.reporting.rows import CONFIDENCE, measuring
+from reproducer.reporting.rows import CONFIDENCE, estimate, measuring
 from reproducer.reporting.tables import Table, html, markdown, plain, tex
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -36,7 +37,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 class Format:
     """What a format of the report is made with: `macros` is the template that holds its headings, lists, ….
 
-    `escape` makes a value text on one line; `words` escapes the words of the shared templates.
+    `escape` makes a value text on one line; `words` escapes the words of the shared templates; `appendix` names the
+    file that the report's appendix stands in, where that is one of its own.
     """
 
     file: str
@@ -44,9 +46,10 @@ class Format:
     escape: Callable[[Any], Raw]
     words: Callable[[str], str]
     table: Callable[[Table], Raw]
+    appendix: str | None = None
 
 
-MARKDOWN = Format("report.md", "markdown.j2", escape_markdown, words_markdown, markdown)
+MARKDOWN = Format("report.md", "markdown.j2", escape_markdown, words_markdown, markdown, "appendix.md")
 HTML = Format("report.html", "html.j2", escape_html, words_html, html)
 LATEX = Format("report.tex", "latex.j2", escape_tex, words_tex, tex)
 FORMATS = (MARKDOWN, HTML, LATEX)
@@ -95,16 +98,24 @@ def environment(form: Format) -> Environment:
     made.filters |= {
         function.__name__: function
         for function in (
-            searches.rival, searches.searches_metric, searches.gap, searches.states, searches.settled,
+            searches.alike, searches.rival, searches.searches_metric, searches.gap, searches.states, searches.settled,
             searches.candidates, searches.importances, searches.flop_7b, searches.histories, searches.against_random,
-            cost.controls, cost.seen_columns, cost.unseen_columns, cost.sights, cost.uneven, correlations, gguf.spread,
+            cost.controls, cost.seen_columns, cost.unseen_columns, cost.sights, cost.uneven, cost.whole_costs,
+            cost.seconds_7b, correlations, gguf.spread,
+            recoveries.ends,
         )
     }  # fmt: skip
     made.filters |= {"mean": fmean, "median": median, "verbatim": Raw, "with_interval": numbers.with_interval}
-    made.filters |= {"measuring": measuring}
+    made.filters |= {"measuring": measuring, "estimate": estimate}
     made.globals |= {name: getattr(searches, name) for name in ("NEAR", "PARAMETERS_7B", "FORWARD", "FORWARD_BACKWARD")}
-    made.globals |= {"SPEED": searches.SPEED, "LEVEL": significance.LEVEL, "CONFIDENCE": CONFIDENCE}
-    made.globals |= {"ENDS": filters.ENDS, "Table": Table}
+    made.globals |= {
+        "paper_costs": costs(),
+        "SPEED": searches.SPEED,
+        "LEVEL": significance.LEVEL,
+        "CONFIDENCE": CONFIDENCE,
+    }
+    made.globals |= {"ENDS": recoveries.ENDS, "MOST": recoveries.MOST, "FEWEST": FEWEST}
+    made.globals |= {"MANY": searches.MANY, "FEW": filters.FEW, "Table": Table}
     made.globals |= {
         name: macro for name, macro in vars(made.get_template(form.macros).module).items() if name[0] != "_"
     }

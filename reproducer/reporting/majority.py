@@ -38,7 +38,10 @@ def tasks_by_model(results: Results) -> list[Tasks]:
         if model.averaged is None:
             continue
         dense = next((row for row in results.rows if (row.model, row.method) == (model.name, "dense")), None)
-        accuracies = _accuracies(results)
+        measured = dense.metrics if dense is not None else {}  # in a document not every model is measured on all tasks
+        accuracies = [one for one in _accuracies(results) if not measured or one.key in measured]
+        if not accuracies:
+            continue
         known = [one for one in accuracies if dense is not None and dense.metrics.get(one.key) is not None]
         averaged = [one for one in accuracies if one.key in model.averaged]
         found.append(

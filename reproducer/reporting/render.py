@@ -1,8 +1,9 @@
-"""`Results` -> results.json, report.md, report.html, report.tex, tables and figures."""
+"""`Results` -> results.json, report.md with its appendix.md, report.html, report.tex, tables and figures."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,10 +11,15 @@ from pathlib import Path
 from reproducer.paper import method, paper
 from reproducer.reporting import comparison, figures, gguf, majority, significance, speed
 from reproducer.reporting.formats import FORMATS, TERMINAL, Format, environment
+from reproducer.reporting.recoveries import recovered
 from reproducer.reporting.rows import blocks, lines
 from reproducer.reporting.tables import Table, tabular
+from reproducer.reporting.transfers import transfers
 from reproducer.reporting.verdicts import Deviation, Verdict, deviations, verdicts
 from reproducer.stages.results import Column, Results, Row
+
+APPENDIX = "\n## Appendix\n"
+CONTENT = "every search, training losses, tests within one pruned model, generated text, settings and provenance"
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ def render(results: Results, directory: Path) -> list[Path]:
     LaTeX: `pdflatex report.tex` in `directory`; report.html needs no other file.
 
     Returns:
-        The files written: results.json, report.md, report.html, report.tex, then tables and figures.
+        The files written: results.json, report.md, appendix.md, report.html, report.tex, then tables and figures.
     """
     return write(article(results), directory)
 
@@ -67,12 +73,24 @@ def write(told: Article, directory: Path) -> list[Path]:
     tables: dict[str, Table] = {}
     for form in FORMATS:
         made = page(told, form)
-        written.append(_write(directory / form.file, made.text))
+        texts = {form.file: made.text} if form.appendix is None else _in_two(made.text, form.file, form.appendix)
+        written += [_write(directory / name, text) for name, text in texts.items()]
         tables |= made.tables
     (directory / "tables").mkdir(exist_ok=True)
     written += [_write(directory / "tables" / f"{name}.tex", _to_paste(table)) for name, table in tables.items()]
     endings = ("png", "pdf")
     return written + [directory / "figures" / f"{picture.name}.{end}" for picture in told.drawn for end in endings]
+
+
+def _in_two(text: str, report: str, appendix: str) -> dict[str, str]:
+    """A report in Markdown and its appendix, which is longer and seldom read, as two files that link to each other."""
+    title = text.partition("\n")[0]
+    body, mark, rest = text.partition(APPENDIX)
+    rest = re.sub(r"(?m)^#(#+ )", r"\1", rest)  # its sections are the file's
+    return {
+        report: f"{body}{mark}\n[{appendix}]({appendix}) has {CONTENT}.\n",
+        appendix: f"{title}: appendix\n\nOf [{report}]({report}).\n{rest}",
+    }
 
 
 def _to_paste(table: Table) -> str:
@@ -104,17 +122,22 @@ def page(told: Article, form: Format, template: str = "report.j2") -> Page:
         if column.is_margin
     ]
     tasks = majority.tasks_by_model(results)
+    whole = blocks(lines(results.rows))
+    first = results.of_part(results.parts[0]) if results.parts else None
     found: dict[str, Table] = {}
     content = {
         "tables": found,
         "results": results,
         "compared": [run for run in (results, *map(results.of_part, results.parts)) if run.paper is not None],
         "rows": results.rows,
-        "blocks": blocks(lines(results.rows)),
+        "blocks": whole,
+        "main": blocks(lines(first.rows)) if first else whole,
         "standings": comparison.standings(results),
         "tests": significance.paired_tests(results),
         "verdicts": told.verdicts,
         "deviations": told.deviations,
+        "recovered": recovered(results),
+        "carried_over": transfers(results),
         "drawn": told.drawn,
         "key_figure": _key_figure(told),
         "timed": speed.times(results),
@@ -123,11 +146,12 @@ def page(told: Article, form: Format, template: str = "report.j2") -> Page:
         "tasks": tasks,
         "no_better": {one.model.name: {column.key for column in one.no_better} for one in tasks},
         "columns": columns,
-        "compact": _compact(columns),
+        "compact": _compact([column for column in first.columns if not column.is_margin] if first else columns),
         "margins": margins,
         "labels": {column.key: column.label for column in [*columns, *margins]},
         "recovery_labels": {row.recovery: row.recovery_label for row in results.rows},
         "paper_method": method(),
+        "paper_models": paper().conditions.models,
     }
     text = environment(form).get_template(template).render(content)
     return Page(squeezed(text), found)

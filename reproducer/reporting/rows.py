@@ -18,7 +18,9 @@ from reproducer.stages.results import Column, Row
 CONFIDENCE = 1 - LEVEL  # of intervals
 CUT = ["model", "ratio", "structure_ratio", "recovery", "recovery_label"]
 LINE = [*CUT, "method", "label"]
-COSTS = ["params_removed", "seconds", "peak_memory_bytes", "search_objective"]
+COSTS = [
+    "params_removed", "seconds", "deciding_seconds", "recovery_seconds", "peak_memory_bytes", "search_objective",
+]  # fmt: skip
 Line = Mapping[str, Any]
 """`LINE`'s fields; `rows`, one a seed; `done`, those that finished; `status`, `done` with one of them at least; `mean`
 and `deviation` (the sample's, n − 1; None for one value), by metric and cost, over the finished rows or, where none

@@ -32,10 +32,18 @@ class Missing:
 
 
 @dataclass(frozen=True)
-class Case:
-    """One comparison; `favour` is its distance from the threshold in standard errors, positive as the claim has it.
+class Evidence:
+    """One comparison that a verdict rests on.
 
-    The other fields are those of `verdicts.Evidence`. `exact`: counted, not estimated.
+    Attributes:
+        row, baseline: labels of our rows; `baseline` None where a row is held against nothing.
+        model, ratio, structure_ratio, recovery: of our row.
+        measure: what is compared, a column's label or `average`; columns: the keys behind it.
+        seeds: those that are paired. items: items or windows behind the interval, of all columns; 0: seeds alone.
+        paper, ours, interval: in the verdict's unit; no interval: nothing is known of the spread.
+        p: two-sided, not corrected.
+        favour: its distance from the threshold in standard errors, positive as the claim has it.
+        exact: counted, not estimated.
     """
 
     row: str
@@ -49,7 +57,7 @@ class Case:
     seeds: tuple[int, ...]
     items: int
     paper: float | None
-    value: float
+    ours: float
     interval: Interval | None
     p: float | None
     favour: float
@@ -57,6 +65,7 @@ class Case:
 
     @property
     def conditional(self) -> bool:
+        """Of one seed: the interval is over the items of one pruned model, and no verdict rests on it."""
         return len(self.seeds) == 1 and not self.exact
 
 
@@ -75,7 +84,7 @@ class Found:
     unit: Unit
     favourable: Literal["higher", "lower"]
     threshold: float | None
-    cases: list[Case] = field(default_factory=list)
+    cases: list[Evidence] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
     paper: float | None = None
     labels: list[tuple[str, str]] = field(default_factory=list)
@@ -131,7 +140,7 @@ def _better(run: Run, claim: Claim) -> Found:
     perplexity = all(name.endswith("ppl") or name == "perplexity" for name in claim.measures)
     found = Found("per cent", "lower", 0.0) if perplexity else Found("points", "higher", 0.0)
 
-    def compare(line: Line, other: Line, label: str, columns: list[Column], paper: float | None) -> Case | None:
+    def compare(line: Line, other: Line, label: str, columns: list[Column], paper: float | None) -> Evidence | None:
         return _case(
             run, line, other, label, columns, paper,
             log_ratio if perplexity else points, 0.0, -1 if perplexity else 1, percent_change if perplexity else None,
@@ -144,7 +153,7 @@ def _better(run: Run, claim: Claim) -> Found:
 def _most(run: Run, claim: Claim) -> Found:
     found = Found("per cent", "higher", 50.0)
 
-    def compare(line: Line, other: Line, label: str, columns: list[Column], paper: float | None) -> Case | None:
+    def compare(line: Line, other: Line, label: str, columns: list[Column], paper: float | None) -> Evidence | None:
         return _case(run, line, other, label, columns, paper, share_above, 50.0, 1)
 
     _pairs(run, claim, found, _printed_tasks, compare, together=True)
@@ -156,7 +165,7 @@ def _pairs(
     claim: Claim,
     found: Found,
     printed: Callable[[PaperRow, PaperRow, str], float | None],
-    compare: Callable[[Line, Line, str, list[Column], float | None], Case | None],
+    compare: Callable[[Line, Line, str, list[Column], float | None], Evidence | None],
     together: bool = False,
 ) -> None:
     """Each row with each that it is held against, on each measure; `together`: on a measure's columns at once."""
@@ -229,7 +238,7 @@ def _case(
     threshold: float,
     sign: int,
     to: Callable[[float], float] | None = None,
-) -> Case | None:
+) -> Evidence | None:
     """Two rows on the mean of some columns; None where the run has them on no common seed."""
     measured = run.measured(line, other, columns)
     if measured is None:
@@ -237,7 +246,7 @@ def _case(
     estimated = interval(measured.pairs, statistic, threshold)
     known = len(measured.seeds) > 1 or measured.items > 0
     shown = mapped(estimated, to, lower=sign < 0) if to else estimated
-    return Case(
+    return Evidence(
         row=line["label"],
         baseline=other["label"],
         **_place(line),
@@ -246,7 +255,7 @@ def _case(
         seeds=measured.seeds,
         items=measured.items,
         paper=paper,
-        value=shown.value,
+        ours=shown.value,
         interval=shown if known else None,
         p=estimated.p if known else None,
         favour=sign * estimated.distance,
@@ -331,11 +340,11 @@ def _reduces(run: Run, claim: Claim) -> Found:
     return found
 
 
-def _counted(line: Line, dense: Line, key: str, paper: float | None, value: float, favour: float) -> Case:
+def _counted(line: Line, dense: Line, key: str, paper: float | None, value: float, favour: float) -> Evidence:
     seeds = tuple(row.seed for row in line["done"])
-    return Case(
+    return Evidence(
         row=line["label"], baseline=dense["label"], **_place(line), measure=key, columns=(key,), seeds=seeds, items=0,
-        paper=paper, value=value, interval=None, p=None, favour=favour, exact=True,
+        paper=paper, ours=value, interval=None, p=None, favour=favour, exact=True,
     )  # fmt: skip
 
 
@@ -433,10 +442,10 @@ def _spread(
     shown: Interval | None,
     p: float,
     favour: float,
-) -> Case:
-    return Case(
+) -> Evidence:
+    return Evidence(
         row=line["label"], baseline=other, **_place(line), measure="standard deviation over seeds", columns=keys,
-        seeds=seeds, items=0, paper=None, value=value, interval=shown, p=p, favour=favour,
+        seeds=seeds, items=0, paper=None, ours=value, interval=shown, p=p, favour=favour,
     )  # fmt: skip
 
 
@@ -460,7 +469,9 @@ def _histories(run: Run, claim: Claim, found: Found) -> tuple[tuple[int, ...], l
     return seeds, curves
 
 
-def _search_case(run: Run, claim: Claim, seeds: tuple[int, ...], measure: str, shown: Interval, **more: object) -> Case:
+def _search_case(
+    run: Run, claim: Claim, seeds: tuple[int, ...], measure: str, shown: Interval, **more: object
+) -> Evidence:
     search = run.searches(claim.rows[0].label)[seeds[0]]
     facts: dict = {
         "row": claim.rows[0].label,
@@ -473,11 +484,11 @@ def _search_case(run: Run, claim: Claim, seeds: tuple[int, ...], measure: str, s
         "columns": ("search_objective",),
         "seeds": seeds,
         "items": 0,
-        "value": shown.value,
+        "ours": shown.value,
         "interval": shown if len(seeds) > 1 else None,
         "p": shown.p if len(seeds) > 1 else None,
     }
-    return Case(**facts | more)
+    return Evidence(**facts | more)
 
 
 def _converges(run: Run, claim: Claim) -> Found:

@@ -74,8 +74,11 @@ class Run:
         return any(line["label"] == label and line["method"] == method().name for line in self.lines)
 
     def searches(self, label: str) -> dict[int, Search]:
-        """By seed, those of a label."""
-        return {one.seed: one for one in self.results.searches if one.label == label}
+        """By seed, those of a label, be they told under the label of another row that shares them."""
+        made = [(row.label, key) for row in self.results.rows if (key := row.stages.get("search"))]
+        own = {key for name, key in made if name == label}
+        labels = {label, *(name for name, key in made if key in own)}
+        return {one.seed: one for one in self.results.searches if one.label in labels}
 
     @cached_property
     def accuracies(self) -> dict[str, list[Column]]:

@@ -16,6 +16,7 @@ from reproducer.paper import load_item
 from reproducer.reporting.rows import estimate
 from reproducer.stages.results import Baseline, Search
 
+MANY = 12  # searches, of which more stand one by one in the appendix alone
 NEAR = 0.02  # of the final best: what counts as converged
 PARAMETERS_7B = 6.74e9  # LLaMA-7B's
 FORWARD, FORWARD_BACKWARD = 2, 6  # floating-point operations a parameter and token, as usually estimated
@@ -129,6 +130,14 @@ def settled(search: Search) -> int | None:
     return trials_until(curve, (1 + NEAR) * curve[-1]) if curve and curve[-1] < float("inf") else None
 
 
+def alike(found: Sequence[Search]) -> list[list[Search]]:
+    """Searches that differ in the seed alone, together."""
+    groups: dict[Any, list[Search]] = {}
+    for one in found:
+        groups.setdefault((one.label, one.model, one.ratio, one.structure_ratio), []).append(one)
+    return list(groups.values())
+
+
 @dataclass(frozen=True)
 class Histories:
     """Searches of one model, cut and objective, by label, then by seed; at least two, each with a value of its own."""
@@ -204,7 +213,7 @@ def histories(searches: Sequence[Search]) -> list[Histories]:
 
 @dataclass(frozen=True)
 class AgainstRandom:
-    """A sampler against random search that is otherwise alike, on the seeds of both.
+    """A sampler against random search of the same space that is otherwise alike, on the seeds of both.
 
     Attributes:
         label, sampler, reference: the search, how it samples, the random search.
@@ -232,7 +241,8 @@ def against_random(group: Histories) -> list[AgainstRandom]:
         for label, searches in group.by_label.items():
             sampler, *others = _settings(searches)
             both = sorted(searches.keys() & at_random.keys())
-            if sampler not in (None, "random") and others == _settings(at_random)[1:] and both:
+            same = others == _settings(at_random)[1:] and _space(searches) == _space(at_random)
+            if sampler not in (None, "random") and same and both:
                 pairs = [(best_so_far(searches[seed]), best_so_far(at_random[seed])) for seed in both]
                 found.append(_against_random(label, str(sampler), reference, both, pairs))
     return found
@@ -241,6 +251,10 @@ def against_random(group: Histories) -> list[AgainstRandom]:
 def _settings(searches: Mapping[int, Search]) -> list[Any]:
     settings = next(iter(searches.values())).settings
     return [settings.get(name) for name in ("sampler", "data", "order")]
+
+
+def _space(searches: Mapping[int, Search]) -> dict[str, Any]:
+    return next(iter(searches.values())).space
 
 
 def _against_random(

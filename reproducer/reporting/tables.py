@@ -9,6 +9,7 @@ from tabulate import tabulate
 from reproducer.reporting.escape import Raw, escape_html, escape_markdown, escape_tex, one_line
 
 LINE = 46  # characters of a paragraph's line in a terminal
+FOLDED = 30  # rows, of which more are folded in HTML until a reader opens them
 LETTER, GAP = 0.0096, 0.032  # of a line of LaTeX: what a small letter takes, and what parts columns
 
 
@@ -115,7 +116,7 @@ def plain(table: Table) -> Raw:
 
 
 def html(table: Table) -> Raw:
-    """A table of HTML, a `tbody` a block; its page's script sorts it by a click on a heading.
+    """A table of HTML, a `tbody` a block, folded if it is long; its page's script sorts it by a click on a heading.
 
     Cells that repeat the row above are whole: their page shows them once the table is sorted.
     """
@@ -134,7 +135,10 @@ def html(table: Table) -> Raw:
         )
         body.append(f"<tr>{cells}</tr>\n")
     whole = f"<thead><tr>{head}</tr></thead>\n<tbody>\n{''.join(body)}</tbody>"
-    return Raw(f'<div class="table"><table>\n{whole}\n</table></div>\n')
+    made = f'<div class="table"><table>\n{whole}\n</table></div>\n'
+    if len(table.rows) > FOLDED:
+        made = f"<details>\n<summary>A table of {len(table.rows)} rows</summary>\n{made}</details>\n"
+    return Raw(made)
 
 
 def _html_cell(cell: Cell, side: str, same: bool) -> str:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from reproducer.paper import Claim, Paper
-from reproducer.reporting.bootstrap import LEVEL, Interval
+from reproducer.reporting.bootstrap import LEVEL
 from reproducer.reporting.comparison import reproduces
 from reproducer.reporting.deviations import Deviation, deviations
-from reproducer.reporting.rules import Case, Found, Unit, apply
+from reproducer.reporting.rules import Evidence, Found, Unit, apply
 from reproducer.reporting.runs import Run
 from reproducer.reporting.significance import holm
 from reproducer.stages.results import Results
@@ -48,38 +48,6 @@ class Needs:
     trials: int | None
     seeds: int
     hours: float | None
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """One comparison that a verdict rests on.
-
-    Attributes:
-        row, baseline: labels of our rows; `baseline` None where a row is held against nothing, or the dense model.
-        model, ratio, structure_ratio, recovery: of our row.
-        measure: what is compared, a column's label or `average`; columns: the keys behind it.
-        seeds: those that are paired. items: items or windows behind the interval, of all columns; 0: seeds alone.
-        paper, ours, low, high: in the verdict's unit; p: two-sided, not corrected; detectable: as in the verdict.
-        conditional: of one seed: the interval is over the items of one pruned model, and no verdict rests on it.
-    """
-
-    row: str
-    baseline: str | None
-    model: str
-    ratio: float | None
-    structure_ratio: float | None
-    recovery: str
-    measure: str
-    columns: tuple[str, ...]
-    seeds: tuple[int, ...]
-    items: int
-    paper: float | None
-    ours: float
-    low: float | None
-    high: float | None
-    p: float | None
-    detectable: float | None
-    conditional: bool
 
 
 @dataclass(frozen=True)
@@ -179,7 +147,7 @@ def _judge(run: Run, claim: Claim, differ: Sequence[Deviation]) -> Verdict:
         favourable=found.favourable,
         threshold=found.threshold,
         paper=worst.paper if worst else found.paper,
-        ours=worst.value if worst else None,
+        ours=worst.ours if worst else None,
         low=shown.low if shown else None,
         high=shown.high if shown else None,
         p=p,
@@ -191,11 +159,11 @@ def _judge(run: Run, claim: Claim, differ: Sequence[Deviation]) -> Verdict:
         if wanting and model
         else None,
         conditions=tuple(one for one in differ if one.topic in _topics(run, claim, cases)) + tuple(found.conditions),
-        evidence=tuple(_evidence(case) for case in cases),
+        evidence=tuple(cases),
     )
 
 
-def _outcome(claim: Claim, cases: Sequence[Case], found: Found) -> tuple[Outcome, Reason | None, float | None]:
+def _outcome(claim: Claim, cases: Sequence[Evidence], found: Found) -> tuple[Outcome, Reason | None, float | None]:
     """What the cases say, and the p of that: two-sided, of the claim as a whole."""
     if claim.rule == "judged":
         return "not tested", "people", None
@@ -220,15 +188,15 @@ def _named(found: Found, reason: Reason | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(one.name for one in found.missing if reason not in whys or one.why == reason))
 
 
-def _enough(case: Case, found: Found) -> bool:
+def _enough(case: Evidence, found: Found) -> bool:
     return len(case.seeds) >= (found.seeds or (SEEDS if case.recovery == "none" else TUNED_SEEDS))
 
 
-def _p(case: Case) -> float:
+def _p(case: Evidence) -> float:
     return 1.0 if case.p is None else case.p
 
 
-def _topics(run: Run, claim: Claim, cases: Sequence[Case]) -> set[str]:
+def _topics(run: Run, claim: Claim, cases: Sequence[Evidence]) -> set[str]:
     """The topics of the conditions that a claim's rows depend on."""
     topics = {*ALWAYS}
     if any(run.searched(case.row) or (case.baseline and run.searched(case.baseline)) for case in cases):
@@ -239,26 +207,3 @@ def _topics(run: Run, claim: Claim, cases: Sequence[Case]) -> set[str]:
     topics |= {*ACCURACY} if any(key.endswith("_acc") for key in keys) else set()
     topics |= {"texts"} if any(key.endswith("_ppl") for key in keys) else set()
     return topics | ({"device"} if "latency_seconds" in keys else set())
-
-
-def _evidence(case: Case) -> Evidence:
-    shown: Interval | None = case.interval
-    return Evidence(
-        row=case.row,
-        baseline=case.baseline,
-        model=case.model,
-        ratio=case.ratio,
-        structure_ratio=case.structure_ratio,
-        recovery=case.recovery,
-        measure=case.measure,
-        columns=case.columns,
-        seeds=case.seeds,
-        items=case.items,
-        paper=case.paper,
-        ours=case.value,
-        low=shown.low if shown else None,
-        high=shown.high if shown else None,
-        p=case.p,
-        detectable=shown.detectable if shown else None,
-        conditional=case.conditional,
-    )

@@ -18,6 +18,7 @@ from reproducer.stages.search import Search
 from reproducer.stages.zeroshot import ZeroShot
 
 AVERAGE = "average_acc"
+DECIDING = ("search", "transfer", "training", "plan")  # roles of the stages that decide what goes
 
 
 def collect(expansion: Expansion, outcome: Outcome, command: Sequence[str] = ()) -> facts.Results:
@@ -138,6 +139,8 @@ def _row(row: Row, outcome: Outcome, searches: Mapping[str, facts.Search], avera
         params_removed=None if left is None or total is None else (total - left) / total,
         reached=_reached(row, outcome),
         seconds=sum(artifact.seconds for artifact in own) if own else None,
+        deciding_seconds=_seconds(row, outcome, DECIDING),
+        recovery_seconds=_seconds(row, outcome, ("recovery",)),
         peak_memory_bytes=max((artifact.peak_memory_bytes for artifact in own), default=None),
         stages={role: stage.key for role, stage in row.stages.items()},
         tokens=_tokens(row, outcome),
@@ -201,9 +204,16 @@ def _reached(row: Row, outcome: Outcome) -> facts.Reached | None:
     return facts.Reached(**plan.facts["cut"]) if plan is not None and "cut" in plan.facts else None
 
 
+def _seconds(row: Row, outcome: Outcome, roles: Sequence[str]) -> float | None:
+    """Of the row's stages in these roles; None where there is none, or one has not run."""
+    made = [outcome[row.stages[role]].artifact for role in roles if role in row.stages]
+    known = [artifact.seconds for artifact in made if artifact is not None]
+    return sum(known) if known and len(known) == len(made) else None
+
+
 def _tokens(row: Row, outcome: Outcome) -> facts.Tokens | None:
     """What deciding on the cut took; None for a dense row, and while a stage of it has not run."""
-    deciding = [row.stages[role] for role in ("search", "transfer", "training", "plan") if role in row.stages]
+    deciding = [row.stages[role] for role in DECIDING if role in row.stages]
     counts = [artifact.facts.get("tokens") if (artifact := outcome[stage].artifact) else None for stage in deciding]
     known = [count for count in counts if count is not None]
     if not deciding or len(known) < len(deciding):

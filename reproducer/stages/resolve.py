@@ -48,6 +48,7 @@ class ResolvedModel:
             "label": self.label,
             "source": {"kind": recipe.pop("source"), **recipe},
             "dtype": self.entry.dtype,
+            "architecture": (self.entry.config or {}).get("model_type"),
             "notes": self.entry.notes,
             "stands_for": stands_for,
             "base": self.given.base,

@@ -40,6 +40,7 @@ class Model(Facts):
         name, label: in rows (`name`), and for a reader.
         source: where the weights are from: `kind` (package, hub, folder, random, drawn) and what determines them
             (`package` and `version`; `id` and `revision`; `path`; `seed`).
+        architecture: as transformers calls it, such as `llama`; None where it is not known before the weights are read.
         parameters: of the dense model, tied embeddings counted once.
         notes: what the catalogue says of the weights.
         stands_for: the paper's model whose place it takes under a profile.
@@ -52,6 +53,7 @@ class Model(Facts):
     label: str
     source: Settings
     dtype: str
+    architecture: str | None = None
     parameters: int | None = None
     notes: str = ""
     stands_for: str | None = None
@@ -216,6 +218,8 @@ class Row(Facts):
         params, params_removed: parameters left, and the share of the dense model's that is gone.
         reached: what was cut layer by layer; None of a dense row, and of plans of older versions.
         seconds, peak_memory_bytes: sum and maximum over its own stages.
+        deciding_seconds, recovery_seconds: of them, what it took to decide what goes, its search and training included,
+            and the recovery; None: there was none, or it is not known (in files of older versions).
         stages: their keys by role.
         steps: cuts that the ratio was reached in.
         control: which control it is a row of, such as `same-information`; None: it is none.
@@ -244,6 +248,8 @@ class Row(Facts):
     params_removed: float | None = None
     reached: Reached | None = None
     seconds: float | None = None
+    deciding_seconds: float | None = None
+    recovery_seconds: float | None = None
     peak_memory_bytes: int | None = None
     stages: dict[str, str] = Field(default_factory=dict)
     search_objective: float | None = None

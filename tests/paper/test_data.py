@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import reproducer.reporting
-from reproducer.paper import SEVEN_TASKS, Slip, items, load_item, method
+from reproducer.paper import SEVEN_TASKS, Slip, costs, items, load_item, method
 from reproducer.spec import load_spec
 
 SPECS = Path(__file__).parents[2] / "specs"
@@ -191,6 +191,13 @@ def test_captions_quotes_and_sentences_are_the_papers(paper, item):
         assert f"{generation.label} {' '.join(generation.text.split())}" in flat
         if generation.bold:
             assert f"<b>{generation.bold}</b>" in paper
+
+
+def test_what_it_says_of_its_cost_is_the_papers(paper):
+    own = costs().single_pruning
+    assert own.quote in " ".join(paper.split())
+    assert f"takes {own.minutes:g} minutes on a single {own.device} GPU" in own.quote
+    assert own.trials == load_item("figure4").trials_to_converge["tpe"]
 
 
 @pytest.mark.parametrize("number", [1, 3, 4, 6, 7])

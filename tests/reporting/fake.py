@@ -4,6 +4,7 @@ import math
 import random
 from typing import Any
 
+from reproducer.reporting.bootstrap import Interval
 from reproducer.reporting.verdicts import Deviation, Evidence, Needs, Verdict
 from reproducer.stages.results import Column, Results, Row, Search
 
@@ -253,11 +254,9 @@ def evidence(**more: Any) -> Evidence:
         "items": 0,
         "paper": -8.1,
         "ours": -10.3,
-        "low": -14.0,
-        "high": -6.6,
+        "interval": Interval(-10.3, -14.0, -6.6, 0.0, 0.002, -5.6, 4.1),
         "p": 0.002,
-        "detectable": 4.1,
-        "conditional": False,
+        "favour": 5.6,
     }
     return Evidence(**facts | more)
 
@@ -306,7 +305,7 @@ def four_verdicts() -> list[Verdict]:
         told(
             "inconclusive", text="After tuning, 97 per cent of the dense model’s accuracy is left.", unit="per cent",
             favourable="higher", threshold=96.5, paper=97.1, ours=96.1, low=93.0, high=99.2, reason="interval",
-            detectable=4.5, evidence=(evidence(conditional=True, seeds=(0,), items=700),),
+            detectable=4.5, evidence=(evidence(seeds=(0,), items=700),),
         ),
         told(
             "not tested", text="TPE needs less than half of the trials of random search.", unit="trials", paper=-150.0,

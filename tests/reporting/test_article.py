@@ -53,7 +53,7 @@ def test_the_lead_says_what_is_measured_and_what_is_missing():
     rows = [*results.rows[:-2], fake.change(results.rows[-2], status="missing"), fake.failed("adapruner", "boom")]
     text = markdown(told(results=fake.change(results, rows=rows)))
     lead = text[: text.index("## What holds")]
-    assert "all numbers are of SmolLM2-135M, none is of llama-7b" in lead
+    assert "all numbers are of SmolLM2-135M, none is of LLaMA-7B" in lead
     assert "9 of 11 rows done, 1 failed, 1 not run (see “Not done”)" in lead
 
 
@@ -70,7 +70,7 @@ def test_verdicts_are_grouped_and_say_why():
         "96.1% [93.0, 99.2], 5 seeds; the interval holds 96.5%; this run would have seen 4.5% or more"
     )
     assert untested["Here"] == "too few trials: it is about 300"
-    assert "Of 4 claims of the paper: **1 supported, 1 contradicted, 1 inconclusive, 1 not tested**." in text
+    assert "Of all 4 that this run is about: **1 supported, 1 contradicted, 1 inconclusive, 1 not tested**." in text
     slugs = {re.sub(r"[^\w\- ]", "", name.lower()).replace(" ", "-") for name in re.findall(r"(?m)^#+ (.*)$", text)}
     assert len(links(text)) == 4 and {link[1:] for link in links(text)} <= slugs
 
@@ -112,7 +112,7 @@ def test_of_many_claims_the_first_screen_has_the_abstracts_and_what_is_decided()
     (table,) = tables(told(many), "What holds")
     assert len(table) == 2
     text = markdown(told(many))
-    assert "Of 13 claims" in text and "the others are under “The claims one by one”" in text
+    assert "Of all 13 that" in text and "all others are under “The claims one by one”" in text
     assert text.count("\n### Claim ") == 12
 
 
@@ -159,4 +159,4 @@ def test_the_terminal_ends_with_the_table_and_the_verdicts():
     assert next(line for line in lines if "AdaPruner" in line).endswith("*")
     assert any(line.startswith("contradicted  2. With LoRA, AdaPruner is ahead") for line in lines)
     assert max(map(len, lines)) <= 140 and "\\" not in text and "&" not in text
-    assert text.index("WikiText2") < text.index("Of 4 claims of the paper: 1 supported")
+    assert text.index("WikiText2") < text.index("Of the abstract’s 2 claims: 1 supported, 1 contradicted.")

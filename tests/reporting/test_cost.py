@@ -4,13 +4,14 @@ import re
 
 import pytest
 
-from reproducer.reporting.cost import BACKWARD, fronts, seen_columns, tokens, uneven
+from reproducer.reporting.cost import BACKWARD, fronts, seen_columns, tokens, uneven, whole_costs
 from reproducer.reporting.figures import draw
 from reproducer.reporting.formats import FORMATS
 from reproducer.reporting.render import article, page, render
 from reproducer.reporting.rows import lines
 from reproducer.stages.results import Results
 from tests.reporting.fake import ppl, row
+from tests.reporting.reading import tables
 
 COLUMNS = [ppl("own", "Own"), ppl("far", "Far").model_copy(update={"unseen": True})]
 # label -> (forward, backward, perplexity of the text that is searched on): c is dearer than a and no better
@@ -84,3 +85,45 @@ def test_the_same_results_draw_the_same_picture(tmp_path):
     assert names == ["cost-smollm2-135m-20"]
     one, two = ((tmp_path / name / "cost-smollm2-135m-20.pdf").read_bytes() for name in ("one", "two"))
     assert one == two
+
+
+def timed():
+    """Untuned rows and a tuned one, two seeds each, with times."""
+    rows = [row("dense", {"own_ppl": 10.0})]
+    for seed in (0, 1):
+        spent = {"seed": seed, "tokens": {"forward": 1000, "backward": 500}, "deciding_seconds": 3600.0 + 3600 * seed}
+        rows += [
+            row("vector", {"own_ppl": 20.0}, **spent),
+            row("adapruner", {"own_ppl": 19.0}, **spent),
+            row("adapruner", {"own_ppl": 15.0}, **spent, recovery="lora", recovery_seconds=1800.0),
+        ]
+    return made().model_copy(update={"rows": rows})
+
+
+def test_the_whole_cost_is_the_search_and_the_recovery():
+    untuned, tuned = whole_costs(timed())
+    assert (untuned.line["label"], untuned.deciding, untuned.recovery) == ("Vector", 5400.0, None)
+    assert (tuned.line["label"], tuned.line["recovery"]) == ("AdaPruner", "lora"), "its untuned row says no more"
+    assert (tuned.deciding, tuned.recovery) == (5400.0, 1800.0)
+    flop = 2 * 6.74e9 * 1000 + 4 * 6.74e9 * 500  # forward, and twice as much backward
+    assert tuned.at_7b == pytest.approx(flop / 100e12)
+
+
+def test_unstructured_pruning_stands_beside_it():
+    *rows, magnitude, wanda, sparsegpt = tables(timed(), "Search and recovery beside unstructured pruning")[0]
+    assert [one["Method"] for one in rows] == ["Vector", "AdaPruner"]
+    assert (rows[1]["Deciding"], rows[1]["Recovery"], rows[1]["Together"]) == (
+        "1 h 30 min",
+        "30 min 00 s",
+        "2 h 00 min",
+    )
+    assert magnitude["Deciding, LLaMA-7B"] == "0 ms"
+    expected = 2 * 6.74e9 * 128 * 2048 / 100e12
+    assert wanda["Deciding, LLaMA-7B"] == sparsegpt["Deciding, LLaMA-7B"] == f"{expected:.1f} s"
+    text = page(article(timed()), FORMATS[0]).text
+    assert "a search takes 12 h 30 min of that GPU" in text, "150 trials of 5 minutes"
+
+
+def test_results_without_times_have_no_such_table():
+    assert whole_costs(made()) == []
+    assert "beside unstructured pruning" not in page(article(made()), FORMATS[0]).text

@@ -84,17 +84,16 @@ def report(tmp_path_factory) -> Path:
     return directory
 
 
+def whole(directory: Path) -> str:
+    """The report in Markdown, then its appendix."""
+    names = ("report.md", "appendix.md")
+    return "\n".join((directory / name).read_text(encoding="utf-8") for name in names)
+
+
 def test_markdown_says_what_a_reader_asks(report):
-    text = (report / "report.md").read_text(encoding="utf-8")
-    headings = [
-        "\n## Results",
-        "\n## Searches",
-        "\n## Cost",
-        "\n## Not done",
-        "\n## Appendix",
-        "\n### Search: AdaPruner",
-    ]
-    headings += [f"\n### {name}\n" for name in ("Settings", "Environment", "Command", "Provenance")]
+    text = whole(report)
+    names = ["Results", "Searches", "Cost", "Not done", "Appendix", "Search: AdaPruner"]
+    headings = [f"\n## {name}" for name in (*names, "Settings", "Environment", "Command", "Provenance")]
     places = [text.index(heading) for heading in headings]
     assert places == sorted(places)
     assert "Magnitude, 20%, w/o tune, seed 0: no memory left" in text
@@ -153,10 +152,11 @@ def test_hostile_names_stay_text(tmp_path):
     verdicts = [one, replace(one, outcome="not tested", ours=None, low=None, high=None)]
     told = replace(article(hostile()), verdicts=verdicts, deviations=[hostile_deviation()])
     write(told, tmp_path)
-    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    text = whole(tmp_path)
     _, kinds = read(text)
     assert not kinds & (NOT_TEXT - {"link_open"})
-    assert links(text) and all(link.startswith("#") for link in links(text)), "links lead to headings alone"
+    elsewhere = {link for link in links(text) if not link.startswith("#")}
+    assert elsewhere == {"report.md", "appendix.md"} < {*links(text)}, "links lead to headings and the other file"
     assert kinds >= {"table_open", "image", "blockquote_open", "hardbreak"}
     shown, kinds = read("\n".join(line for line in text.splitlines() if line.startswith(">")))
     assert "> c" in shown and not kinds & {"heading_open", "bullet_list_open", "ordered_list_open", "code_block"}

@@ -215,11 +215,3 @@ def test_a_search_of_another_method_and_one_of_a_fixed_metric_are_told():
         "- **Search of w/o I1**: The metric is fixed: a 1, b {2}. 2 samples, each from the whole pool, are searched. 24"
         in text
     )
-
-
-def test_a_transfer_is_told():
-    transfer = {"model": "llama-7b", "ratio": 0.2}
-    methods = [{"name": "vector"}, {"name": "x", "label": "X", "search": {"transfer": transfer}}]
-    results = fake.quickstart()
-    text = markdown(fake.change(results, spec=results.spec | {"methods": methods}))
-    assert "**Transfer to X**: No search of its own" in text and "on llama-7b at 20% of all parameters found" in text

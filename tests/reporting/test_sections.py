@@ -2,7 +2,8 @@
 
 import pytest
 
-from reproducer.reporting.filters import ends, lines_of
+from reproducer.reporting.filters import lines_of
+from reproducer.reporting.recoveries import ends
 
 from . import fake
 from .reading import html, latex, markdown, section_of, tables
@@ -44,11 +45,11 @@ def test_a_budget_without_limits_says_all():
 def test_losses_of_the_ends_are_means():
     results = fake.measured(fake.table1(), 3)
     trained = [row for row in results.rows if row.training]
-    (table,) = tables(results, "Recovery")
+    (table,) = tables(results, "Training losses")
     assert len(table) == len(trained) == 5
     losses = [step.loss for step in trained[0].training]
     assert [*table[0].values()][-4:] == [f"{sum(losses[:10]) / 10:.3f}", f"{sum(losses[-10:]) / 10:.3f}", "40", "640"]
-    assert section_of(markdown(fake.quickstart()), "Recovery") == ""
+    assert section_of(markdown(fake.quickstart()), "Training losses") == ""
 
 
 @pytest.mark.parametrize(("steps", "count"), [(1, 1), (2, 1), (4, 1), (6, 2), (29, 9), (500, 10)])

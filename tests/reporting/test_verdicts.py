@@ -82,7 +82,9 @@ def test_too_few_seeds_are_inconclusive_and_say_what_it_takes():
     assert one.p is one.p_holm is None and one.low < one.ours < one.high and one.detectable > 0
     assert one.needs.seeds == 5 and one.needs.hours == pytest.approx(6 * 2 * 48.7 / 3600)
     alone = judged(run(GOOD, seeds=[0]))["untuned-accuracy"]
-    assert alone.outcome == "inconclusive" and all(e.conditional and e.low < e.high for e in alone.evidence)
+    assert alone.outcome == "inconclusive" and all(
+        e.conditional and e.interval.low < e.interval.high for e in alone.evidence
+    )
 
 
 def test_tuned_rows_need_three_seeds():
@@ -270,7 +272,7 @@ def test_every_claim_has_a_verdict_in_its_items_report():
 def test_deviations_have_both_sides_and_leave_out_what_agrees():
     results = run(GOOD)
     found = {one.topic: one for one in deviations(results, paper())}
-    assert found["model"].ours == "SmolLM2-135M, 0.135 billion parameters"
+    assert found["model"].ours == "SmolLM2-135M, 135 million parameters"
     assert (
         "4-bit" in found["weights"].ours and found["cut"].paper == "25% of each pruned layer, 19.6% of all parameters"
     )

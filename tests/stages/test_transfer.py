@@ -18,6 +18,7 @@ from reproducer.recovery.lora import Lora
 from reproducer.search.record import Record
 from reproducer.spec import SpecError, load_spec
 from reproducer.stages.expand import expand
+from reproducer.stages.results import Results
 
 SPECS = Path(__file__).parents[2] / "specs"
 
@@ -37,7 +38,8 @@ evaluate: {perplexity: [python-topics], seq_len: 32, windows: 4}
 
 
 def rows_of(name, profile):
-    return {row.label: row.stages for row in expand(load_spec(SPECS / f"{name}.yaml", [profile])).rows}
+    rows = expand(load_spec(SPECS / f"{name}.yaml", [profile])).rows
+    return {row.label: row.stages for row in rows if row.seed == 0}
 
 
 @pytest.mark.parametrize("profile", ["paper", "small", "tiny"])
@@ -45,7 +47,7 @@ def test_one_search_serves_every_table(profile):
     search = rows_of("table1", profile)["AdaPruner"]["search"].key
     for table in ("table2", "table8"):
         assert rows_of(table, profile)["AdaPruner"]["search"].key == search
-    for table in ("table3", "table4", "table6", "table7", "figure5"):
+    for table in ("table3", "table4", "table6", "table7", "figure5", "transfer"):
         stages = rows_of(table, profile)["AdaPruner"]
         assert stages["transfer"].key == search and "search" not in stages
 
@@ -96,3 +98,29 @@ def test_a_derived_model_is_its_base_with_the_adapter(ran):
     assert (merged - plain).abs().max() > 1e-3
     results = json.loads((ran["folder"] / "out" / "transfer" / "results.json").read_text())
     assert {row["model"] for row in results["rows"]} == {"sibling"}
+
+
+ELSEWHERE = """\
+name: elsewhere
+models: [tiny-opt]
+methods: [vector, {name: adapruner, search: {transfer: {model: tiny}}}]
+prune: {ratio: 0.20, layers: [1, 5]}
+calibration: {dataset: python-topics, samples: 2, length: 32, pool: 20}
+search: {mode: paper, trials: 3, windows: 2, baselines: [vector]}
+evaluate: {perplexity: [python-topics], seq_len: 32, windows: 2}
+"""
+
+
+def test_what_was_found_on_a_llama_prunes_another_architecture(tmp_path):
+    (tmp_path / "x.yaml").write_text(ELSEWHERE)
+    command = [str(tmp_path / "x.yaml"), "--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    results = Results.model_validate_json((tmp_path / "out" / "elsewhere" / "results.json").read_bytes())
+    (row,) = (row for row in results.rows if row.method == "adapruner")
+    stages = {one.key: one for one in expand(load_spec(tmp_path / "x.yaml")).stages}
+    plan = Plan.load(tmp_path / "store" / "prune-found" / row.stages["plan"] / "plan.safetensors")
+    assert stages[row.stages["transfer"]].model.key != row.stages["model"] and len(plan.units) == 6
+    assert results.models[0].architecture == "opt" and 0.19 < row.params_removed < 0.21
+    assert row.deciding_seconds is not None and row.recovery_seconds is None
+    report = (tmp_path / "out" / "elsewhere" / "report.md").read_text()
+    assert "AdaPruner (transferred)" in report and "Random weights (tiny-opt):" in report
