@@ -114,14 +114,14 @@ def trial_seconds(search: Search) -> float:
     return sum(trial.seconds or 0.0 for trial in search.trials)
 
 
-def best_within(search: Search, seconds: float) -> float:
-    """The least value of the search's own that its trials had found after so many seconds; infinite without one."""
+def best_within(search: Search, seconds: float) -> float | None:
+    """The least value of the search's own that its trials had found after so many seconds."""
     spent, best = 0.0, float("inf")
     for trial in sorted(search.trials, key=lambda trial: trial.number):
         spent += trial.seconds or 0.0
         if spent <= seconds * (1 + 1e-9) and trial.value is not None and not trial.baseline:
             best = min(best, trial.value)
-    return best
+    return best if best < float("inf") else None
 
 
 def settled(search: Search) -> int | None:
@@ -160,7 +160,7 @@ class Histories:
         """A line a label and seed and, after several seeds, their mean.
 
         Each has `label`, `seed` (None: the mean), `best` (of the mean also `half`, of its interval over seeds),
-        `within`, the best after `seconds` (None where there is none), `own` and `common`: the trials until within
+        `within`, the best after `seconds` (None where one had none then), `own` and `common`: the trials until within
         `NEAR` of its own final best, and of the best of all searches of its seed (None: never); of the mean, over the
         seeds that got there, which `own_seeds` and `common_seeds` count.
         """
@@ -189,7 +189,7 @@ class Histories:
                     "seed": None,
                     "best": known.mean,
                     "half": known.half,
-                    "within": None if seconds is None else fmean(line["within"] for line in lines),
+                    "within": None if None in (within := [line["within"] for line in lines]) else fmean(within),
                     "seeds": len(lines),
                 }
                 for name in ("own", "common"):

@@ -4,6 +4,7 @@ from reproducer.paper import load_item
 from reproducer.reporting.searches import (
     against_random,
     best_so_far,
+    best_within,
     candidates,
     flop_7b,
     gap,
@@ -27,6 +28,32 @@ def search(values, label="TPE", sampler="tpe", seed=0, baseline=None, **more):
     ]  # fmt: skip
     settings = {"sampler": sampler, "data": "search", "windows": 16, **more.pop("settings", {})}
     return fake.change(fake.search(4, seed), trials=trials, label=label, settings=settings, **more)
+
+
+def timed(values, seconds, **more):
+    found = search(values, **more)
+    trials = [{**trial.model_dump(), "seconds": s} for trial, s in zip(found.trials, seconds, strict=True)]
+    return fake.change(found, trials=trials)
+
+
+def test_samplers_are_compared_after_the_time_of_the_quickest():
+    quick = timed([9.0, 8.0, 7.0], [1.0, 2.0, 3.0], label="A")
+    slow = timed([9.5, None, 6.5, 5.0], [2.0, 1.0, 3.0, 0.5], label="B")
+    assert [best_within(slow, seconds) for seconds in (1.9, 2, 6, 6.5)] == [None, 9.5, 6.5, 5.0]
+    (group,) = histories([quick, slow])
+    assert group.seconds == 6.0
+    assert {line["label"]: line["within"] for line in group.lines()} == {"A": 7.0, "B": 6.5}
+    text = section(quick, slow)
+    assert "At equal time" in text and "after the 6.0 s that the trials of the quickest search took" in text
+    beside = fake.change(slow, settings={**slow.settings, "workers": 2})
+    (group,) = histories([quick, beside])
+    assert group.seconds is None and "At equal time" not in section(quick, beside)
+    (group,) = histories([search([3.0]), search([4.0], label="B")])
+    assert group.seconds is None, "of trials that tell no time"
+
+
+def test_what_a_baseline_reached_is_no_merit_at_equal_time_either():
+    assert best_within(timed([1.0, 8.0], [1.0, 1.0], baseline="vector"), 2.0) == 8.0
 
 
 def section(*searches):
