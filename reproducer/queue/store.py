@@ -5,6 +5,7 @@
     root/corrupt/<key>-N/   artifacts that could not be trusted any more, for a person to look at
     root/failed/<key>.json  why a stage failed; gone once it succeeds
     root/locks/<key>.*      the lock of a stage, who holds it and how far that one is, and what the stage says
+    root/logs/<key>.log     all that the stage has said, printed and logged, attempt after attempt
     root/verified/          hashes of large files
     root/shared/<key>-…/    what stages keep for each other, a cache; it goes with the artifact of that key
 
@@ -92,6 +93,10 @@ class Store:
     def log(self, stage: Stage, run: str) -> Path:
         """What the stage says to the run of that name, a JSON object a line; removed when that run ends."""
         return self.root / "locks" / f"{stage.key}.{run}.log"
+
+    def log_path(self, stage: Stage) -> Path:
+        """Where all attempts at the stage have written down what they said, printed and logged."""
+        return self.root / "logs" / f"{stage.key}.log"
 
     def remove_logs(self, run: str) -> None:
         """Remove the logs of a run."""

@@ -1,0 +1,177 @@
+"""The engine `ray` on a cluster of three nodes, each with processes of its own. Skipped where Ray is not installed."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from engine_contract import EngineContract, until
+from queue_stages import PLANS, Wait, sleep_long, text
+
+from reproducer.errors import UserError
+from reproducer.queue import MachineLost, Progress, Store, check_shared, run
+from reproducer.queue.engines import ray as engines_ray
+from reproducer.queue.locks import StageLock
+
+ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
+NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head that runs nothing, and two nodes of one processor; this process is a driver."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # of the nodes: the tree that is tested
+        patch.setenv("RAY_health_check_period_ms", "1000")
+        made = Cluster(True, head_node_args={**NODE, "num_cpus": 0, "include_dashboard": False})
+        for _ in range(2):
+            made.add_node(wait=False, **NODE)
+        made.wait_for_nodes()
+        ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
+        yield made
+        ray.shutdown()
+        made.shutdown()
+
+
+@pytest.fixture
+def engine(cluster, monkeypatch):
+    monkeypatch.setattr(engines_ray, "GRACE_SECONDS", 1.0)  # Ray wakes nobody up to break off: what sleeps is killed
+    monkeypatch.setattr(engines_ray, "TAKEN_ALONG", ("QUEUE_",))
+    made = engines_ray.Ray(2)
+    yield made
+    made.close()
+
+
+class TestRay(EngineContract):
+    pass
+
+
+def node_of(cluster, pid):
+    """The node that a worker belongs to."""
+    parent = psutil.Process(pid).ppid()
+    return next(
+        node for node in cluster.worker_nodes
+        if parent in [one.process.pid for several in node.all_processes.values() for one in several]
+    )  # fmt: skip
+
+
+def test_a_lost_node_is_no_fault_of_the_stage_that_it_ran(cluster, engine, store, log, tmp_path, monkeypatch):
+    monkeypatch.setenv("QUEUE_GO", str(tmp_path / "go"))
+    said, removed = [], []
+
+    class Display(Progress):
+        def show(self, text):
+            said.append(text)
+
+        def update(self, stage, done, total, text=""):
+            if not removed:
+                removed.append(node_of(cluster, int(log()[0].split()[-1])))
+                cluster.remove_node(removed[0], allow_graceful=False)
+            if len(log()) == 2:
+                (tmp_path / "go").touch()
+
+    try:
+        outcome = run([text("after", a=Wait(label="the long one"))], store, engine, progress=Display())
+    finally:
+        cluster.add_node(**NODE)
+    assert outcome.counts == {"done": 2} and "the long one: the machine that ran it has gone; it is tried again" in said
+    first = int(log()[0].split()[-1])
+    until(lambda: not psutil.pid_exists(first))
+    assert "['partial']" not in "".join(log()), "the folder was empty again"
+
+
+def test_a_call_that_sleeps_does_not_outlive_its_node(cluster, engine, log):
+    future = engine.submit(sleep_long, 1)
+    until(log)
+    pid = int(log()[0].split()[1])
+    cluster.remove_node(node_of(cluster, pid), allow_graceful=False)
+    try:
+        assert isinstance(future.exception(60), MachineLost)
+        until(lambda: not psutil.pid_exists(pid))
+    finally:
+        cluster.add_node(**NODE)
+    until(lambda: engine.slots == 2)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_outlives_a_driver_that_is_ended(cluster, bench, how):
+    process = bench.start("waits", slots=2, engine=f"ray:{cluster.address}")
+    bench.until(lambda: len(bench.log()) == 2)
+    workers = [psutil.Process(int(line.split()[-1])) for line in bench.log()]
+    process.send_signal(how)
+    process.communicate(timeout=60)
+    psutil.wait_procs(workers, timeout=60)
+    assert not any(worker.is_running() for worker in workers)
+    if how == signal.SIGTERM:
+        assert process.returncode == 128 + how and bench.log().count("broken off") == 2
+    bench.go.touch()
+    assert "{'done': 2}" in bench.finish(bench.start("waits", slots=2, engine=f"ray:{cluster.address}"))
+    store = Store(bench.root)
+    assert all(store.artifact(stage) for stage in PLANS["waits"]())
+
+
+def test_two_drivers_share_a_store(cluster, bench):
+    processes = [bench.start("graph", slots=1, engine=f"ray:{cluster.address}") for _ in range(2)]
+    for process in processes:
+        bench.finish(process)
+    ran = Counter(bench.log())
+    assert len(ran) == 12 and set(ran.values()) == {1}, "each stage ran exactly once in all"
+
+
+def test_a_store_that_nodes_do_not_share_is_refused(engine, store, monkeypatch):
+    store.prepare()
+    check_shared(store, engine)
+    assert not list(store.root.glob("locks/*"))
+    lone = SimpleNamespace(everywhere=lambda function, path: {"n1 (ab)": "held", "n2 (cd)": "absent"})
+    with pytest.raises(UserError, match=r"is not on n2 \(cd\)"):
+        check_shared(store, lone)
+    # locks that hold within a machine alone, as those of another file
+    monkeypatch.setattr(StageLock, "is_free", lambda lock: True)
+    alone = SimpleNamespace(everywhere=lambda function, path: {"n1 (ab)": function(path)})
+    with pytest.raises(UserError, match="are not seen on n1"):
+        check_shared(store, alone)
+
+
+def test_devices_and_addresses_that_are_not_there(cluster, monkeypatch):
+    with pytest.raises(UserError, match="--device cuda: no node of the Ray cluster has a GPU"):
+        engines_ray.Ray(device="cuda")
+    with pytest.raises(UserError, match="Ray says which GPU"):
+        engines_ray.Ray(device="cuda:0,cuda:1")
+    assert ray.is_initialized(), "a cluster that was joined before is not left"
+
+
+def test_resources(cluster, monkeypatch):
+    nodes = [{"CPU": 16.0, "memory": 5e9}, {"CPU": 64.0, "GPU": 8.0, "memory": 9e9}, {"CPU": 1.0}]
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
+    everything, few, cpu = engines_ray.Ray(), engines_ray.Ray(3), engines_ray.Ray(device="cpu")
+    assert everything.devices == ("cuda",) and everything.slots == 8 and few.slots == 3
+    assert cpu.devices == ("cpu",) and cpu.slots == 16 + 64 + 1
+    del nodes[2]
+    assert engines_ray.Ray(device="cpu").slots == 4 + 16, "√n of n processors each"
+    assert engines_ray.Ray(5, device="cpu").slots == 5
+    nodes.clear()
+    everything._looked = 0.0
+    assert everything.slots == 0, "until one joins"
+
+
+def test_without_the_extra_nothing_of_it_is_imported_and_the_line_that_installs_it_is_told(tmp_path):
+    code = """
+import sys
+from reproducer.errors import UserError
+from reproducer.queue import engine_named
+assert "ray" not in sys.modules, "listing engines imports none"
+sys.modules["ray"] = None
+factory, options = engine_named("ray")
+try:
+    factory(1, **options)
+except UserError as error:
+    print(error)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "the engine 'ray' needs the package ray" in told and told.endswith("pip install 'reproducer[ray]'\n")
