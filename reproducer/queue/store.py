@@ -259,7 +259,7 @@ class Store:
         A stage that is locked, by a run that is under way, is left alone, and so are the artifacts it reads.
 
         Returns:
-            What was removed: path relative to the store -> bytes.
+            What was removed: path relative to the store -> bytes; logs, which go with it, left out.
         """
         removed: dict[str, int] = {}
         keep = set(needed)
@@ -282,7 +282,9 @@ class Store:
                     continue
                 for path in paths:
                     if path.parent != locks and (key not in keep or path.parent.name == "corrupt"):
-                        removed[path.relative_to(self.root).as_posix()] = self._remove(path)
+                        size = self._remove(path)
+                        if path.parent.name != "logs":
+                            removed[path.relative_to(self.root).as_posix()] = size
                 if key not in keep:
                     lock.remove()
         return removed

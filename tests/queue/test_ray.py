@@ -124,6 +124,14 @@ def test_two_drivers_share_a_store(cluster, bench):
     assert len(ran) == 12 and set(ran.values()) == {1}, "each stage ran exactly once in all"
 
 
+def test_a_stages_own_workers_are_tasks_too(cluster, engine, store):
+    """More of them than there is room for beside the stage: they take turns, and nobody waits for ever."""
+    stage = PLANS["squares"]()[0]
+    assert run([stage], store, engine).ok
+    artifact = store.artifact(stage)
+    assert (artifact.directory / "out.txt").read_text() == "[0, 1, 4, 9, 16, 25]" and artifact.facts["others"] >= 1
+
+
 def test_a_store_that_nodes_do_not_share_is_refused(engine, store, monkeypatch):
     store.prepare()
     check_shared(store, engine)

@@ -48,6 +48,7 @@ class Engine(Protocol):
 Factory = Callable[..., Engine]  # makes an engine with so many slots
 T = TypeVar("T", bound=Factory)
 
+of_stages: Callable[[int], Engine] | None = None  # set in a worker whose stages' own calls run elsewhere too
 ENGINES: Registry[Factory] = Registry("engine", "reproducer.queue.engines", "reproducer.engines")
 
 

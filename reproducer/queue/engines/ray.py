@@ -17,8 +17,9 @@ from functools import cache, partial
 from typing import Any
 
 from reproducer.errors import UserError
-from reproducer.queue.engines import MachineLost, register
-from reproducer.queue.engines.local import GRACE_SECONDS
+from reproducer.queue import engines
+from reproducer.queue.engines import Engine, MachineLost, register
+from reproducer.queue.engines.local import GRACE_SECONDS, Processes
 
 INSTALL = "pip install 'reproducer[ray]'"
 LOOK_SECONDS = 1.0  # how often it is asked which nodes there are, and whether a worker's node is
@@ -38,6 +39,7 @@ class Ray:
         device: `auto`, `cpu` or `cuda`.
         address: of the cluster, `auto` for the one that runs on this machine. None: the one that RAY_ADDRESS names, or
             else Ray is started on this machine, and ends with the engine.
+        threads: processors of a task, where it is known already.
 
     Raises:
         UserError: Ray is not installed, or the cluster is not there or has no such device.
@@ -45,7 +47,9 @@ class Ray:
 
     elsewhere = True
 
-    def __init__(self, slots: int = 0, device: str = "auto", address: str | None = None) -> None:
+    def __init__(
+        self, slots: int = 0, device: str = "auto", address: str | None = None, threads: int | None = None
+    ) -> None:
         self._ray = ray = library()
         self._limit = slots
         self._calls: dict[Future[Any], Any] = {}  # the open ones, and their references
@@ -65,7 +69,7 @@ class Ray:
                 )
             self._of = "GPU" if gpus and device != "cpu" else "CPU"
             self.devices = ("cuda",) if self._of == "GPU" else ("cpu",)
-            self._threads = self._share()
+            self._threads = threads or self._share()
         except BaseException:
             self.close()
             raise
@@ -122,7 +126,7 @@ class Ray:
         environment = {name: value for name, value in os.environ.items() if name.startswith(TAKEN_ALONG)}
         path = [os.path.abspath(folder) for folder in sys.path]
         reference = task.remote(environment, os.getcwd(), path, pickle.dumps((function, arguments)))
-        future: Future[Any] = Future()
+        future = _Future(self._ray, reference)
         future.set_running_or_notify_cancel()
         with self._changing:
             self._calls[future] = reference
@@ -159,6 +163,18 @@ class Ray:
             self._ray.shutdown()
 
 
+class _Future(Future[Any]):
+    """Of a task. A task that waits for another one lets go of its processors meanwhile, else both might wait."""
+
+    def __init__(self, ray: Any, reference: Any) -> None:
+        super().__init__()
+        self._ray, self._reference = ray, reference
+
+    def result(self, timeout: float | None = None) -> Any:
+        self._ray.wait([self._reference], timeout=timeout)
+        return super().result(timeout)
+
+
 def library() -> Any:
     """The package ray. UserError: it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
@@ -191,6 +207,7 @@ def _join(ray: Any, address: str) -> None:
 def _call(environment: Mapping[str, str], directory: str, path: list[str], call: bytes) -> bytes:
     """Whether the call returned, and its result or its error."""
     _end_with_node()
+    engines.of_stages = _for_stage
     before = signal.signal(signal.SIGTERM, _break_off)
     try:
         os.environ.update(environment)
@@ -213,6 +230,16 @@ class _Terminated(KeyboardInterrupt):
 def _break_off(number: int, frame: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break off the cleaning up
     raise _Terminated
+
+
+def _for_stage(count: int) -> Engine:
+    """Tasks beside the one that asks; on a GPU processes of its own, as other GPUs are other stages'."""
+    import ray
+
+    if ray.get_gpu_ids():
+        return Processes(count)
+    mine = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
+    return Ray(count, device="cpu", threads=int(mine))
 
 
 def _enter(directory: str) -> None:
