@@ -78,4 +78,7 @@ class Monitor:
     def _holder(self, stage: Stage) -> Holder | None:
         lock = self._store.lock(stage)
         holder = lock.holder()  # first: who asks for a lock makes its file
-        return None if holder is None or lock.is_free() else holder
+        try:
+            return None if holder is None or lock.is_free() else holder
+        except OSError:  # a store that may only be read
+            return holder

@@ -72,7 +72,7 @@ class Bench:
         return self._log.read_text().splitlines() if self._log.exists() else []
 
     def until(self, condition: Callable[[], object]) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < end, self.log()
             time.sleep(0.01)

@@ -106,7 +106,7 @@ class Ray:
     def submit(self, function: Callable[..., Any], /, *arguments: Any, memory: int = 0) -> Future[Any]:
         """See `Engine`. `memory` in bytes; what no node has is not waited for: then the largest node is taken whole."""
         largest = max((node.get("memory", 0) for node in self._look()), default=memory)
-        resources = {"num_cpus": self._threads, "num_gpus": int(self._of == "GPU"), "memory": min(memory, largest)}
+        resources = {"num_cpus": self._threads, "num_gpus": int(self._of == "GPU"), "memory": int(min(memory, largest))}
         task = self._task.options(max_retries=0, **resources)
         return self._begin(task, function, arguments)
 
@@ -120,7 +120,11 @@ class Ray:
                 here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 task = self._task.options(max_retries=0, num_cpus=0, scheduling_strategy=here)
                 calls[f"{node['NodeManagerHostname']} ({node['NodeID'][:6]})"] = self._begin(task, function, arguments)
-        return {name: future.result() for name, future in calls.items()}
+        found = {}
+        for name, future in calls.items():
+            with suppress(BrokenExecutor):  # it has gone meanwhile
+                found[name] = future.result()
+        return found
 
     def _begin(self, task: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Future[Any]:
         environment = {name: value for name, value in os.environ.items() if name.startswith(TAKEN_ALONG)}
@@ -138,7 +142,10 @@ class Ray:
         with self._changing:
             self._calls.pop(future, None)
         if error is None:
-            good, result = pickle.loads(done.result())
+            try:
+                good, result = pickle.loads(done.result())
+            except Exception as unreadable:  # of another version than this process has, say
+                good, result = False, unreadable
             future.set_result(result) if good else future.set_exception(result)
         elif isinstance(error, errors.NodeDiedError):
             future.set_exception(MachineLost("its node has gone"))
@@ -199,6 +206,8 @@ def _join(ray: Any, address: str) -> None:
     finally:
         if on_main:
             signal.signal(signal.SIGTERM, before)
+    # Of each worker and node that is lost it prints pages of its own log into the display; the run says what was lost.
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
 
 
 # on a node
