@@ -75,9 +75,8 @@ def estimates(stages: Sequence[Stage], outcome: Outcome, device: Device) -> Esti
         except Exception as error:  # whatever transformers makes of a config; a run will say it in full
             raw[stage.key] = f"not estimated: {str(error).partition(chr(10))[0] or type(error).__name__}"
         found, artifact = raw[stage.key], made.get(stage.key)
-        here = device.here and artifact is not None
-        here = here and artifact.record["environment"].get("cpu") == describe_machine()["cpu"]
-        if artifact is not None and here and isinstance(found, Estimate):
+        here = artifact is not None and artifact.record["environment"].get("cpu") == describe_machine()["cpu"]
+        if artifact is not None and here and device.here and isinstance(found, Estimate):
             ratios.setdefault(stage.kind, []).append(artifact.seconds / max(found.seconds, LEAST))
     corrections = {kind: statistics.median(seen) for kind, seen in ratios.items()}
     corrected: dict[str, Estimate | str] = dict(raw)

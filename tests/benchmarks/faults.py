@@ -28,7 +28,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -125,10 +125,10 @@ class OnRay(Setup):
         super().__init__(given, folder, random)
         os.environ["PYTHONPATH"] = str(ROOT)  # of the nodes
         self._node = {"num_cpus": 1, "object_store_memory": 80 << 20}
-        self._cluster = Cluster(True, head_node_args={**self._node, "num_cpus": 0, "include_dashboard": False})
+        head = {**self._node, "num_cpus": 0, "include_dashboard": False}
+        self._cluster = patiently(lambda: Cluster(True, head_node_args=head))
         for _ in range(2):
-            self._cluster.add_node(wait=False, **self._node)
-        self._cluster.wait_for_nodes()
+            self._add()
         self.arguments = ("--engine", f"ray:{self._cluster.address}")
 
     def kill(self, kind: str) -> bool:
@@ -136,8 +136,11 @@ class OnRay(Setup):
             return super().kill(kind)
         node = self.random.choice(sorted(self._cluster.worker_nodes, key=lambda node: node.unique_id))
         self._cluster.remove_node(node, allow_graceful=False)
-        self._cluster.add_node(wait=False, **self._node)
+        self._add()
         return True
+
+    def _add(self) -> None:
+        patiently(lambda: self._cluster.add_node(wait=False, **self._node))
 
     def workers(self) -> list[psutil.Process]:
         raylets = [one.process.pid for node in self._cluster.worker_nodes
@@ -152,6 +155,14 @@ class OnRay(Setup):
     def close(self) -> None:
         super().close()
         self._cluster.shutdown()
+
+
+def patiently(call: Callable[[], Any]) -> Any:
+    """What starts a node of Ray, which waits half a minute for it: too short on a busy machine."""
+    for _ in range(9):
+        with contextlib.suppress(Exception):
+            return call()
+    return call()
 
 
 SETUPS: dict[str, type[Setup]] = {"local": Setup, "two": Two, "ray": OnRay}
