@@ -28,7 +28,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -39,6 +39,7 @@ from tabulate import tabulate
 from reproducer.queue import Store, topological
 from reproducer.spec import load
 from reproducer.stages.document import expand_all
+from tests.ray_cluster import add_node, start_cluster
 
 ROOT = Path(__file__).parents[2]
 END_SECONDS = 60.0  # within which what a killed parent had started ends
@@ -120,15 +121,8 @@ class OnRay(Setup):
     name, victims = "ray", ("parent", "worker", "node")
 
     def __init__(self, given: argparse.Namespace, folder: Path, random: Random) -> None:
-        from ray.cluster_utils import Cluster
-
         super().__init__(given, folder, random)
-        os.environ["PYTHONPATH"] = str(ROOT)  # of the nodes
-        self._node = {"num_cpus": 1, "object_store_memory": 80 << 20}
-        head = {**self._node, "num_cpus": 0, "include_dashboard": False}
-        self._cluster = patiently(lambda: Cluster(True, head_node_args=head))
-        for _ in range(2):
-            self._add()
+        self._cluster = start_cluster()
         self.arguments = ("--engine", f"ray:{self._cluster.address}")
 
     def kill(self, kind: str) -> bool:
@@ -136,11 +130,8 @@ class OnRay(Setup):
             return super().kill(kind)
         node = self.random.choice(sorted(self._cluster.worker_nodes, key=lambda node: node.unique_id))
         self._cluster.remove_node(node, allow_graceful=False)
-        self._add()
+        add_node(self._cluster)
         return True
-
-    def _add(self) -> None:
-        patiently(lambda: self._cluster.add_node(wait=False, **self._node))
 
     def workers(self) -> list[psutil.Process]:
         raylets = [one.process.pid for node in self._cluster.worker_nodes
@@ -155,14 +146,6 @@ class OnRay(Setup):
     def close(self) -> None:
         super().close()
         self._cluster.shutdown()
-
-
-def patiently(call: Callable[[], Any]) -> Any:
-    """What starts a node of Ray, which waits half a minute for it: too short on a busy machine."""
-    for _ in range(9):
-        with contextlib.suppress(Exception):
-            return call()
-    return call()
 
 
 SETUPS: dict[str, type[Setup]] = {"local": Setup, "two": Two, "ray": OnRay}

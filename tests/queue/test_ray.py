@@ -1,6 +1,5 @@
 """The engine `ray` on a cluster of three nodes, each with processes of its own. Skipped where Ray is not installed."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -16,27 +15,19 @@ from reproducer.errors import UserError
 from reproducer.queue import MachineLost, Progress, Store, check_shared, run
 from reproducer.queue.engines import ray as engines_ray
 from reproducer.queue.locks import StageLock
+from tests.ray_cluster import add_node, start_cluster
 
 ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
-NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 
 
 @pytest.fixture(scope="module")
 def cluster():
     """A head that runs nothing, and two nodes of one processor; this process is a driver."""
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # of the nodes: the tree that is tested
-        patch.setenv("RAY_health_check_period_ms", "1000")
-        made = Cluster(True, head_node_args={**NODE, "num_cpus": 0, "include_dashboard": False})
-        for _ in range(2):
-            made.add_node(wait=False, **NODE)
-        made.wait_for_nodes()
-        ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
-        yield made
-        ray.shutdown()
-        made.shutdown()
+    made = start_cluster()
+    ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
+    yield made
+    ray.shutdown()
+    made.shutdown()
 
 
 @pytest.fixture
@@ -79,7 +70,7 @@ def test_a_lost_node_is_no_fault_of_the_stage_that_it_ran(cluster, engine, store
     try:
         outcome = run([text("after", a=Wait(label="the long one"))], store, engine, progress=Display())
     finally:
-        cluster.add_node(**NODE)
+        add_node(cluster)
     assert outcome.counts == {"done": 2} and "the long one: the machine that ran it has gone; it is tried again" in said
     first = int(log()[0].split()[-1])
     until(lambda: not psutil.pid_exists(first))
@@ -95,7 +86,7 @@ def test_a_call_that_sleeps_does_not_outlive_its_node(cluster, engine, log):
         assert isinstance(future.exception(60), MachineLost)
         until(lambda: not psutil.pid_exists(pid))
     finally:
-        cluster.add_node(**NODE)
+        add_node(cluster)
     until(lambda: engine.slots == 2)
 
 
