@@ -1,5 +1,7 @@
 """The engine `ray` on a cluster of three nodes, each with processes of its own. Skipped where Ray is not installed."""
 
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import pytest
 from engine_contract import EngineContract, until
 from queue_stages import PLANS, Wait, sleep_long, text
 
+from reproducer.cli import main
 from reproducer.errors import UserError
 from reproducer.queue import MachineLost, Progress, Store, check_shared, run
 from reproducer.queue.engines import ray as engines_ray
@@ -107,6 +110,31 @@ def test_nothing_outlives_a_driver_that_is_ended(cluster, bench, how):
     assert all(store.artifact(stage) for stage in PLANS["waits"]())
 
 
+SPEC = """\
+name: small-run
+models: [tiny-gqa]
+methods: [magnitude]
+prune: {ratio: 0.20, layers: [1, 5]}
+evaluate: {perplexity: [python-topics], seq_len: 32, windows: 4}
+"""
+
+
+def test_a_spec_on_a_cluster_gives_the_rows_of_a_local_run(cluster, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    found = []
+    for place in (["--engine", f"ray:{cluster.address}"], []):
+        name = place[1][:3] if place else "local"
+        assert main(["spec.yaml", "--store", f"store-{name}", "--out", f"out-{name}", *place]) == 0
+        rows = json.loads((tmp_path / f"out-{name}/small-run/results.json").read_text())["rows"]
+        found.append([(row["label"], row["status"], row["metrics"], row["stages"]) for row in rows])
+    assert found[0] == found[1] and len(found[0]) == 2
+    assert capsys.readouterr().out.count("(4 done)") == 2
+    hosts = [path.read_text() for path in (tmp_path / "store-ray/logs").iterdir()]
+    assert len(hosts) == 4 and not any(f"process {os.getpid()}\n" in text for text in hosts)
+
+
+@pytest.mark.slow
 def test_two_drivers_share_a_store(cluster, bench):
     processes = [bench.start("graph", slots=1, engine=f"ray:{cluster.address}") for _ in range(2)]
     for process in processes:
@@ -162,6 +190,7 @@ def test_resources(cluster, monkeypatch):
 def test_without_the_extra_nothing_of_it_is_imported_and_the_line_that_installs_it_is_told(tmp_path):
     code = """
 import sys
+from reproducer.cli import main
 from reproducer.errors import UserError
 from reproducer.queue import engine_named
 assert "ray" not in sys.modules, "listing engines imports none"
