@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from reproducer.errors import UserError
 from reproducer.queue.locks import StageLock
+from reproducer.queue.stage import KEY_LENGTH
 from reproducer.queue.store import Store
 
 
@@ -21,7 +22,8 @@ def check_shared(store: Store, engine: Any) -> None:
     Raises:
         UserError: they do not see it, with the machines.
     """
-    with StageLock(store.root / "locks", f"probe-{uuid.uuid4().hex}") as lock:
+    # named as a stage's, so that it is swept away if this process is killed here
+    with StageLock(store.root / "locks", uuid.uuid4().hex[:KEY_LENGTH]) as lock:
         if not lock.acquire():
             raise AssertionError("a lock of a name that nobody has")
         found = engine.everywhere(_seen, lock.path)
