@@ -326,7 +326,7 @@ def main() -> None:
             with made(SETUPS[name], given, base / name, random) as setup:
                 faults = Faults(setup, stages, rows)
                 faults.run(kills, given.window)
-            killed = ", ".join(f"{count} {kind}s" for kind, count in sorted(faults.killed.items()))
+            killed = ", ".join(f"{count} × {kind}" for kind, count in sorted(faults.killed.items()))
             held = "no" if faults.wrong else "yes"
             lines.append((setup.name, killed, faults.rounds, faults.noticed, f"{faults.slowest:.1f}", held))
             wrong += [f"{setup.name}: {one}" for one in faults.wrong]
