@@ -1,5 +1,7 @@
 import contextlib
 import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import BrokenExecutor, Future
@@ -141,3 +143,21 @@ def test_slots_that_fit_a_machine(monkeypatch, cores, free, devices, memory, slo
     monkeypatch.setattr(local, "describe_machine", lambda: {"cpu_count": cores})
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free << 30))
     assert fitting_slots(devices, memory << 30) == slots
+
+
+def test_without_the_extra_nothing_of_it_is_imported_and_the_line_that_installs_it_is_told(tmp_path):
+    code = """
+import sys
+from reproducer.cli import main
+from reproducer.errors import UserError
+from reproducer.queue import engine_named
+assert "ray" not in sys.modules, "listing engines imports none"
+sys.modules["ray"] = None
+factory, options = engine_named("ray")
+try:
+    factory(1, **options)
+except UserError as error:
+    print(error)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "the engine 'ray' needs the package ray" in told and told.endswith("pip install 'reproducer[ray]'\n")

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from types import SimpleNamespace
 
@@ -185,21 +183,3 @@ def test_resources(cluster, monkeypatch):
     nodes.clear()
     everything._looked = 0.0
     assert everything.slots == 0, "until one joins"
-
-
-def test_without_the_extra_nothing_of_it_is_imported_and_the_line_that_installs_it_is_told(tmp_path):
-    code = """
-import sys
-from reproducer.cli import main
-from reproducer.errors import UserError
-from reproducer.queue import engine_named
-assert "ray" not in sys.modules, "listing engines imports none"
-sys.modules["ray"] = None
-factory, options = engine_named("ray")
-try:
-    factory(1, **options)
-except UserError as error:
-    print(error)
-"""
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "the engine 'ray' needs the package ray" in told and told.endswith("pip install 'reproducer[ray]'\n")
