@@ -24,7 +24,10 @@ from reproducer.queue.store import Store
 from reproducer.queue.watch import Watch
 
 POLL_SECONDS = 0.1  # how often a stage that another run has is asked for
-TRIES = 3  # of a stage whose worker is lost
+# What became of a stage that was lost, how often it is tried, and what to do then. That a machine goes is no fault of the
+# stage's, unless it is so every time.
+KILLED = "the process that ran it was killed", 3, "the system does so when memory runs out: run fewer stages at once"
+GONE = "the machine that ran it has gone", 20, "see whether the stage needs more memory than a machine has"
 Settled = Callable[[Stage, Mapping[str, Result]], None]  # the stage, and the results so far by key
 
 
@@ -87,7 +90,7 @@ class _Scheduler:
         self._run = uuid.uuid4().hex[:12]
         self._watch = Watch(store, self._run, progress)
         self._running: dict[int, tuple[Stage, Future[End | None]]] = {}  # by slot
-        self._lost: Counter[str] = Counter()
+        self._lost: Counter[tuple[str, str]] = Counter()
         self._announced: set[tuple[str, Holder]] = set()
         self._stranded = False
         self._closing = ExitStack()
@@ -171,10 +174,9 @@ class _Scheduler:
             del self._running[slot]
             error = future.exception()
             if isinstance(error, MachineLost):
-                self._watch.remove(stage)
-                self._progress.say(f"{stage.label}: the machine that ran it has gone; it is tried again")
+                self._take_lost(stage, *GONE)
             elif isinstance(error, BrokenExecutor):
-                self._take_lost(stage)
+                self._take_lost(stage, *KILLED)
             elif error is not None:
                 raise error
             else:
@@ -192,19 +194,17 @@ class _Scheduler:
             if isinstance(state, Artifact):
                 self._settle(Result(stage, end, artifact=state))
 
-    def _take_lost(self, stage: Stage) -> None:
+    def _take_lost(self, stage: Stage, what: str, tries: int, hint: str) -> None:
         self._watch.remove(stage)
-        self._lost[stage.key] += 1
-        if self._lost[stage.key] < TRIES:
-            self._progress.say(f"{stage.label}: the process that ran it was killed; it is tried again")
+        self._lost[stage.key, what] += 1
+        if self._lost[stage.key, what] < tries:
+            self._progress.say(f"{stage.label}: {what}; it is tried again")
             return
         with errors_of(self._store, stage), self._store.lock(stage) as lock:
             if not lock.acquire():  # another run has it
                 return
             when = datetime.now(UTC).isoformat(timespec="seconds")
-            text = f"the process that ran it was killed, {TRIES} times"
-            hint = "the system does so when memory runs out: run fewer stages at once"
-            self._store.fail(stage, Failure(text, hint, None, when))
+            self._store.fail(stage, Failure(f"{what}, {tries} times", hint, None, when))
         self._take(stage, "failed")
 
     def _settle(self, result: Result) -> None:
