@@ -24,8 +24,8 @@ from reproducer.queue.store import Store
 from reproducer.queue.watch import Watch
 
 POLL_SECONDS = 0.1  # how often a stage that another run has is asked for
-# What became of a stage that was lost, how often it is tried, and what to do then. That a machine goes is no fault of the
-# stage's, unless it is so every time.
+# What became of a stage that was lost, how often it is tried, and what to do then. That a machine goes is no fault of
+# the stage's, unless it is so every time.
 KILLED = "the process that ran it was killed", 3, "the system does so when memory runs out: run fewer stages at once"
 GONE = "the machine that ran it has gone", 20, "see whether the stage needs more memory than a machine has"
 Settled = Callable[[Stage, Mapping[str, Result]], None]  # the stage, and the results so far by key
