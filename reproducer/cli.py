@@ -21,7 +21,7 @@ from reproducer.exporting import recipe
 from reproducer.models.export.formats import FORMATS
 from reproducer.queue.signals import exit_code, interruptible
 
-SUBCOMMANDS = ("report", "status", "check", "export", "prune", "clean", "methods", "models", "specs", "audit")
+SUBCOMMANDS = ("report", "status", "logs", "check", "export", "prune", "clean", "methods", "models", "specs", "audit")
 DONE, FAILED, WRONG = 0, 1, 2
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,4})?")
 
@@ -70,10 +70,10 @@ def _exists(name: str) -> bool:
         return False
 
 
-def _jobs(text: str) -> int | None:
-    """A number of stages at once; None for as many as the machine holds."""
+def _jobs(text: str) -> int:
+    """A number of stages at once; 0 for as many as there is room for."""
     if text == "auto":
-        return None
+        return 0
     if not re.fullmatch(r"[0-9]{1,4}", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is no number of stages: a whole number from 1 on, or auto")
     return int(text)
@@ -85,6 +85,13 @@ def _devices(text: str) -> tuple[str, ...]:
         if not DEVICE.fullmatch(name):
             raise argparse.ArgumentTypeError(f"'{name}' is no device to run on: auto, cpu, cuda or cuda:NUMBER")
     return names
+
+
+def _on(text: str) -> tuple[int, str]:
+    found = re.fullmatch(r"([1-9][0-9]{0,3})x(.+)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"'{text}' names no devices: a number, x and a name, such as 8xa100-80gb")
+    return int(found[1]), found[2]
 
 
 def _tolerance(text: str) -> float:
@@ -157,19 +164,38 @@ def _parser() -> argparse.ArgumentParser:
         default=("auto",),
         dest="devices",
         metavar="NAME",
-        help="cpu, cuda, or a list that jobs share, such as cuda:0,cuda:1 (default: cuda if there is one)",
+        help="auto, cpu, cuda, or a list that jobs share, such as cuda:0,cuda:1 (default: auto, which is every GPU of "
+        "the machine with a stage each, or the processor)",
     )
     machine.add_argument(
-        "--jobs", type=_jobs, default=1, metavar="N", help="stages that run at once, or auto to fill the machine"
+        "--jobs",
+        type=_jobs,
+        metavar="N",
+        help="stages that run at once, or auto to fill the machine (default: 1 a device; auto on a cluster)",
     )
     machine.add_argument(
-        "--engine", default="local", metavar="NAME", help="where stages run: local, or module:attribute of your own"
+        "--engine",
+        default="local",
+        metavar="NAME",
+        help="where stages run: local, ray (on this machine), ray:ADDRESS or ray:auto (a cluster that runs), or "
+        "module:attribute of your own",
     )
 
     run = commands.add_parser("run", parents=[spec, store, out, machine], help="run a spec and render its report")
     run.add_argument("--dry-run", action="store_true", help="print the queue and stop")
+    run.add_argument(
+        "--on",
+        type=_on,
+        metavar="COUNTxDEVICE",
+        help="with --dry-run: on such devices, for example 8xa100-80gb, or 2xhere for two jobs on this machine",
+    )
     commands.add_parser("report", parents=[spec, store, out], help="render from the store, run nothing")
-    commands.add_parser("status", parents=[spec, store], help="what of a spec is done")
+    status = commands.add_parser("status", parents=[spec, store], help="what of a spec is done, and what runs where")
+    status.add_argument(
+        "--watch", action="store_true", help="what runs, what failed and the time left, until all is done"
+    )
+    logs = commands.add_parser("logs", parents=[spec, store], help="all that a stage has said and printed")
+    logs.add_argument("stage", metavar="STAGE", help="the beginning of its key, or words of its kind and label")
     check = commands.add_parser(
         "check", parents=[spec, store, out, machine], help="run a spec, compare with a baseline"
     )

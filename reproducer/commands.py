@@ -22,14 +22,16 @@ from reproducer.methods.registry import METHODS
 from reproducer.models.catalogue import CATALOGUE
 from reproducer.models.export.formats import writer
 from reproducer.queue import (
-    ENGINES,
+    Monitor,
     Outcome,
     Progress,
     Result,
     Stage,
     Store,
+    check_shared,
     console_progress,
     duration,
+    engine_named,
     fitting_slots,
     survey,
 )
@@ -42,6 +44,7 @@ from reproducer.stages.document import expand_all
 from reproducer.stages.expand import Expansion, Row, expand
 from reproducer.stages.resolve import DENSE
 from reproducer.stages.results import Results, Source
+from reproducer.watching import find_stage, holder_cells, log_text, watch
 
 PACKAGES = ("reproducer", "torch", "transformers", "optuna", "peft", "datasets", "lm-eval", "tokenizers", "numpy")
 DONE, FAILED = 0, 1
@@ -54,8 +57,10 @@ def run(given: Namespace) -> int:
     """Run a spec and render its report."""
     expansion = _load(given)
     if given.dry_run:
-        print(_queue(expansion, Store(given.store), given.devices))
+        print(_queue(expansion, Store(given.store), given.devices, given.on))
         return DONE
+    if given.on is not None:
+        raise UserError("--on plans for devices that are not here", "add --dry-run")
     return _finish(expansion, _run(expansion, given, given.out / expansion.spec.name), given)[0]
 
 
@@ -69,12 +74,26 @@ def report(given: Namespace) -> int:
 def status(given: Namespace) -> int:
     """What of a spec is done."""
     expansion = _load(given)
-    outcome = survey(expansion.stages, Store(given.store), _surveyed(expansion, ("auto",)))
-    lines = [
-        (result.status, result.stage.kind, result.stage.label, result.message) for result in outcome.results.values()
-    ]
-    print(tabulate(lines, headers=["status", "stage", "of", ""], tablefmt="plain"))
+    store = Store(given.store)
+    if given.watch:
+        watch(expansion.spec.name, expansion.stages, store)
+        return DONE
+    outcome = survey(expansion.stages, store, _surveyed(expansion, ("auto",)))
+    at_work = {stage.key: holder for stage, holder in Monitor(expansion.stages, store).look().running}
+    lines = []
+    for key, result in outcome.results.items():
+        holder = at_work.get(key)
+        what = ("running", ", ".join(filter(None, holder_cells(holder)))) if holder else (result.status, result.message)
+        lines.append((what[0], key[:12], result.stage.kind, result.stage.label, what[1]))
+    print(tabulate(lines, headers=["status", "key", "stage", "of", ""], tablefmt="plain", disable_numparse=True))
     print(f"\n{expansion.spec.name}: {len(expansion.rows)} rows, {len(outcome.results)} stages: {_counts(outcome)}")
+    return DONE
+
+
+def logs(given: Namespace) -> int:
+    """What a stage has said, printed and logged."""
+    stage = find_stage(_load(given).stages, given.stage)
+    print(log_text(Store(given.store), stage), end="")
     return DONE
 
 
@@ -340,22 +359,36 @@ def _run(expansion: Expansion, given: Namespace, folder: Path | None) -> Outcome
     if outcome.ok:  # nothing to compute: torch need not even be imported
         _check_folder(folder)
         return outcome
-    factory = ENGINES.get(given.engine)
-    devices = _devices(given.devices)
+    factory, options = engine_named(given.engine)
+    elsewhere = getattr(factory, "elsewhere", False)
+    devices = ("cpu",) if elsewhere else _devices(given.devices)
     expansion.check_cuts()
     _check_folder(folder)
     store.prepare()
     todo = [stage for stage in expansion.stages if outcome[stage].artifact is None]
-    memory = _announce(expansion, todo, outcome, devices[0], given)
-    slots = fitting_slots(devices, memory) if given.jobs is None else max(given.jobs, len(devices))
+    memory = _announce(expansion, todo, outcome, devices[0], given, here=not elsewhere)
+    if elsewhere:
+        engine: Any = factory(given.jobs or 0, device=",".join(given.devices), **options)
+        devices = engine.devices
+        memory = memory if devices == ("cpu",) else {}  # on a GPU it is the GPU's
+        try:
+            check_shared(store, engine)
+        except BaseException:
+            engine.close()
+            raise
+    else:
+        largest = max(memory.values(), default=WORKER_MEMORY)
+        slots = fitting_slots(devices, largest) if given.jobs == 0 else max(given.jobs or 1, len(devices))
+        engine = factory(min(slots, max(1, len(todo))))
     return run_queue(
         expansion.stages,
         store,
-        factory(min(slots, max(1, len(todo)))),
+        engine,
         devices,
         progress=(progress := console_progress()),
         environment={"packages": _packages(), "device": ",".join(devices)},
         settled=partial(_say_rows, expansion, progress),
+        memory={stage.key: max(memory.get(stage.key, 0), WORKER_MEMORY) for stage in todo} if elsewhere else None,
     )
 
 
@@ -387,25 +420,30 @@ def _unwritable(folder: Path, error: Exception) -> UserError:
     return UserError(f"the report cannot be written to {where}: {reason}", "choose another --out")
 
 
-def _announce(expansion: Expansion, todo: list[Stage], outcome: Outcome, device: str, given: Namespace) -> int:
-    """Say what a long run needs, before it starts. Returns bytes that the largest stage will hold, as far as is known.
+def _announce(
+    expansion: Expansion, todo: list[Stage], outcome: Outcome, device: str, given: Namespace, here: bool
+) -> dict[str, int]:
+    """Say what a long run needs, before it starts. Returns bytes that stages will hold, by key, as far as is known.
+
+    Args:
+        here: it runs on `device`, and not on other machines.
 
     Small models are not worth the seconds that an estimate takes.
     """
     large = any((model.entry.parameters or LARGE) >= LARGE for model in expansion.found.models)
-    if not large and given.jobs is not None:
-        return WORKER_MEMORY
+    if not large and given.jobs != 0:
+        return {}
     from reproducer.stages.estimates import Device, Estimate, estimates
 
     found = estimates(expansion.stages, outcome, Device.named(device))
-    if large and (found.seconds > LONG or found.misfits):
+    if large and here and (found.seconds > LONG or found.misfits):
         lines = [f"{expansion.spec.name}: {len(todo)} stages to run, about {duration(found.seconds)} on this device"]
         lines += [f"from the network: {', '.join(needed)}"] if (needed := expansion.needs(todo)) else []
         lines += [f"too large for it: {found.misfits[0]}"] if found.misfits else []
         others = [name for name in SMALLER if name not in given.profile and _is_profile(name, given.spec)]
         lines += [f"smaller versions of this spec: --profile {' or --profile '.join(others)}"] if others else []
         print("\n  ".join(lines))
-    return int(max((one.memory for one in found.stages.values() if isinstance(one, Estimate)), default=WORKER_MEMORY))
+    return {key: int(one.memory) for key, one in found.stages.items() if isinstance(one, Estimate)}
 
 
 def _is_profile(name: str, spec: Path) -> bool:
@@ -440,17 +478,22 @@ def _told_failures(outcome: Outcome) -> list[Result]:
     return failed
 
 
-def _queue(expansion: Expansion, store: Store, devices: tuple[str, ...]) -> str:
-    """The queue as `--dry-run` prints it; the device is measured if work is left."""
+def _queue(expansion: Expansion, store: Store, devices: tuple[str, ...], on: tuple[int, str] | None) -> str:
+    """The queue as `--dry-run` prints it; the device is measured if work is left.
+
+    Args:
+        on: instead of a device of this machine, so many of the table's.
+    """
     outcome = survey(expansion.stages, store)
     todo = [stage for stage in expansion.stages if outcome[stage].artifact is None]
     lines = {stage.key: [stage.key[:12], stage.kind, stage.label, "in the store"] for stage in expansion.stages}
     summary = f"{len(expansion.rows)} rows, {len(lines)} stages, {len(todo)} to run"
     if todo:
         from reproducer.stages.estimates import Device, Estimate, estimates, memory_text
+        from reproducer.stages.schedule import device_named, schedule_text
 
         expansion.check_cuts()
-        here = Device.named(_devices(devices)[0])
+        here = Device.named(_devices(devices)[0]) if on is None else device_named(on[1], on[0])
         found = estimates(expansion.stages, outcome, here)
         known = [one for stage in todo if isinstance(one := found.stages[stage.key], Estimate)]
         for stage in todo:
@@ -462,6 +505,8 @@ def _queue(expansion: Expansion, store: Store, devices: tuple[str, ...]) -> str:
                     lines[stage.key][3:] = [why]
         share = "about" if len(known) == len(todo) else "at least"
         summary += f", {share} {duration(found.seconds)}\n\n{found.basis}"
+        if on is not None:
+            summary += f"\n\n{schedule_text(expansion.stages, outcome, here, on[0], found)}"
     table = tabulate(list(lines.values()), headers=["key", "stage", "of", "time", "memory", ""], tablefmt="simple")
     return f"{table}\n\n{summary}"
 
@@ -498,14 +543,15 @@ def _surveyed(expansion: Expansion, names: tuple[str, ...]) -> str:
 
 
 def _devices(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Devices as torch calls them; `auto` is a GPU if there is one. UserError for one that is not there."""
+    """Devices as torch calls them; `auto` is every GPU, or the processor. UserError for one that is not there."""
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    found = []
+    found: list[str] = []
     for name in names:
         if name == "auto":
-            name = "cuda" if gpus else "cpu"
+            found += [f"cuda:{number}" for number in range(gpus)] if gpus > 1 else ["cuda" if gpus else "cpu"]
+            continue
         if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= gpus:
             raise UserError(f"--device {name}: torch sees {gpus or 'no'} GPUs", "take cpu, or leave --device out")
         found.append(name)

@@ -376,6 +376,63 @@ def test_a_dry_run_estimates_what_is_to_run_and_writes_nothing(here, capsys):
     assert sorted(path.name for path in here.iterdir()) == ["spec.yaml"]
 
 
+def test_a_dry_run_on_other_devices(here, capsys):
+    assert main(["spec.yaml", "--dry-run", "--on", "8xa100-80gb"]) == 0
+    shown = capsys.readouterr().out
+    assert "Estimates for NVIDIA A100 80 GB (SXM) (79.10 GiB of memory)" in shown
+    assert "50% of the arithmetic and 75% of the bandwidth of its data sheet" in shown
+    assert "On 8 × NVIDIA A100 80 GB (SXM): about " in shown and "critical path" in shown
+    assert re.search(r"^ +8  \d.*%$", shown, re.MULTILINE)
+    for wrong, why in (
+        (["--on", "8xa100-80gb"], "--on plans for devices that are not here\nadd --dry-run"),
+        (["--dry-run", "--on", "a100"], "'a100' names no devices"),
+        (["--dry-run", "--on", "2xa100-80g"], "did you mean 'a100-80gb'?"),
+    ):
+        assert main(["spec.yaml", *wrong]) == 2
+        assert why in capsys.readouterr().err
+    assert sorted(path.name for path in here.iterdir()) == ["spec.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "arguments", "devices", "slots"),
+    [
+        (4, [], ("cuda:0", "cuda:1", "cuda:2", "cuda:3"), 4),
+        (4, ["--device", "auto", "--jobs", "auto"], ("cuda:0", "cuda:1", "cuda:2", "cuda:3"), 4),
+        (4, ["--device", "cuda:2"], ("cuda:2",), 1),
+        (64, [], tuple(f"cuda:{number}" for number in range(64)), 9),  # no more than there are stages
+        (1, [], ("cuda",), 1),
+        (0, [], ("cpu",), 1),
+    ],
+)
+def test_every_gpu_gets_a_stage(here, monkeypatch, gpus, arguments, devices, slots):
+    """Where stages are placed; no GPU is needed, and none computes."""
+    import torch
+
+    from reproducer.cli import _parser
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    given = _parser().parse_args(["run", "spec.yaml", *arguments])
+    monkeypatch.setattr(commands, "_announce", lambda *_, **__: {})
+    monkeypatch.setattr(commands, "run_queue", lambda stages, store, engine, devices, **_: (engine, devices))
+    engine, found = commands._run(commands._load(given), given, None)
+    assert (found, engine.slots) == (devices, slots)
+    engine.close()
+
+
+def test_a_stages_log_and_where_it_stands(finished, capsys):
+    assert main(["status", "spec.yaml"]) == 0
+    shown = capsys.readouterr().out
+    key = next(line.split()[1] for line in shown.splitlines() if " search " in line)
+    assert main(["logs", "spec.yaml", key]) == main(["logs", "spec.yaml", "search"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("  started on ") == 2 and "  done in " in told
+    assert main(["logs", "spec.yaml", "perplexity"]) == 2
+    assert "'perplexity' fits " in capsys.readouterr().err
+    assert main(["status", "spec.yaml", "--watch"]) == 0
+    assert capsys.readouterr().out == "small-run: 9 of 9 stages done, 0 running\n\n"
+
+
 def test_a_dry_run_estimates_what_is_left_alone(finished, capsys):
     queue, summary, _ = dry_run(capsys, "--set", "search.trials=7")
     assert sum("in the store" in line for line in queue.values()) == 6

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import socket
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -18,6 +20,7 @@ from reproducer.errors import UserError
 from reproducer.queue.artifact import Artifact, Failure
 from reproducer.queue.context import Context
 from reproducer.queue.locks import StageLock
+from reproducer.queue.logs import logged
 from reproducer.queue.machine import Meter, describe_machine
 from reproducer.queue.stage import Stage
 from reproducer.queue.store import Store
@@ -43,7 +46,7 @@ def attempt(stage: Stage, root: Path, device: str, run: str, environment: Mappin
     """
     store = Store(root)
     with errors_of(store, stage), store.lock(stage) as lock:
-        if not lock.acquire([needed.key for needed in stage.inputs.values()]):
+        if not lock.acquire([needed.key for needed in stage.inputs.values()], device):
             return None
         return _Attempt(store, stage, lock, device, run, environment).make()
 
@@ -75,7 +78,7 @@ class _Attempt:
     environment: Mapping[str, Any]
     told: float = 0.0
 
-    def make(self) -> End:
+    def make(self) -> End | None:
         try:
             inputs = self.inputs()
             today = fingerprints(self.stage, self.device, self.run)
@@ -104,7 +107,7 @@ class _Attempt:
             return None
         return state
 
-    def execute(self, inputs: dict[str, Artifact], today: dict[str, str]) -> End:
+    def execute(self, inputs: dict[str, Artifact], today: dict[str, str]) -> End | None:
         resumable = self.stage.resumable
         work = self.store.begin(self.stage, inputs, today, resumable)
         folders = {name: artifact.directory for name, artifact in inputs.items()}
@@ -112,12 +115,14 @@ class _Attempt:
         shared = self.store.root / "shared"
         context = Context(work.directory, folders, self.device, shared, digests, self.progress, self.say, work.record)
         self.log(started=True)
+        self.write(f"started on {socket.gethostname()}, {self.device}, process {os.getpid()}")
         if work.resumed:
             self.say("goes on from an attempt that did not finish")
         try:
             with Meter(work.spent, work.save if resumable else None) as meter:
                 try:
-                    self.stage.run(context)
+                    with logged(self.store.log_path(self.stage)):
+                        self.stage.run(context)
                 finally:
                     context.close()
             details = {
@@ -128,25 +133,30 @@ class _Attempt:
                 "facts": work.facts,
                 "environment": {**describe_machine(), **self.environment},
             }
+            if not self.lock.is_ours():
+                return None
             self.store.commit(self.stage, inputs, today, details)
         except (Exception, SystemExit) as error:
             if is_disk_full(error):
                 raise _disk_full(self.store, self.stage, error) from error
-            return self.failed(error)
+            return self.failed(error) if self.lock.is_ours() else None
         finally:
-            if not resumable:
+            if not resumable and self.lock.is_ours():
                 self.store.leave(self.stage)
+        self.write(f"done in {meter.seconds:.1f} s")
         return "done"
 
     def failed(self, error: BaseException) -> End:
         when = datetime.now(UTC).isoformat(timespec="seconds")
         if isinstance(error, UserError):
             failure = Failure(error.message, error.hint, None, when)
+            self.write(f"failed: {failure.message}")
         else:
             text = f"{type(error).__name__}: {error}".strip(": \n").partition("\n")[0]
             trace = "".join(traceback.format_exception(error))
             where = f"traceback in {self.store.failure_path(self.stage).relative_to(self.store.root)}"
             failure = Failure(f"{text} ({where})", None, trace, when)
+            self.write(f"failed: {trace}")
         self.store.fail(self.stage, failure)
         return "failed"
 
@@ -159,6 +169,13 @@ class _Attempt:
 
     def say(self, text: str, joint: str = ": ") -> None:
         self.log(say=f"{self.stage.label}{joint}{text}")
+        self.write(text)
+
+    def write(self, text: str) -> None:
+        """A line for the stage's own log."""
+        when = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        with suppress(OSError), self.store.log_path(self.stage).open("a", encoding="utf-8") as stream:
+            stream.write(f"{when}  {text}\n")  # a full disk is reported by the stage itself
 
     def log(self, **event: Any) -> None:
         try:

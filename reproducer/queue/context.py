@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reproducer.queue import engines
 from reproducer.queue.engines import Engine
 from reproducer.queue.stage import KEY_LENGTH, canonical
 
@@ -61,10 +62,13 @@ class Context:
         return self._shared / f"{self.inputs[owner].name}-{digest}"
 
     def engine(self, count: int) -> Engine:
-        """`count` local processes beside this one, for calls of the stage's own; they end with the stage."""
+        """`count` workers beside this process, for calls of the stage's own; they end with the stage.
+
+        Processes of this machine; tasks on any node where the stage is itself a task of Ray.
+        """
         from reproducer.queue.engines.local import Processes
 
-        engine = Processes(count)
+        engine = (engines.of_stages or Processes)(count)
         self._engines.callback(engine.close)
         return engine
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ def write_json(path: Path, value: Any, durable: bool = False) -> None:
     Raises:
         OSError: and nothing has changed.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")  # process ids are not unique among machines
     try:
         with partial.open("w", encoding="utf-8") as stream:
             stream.write(json.dumps(value, indent=1) + "\n")

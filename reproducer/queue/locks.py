@@ -1,7 +1,15 @@
-"""One lock a stage, which the operating system releases when its process dies, and what its holder tells."""
+"""One lock a stage, which the operating system releases when its process dies, and what its holder tells.
+
+It is the system's advisory lock (flock) on a file of the store. On a file system that machines share, its server keeps
+the lock: a process that dies gives it back at once, a machine that dies when the server gives it up (NFS 4: after the
+lease, 90 seconds by default). Until then others wait, and say for whom. A machine that was cut off and comes back finds
+that its lock is another's, and publishes nothing.
+"""
 
 import os
+import socket
 import threading
+import uuid
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -16,18 +24,23 @@ from reproducer.queue.files import read_json, write_json
 
 @dataclass(frozen=True)
 class Holder:
-    """Who has a stage: a process id, since when, the keys of the artifacts that it reads, and how far it is.
+    """Who has a stage: a process of a machine, since when, the keys of the artifacts that it reads, and how far it is.
 
-    `progress` is (done, total, text); None: the stage has not told any.
+    `device` is what it computes on; `progress` is (done, total, text), None: the stage has not told any; `token` tells
+    this hold of the lock from any other.
     """
 
     pid: int
     since: str
     inputs: tuple[str, ...] = ()
     progress: tuple[float, float, str] | None = None
+    host: str = ""
+    device: str = ""
+    token: str = ""
 
     def __str__(self) -> str:
-        return f"process {self.pid}, at it since {self.since}"
+        elsewhere = f" on {self.host}" if self.host != socket.gethostname() else ""
+        return f"process {self.pid}{elsewhere}, at it since {self.since}"
 
 
 class StageLock:
@@ -37,13 +50,13 @@ class StageLock:
     """
 
     def __init__(self, folder: Path, key: str) -> None:
+        self.path = folder / f"{key}.lock"
         self._note = folder / f"{key}.json"
-        self._path = folder / f"{key}.lock"
         self._writing = threading.Lock()
         # A soft lock would not be released by a SIGKILL, so there is no falling back to one.
-        self._lock = FileLock(self._path, thread_local=False, fallback_to_soft=False)
+        self._lock = FileLock(self.path, thread_local=False, fallback_to_soft=False)
 
-    def acquire(self, inputs: Collection[str] = ()) -> bool:
+    def acquire(self, inputs: Collection[str] = (), device: str = "") -> bool:
         """Take the lock if it is free. OSError where the file system cannot lock or be written."""
         try:
             self._lock.acquire(blocking=False)
@@ -51,7 +64,8 @@ class StageLock:
             return False
         try:
             since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-            self._holder = Holder(os.getpid(), since, tuple(sorted(inputs)))
+            host, token = socket.gethostname(), uuid.uuid4().hex
+            self._holder = Holder(os.getpid(), since, tuple(sorted(inputs)), None, host, device, token)
             write_json(self._note, asdict(self._holder))
         except BaseException:
             self._lock.release()
@@ -61,20 +75,26 @@ class StageLock:
     def tell(self, done: float, total: float, text: str) -> None:
         """Write down how far the holder is. Where that cannot be written nothing is told."""
         with self._writing:
-            if self._lock.is_locked:
+            if self._lock.is_locked and self.is_ours():
                 with suppress(OSError):  # a full disk is reported by the stage itself
                     write_json(self._note, asdict(replace(self._holder, progress=(done, total, text))))
+
+    def is_ours(self) -> bool:
+        """Whether nobody has taken the lock since this process did: a file server may have given it up."""
+        holder = self.holder()
+        return holder is not None and holder.token == self._holder.token
 
     def release(self) -> None:
         """Give the lock back if it is held."""
         with self._writing:
             if self._lock.is_locked:
-                self._note.unlink(missing_ok=True)
+                if self.is_ours():
+                    self._note.unlink(missing_ok=True)
                 self._lock.release()
 
     def remove(self) -> None:
         """Give the held lock back and leave no file behind (a waiting process notices and makes a new file)."""
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
         self.release()
 
     def is_free(self) -> bool:
@@ -94,7 +114,8 @@ class StageLock:
                 return None
             told = note["progress"]
             progress = None if told is None else (float(told[0]), float(told[1]), str(told[2]))
-            return Holder(note["pid"], note["since"], tuple(note["inputs"]), progress)
+            where = note["host"], note["device"], note["token"]
+            return Holder(note["pid"], note["since"], tuple(note["inputs"]), progress, *where)
         except (KeyError, TypeError, ValueError, IndexError):
             return None
 

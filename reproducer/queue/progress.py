@@ -43,7 +43,7 @@ class Progress:
         self._numbers: dict[str, int] = {}
         self._seconds: dict[str, list[float]] = {}
         self._typical: Mapping[str, float] = {}
-        self._slots, self._total = 1, 0
+        self.slots, self._total = 1, 0
         self._shown = self.clock()
 
     def begin(self, stages: Sequence[Stage], cached: int, typical: Mapping[str, float], slots: int = 1) -> None:
@@ -51,7 +51,7 @@ class Progress:
         with self._lock:
             self._pending = {stage.key: stage for stage in stages}
             self._numbers = {stage.key: cached + index for index, stage in enumerate(stages, 1)}
-            self._typical, self._slots, self._total = typical, slots, len(stages) + cached
+            self._typical, self.slots, self._total = typical, slots, len(stages) + cached
             self.show(f"{_count(self._total, 'stage')}: {cached} in the store, {len(stages)} to do")
 
     def start(self, stage: Stage) -> None:
@@ -102,7 +102,7 @@ class Progress:
             if not known:
                 return None if estimates else (0.0, True)
             # Slots share the stages, but no stage can be divided.
-            return max(*known, sum(known) / self._slots), len(known) == len(estimates)
+            return max(*known, sum(known) / self.slots), len(known) == len(estimates)
 
     def _stage_left(self, one: _Running) -> float | None:
         now = self.clock()

@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from reproducer.queue.artifact import Artifact, Failure
 from reproducer.queue.attempt import End, attempt, errors_of, fingerprints
-from reproducer.queue.engines import Engine
+from reproducer.queue.engines import Engine, MachineLost
 from reproducer.queue.engines.local import InProcess
 from reproducer.queue.locks import Holder
 from reproducer.queue.outcome import Outcome, Result, inputs_of
@@ -23,7 +24,10 @@ from reproducer.queue.store import Store
 from reproducer.queue.watch import Watch
 
 POLL_SECONDS = 0.1  # how often a stage that another run has is asked for
-TRIES = 3  # of a stage whose worker is lost
+# What became of a stage that was lost, how often it is tried, and what to do then. That a machine goes is no fault of
+# the stage's, unless it is so every time.
+KILLED = "the process that ran it was killed", 3, "the system does so when memory runs out: run fewer stages at once"
+GONE = "the machine that ran it has gone", 20, "see whether the stage needs more memory than a machine has"
 Settled = Callable[[Stage, Mapping[str, Result]], None]  # the stage, and the results so far by key
 
 
@@ -35,6 +39,7 @@ def run(
     progress: Progress | None = None,
     environment: Mapping[str, Any] | None = None,
     settled: Settled | None = None,
+    memory: Mapping[str, int] | None = None,
 ) -> Outcome:
     """Bring `stages`, and all that they need, to an artifact each.
 
@@ -48,12 +53,13 @@ def run(
         progress: the display; None shows nothing.
         environment: package versions and the like for the records, beside Python, platform and CPU.
         settled: called after each stage that this run settles.
+        memory: bytes that stages need, by key, for an engine that finds machines by itself.
     Raises:
         UserError: the store cannot be used, or the disk is full; what was finished is kept.
         KeyboardInterrupt: likewise.
     """
     scheduler = _Scheduler(
-        stages, store, engine or InProcess(), devices, progress or Progress(), environment or {}, settled
+        stages, store, engine or InProcess(), devices, progress or Progress(), environment or {}, settled, memory
     )
     with scheduler:
         scheduler.collect()
@@ -73,17 +79,20 @@ class _Scheduler:
         progress: Progress,
         environment: Mapping[str, Any],
         settled: Settled | None,
+        memory: Mapping[str, int] | None,
     ) -> None:
         self.order = topological(stages)
         self.results: dict[str, Result] = {}
         canonical(environment, "environment")  # fail now and not when the first stage has finished
         self._store, self._engine, self._devices = store, engine, list(devices)
         self._progress, self._environment, self._settled = progress, dict(environment), settled
+        self._memory = memory
         self._run = uuid.uuid4().hex[:12]
         self._watch = Watch(store, self._run, progress)
         self._running: dict[int, tuple[Stage, Future[End | None]]] = {}  # by slot
-        self._lost: Counter[str] = Counter()
+        self._lost: Counter[tuple[str, str]] = Counter()
         self._announced: set[tuple[str, Holder]] = set()
+        self._stranded = False
         self._closing = ExitStack()
 
     def __enter__(self) -> None:
@@ -144,6 +153,7 @@ class _Scheduler:
                 wait([future for _, future in self._running.values()], POLL_SECONDS, FIRST_COMPLETED)
             elif len(self.results) == before:
                 self._announce(held)
+                self._announce_stranded()
                 time.sleep(POLL_SECONDS)
 
     def _is_running(self, stage: Stage) -> bool:
@@ -152,7 +162,8 @@ class _Scheduler:
     def _submit(self, stage: Stage, slot: int) -> None:
         device = self._devices[slot % len(self._devices)]
         self._watch.add(stage)
-        future = self._engine.submit(attempt, stage, self._store.root, device, self._run, self._environment)
+        needs = {} if self._memory is None else {"memory": self._memory.get(stage.key, 0)}
+        future = self._engine.submit(attempt, stage, self._store.root, device, self._run, self._environment, **needs)
         self._running[slot] = stage, future
 
     def _take_finished(self) -> None:
@@ -162,8 +173,10 @@ class _Scheduler:
                 continue
             del self._running[slot]
             error = future.exception()
-            if isinstance(error, BrokenExecutor):
-                self._take_lost(stage)
+            if isinstance(error, MachineLost):
+                self._take_lost(stage, *GONE)
+            elif isinstance(error, BrokenExecutor):
+                self._take_lost(stage, *KILLED)
             elif error is not None:
                 raise error
             else:
@@ -181,19 +194,17 @@ class _Scheduler:
             if isinstance(state, Artifact):
                 self._settle(Result(stage, end, artifact=state))
 
-    def _take_lost(self, stage: Stage) -> None:
+    def _take_lost(self, stage: Stage, what: str, tries: int, hint: str) -> None:
         self._watch.remove(stage)
-        self._lost[stage.key] += 1
-        if self._lost[stage.key] < TRIES:
-            self._progress.say(f"{stage.label}: the process that ran it was killed; it is tried again")
+        self._lost[stage.key, what] += 1
+        if self._lost[stage.key, what] < tries:
+            self._progress.say(f"{stage.label}: {what}; it is tried again")
             return
         with errors_of(self._store, stage), self._store.lock(stage) as lock:
             if not lock.acquire():  # another run has it
                 return
             when = datetime.now(UTC).isoformat(timespec="seconds")
-            text = f"the process that ran it was killed, {TRIES} times"
-            hint = "the system does so when memory runs out: run fewer stages at once"
-            self._store.fail(stage, Failure(text, hint, None, when))
+            self._store.fail(stage, Failure(f"{what}, {tries} times", hint, None, when))
         self._take(stage, "failed")
 
     def _settle(self, result: Result) -> None:
@@ -202,10 +213,15 @@ class _Scheduler:
         if self._settled is not None:
             self._settled(result.stage, self.results)
 
+    def _announce_stranded(self) -> None:
+        if self._stranded != (stranded := self._engine.slots == 0):
+            self._stranded = stranded
+            self._progress.say("no machine is left; the run goes on when one joins" if stranded else "a machine joined")
+
     def _announce(self, held: Sequence[Stage]) -> None:
         for stage in held:
             holder = self._store.lock(stage).holder()
-            who = holder and (stage.key, Holder(holder.pid, holder.since))
+            who = holder and (stage.key, replace(holder, progress=None))
             if holder and who and who not in self._announced:
                 self._announced.add(who)
                 self._progress.say(f"waiting for {stage.label}: {holder}")

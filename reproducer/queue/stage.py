@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from reproducer.queue.context import Context
 
 KEY_LENGTH = 20  # hexadecimal digits: 80 bits, far beyond any number of stages
-RESERVED = frozenset({"work", "corrupt", "failed", "locks", "verified", "shared"})  # the store's own folders
+RESERVED = frozenset({"work", "corrupt", "failed", "locks", "logs", "verified", "shared"})  # the store's own folders
 _KIND = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 

@@ -5,6 +5,7 @@
     root/corrupt/<key>-N/   artifacts that could not be trusted any more, for a person to look at
     root/failed/<key>.json  why a stage failed; gone once it succeeds
     root/locks/<key>.*      the lock of a stage, who holds it and how far that one is, and what the stage says
+    root/logs/<key>.log     all that the stage has said, printed and logged, attempt after attempt
     root/verified/          hashes of large files
     root/shared/<key>-…/    what stages keep for each other, a cache; it goes with the artifact of that key
 
@@ -92,6 +93,10 @@ class Store:
     def log(self, stage: Stage, run: str) -> Path:
         """What the stage says to the run of that name, a JSON object a line; removed when that run ends."""
         return self.root / "locks" / f"{stage.key}.{run}.log"
+
+    def log_path(self, stage: Stage) -> Path:
+        """Where all attempts at the stage have written down what they said, printed and logged."""
+        return self.root / "logs" / f"{stage.key}.log"
 
     def remove_logs(self, run: str) -> None:
         """Remove the logs of a run."""
@@ -254,7 +259,7 @@ class Store:
         A stage that is locked, by a run that is under way, is left alone, and so are the artifacts it reads.
 
         Returns:
-            What was removed: path relative to the store -> bytes.
+            What was removed: path relative to the store -> bytes; logs, which go with it, left out.
         """
         removed: dict[str, int] = {}
         keep = set(needed)
@@ -277,7 +282,9 @@ class Store:
                     continue
                 for path in paths:
                     if path.parent != locks and (key not in keep or path.parent.name == "corrupt"):
-                        removed[path.relative_to(self.root).as_posix()] = self._remove(path)
+                        size = self._remove(path)
+                        if path.parent.name != "logs":
+                            removed[path.relative_to(self.root).as_posix()] = size
                 if key not in keep:
                     lock.remove()
         return removed

@@ -23,6 +23,7 @@ from reproducer.search.objective import Objective
 from reproducer.search.samplers import make_sampler
 from reproducer.search.settings import SearchSettings
 from reproducer.search.space import JointSpace
+from reproducer.search.storage import storage_in, unreadable
 
 if TYPE_CHECKING:
     from reproducer.pruning.statistics import Statistic
@@ -31,7 +32,6 @@ log = logging.getLogger(__name__)
 
 Build = Callable[[], Objective]
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-BUSY_SECONDS = 60  # that a process waits for another one that writes
 LOCK = "study.lock"  # held by the process that takes up a trial
 
 
@@ -60,27 +60,27 @@ class Phase:
     points: Sequence[tuple[str, dict[str, Any]]] = ()
 
 
-def open_study(directory: Path, name: str) -> optuna.Study:
-    """A study in `study.db`, made if it is not there.
+def open_study(directory: Path, name: str, together: bool = False) -> optuna.Study:
+    """A study of the search in `directory`, made if it is not there; `storage.py` says where.
 
+    Args:
+        together: of a new one: its workers may be on several machines.
     Raises:
-        UserError: the file is damaged; it is left as it is.
+        UserError: it is damaged, and left as it is; or the database cannot be used.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # It writes a traceback where an interrupt comes while it reads, beside the one that ends the call in order.
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
-    path = directory / "study.db"
     try:
-        storage = optuna.storages.RDBStorage(
-            f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}}
+        storage, prefix = storage_in(directory, together)
+        study = optuna.create_study(
+            study_name=prefix + name, storage=storage, load_if_exists=True, direction="minimize"
         )
-        study = optuna.create_study(study_name=name, storage=storage, load_if_exists=True, direction="minimize")
         study.get_trials(deepcopy=False)
+    except UserError:
+        raise
     except Exception as error:
-        raise UserError(
-            f"the search's study {path.name} cannot be read: {type(error).__name__}",
-            f"move {path} away to search again from the start; it is left as it is",
-        ) from error
+        raise unreadable(directory, error) from error
     return study
 
 
@@ -153,7 +153,7 @@ class Worker:
                 baseline, point = self.phase.points[taken]
                 self.study.enqueue_trial(point)
             trial = self.study.ask()
-        attributes = {"ordinal": ordinal, "phase": self.study.study_name, "baseline": baseline, "worker": self.number}
+        attributes = {"ordinal": ordinal, "phase": self.phase.study, "baseline": baseline, "worker": self.number}
         for name, value in attributes.items():
             trial.set_user_attr(name, value)
         return trial
@@ -207,7 +207,7 @@ def work_together(worker: Worker, engine: Engine, build: Build, expected: Iterab
     """
     count = worker.settings.workers
     threads = max(1, torch.get_num_threads() // count)
-    names = [study.study_name for study in worker.earlier]
+    names = [study.study_name.rpartition("/")[2] for study in worker.earlier]
     shared = (build, set(expected), worker.space, worker.settings, worker.seed, worker.directory, worker.phase, names)
     futures = [engine.submit(_join, threads, number, *shared) for number in range(1, count)]
     with _threads(threads):

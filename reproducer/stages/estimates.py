@@ -48,12 +48,14 @@ class Estimates:
         seconds: of those that have no result yet and can be told.
         misfits: a line for every such stage that needs more memory than there is.
         basis: what the estimates rest on, for a reader.
+        corrections: factors that are in the times, by the kind of stage.
     """
 
     stages: Mapping[str, Estimate | str]
     seconds: float
     misfits: Sequence[str]
     basis: str
+    corrections: Mapping[str, float]
 
 
 def estimates(stages: Sequence[Stage], outcome: Outcome, device: Device) -> Estimates:
@@ -67,14 +69,14 @@ def estimates(stages: Sequence[Stage], outcome: Outcome, device: Device) -> Esti
     made = {key: result.artifact for key, result in outcome.results.items() if result.artifact is not None}
     for stage in stages:
         try:
-            raw[stage.key], loaded = _estimate(stage, outcome, device, loaded)
+            raw[stage.key], loaded = estimate(stage, outcome, device, loaded)
         except NotImplementedError:
             raw[stage.key] = "not estimated"
         except Exception as error:  # whatever transformers makes of a config; a run will say it in full
             raw[stage.key] = f"not estimated: {str(error).partition(chr(10))[0] or type(error).__name__}"
         found, artifact = raw[stage.key], made.get(stage.key)
         here = artifact is not None and artifact.record["environment"].get("cpu") == describe_machine()["cpu"]
-        if artifact is not None and here and isinstance(found, Estimate):
+        if artifact is not None and here and device.here and isinstance(found, Estimate):
             ratios.setdefault(stage.kind, []).append(artifact.seconds / max(found.seconds, LEAST))
     corrections = {kind: statistics.median(seen) for kind, seen in ratios.items()}
     corrected: dict[str, Estimate | str] = dict(raw)
@@ -87,10 +89,10 @@ def estimates(stages: Sequence[Stage], outcome: Outcome, device: Device) -> Esti
                 total += one.seconds
                 if one.memory > device.memory:
                     misfits.append(f"{stage.label} needs {memory_text(one.memory)} of {memory_text(device.memory)}")
-    return Estimates(corrected, total, misfits, _basis(device, corrections))
+    return Estimates(corrected, total, misfits, _basis(device, corrections), corrections)
 
 
-def _estimate(
+def estimate(
     stage: Any, outcome: Outcome, device: Device, loaded: tuple[str, ...]
 ) -> tuple[Estimate | str, tuple[str, ...]]:
     """Of a stage, when the model made of the stages `loaded` is in memory; and of which stages the model then is."""
@@ -145,7 +147,7 @@ def _basis(device: Device, corrections: Mapping[str, float]) -> str:
     lines = [
         f"Estimates for {device.label} ({memory_text(device.memory)} of memory), one stage at a time, nothing else "
         "running.",
-        f"Counted on one decoder layer, at rates measured just now: {rates or 'none'}.",
+        f"Counted on one decoder layer, at rates {device.source}: {rates or 'none'}.",
         f"Assumed: the usual sizes of data sets, {CHARACTERS_PER_TOKEN:.0f} characters a token, "
         f"{FETCHING / 1e6:.0f} MB/s of downloads, {READING / 1e9:.0f} GB/s from the disk.",
     ]
@@ -179,12 +181,16 @@ class Device:
     Attributes:
         memory: bytes.
         heap: how much of it is taken for each byte that tensors of changing sizes fill.
+        here: it is this machine's, so that what the store has measured here says something of it.
+        source: of the rates, for a reader.
     """
 
     label: str
     memory: int
     measure: Callable[[str], Rates]
     heap: float = 1.0
+    here: bool = True
+    source: str = "measured just now"
     measured: dict[str, Rates] = field(default_factory=dict)
 
     @classmethod

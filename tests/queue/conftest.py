@@ -19,6 +19,14 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """Lines that stages of the test have logged so far."""
+    path = tmp_path / "log"
+    monkeypatch.setenv("QUEUE_LOG", str(path))
+    return lambda: path.read_text().splitlines() if path.exists() else []
+
+
 class Bench:
     """Starts runs in processes of their own and reads what their stages logged."""
 
@@ -28,11 +36,11 @@ class Bench:
         self._log = folder / "log"
         self._processes: list[subprocess.Popen[str]] = []
 
-    def start(self, plan: str, slots: int = 1, held: bool = False) -> "subprocess.Popen[str]":
+    def start(self, plan: str, slots: int = 1, held: bool = False, engine: str = "local") -> "subprocess.Popen[str]":
         path = os.pathsep.join([str(HERE), *sys.path])  # the tree that is tested
         environment = dict(os.environ, QUEUE_LOG=str(self._log), QUEUE_GO=str(self.go), PYTHONPATH=path)
         process = subprocess.Popen(
-            [sys.executable, str(HERE / "queue_stages.py"), str(self.root), plan, str(slots)],
+            [sys.executable, str(HERE / "queue_stages.py"), str(self.root), plan, str(slots), engine],
             env=environment,
             text=True,
             stdin=subprocess.PIPE if held else subprocess.DEVNULL,
@@ -64,7 +72,7 @@ class Bench:
         return self._log.read_text().splitlines() if self._log.exists() else []
 
     def until(self, condition: Callable[[], object]) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < end, self.log()
             time.sleep(0.01)

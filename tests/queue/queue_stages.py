@@ -139,6 +139,11 @@ def sleep_long(number: int) -> None:
     time.sleep(600)
 
 
+def nap(seconds: float) -> None:
+    """A call that keeps a worker from others."""
+    time.sleep(seconds)
+
+
 class Squares(Step):
     """Lets processes of its own compute; with `leave` it fails while they are at it."""
 
@@ -191,19 +196,22 @@ PLANS: dict[str, Callable[[], list[Stage]]] = {
     "leave": lambda: [Squares(leave=True)],
 }
 
-if __name__ == "__main__":  # STORE PLAN SLOTS: a run in a process of its own, for others to watch and kill
+if __name__ == "__main__":  # STORE PLAN SLOTS ENGINE: a run in a process of its own, for others to watch and kill
     import sys
 
     from queue_stages import PLANS as plans  # under the name that other processes know the classes by
 
     from reproducer.errors import UserError as Wrong
-    from reproducer.queue import ENGINES, Store, console_progress, exit_code, interruptible, run
+    from reproducer.queue import Store, console_progress, engine_named, exit_code, interruptible, run
+    from reproducer.queue.engines import ray
 
     print("ready", flush=True)
     sys.stdin.readline()  # a test that wants several to begin together holds them here
     with interruptible():
         try:
-            engine = ENGINES.get("local")(int(sys.argv[3]))
+            factory, options = engine_named(sys.argv[4])
+            ray.TAKEN_ALONG = ("QUEUE_",)
+            engine = factory(int(sys.argv[3]), **options)
             devices = ["cpu:0", "cpu:1"]
             outcome = run(plans[sys.argv[2]](), Store(sys.argv[1]), engine, devices, progress=console_progress())
             print(dict(outcome.counts))

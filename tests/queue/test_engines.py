@@ -1,6 +1,8 @@
 import contextlib
+import io
 import os
-import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import BrokenExecutor, Future
@@ -9,82 +11,23 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from queue_stages import Lost, Wait, graph, kind, sleep_long, square, text
+from engine_contract import EngineContract, until
+from queue_stages import Wait, kind, text
 
 from reproducer.errors import UserError
-from reproducer.queue import ENGINES, Progress, Store, fitting_slots, run
+from reproducer.queue import ENGINES, MachineLost, Progress, engine_named, fitting_slots, run
 from reproducer.queue.engines import local
 
 EXTENSION = Path(__file__).parents[1] / "extension"
-NAMES = ("local", "my_engine:Fresh")
 
 
-@pytest.fixture(params=NAMES)
-def engine(request, monkeypatch):
-    """An engine of two slots by its name."""
-    monkeypatch.syspath_prepend(EXTENSION)
-    made = ENGINES.get(request.param)(2)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def log(tmp_path, monkeypatch):
-    monkeypatch.setenv("QUEUE_LOG", str(tmp_path / "log"))
-    return lambda: (tmp_path / "log").read_text().splitlines() if (tmp_path / "log").exists() else []
-
-
-def until(condition):
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def test_calls_and_their_errors_come_back(engine):
-    futures = [engine.submit(square, value) for value in range(5)]
-    assert engine.slots == 2 and [future.result()[0] for future in futures] == [0, 1, 4, 9, 16]
-    assert os.getpid() not in {future.result()[1] for future in futures}
-    with pytest.raises(TypeError, match="unsupported operand"):
-        engine.submit(square, "x").result()
-    engine.close()
-    engine.close()
-
-
-def test_a_lost_worker_loses_its_own_call_only(engine, log):
-    lost, waits = engine.submit(sleep_long, 1), []
-    until(lambda: log())
-    pid = int(log()[0].split()[1])
-    waits = [engine.submit(square, value) for value in range(3)]
-    assert [future.result(30)[0] for future in waits] == [0, 1, 4]
-    os.kill(pid, signal.SIGKILL)
-    with pytest.raises(BrokenExecutor):
-        lost.result(30)
-    assert [engine.submit(square, value).result(30)[0] for value in range(4)] == [0, 1, 4, 9]
-
-
-def test_closing_breaks_off(engine, log):
-    futures = [engine.submit(sleep_long, number) for number in range(3)]
-    until(lambda: len(log()) == 2)
-    workers = [psutil.Process(int(line.split()[1])) for line in log()]
-    start = time.monotonic()
-    engine.close()
-    assert time.monotonic() - start < local.GRACE_SECONDS
-    assert not any(worker.is_running() for worker in workers)
-    assert all(isinstance(future.exception(), BrokenExecutor) for future in futures[:2]) and futures[2].cancelled()
-
-
-def test_a_run_by_the_engines_name(engine, store, log):
-    def read(outcome, stage):
-        return (outcome[stage].artifact.directory / "out.txt").read_text()
-
-    lost = Lost(times=1)
-    outcome = run([*graph(), lost], store, engine)
-    assert outcome.counts == {"done": 13} and len(log()) == 14
-    here = run(graph(), Store(store.root.with_name("here")))
-    assert read(outcome, graph()[0]) == read(here, graph()[0]) and read(outcome, lost) == "xx"
-    assert run(graph(), store).counts == {"cached": 12}
-    assert not list(store.root.glob("locks/*.[!l]*")), "no note, no log is left"
+class TestEngines(EngineContract):
+    @pytest.fixture(params=["local", "my_engine:Fresh"])
+    def engine(self, request, monkeypatch):
+        monkeypatch.syspath_prepend(EXTENSION)
+        made = ENGINES.get(request.param)(2)
+        yield made
+        made.close()
 
 
 def test_engines_by_name():
@@ -93,6 +36,10 @@ def test_engines_by_name():
         ENGINES.get("locla")
     with pytest.raises(UserError, match="cannot be imported"):
         ENGINES.get("no_such_module:engine")
+    assert engine_named("local") == (ENGINES.get("local"), {})
+    assert engine_named("ray:10.0.0.1:6379") == (ENGINES.get("ray"), {"address": "10.0.0.1:6379"})
+    with pytest.raises(UserError, match="the engine 'local' has no address"):
+        engine_named("local:10.0.0.1")
 
 
 def test_a_worker_that_does_not_break_off_is_killed(monkeypatch, log):
@@ -169,21 +116,45 @@ def test_an_artifact_of_another_device_of_the_run_is_good(store):
     assert run([step()], store, devices=["cuda:0"]).counts == {"done": 1}
 
 
-def test_what_a_stage_tells_reaches_the_display_from_another_process(engine, store, tmp_path, monkeypatch):
-    monkeypatch.setenv("QUEUE_GO", str(tmp_path / "go"))
-    seen = []
+@pytest.mark.parametrize(
+    ("lost", "tries", "why"),
+    [
+        (BrokenExecutor, 3, "the process that ran it was killed, 3 times\nthe system does so"),
+        (MachineLost, 20, "the machine that ran it has gone, 20 times\nsee whether"),
+    ],
+)
+def test_a_stage_that_is_lost_again_and_again_is_given_up(store, lost, tries, why):
+    class Losing(Recorder):
+        def submit(self, function, /, *arguments):
+            future = super().submit(function, *arguments)
+            future.set_exception(lost())
+            return future
 
-    class Display(Progress):
-        def update(self, stage, done, total, text=""):
-            seen.append((stage.label, done, total, text))
-            (tmp_path / "go").touch()
+    engine, shown = Losing(), io.StringIO()
+    outcome = run([text("a")], store, engine, progress=Progress(shown))
+    assert len(engine.calls) == tries and outcome[text("a")].message.startswith(why)
+    assert shown.getvalue().count("it is tried again") == tries - 1
 
-        def show(self, text):
-            seen.append(text)
 
-    run([Wait(label="the long one")], store, engine, progress=Display())
-    assert ("the long one", 1.0, 4.0, "half asleep") in seen
-    assert seen.index("[1/1] the long one: started") < len(seen) - 1
+def test_a_run_waits_for_a_machine_when_none_is_left(store):
+    class Leaving(Recorder):
+        slots = 0
+
+        def submit(self, function, /, *arguments, memory):
+            assert memory == 7
+            future = super().submit(function, *arguments)
+            self.finish(0)
+            return future
+
+    engine, shown = Leaving(), io.StringIO()
+    stage = text("a")
+    thread = threading.Thread(target=run, args=([stage], store, engine, ["cpu"], Progress(shown)),
+                              kwargs={"memory": {stage.key: 7}})  # fmt: skip
+    thread.start()
+    until(lambda: "no machine is left; the run goes on when one joins" in shown.getvalue())
+    engine.slots = 1
+    thread.join(30)
+    assert not thread.is_alive() and store.artifact(stage) and shown.getvalue().count("no machine is left") == 1
 
 
 def test_a_display_whose_reader_has_gone_ends_the_run(store, tmp_path, monkeypatch):
@@ -214,3 +185,21 @@ def test_slots_that_fit_a_machine(monkeypatch, cores, free, devices, memory, slo
     monkeypatch.setattr(local, "describe_machine", lambda: {"cpu_count": cores})
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free << 30))
     assert fitting_slots(devices, memory << 30) == slots
+
+
+def test_without_the_extra_nothing_of_it_is_imported_and_the_line_that_installs_it_is_told(tmp_path):
+    code = """
+import sys
+from reproducer.cli import main
+from reproducer.errors import UserError
+from reproducer.queue import engine_named
+assert "ray" not in sys.modules, "listing engines imports none"
+sys.modules["ray"] = None
+factory, options = engine_named("ray")
+try:
+    factory(1, **options)
+except UserError as error:
+    print(error)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "the engine 'ray' needs the package ray" in told and told.endswith("pip install 'reproducer[ray]'\n")

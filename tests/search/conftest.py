@@ -1,5 +1,7 @@
 """Studies of the tests need not outlive a power cut: they do not wait for the disk."""
 
+import sqlite3
+
 import pytest
 
 
@@ -9,7 +11,8 @@ def no_waiting_for_the_disk():
     from sqlalchemy.engine import Engine
 
     def hurry(connection, _):
-        connection.execute("PRAGMA synchronous=OFF")
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous=OFF")
 
     event.listen(Engine, "connect", hurry)
     yield

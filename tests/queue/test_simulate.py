@@ -1,0 +1,86 @@
+"""Simulated runs, beside what must hold of every schedule and a real one."""
+
+import time
+from graphlib import TopologicalSorter
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from queue_stages import nap, text
+
+from reproducer.queue import Store, critical_path, run, simulate, topological
+from reproducer.queue.engines.local import Processes
+from tests.helpers import examples
+
+
+@st.composite
+def queues(draw):
+    """Stages with inputs among those before, and the seconds of each by key."""
+    stages = []
+    for number in range(draw(st.integers(1, 12))):
+        chosen = draw(st.lists(st.sampled_from(stages), max_size=3, unique=True)) if stages else []
+        stages.append(text(number, **dict(zip("abc", chosen, strict=False))))
+    return topological(stages), {stage.key: draw(st.integers(0, 20)) for stage in stages}
+
+
+@given(queues(), st.integers(1, 5))
+@examples(150)
+def test_schedules_are_possible_and_within_their_bounds(queue, workers):
+    stages, seconds = queue
+    taken = []
+
+    def takes(stage, state):
+        taken.append(stage.key)
+        return seconds[stage.key], None
+
+    schedule = simulate(stages, takes, workers)
+    assert sorted(taken) == sorted(schedule.spans) == sorted(seconds), "each once"
+    for stage in stages:
+        worker, began, ended = schedule.spans[stage.key]
+        assert 0 <= worker < workers and ended - began == seconds[stage.key]
+        assert all(schedule.spans[one.key][2] <= began for one in stage.inputs.values())
+    for worker in range(workers):
+        spans = sorted(span[1:] for span in schedule.spans.values() if span[0] == worker)
+        assert all(before[1] <= behind[0] for before, behind in pairwise(spans))
+    total = sum(seconds.values())
+    chain, least = critical_path(stages, takes)
+    assert schedule.busy == total and least == sum(seconds[stage.key] for stage in chain)
+    assert all(before in behind.inputs.values() for before, behind in pairwise(chain))
+    # the longest way by a computation of its own
+    longest = {}
+    for key in TopologicalSorter({one.key: [i.key for i in one.inputs.values()] for one in stages}).static_order():
+        one = next(stage for stage in stages if stage.key == key)
+        longest[key] = seconds[key] + max((longest[i.key] for i in one.inputs.values()), default=0)
+    assert least == max(longest.values())
+    # Graham's bound for a list schedule
+    assert max(least, total / workers) <= schedule.makespan <= total / workers + (1 - 1 / workers) * least + 1e-9
+    assert simulate(stages, takes, len(stages)).makespan == least
+
+
+def test_a_worker_keeps_its_state():
+    stages = [text(n) for n in range(4)]
+    schedule = simulate(stages, lambda stage, state: (1.0 if state else 5.0, "loaded"), 2)
+    assert schedule.makespan == 6.0 and schedule.busy_share == 1.0
+
+
+def test_inputs_that_are_in_the_store_are_not_waited_for():
+    first = text("a")
+    assert simulate([text("b", a=first)], lambda stage, state: (3.0, None), 1).makespan == 3.0
+    assert simulate([], lambda stage, state: (3.0, None), 2).makespan == 0.0
+
+
+def test_a_real_run_on_two_workers_takes_as_long(tmp_path):
+    """By the same rule: in another order this queue takes 2.0 or 2.8 seconds."""
+    sleeps = {"a": 0.8, "b": 0.4, "c": 0.4, "d": 1.2, "e": 0.4}
+    made = {name: text(name, seconds=seconds) for name, seconds in sleeps.items() if name in "abc"}
+    made["d"] = text("d", seconds=1.2, a=made["b"])
+    made["e"] = text("e", seconds=0.4, a=made["a"], b=made["c"])
+    stages = list(made.values())
+    planned = simulate(stages, lambda stage, state: (sleeps[stage.text], None), 2)
+    engine = Processes(2)
+    for number in [engine.submit(nap, 0.5) for _ in range(2)]:
+        number.result(60)  # workers start before the clock does
+    began = time.monotonic()
+    assert run(stages, Store(tmp_path / "store"), engine).ok
+    assert planned.makespan == pytest.approx(time.monotonic() - began, rel=0.3)
