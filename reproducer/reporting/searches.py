@@ -152,7 +152,7 @@ class Histories:
         """What the trials of the quickest of these searches took; None where one does not tell, or had several workers,
         whose trials ran side by side."""
         every = [search for searches in self.by_label.values() for search in searches.values()]
-        if any(search.settings.get("workers", 1) > 1 for search in every):
+        if any(search.workers > 1 for search in every):
             return None
         return min(trial_seconds(search) for search in every) or None
 
@@ -182,14 +182,14 @@ class Histories:
                 found.append({**line, "own": own, "common": common})
             if len(by_seed) > 1:
                 lines = found[-len(by_seed) :]
-                known = estimate([line["best"] for line in lines])
+                known, after = estimate([line["best"] for line in lines]), [line["within"] for line in lines]
                 assert known is not None
                 mean = {
                     "label": label,
                     "seed": None,
                     "best": known.mean,
                     "half": known.half,
-                    "within": None if None in (within := [line["within"] for line in lines]) else fmean(within),
+                    "within": None if None in after else fmean(after),
                     "seeds": len(lines),
                 }
                 for name in ("own", "common"):

@@ -45,7 +45,7 @@ def test_samplers_are_compared_after_the_time_of_the_quickest():
     assert {line["label"]: line["within"] for line in group.lines()} == {"A": 7.0, "B": 6.5}
     text = section(quick, slow)
     assert "At equal time" in text and "after the 6.0 s that the trials of the quickest search took" in text
-    beside = fake.change(slow, settings={**slow.settings, "workers": 2})
+    beside = fake.change(slow, workers=2)
     (group,) = histories([quick, beside])
     assert group.seconds is None and "At equal time" not in section(quick, beside)
     (group,) = histories([search([3.0]), search([4.0], label="B")])
