@@ -38,18 +38,58 @@ wait
 """
 
 
+RAY = """\
+#!/bin/bash
+echo "ray $*" >> log
+[[ $1 == status ]] && { [[ -e up ]]; exit $?; }
+[[ $* == *--head* ]] && { sleep 0.5; touch up; }
+echo $$ >> pids
+exec sleep 300
+"""
+REPRODUCE = """\
+#!/bin/bash
+echo "reproduce $*" >> log
+sleep 0.5
+exit 3
+"""
+SCRIPT = re.search(r"```sh\n(#!/bin/bash.*?)```", README, re.DOTALL)[1]
+ONE_LINE = re.search(r"`(srun sh .*?)`", README)[1]
+
+
+def stand_in(folder: Path, **programs: str) -> str:
+    """PATH with these programs first."""
+    folder.mkdir(exist_ok=True)
+    for name, text in programs.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    return os.pathsep.join([str(folder), str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
+def test_the_script_starts_a_cluster_runs_on_it_and_ends_it(tmp_path):
+    path = stand_in(tmp_path / "bin", srun=SRUN, scontrol=SCONTROL, ray=RAY, reproduce=REPRODUCE)
+    job = {"SLURM_JOB_ID": "77", "SLURM_NNODES": "3", "SLURM_JOB_NODELIST": "n[1-3]", "SLURM_CPUS_PER_TASK": "4"}
+    (tmp_path / "run.sh").write_text(SCRIPT)
+    command = ["bash", "run.sh", "my spec.yaml", "--store", "s"]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **job, "PATH": path}, timeout=60)
+    assert done.returncode == 3, "the run's own"
+    log = (tmp_path / "log").read_text().splitlines()
+    [head] = [line for line in log if "--head" in line]
+    assert head.startswith("ray start --head --port=20077 --num-cpus=4 --block")
+    asked = {line for line in log if line.startswith("ray status")}
+    assert asked == {"ray status --address 127.0.0.1:20077"}, "until it is there"
+    others = [line for line in log if "--address=127.0.0.1:20077 --num-cpus=4 --block" in line]
+    assert len(others) == 2, "the other nodes"
+    assert "reproduce my spec.yaml --store s --engine ray:127.0.0.1:20077" in log
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert len(pids) == 3 and not any(psutil.pid_exists(pid) for pid in pids), "no step is left"
+
+
 @pytest.fixture
 def allocation(tmp_path):
     """Runs a script as `sbatch` does, on three nodes."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
-        (programs / name).write_text(text)
-        (programs / name).chmod(0o755)
-    (programs / "reproduce").write_text(f'#!/bin/sh\nexec {sys.executable} -m reproducer.cli "$@"\n')
-    (programs / "reproduce").chmod(0o755)
+    run_it = f'#!/bin/sh\nexec {sys.executable} -m reproducer.cli "$@"\n'
+    path = stand_in(tmp_path / "bin", srun=SRUN, scontrol=SCONTROL, reproduce=run_it)
     (tmp_path / "spec.yaml").write_text(SPEC)
-    path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
     job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_NNODES": "3", "SLURM_JOB_NODELIST": "n[1-3]"}
     environment = {
         **os.environ, **job, "SLURM_CPUS_PER_TASK": "1", "PATH": path, "PYTHONPATH": str(ROOT),
@@ -74,7 +114,7 @@ def rows(folder: Path) -> list:
 @pytest.mark.slow
 def test_a_ray_cluster_in_an_allocation(allocation, tmp_path):
     pytest.importorskip("ray", reason="the extra [ray] is not installed")
-    allocation(re.search(r"```sh\n(#!/bin/bash.*?)```", README, re.DOTALL)[1])
+    allocation(SCRIPT)
     assert [status for _, status, _ in rows(tmp_path / "out")] == ["done"] * 4
     for one in psutil.process_iter(["environ", "cmdline"]):
         own = (one.info["environ"] or {}).get("SLURM_JOB_ID") == str(os.getpid())
@@ -83,7 +123,7 @@ def test_a_ray_cluster_in_an_allocation(allocation, tmp_path):
 
 @pytest.mark.slow
 def test_runs_that_share_a_store_in_an_allocation(allocation, tmp_path):
-    said = allocation(re.search(r"`(srun sh .*?)`", README)[1])
+    said = allocation(ONE_LINE)
     found = [rows(tmp_path / f"out-{number}") for number in range(3)]
     assert found[0] == found[1] == found[2] and len(found[0]) == 4
     stages = len(list((tmp_path / "store" / "logs").iterdir()))
