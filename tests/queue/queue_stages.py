@@ -139,11 +139,6 @@ def sleep_long(number: int) -> None:
     time.sleep(600)
 
 
-def nap(seconds: float) -> None:
-    """A call that keeps a worker from others."""
-    time.sleep(seconds)
-
-
 class Squares(Step):
     """Lets processes of its own compute; with `leave` it fails while they are at it."""
 

@@ -1,16 +1,13 @@
-"""Simulated runs, beside what must hold of every schedule and a real one."""
+"""Simulated runs, beside what must hold of every schedule."""
 
-import time
 from graphlib import TopologicalSorter
 from itertools import pairwise
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from queue_stages import nap, text
+from queue_stages import text
 
-from reproducer.queue import Store, critical_path, run, simulate, topological
-from reproducer.queue.engines.local import Processes
+from reproducer.queue import critical_path, simulate, topological
 from tests.helpers import examples
 
 
@@ -68,19 +65,3 @@ def test_inputs_that_are_in_the_store_are_not_waited_for():
     first = text("a")
     assert simulate([text("b", a=first)], lambda stage, state: (3.0, None), 1).makespan == 3.0
     assert simulate([], lambda stage, state: (3.0, None), 2).makespan == 0.0
-
-
-def test_a_real_run_on_two_workers_takes_as_long(tmp_path):
-    """By the same rule: in another order this queue takes 2.0 or 2.8 seconds."""
-    sleeps = {"a": 0.8, "b": 0.4, "c": 0.4, "d": 1.2, "e": 0.4}
-    made = {name: text(name, seconds=seconds) for name, seconds in sleeps.items() if name in "abc"}
-    made["d"] = text("d", seconds=1.2, a=made["b"])
-    made["e"] = text("e", seconds=0.4, a=made["a"], b=made["c"])
-    stages = list(made.values())
-    planned = simulate(stages, lambda stage, state: (sleeps[stage.text], None), 2)
-    engine = Processes(2)
-    for number in [engine.submit(nap, 0.5) for _ in range(2)]:
-        number.result(60)  # workers start before the clock does
-    began = time.monotonic()
-    assert run(stages, Store(tmp_path / "store"), engine).ok
-    assert planned.makespan == pytest.approx(time.monotonic() - began, rel=0.3)
