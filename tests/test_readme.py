@@ -38,6 +38,13 @@ def numbers(text: str) -> list[str]:
     return re.findall(r"\d+(?:\.\d+)*", text)
 
 
+def mean_perplexity(of: Results, label: str) -> str:
+    """Of the two texts, over the seeds of the rows called so."""
+    every = [row.metrics[f"{text}_ppl"] for row in of.rows if row.label == label for text in ("wikitext2", "ptb")]
+    assert len(every) == 6
+    return f"{sum(every) / len(every):.0f}"
+
+
 def test_every_number_beside_the_table_is_a_reports():
     """All of the section "A result" but its table, in their order."""
     section = README.partition("\n## A result\n")[2].partition("\n## ")[0]
@@ -54,8 +61,12 @@ def test_every_number_beside_the_table_is_a_reports():
     assert numbers(section) == [
         f"{100 * quickstart.spec['prune']['ratio'][0]:.0f}",
         quickstart.environment.python.rpartition(".")[0],
-        str(sum(row.status == "done" for row in controls.rows)),
-        str(len(controls.rows)),
+        *(mean_perplexity(controls, label) for label in ("LLM-Pruner-E2", "AdaPruner")),
+        str(controls.spec["search"]["trials"]),
+        *(
+            mean_perplexity(controls, f"E2, {label}")
+            for label in ("32 of the search's texts", "the same in four steps")
+        ),
         bits.type[1],
         f"{100 * bits.bytes / whole.bytes:.0f}",
         f"{bits.perplexity / whole.perplexity:.2f}",
