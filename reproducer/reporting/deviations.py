@@ -9,6 +9,7 @@ from typing import Any
 from reproducer.paper import Conditions, Paper, method
 from reproducer.reporting.comparison import stands_for_any
 from reproducer.reporting.numbers import percent1, setting, short
+from reproducer.reporting.searches import counted
 from reproducer.stages.results import CalibrationUse, Model, Results, Search, Settings
 
 UNSAID = "not stated"
@@ -71,7 +72,7 @@ def _both(results: Results, told: Conditions) -> Iterator[tuple[str, str | None,
         if use.split == "calibration" and _of_paper(use, results):
             yield "calibration", told.calibration, f"{use.samples} samples of {use.length} tokens of {use.dataset}"
     for one in _paper_searches(results):
-        yield "trials", told.trials, str(len(one.trials))
+        yield "trials", told.trials, str(counted(one))
         yield "sampler", told.sampler, str(one.settings.get("sampler")).upper()
         yield "search_texts", told.search_texts, _search_texts(one)
     unseen = [column.source for column in results.columns if column.unseen]
@@ -154,7 +155,7 @@ def _paper_searches(results: Results) -> list[Search]:
     found: dict[Any, Search] = {}
     for search in results.searches:
         if search.method == method().name and search.settings.get("mode") == "paper":
-            found.setdefault((len(search.trials), search.settings.get("sampler")), search)
+            found.setdefault((counted(search), search.settings.get("sampler")), search)
     return [one for one in found.values() if one.label == method().label] or [*found.values()][:1]
 
 

@@ -156,7 +156,7 @@ def prompts(rows: Sequence[Row]) -> dict[str, list[tuple[Row, str]]]:
 
 def search_budgets(found: Sequence[Search]) -> list[tuple[tuple[Any, ...], int]]:
     """(trials, windows of a text, texts) and how many searches have them."""
-    budgets = [(len(search.trials), search.settings.get("windows"), len(search.texts)) for search in found]
+    budgets = [(searches.counted(search), search.settings.get("windows"), len(search.texts)) for search in found]
     return [(budget, budgets.count(budget)) for budget in dict.fromkeys(budgets)]
 
 

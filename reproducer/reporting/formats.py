@@ -98,8 +98,9 @@ def environment(form: Format) -> Environment:
     made.filters |= {
         function.__name__: function
         for function in (
-            searches.alike, searches.rival, searches.searches_metric, searches.gap, searches.states, searches.settled,
-            searches.candidates, searches.importances, searches.flop_7b, searches.histories, searches.against_random,
+            searches.alike, searches.rival, searches.searches_metric, searches.gap, searches.states, searches.counted,
+            searches.settled, searches.candidates, searches.importances,
+            searches.flop_7b, searches.histories, searches.against_random,
             cost.controls, cost.seen_columns, cost.unseen_columns, cost.sights, cost.uneven, cost.whole_costs,
             cost.seconds_7b, correlations, gguf.spread,
             recoveries.ends,

@@ -16,7 +16,7 @@ from reproducer.reporting.bootstrap import DRAWS, LEVEL, POWER, SEED, Array, Int
 from reproducer.reporting.deviations import TOPICS, Deviation
 from reproducer.reporting.rows import Line
 from reproducer.reporting.runs import Run
-from reproducer.reporting.searches import NEAR, best_so_far, trials_until
+from reproducer.reporting.searches import NEAR, best_so_far, counted, trials_until
 from reproducer.stages.results import Column
 
 Unit = Literal["points", "per cent", "times", "trials"]
@@ -461,7 +461,7 @@ def _histories(run: Run, claim: Claim, found: Found) -> tuple[tuple[int, ...], l
     if not seeds:
         found.missing += [Missing(ref.label, "no rows") for ref, of in zip(refs, made, strict=True) if not of]
         return None
-    least = min(len(of[seed].trials) for of in made for seed in seeds)
+    least = min(counted(of[seed]) for of in made for seed in seeds)
     if claim.trials is not None and least < claim.trials:
         found.missing.append(Missing(f"{least} trials", "few trials"))
         return None

@@ -16,6 +16,7 @@ from reproducer.reporting.bootstrap import Array
 from reproducer.reporting.comparison import is_row, plain, stands_for, stands_for_any
 from reproducer.reporting.cost import seen_columns
 from reproducer.reporting.rows import Line, lines
+from reproducer.reporting.searches import counted
 from reproducer.stages.results import Column, Model, Results, Row, Search
 
 HOUR = 3600.0
@@ -131,7 +132,7 @@ class Run:
                 return None
             seconds, missing = median(row.seconds or 0.0 for row in alike), seeds - len(of_label)
             if trials is not None and (made := self.searches(label)):
-                seconds, missing = seconds * trials / max(len(one.trials) for one in made.values()), seeds
+                seconds, missing = seconds * trials / max(counted(one) for one in made.values()), seeds
             total += max(missing, 0) * seconds
         return total / HOUR if total else None
 

@@ -48,6 +48,11 @@ def states(search: Search) -> dict[str, int]:
     return {state: ended.count(state) for state in dict.fromkeys(ended)}
 
 
+def counted(search: Search) -> int:
+    """Trials that count: a failed one, whose process was killed, was made up for by another."""
+    return sum(trial.state != "failed" for trial in search.trials)
+
+
 @dataclass(frozen=True)
 class Candidate:
     """The search's best or a baseline. `below`: how many of the `trials` with a value are better than it."""

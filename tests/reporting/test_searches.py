@@ -6,6 +6,7 @@ from reproducer.reporting.searches import (
     best_so_far,
     best_within,
     candidates,
+    counted,
     flop_7b,
     gap,
     histories,
@@ -50,6 +51,12 @@ def test_samplers_are_compared_after_the_time_of_the_quickest():
     assert group.seconds is None and "At equal time" not in section(quick, beside)
     (group,) = histories([search([3.0]), search([4.0], label="B")])
     assert group.seconds is None, "of trials that tell no time"
+
+
+def test_a_trial_that_was_made_up_for_does_not_count():
+    found = search([3.0, 4.0, 5.0])
+    failed = {**found.trials[1].model_dump(), "state": "failed", "value": None}
+    assert counted(fake.change(found, trials=[*found.trials, failed])) == 3
 
 
 def test_what_a_baseline_reached_is_no_merit_at_equal_time_either():
