@@ -16,7 +16,7 @@ def test_the_budget_tells_limits_and_what_was_spent():
     assert told["Zero-shot"].startswith("100 items a task at most: BoolQ 100,")
     assert "WikiText2 64 × 128 tokens = 8,192" in told["Perplexity"]
     assert told["Recovery"] == "5 × LoRA, 40 steps, 640 examples seen"
-    assert told["Search"] == "1 × 24 trials, each on 16 windows of each of 2 texts"
+    assert told["Search"] == "1 × 23 trials, each on 16 windows of each of 2 texts"
     assert told["Calibration"] == "10 samples × 128 tokens of gutenberg, from a pool of 2,171 passages"
     *kinds, total = ([*line.values()] for line in times)
     assert total == ["all", "111", "2 h 34 min"] and len(kinds) == 6
