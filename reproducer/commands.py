@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import sys
 import tempfile
 from argparse import Namespace
@@ -12,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
 from tabulate import tabulate
 
+from reproducer.baseline import by_name, differences_from, other_data, read_baseline
 from reproducer.errors import UserError
 from reproducer.exporting import recipe
 from reproducer.exporting.folder import check_new
@@ -42,8 +41,7 @@ from reproducer.spec.profiles import find_profile
 from reproducer.stages.collect import collect, columns_of, settled_rows
 from reproducer.stages.document import expand_all
 from reproducer.stages.expand import Expansion, Row, expand
-from reproducer.stages.resolve import DENSE
-from reproducer.stages.results import Results, Source
+from reproducer.stages.results import Results
 from reproducer.watching import find_stage, holder_cells, log_text, watch
 
 PACKAGES = ("reproducer", "torch", "transformers", "optuna", "peft", "datasets", "lm-eval", "tokenizers", "numpy")
@@ -99,23 +97,13 @@ def logs(given: Namespace) -> int:
 
 def check(given: Namespace) -> int:
     """Run a spec and compare its rows with a committed results.json."""
-    baseline = _baseline(given.against)
+    baseline = read_baseline(given.against)
     expansion = _load(given)
     code, results = _finish(expansion, _run(expansion, given, given.out / expansion.spec.name), given)
-    timed = {column.key for column in results.columns if column.timed}
-    known, measured = ({_row_name(row): row.metrics for row in rows} for rows in (baseline.rows, results.rows))
-    differences = [f"{name}: not in this run" for name in known if name not in measured]
-    differences += [f"{name}: not in the baseline" for name in measured if name not in known]
-    for name in known.keys() & measured.keys():
-        for metric in sorted((known[name].keys() | measured[name].keys()) - timed):
-            before, now = known[name].get(metric), measured[name].get(metric)
-            if before is None or now is None or not math.isclose(before, now, rel_tol=given.tolerance):
-                differences.append(f"{name}: {metric} was {before}, is {now}")
+    differences = differences_from(baseline, results, given.tolerance)
     for line in differences:
         print(f"differs  {line}", file=sys.stderr)
-    read = {source.name: source.digest for source in baseline.sources}
-    others = [source.name for source in results.sources if read.get(source.name, source.digest) != source.digest]
-    if differences and others:
+    if differences and (others := other_data(baseline, results)):
         python = baseline.environment.get("python")
         made = f" (the baseline's Python is {python})" if python else ""
         print(
@@ -124,40 +112,8 @@ def check(given: Namespace) -> int:
             file=sys.stderr,
         )
     if not differences:
-        print(f"all {len(known)} rows agree with {given.against} within {given.tolerance:g}")
+        print(f"all {len(by_name(baseline.rows))} rows agree with {given.against} within {given.tolerance:g}")
     return FAILED if differences else code
-
-
-class _Row(BaseModel):
-    model: str
-    label: str
-    ratio: float | None = None
-    structure_ratio: float | None = None
-    recovery: str = "none"
-    seed: int = 0
-    metrics: dict[str, float | None]
-
-
-class _Baseline(BaseModel):
-    """As much of a results.json as a comparison needs."""
-
-    rows: list[_Row]
-    sources: list[Source] = []
-    environment: dict[str, Any] = {}
-
-
-def _baseline(path: Path) -> _Baseline:
-    try:
-        found = _Baseline.model_validate_json(path.expanduser().read_bytes(), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UserError(f"the baseline {path} is no results.json: {place or 'the file'}: {first['msg']}") from None
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"the baseline {path} cannot be read: {error}") from None
-    if not found.rows:
-        raise UserError(f"the baseline {path} has no rows to compare with")
-    return found
 
 
 def export(given: Namespace) -> int:
@@ -207,7 +163,7 @@ def _check_target(given: Namespace) -> None:
 def _deliver(given: Namespace, expansion: Expansion, outcome: Outcome, row: Row, files: Mapping[str, str]) -> None:
     """Write a row's model, say what it is, and push it where that is asked for."""
     from reproducer.exporting.push import push
-    from reproducer.exporting.rows import export_row, row_name
+    from reproducer.exporting.rows import export_row, row_name, shrunk
 
     results = collect(expansion, outcome, _command(given))
     folder = export_row(
@@ -221,26 +177,9 @@ def _deliver(given: Namespace, expansion: Expansion, outcome: Outcome, row: Row,
         name=given.push,
         files=files,
     )
-    print(f"{row_name(row)}: {_shrunk(results, row)}\nwritten to {given.directory}; its README.md says how to load it")
+    print(f"{row_name(row)}: {shrunk(results, row)}\nwritten to {given.directory}; its README.md says how to load it")
     if given.push is not None:
         print(f"pushed to {push(folder, given.push)}")
-
-
-def _shrunk(results: Results, row: Row) -> str:
-    """What a model had before and has now, for a person."""
-    from reproducer.reporting.card import form_of
-
-    dense, now = (
-        next(one for one in results.rows if one.model == row.model and one.method == DENSE),
-        next(one for one in results.rows if one.stages == {role: stage.key for role, stage in row.stages.items()}),
-    )
-    parts = [f"{dense.params:,} parameters before, {now.params:,} now"] if dense.params and now.params else []
-    for column in results.columns:
-        before, after = (one.metrics.get(column.key) for one in (dense, now))
-        if column.kind == "perplexity" and before is not None and after is not None:
-            form = form_of(column)
-            parts.append(f"perplexity of {column.label} {form(before)} before, {form(after)} now")
-    return "; ".join(parts)
 
 
 def clean(given: Namespace) -> int:
@@ -520,11 +459,6 @@ def _command(given: Namespace) -> list[str]:
     path = given.spec if not given.spec.is_absolute() else Path(given.spec.name)
     options = [*(("--profile", name) for name in given.profile), *(("--set", text) for text in given.overrides)]
     return ["reproduce", str(path), *(part for option in options for part in option)]
-
-
-def _row_name(row: Any) -> str:
-    cut = row.ratio if row.ratio is not None else f"{row.structure_ratio} of structures"
-    return f"{row.model} {row.label} {cut} {row.recovery} seed {row.seed}"
 
 
 def _packages() -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 from reproducer.errors import UserError, nearest
 from reproducer.exporting.folder import check_new
 from reproducer.queue import Artifact, Outcome
-from reproducer.reporting.card import Origin
+from reproducer.reporting.card import Origin, form_of
 from reproducer.reporting.numbers import cut, tuning
 from reproducer.stages.base import PLAN
 from reproducer.stages.expand import Expansion, Row
@@ -62,6 +62,21 @@ def row_name(row: Row) -> str:
     return f"{row.model}, {row.label}" + (
         "" if row.method == DENSE else f", {cut(row)}, {tuning(row)}, seed {row.seed}"
     )
+
+
+def shrunk(results: Results, row: Row) -> str:
+    """What a model had before and has now, for a person."""
+    dense, now = (
+        next(one for one in results.rows if one.model == row.model and one.method == DENSE),
+        next(one for one in results.rows if one.stages == {role: stage.key for role, stage in row.stages.items()}),
+    )
+    parts = [f"{dense.params:,} parameters before, {now.params:,} now"] if dense.params and now.params else []
+    for column in results.columns:
+        before, after = (one.metrics.get(column.key) for one in (dense, now))
+        if column.kind == "perplexity" and before is not None and after is not None:
+            form = form_of(column)
+            parts.append(f"perplexity of {column.label} {form(before)} before, {form(after)} now")
+    return "; ".join(parts)
 
 
 def _listed(rows: Sequence[Row]) -> str:

@@ -10,15 +10,13 @@ of its own, in turns. Seconds are those of the work, with the model loaded; memo
 fewer than 150 trials in paper mode its seconds are extrapolated, and its objective is that of the trials that ran.
 
 The default mode's model says what it expects of every candidate before that is measured. How far the two agree is told
-by Spearman's correlation of their differences from the best candidate so far, over the candidates of all rounds, with
-the interval of Bonett and Wright (2000).
+by Spearman's correlation of their differences from the best candidate so far, over the candidates of all rounds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import statistics
@@ -139,15 +137,6 @@ def foreseen(study: Any, settings: Any) -> list[tuple[float, float]]:
     return found
 
 
-def agreement(pairs: list[tuple[float, float]]) -> tuple[float, float, float]:
-    """Spearman's correlation and its interval at 95 %."""
-    from scipy.stats import spearmanr
-
-    found = float(spearmanr(*zip(*pairs, strict=True)).statistic)
-    error = math.sqrt((1 + found**2 / 2) / (len(pairs) - 3))
-    return found, math.tanh(math.atanh(found) - 1.96 * error), math.tanh(math.atanh(found) + 1.96 * error)
-
-
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """One part of one round, in this process."""
     import resource
@@ -203,6 +192,8 @@ def main() -> None:
     if given.part:
         print(json.dumps(measure(given)))
         return
+    from reproducer.reporting.correlations import interval, spearman
+
     found: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
     for seed in range(given.rounds):
         for part in PARTS:
@@ -225,7 +216,8 @@ def main() -> None:
     count = len(given.texts) * given.windows
     print(f"default: {given.trials} trials; samples from {given.calibration}, {count} windows of {LENGTH} tokens")
     pairs = [pair for one in found["default"] for pair in one["expected and found"]]
-    correlation, low, high = agreement(pairs)
+    correlation = spearman(pairs)
+    low, high = interval(correlation, len(pairs))
     print(f"what the model expected of {len(pairs)} candidates: correlation {correlation:.2f} [{low:.2f}, {high:.2f}]")
 
 
