@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -60,8 +61,8 @@ def postgres():
         time.sleep(1)  # between listening and taking connections
         yield url
     finally:
-        server.terminate()
-        server.wait()
+        server.send_signal(signal.SIGINT)  # at SIGTERM it waits for clients, and this process is one
+        server.wait(60)
         shutil.rmtree(folder, ignore_errors=True)
 
 
