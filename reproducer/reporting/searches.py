@@ -55,10 +55,16 @@ def counted(search: Search) -> int:
 
 @dataclass(frozen=True)
 class Candidate:
-    """The search's best or a baseline. `below`: how many of the `trials` with a value are better than it."""
+    """The search's best or a baseline.
+
+    Attributes:
+        partial: of a baseline that was given up, the objective so far.
+        below: how many of the `trials` with a value are better than it.
+    """
 
     label: str
     value: float | None
+    partial: float | None
     below: int
     trials: int
 
@@ -66,9 +72,10 @@ class Candidate:
 def candidates(search: Search) -> list[Candidate]:
     """From the best on; those without a value last."""
     values = [trial.value for trial in search.trials if trial.value is not None]
-    found = [(search.label, search.best.value), *((baseline.label, baseline.value) for baseline in search.baselines)]
-    found.sort(key=lambda pair: (pair[1] is None, pair[1] or 0.0))
-    return [Candidate(label, v, sum(v is not None and x < v for x in values), len(values)) for label, v in found]
+    best = [(search.label, search.best.value, None)]
+    found = [*best, *((baseline.label, baseline.value, baseline.partial) for baseline in search.baselines)]
+    found.sort(key=lambda one: (one[1] is None, one[1] or one[2] or 0.0))
+    return [Candidate(*one, sum(one[1] is not None and x < one[1] for x in values), len(values)) for one in found]
 
 
 def importances(search: Search) -> list[tuple[list[str], float]]:

@@ -191,11 +191,12 @@ class Objective:
         """The objective: the mean of the perplexities (Kong et al. 2025, Eq. 6)."""
         return self.measure(plan).value
 
-    def measure(self, plan: Plan | None, against: Sequence[float] | None = None) -> Measured:
+    def measure(self, plan: Plan | None, against: Sequence[float] | None = None, chance: float = CHANCE) -> Measured:
         """The objective of `plan`; stopped after a stage of the race that says that it is hopeless.
 
         Args:
             against: `losses` of the best plan so far. None: measure all windows, whatever the first ones say.
+            chance: that a plan as good as that is given up at a stage.
         """
         race = [self._all] if against is None else self._race  # at once, a layer is sliced once for all windows
         best = torch.tensor(against or [], dtype=torch.float64)
@@ -203,7 +204,7 @@ class Objective:
         losses, stopped = best.new_empty(0), False
         for stage, more in enumerate(race, 1):
             batches, losses = [*batches, *more], torch.cat([losses, self._losses(plan, more)])
-            if stage < len(race) and hopeless(losses, best[: len(losses)], self._texts_of(batches)):
+            if stage < len(race) and hopeless(losses, best[: len(losses)], self._texts_of(batches), chance):
                 stopped = True
                 break
         value = estimate = self._mean(losses, batches)
@@ -352,7 +353,7 @@ def spread_order(size: int) -> list[int]:
     return sorted(range(size), key=lambda place: int(f"{place:0{bits}b}"[::-1], 2))
 
 
-def hopeless(candidate: Tensor, best: Tensor, texts: Tensor) -> bool:
+def hopeless(candidate: Tensor, best: Tensor, texts: Tensor, chance: float = CHANCE) -> bool:
     """Whether the candidate cannot plausibly become better than the best so far.
 
     The objective is the mean over the texts of exp(mean loss). With `d` the mean difference of losses on a text and `s`
@@ -362,6 +363,7 @@ def hopeless(candidate: Tensor, best: Tensor, texts: Tensor) -> bool:
     Args:
         candidate, best: mean losses [windows] of the same windows.
         texts: LongTensor [windows], which text a window is of.
+        chance: that this says so of a candidate as good as the best.
     """
     above, variances, freedom = 0.0, [], []
     for text in texts.unique():
@@ -378,4 +380,4 @@ def hopeless(candidate: Tensor, best: Tensor, texts: Tensor) -> bool:
     if variance == 0:
         return above > 0
     degrees = variance**2 / sum(one**2 / of for one, of in zip(variances, freedom, strict=True))
-    return above > float(student.isf(CHANCE, degrees)) * variance**0.5
+    return above > float(student.isf(chance, degrees)) * variance**0.5

@@ -40,11 +40,17 @@ class Trial(Facts):
 
 
 class Baseline(Facts):
-    """A method that was scored on the objective; `value` None: not finite."""
+    """A method that was scored on the objective.
+
+    Attributes:
+        value: None: not finite, or not measured to the end.
+        partial: of one that was given up as far worse than others: the objective on the windows so far.
+    """
 
     method: str
     label: str
-    value: float | None
+    value: float | None = None
+    partial: float | None = None
 
 
 class Sample(Facts):

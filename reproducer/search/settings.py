@@ -9,7 +9,6 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from reproducer.spec import Count, Listed, NonEmpty, Ratio, Section, Text, mistake
 
 OFFERED = 32  # passages: each is in many trials, so that what it is worth shows
-
 START = 10  # random trials at the most
 
 Sampler = Literal["local", "tpe", "random", "gp", "cmaes"]
@@ -56,9 +55,9 @@ class SearchSettings(Section):
         stop: let trials race: measured on more and more of the search texts, hopeless ones are given up.
         start: of `local` alone: trials at the head, baselines among them, before it changes the best of them; those
             that are no baselines are drawn at random. By default a quarter of `trials`, ten at most.
-        offered: passages that samples are chosen from, evenly spread over the pool, beside the baselines' draw; 0 is
-            the whole pool. They are the same for all seeds and cuts of the same layers, so that their statistics are
-            taken once for all searches.
+        offered: passages that samples are chosen from, those whose tokens are rarest in the pool (`encoding.rarest`),
+            beside the baselines' draw; 0: the whole pool. They are the same for all seeds and cuts of the same layers,
+            so that their statistics are taken once for all searches.
         texts: data sets whose mean perplexity is the objective; None: those that the report measures on.
         split: of the texts: one that the report does not measure on, or the report's own.
         windows: of each text, taken from its head.

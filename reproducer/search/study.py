@@ -1,9 +1,10 @@
 """A search as an Optuna study that can be interrupted anywhere (Kong et al. 2025, Eqs. 6 to 11).
 
 It searches calibration samples and a method's own parameters. Baselines are scored on the same objective: those that
-lie in the space are the study's first trials, the others stand beside it. What the search returns is the best of all,
-so it is never worse than its baselines on its own objective; only a space with a part taken away, an ablation, and the
-search as the paper has it, return what they found themselves.
+lie in the space are the study's first trials, the others stand beside it; where candidates race, these do too, and are
+given up when they are worse than the former beyond doubt. What the search returns is the best of all, so it is never
+worse than its baselines on its own objective; only a space with a part taken away, an ablation, and the search as the
+paper has it, return what they found themselves.
 """
 
 from __future__ import annotations
@@ -45,14 +46,15 @@ from reproducer.search.trials import (
 )
 
 JOINT, SAMPLES, PARAMETERS = "joint", "samples", "parameters"
-BESIDE = "baselines.json"  # objectives of baselines beside the space, null where not finite
+BESIDE = "baselines.json"  # what baselines beside the space were found to be
 TOKENS = ("sample_tokens", "text_tokens", "forward_tokens", "backward_tokens")
 LEAST_TRIALS = 10  # complete ones, below which importances say nothing
 SAMPLE_TOKEN = 4  # tokens of a text that cost as much as one of a sample: a backward pass and reductions beside
 FEW = 3  # trials that are not enough to go by
 TOP_TRIALS = 5  # that the importance of being among them is estimated from, at least
+BEYOND_DOUBT = 0.001  # chance, at a stage of the race, that a baseline as good as the best one is given up
 
-Values = dict[str, float | None]
+Scores = dict[str, Baseline]
 
 
 def search(
@@ -122,10 +124,10 @@ def search(
             objective.statistics(draw, of_baselines)
         if of_trials and isinstance(encoding, Given):
             objective.statistics(encoding.samples, of_trials)
-        values = _score(objective, beside, draw, seed, directory)
+    scores: Scores = {}
 
     def tell() -> None:
-        progress(*_effort(studies, sum(phase.trials for phase in phases), settings.start), _standing(studies, values))
+        progress(*_effort(studies, sum(phase.trials for phase in phases), settings.start), _standing(studies, scores))
 
     for place, (study, phase) in enumerate(zip(studies, phases, strict=True)):
         if place:  # behind the samples, the parameters: with the best samples so far
@@ -136,10 +138,13 @@ def search(
         worker = Worker(objective, joint, settings, seed, directory, study, phase, studies[:place], tell)
         tell()
         worker.work(until=len(phase.points))
+        if not place:
+            with _preparation(study, objective):
+                scores.update(_score(objective, beside, draw, seed, directory, _to_beat(study, settings)))
         if engine is not None and build is not None and settings.workers > 1 and len(finished(study)) < phase.trials:
             work_together(worker, engine, build, of_baselines | of_trials)
         worker.work()
-    return _conclude(studies, joint, settings, baselines, values, draw, directory, text)
+    return _conclude(studies, joint, settings, baselines, scores, draw, directory, text)
 
 
 def _phases(joint: JointSpace, baselines: Sequence[str], settings: SearchSettings, one_by_one: bool) -> list[Phase]:
@@ -156,22 +161,42 @@ def _phases(joint: JointSpace, baselines: Sequence[str], settings: SearchSetting
     ]
 
 
-def _score(objective: Objective, beside: Sequence[Method], draw: Sequence[int], seed: int, directory: Path) -> Values:
-    """Objectives of the baselines beside the space; those that were measured before are not measured again."""
+def _score(
+    objective: Objective,
+    beside: Sequence[Method],
+    draw: Sequence[int],
+    seed: int,
+    directory: Path,
+    against: Sequence[float] | None,
+) -> Scores:
+    """The baselines beside the space on the objective; those that were measured before are not measured again.
+
+    Args:
+        against: losses of the best baseline in the space; one that is worse beyond doubt is not measured to the end.
+    """
     known = _known(directory)
     for one in beside:
         if one.name not in known:
             plan = objective.plan(one, {}, draw, seed)
             plan.save(directory / _plan_beside(one.name))
-            value = objective.value(plan)
-            known[one.name] = value if math.isfinite(value) else None
-            write(directory / BESIDE, known)
+            found = objective.measure(plan, against, BEYOND_DOUBT)
+            value = found.value if math.isfinite(found.value) else None
+            kept = {"partial": value} if found.stopped else {"value": value}
+            known[one.name] = Baseline(method=one.name, label=one.label, **kept)
+            write(directory / BESIDE, [score.model_dump() for score in known.values()])
     return known
 
 
-def _known(directory: Path) -> Values:
+def _known(directory: Path) -> Scores:
     path = directory / BESIDE
-    return json.loads(path.read_text()) if path.exists() else {}
+    scores = [Baseline.model_validate(one) for one in json.loads(path.read_text())] if path.exists() else []
+    return {score.method: score for score in scores}
+
+
+def _to_beat(study: optuna.Study, settings: SearchSettings) -> Sequence[float] | None:
+    """Losses of the best trial so far, where candidates race."""
+    best = best_of([study])
+    return best.user_attrs.get("losses") if settings.stop and best is not None else None
 
 
 def _plan_beside(baseline: str) -> str:
@@ -205,9 +230,9 @@ def _effort(studies: Sequence[optuna.Study], trials: int, start: int) -> tuple[f
     return sum(done), sum(done) + max(trials - len(done), 0) * fmean(later if len(later) >= FEW else done)
 
 
-def _standing(studies: Sequence[optuna.Study], values: Values) -> str:
+def _standing(studies: Sequence[optuna.Study], scores: Scores) -> str:
     best = best_of(studies)
-    found = [*values.values(), best.value if best is not None else None]
+    found = [*(score.value for score in scores.values()), best.value if best is not None else None]
     return f"best so far {min(finite):.1f}" if (finite := [value for value in found if value is not None]) else ""
 
 
@@ -216,7 +241,7 @@ def _conclude(
     joint: JointSpace,
     settings: SearchSettings,
     baselines: dict[str, Method],
-    values: Values,
+    beside: Scores,
     draw: Sequence[int],
     directory: Path,
     text: Callable[[int], str],
@@ -225,7 +250,7 @@ def _conclude(
     the trials alone."""
     best = best_of(studies)
     alone = settings.mode == "paper" or settings.data != "search" or joint.own.restricted()
-    finite = [(value, name) for name, value in values.items() if value is not None and not alone]
+    finite = [(score.value, name) for name, score in beside.items() if score.value is not None and not alone]
     value, winner = min(finite, default=(math.inf, None))
     if best is not None and best.value is not None and best.value <= value:
         candidate = joint.suggest(FixedTrial(best.params))
@@ -241,13 +266,16 @@ def _conclude(
     else:
         raise UserError("no trial of the search gave a finite objective", "prune less, or offer the search more")
     trials = [_told(trial) for study in studies for trial in study.get_trials(deepcopy=False)]
-    scored = values | {one.baseline: one.value for one in trials if one.baseline and one.state != "failed"}
+    inside = {one.baseline: one.value for one in trials if one.baseline and one.state != "failed"}
     told = [Sample(index=index, text=text(index)) for index in samples]
     record = Record(
         space=described(joint.own),
         workers=settings.workers,
         trials=trials,
-        baselines=[Baseline(method=name, label=one.label, value=scored[name]) for name, one in baselines.items()],
+        baselines=[
+            beside[name] if name in beside else Baseline(method=name, label=one.label, value=inside[name])
+            for name, one in baselines.items()
+        ],
         best=Best(number=number, value=value, method=method, params=parameters, samples=told, baseline=baseline),
         importances=importances(studies),
         costs=_costs(studies),

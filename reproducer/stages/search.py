@@ -40,7 +40,7 @@ class Search(OnModel):
     """
 
     kind: ClassVar[str] = "search"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     resumable: ClassVar[bool] = True
 
     method: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -41,7 +41,7 @@ class Objective:
     stopped: int = 0
     sample_tokens: int = 0
     text_tokens: int = 0
-    pool: range = range(20)
+    pool: torch.Tensor = field(default_factory=lambda: torch.arange(20)[:, None])
 
     def spent(self):
         tokens = {"sample_tokens": self.sample_tokens, "text_tokens": self.text_tokens}
@@ -60,7 +60,7 @@ class Objective:
         self.sample_tokens += len(samples)
         return Plan(json.dumps([method.name, list(samples), dict(parameters)], sort_keys=True))
 
-    def measure(self, plan, against=None):
+    def measure(self, plan, against=None, chance=0.2):
         self.evaluated += 1
         if self.evaluated == self.dies_at:
             raise KeyboardInterrupt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import optuna
 import pytest
@@ -25,6 +26,7 @@ from reproducer.search.encoding import (
     encode,
     parts,
     principal_components,
+    rarest,
     spread,
     standardised,
 )
@@ -178,7 +180,7 @@ def test_features_are_found_once(tmp_path, data):
 @pytest.mark.parametrize("encoding", ["ordered", "features"])
 def test_of_a_large_pool_passages_all_over_it_are_offered_and_the_baselines_draw(tmp_path, monkeypatch, encoding):
     monkeypatch.setattr(encoding_module, "FEATURED", 10)
-    found = encoded(tmp_path, Objective(pool=range(1000)), encoding=encoding, offered=0)
+    found = encoded(tmp_path, Objective(pool=torch.arange(1000)[:, None]), encoding=encoding, offered=0)
     offered = sorted(found.parts[0] if encoding == "ordered" else found.groups[0][0])
     assert len(offered) == 13 and {1, 5, 9} <= set(offered)
     assert torch.tensor(offered[3:]).diff().tolist() == [100] * 9
@@ -186,17 +188,35 @@ def test_of_a_large_pool_passages_all_over_it_are_offered_and_the_baselines_draw
 
 @pytest.mark.parametrize(("data", "parts"), [("search", 1), ("ten-spaces", 3)])
 def test_of_a_large_pool_the_local_sampler_is_offered_few(tmp_path, data, parts):
-    found = encoded(tmp_path, Objective(pool=range(1000)), offered=10, data=data)
-    assert found.passages == sorted({1, 5, 9, *range(50, 1000, 100)}) and len(set(found.parts)) == parts
+    pool = torch.zeros(1000, 4, dtype=torch.long)
+    pool[::100, 0] = torch.arange(1, 11)  # each of these tokens is in one passage alone
+    found = encoded(tmp_path, Objective(pool=pool), offered=9, data=data)
+    assert len(set(found.parts)) == parts
+    rare = [0, 100, 200, 300, 400, 500, 600, 700, 800] if parts == 1 else [0, 100, 200, 400, 500, 600, 700, 800, 900]
+    assert found.passages == sorted({1, 5, 9, *rare})
     if parts == 1:
         assert found.suggest(FixedTrial(found.embed(DRAW))) == DRAW
-    other = encoded(tmp_path, Objective(pool=range(1000)), draw=(7, 8, 11), offered=10, data=data)
-    assert set(range(50, 1000, 100)) <= set(other.passages), "the same for another seed, but for its draw"
+    other = encoded(tmp_path, Objective(pool=pool), draw=(7, 8, 11), offered=9, data=data)
+    assert set(rare) <= set(other.passages), "the same for another seed, but for its draw"
+
+
+@pytest.mark.parametrize("places", [1, 3])
+def test_the_rarest_passages_are_those_of_the_least_likely_tokens(places):
+    pool = torch.randint(0, 50, (40, 8), generator=torch.Generator().manual_seed(0)) ** 2 // 50
+    tokens = pool.flatten().tolist()
+    likely = [sum(math.log(tokens.count(token)) for token in row) for row in pool.tolist()]
+    found = rarest(pool, 6, places)
+    assert len(found) == 6
+    for part in parts(range(40), places, places > 1):
+        inside = [passage for passage in part if passage in found]
+        assert len(inside) == 6 // places
+        assert max(likely[one] for one in inside) <= min(likely[one] for one in part if one not in inside)
 
 
 @pytest.mark.parametrize(("mode", "sampler"), [("paper", None), ("default", "tpe")])
 def test_other_searches_are_offered_the_whole_pool(tmp_path, mode, sampler):
-    found = encoded(tmp_path, Objective(pool=range(1000)), mode=mode, sampler=sampler, encoding="indices")
+    pool = torch.arange(1000)[:, None]
+    found = encoded(tmp_path, Objective(pool=pool), mode=mode, sampler=sampler, encoding="indices")
     assert found.passages == list(range(1000))
 
 

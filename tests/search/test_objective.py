@@ -301,7 +301,7 @@ def test_a_plan_may_be_stopped_at_a_later_stage(longer, monkeypatch):
     plan, asked = plan_of(objective, "llm-pruner-e2"), []
     whole, total = objective.measure(plan), objective.text_tokens
 
-    def at_the_second(candidate, best, texts):
+    def at_the_second(candidate, best, texts, chance):
         asked.append((candidate.tolist(), best.tolist(), texts.tolist()))
         return len(asked) == 2
 
