@@ -123,10 +123,9 @@ def foreseen(study: Any, settings: Any) -> list[tuple[float, float]]:
     if settings.sampler != "local":
         return []
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    whole = [trial.state == TrialState.COMPLETE for trial in trials]
-    told = [
-        trial.value if complete else trial.user_attrs["estimate"] for trial, complete in zip(trials, whole, strict=True)
-    ]
+    trials = [trial for trial in trials if trial.state == TrialState.COMPLETE or "estimate" in trial.user_attrs]
+    whole = np.array([trial.state == TrialState.COMPLETE for trial in trials])
+    told = [trial.value if trial.state == TrialState.COMPLETE else trial.user_attrs["estimate"] for trial in trials]
     values = np.log(told)
     found = []
     for place in range(settings.start, len(trials)):
