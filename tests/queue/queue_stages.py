@@ -197,7 +197,7 @@ if __name__ == "__main__":  # STORE PLAN SLOTS ENGINE: a run in a process of its
     from queue_stages import PLANS as plans  # under the name that other processes know the classes by
 
     from reproducer.errors import UserError as Wrong
-    from reproducer.queue import Store, console_progress, engine_named, exit_code, interruptible, run
+    from reproducer.queue import Remote, Store, console_progress, engine_named, exit_code, interruptible, run
     from reproducer.queue.engines import ray
 
     print("ready", flush=True)
@@ -208,7 +208,9 @@ if __name__ == "__main__":  # STORE PLAN SLOTS ENGINE: a run in a process of its
             ray.TAKEN_ALONG = ("QUEUE_",)
             engine = factory(int(sys.argv[3]), **options)
             devices = ["cpu:0", "cpu:1"]
-            outcome = run(plans[sys.argv[2]](), Store(sys.argv[1]), engine, devices, progress=console_progress())
+            url, lease = os.environ.get("QUEUE_REMOTE"), float(os.environ.get("QUEUE_LEASE", "60"))
+            store = Store(sys.argv[1], Remote(url, lease) if url else None)
+            outcome = run(plans[sys.argv[2]](), store, engine, devices, progress=console_progress())
             print(dict(outcome.counts))
         except KeyboardInterrupt as error:
             print("interrupted", flush=True)
