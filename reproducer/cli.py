@@ -159,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     remote.add_argument(
         "--remote",
         metavar="URL",
-        help="an object store, such as s3://bucket/prefix, that shares finished work between machines with a store each",
+        help="an object store, such as s3://bucket/prefix, through which machines share what is finished",
     )
     out = _Parser(add_help=False)
     out.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="reports (default: out)")

@@ -318,9 +318,8 @@ def _run(expansion: Expansion, given: Namespace, folder: Path | None) -> Outcome
     surveyed = _surveyed(expansion, given.devices)
     _fetch(expansion, store, surveyed)
     outcome = survey(expansion.stages, store, surveyed)
-    if outcome.ok and (
-        store.remote is None or store.remote.keys() >= outcome.results.keys()
-    ):  # nothing to compute: torch need not even be imported
+    unshared = outcome.results.keys() - store.remote.keys() if store.remote else ()
+    if outcome.ok and not unshared:  # nothing to compute: torch need not even be imported
         _check_folder(folder)
         return outcome
     factory, options = engine_named(given.engine)

@@ -92,6 +92,17 @@ class Steps(Step):
             context.progress(step + 1, self.steps)
 
 
+class Three(Step):
+    """Three files."""
+
+    kind = "three"
+
+    def run(self, context: Context) -> None:
+        log("three")
+        for name in "abc":
+            (context.directory / name).write_text(name)
+
+
 class Mistake(Step):
     """Fails with what the user can mend."""
 
@@ -187,6 +198,7 @@ PLANS: dict[str, Callable[[], list[Stage]]] = {
     "wait": lambda: [text("after", a=Wait(a=text("first"), label="the long one"))],
     "steps": lambda: [text("end", a=Steps(steps=5, hold=3, label="counter"))],
     "lost": lambda: [text("end", a=Lost(times=2, label="twice")), text("never", b=Lost(times=9, label="always"))],
+    "three": lambda: [Three()],
     "squares": lambda: [Squares()],
     "leave": lambda: [Squares(leave=True)],
 }
@@ -199,6 +211,18 @@ if __name__ == "__main__":  # STORE PLAN SLOTS ENGINE: a run in a process of its
     from reproducer.errors import UserError as Wrong
     from reproducer.queue import Remote, Store, console_progress, engine_named, exit_code, interruptible, run
     from reproducer.queue.engines import ray
+    from reproducer.queue.objects import Objects
+
+    if kill_after := int(os.environ.get("QUEUE_KILL_AFTER", "0")):  # so many uploads
+        upload, uploaded = Objects.upload, []
+
+        def upload_or_die(objects: Objects, path: Path, name: str) -> None:
+            upload(objects, path, name)
+            uploaded.append(name)
+            if len(uploaded) == kill_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        Objects.upload = upload_or_die  # type: ignore[method-assign]
 
     print("ready", flush=True)
     sys.stdin.readline()  # a test that wants several to begin together holds them here
