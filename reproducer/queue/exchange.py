@@ -101,6 +101,8 @@ def fetch(stages: Iterable[Stage], store: Store, remote: Remote, device: str | N
     there = remote.versions(ordered)
     found: dict[str, Artifact] = {}
     fetched = []
+    if any(there[stage.key].records and store.read(stage) is None for stage in ordered):
+        store.prepare()
     for stage in ordered:
         artifact = store.read(stage)
         if artifact is None and there[stage.key].records and all(one.key in found for one in stage.inputs.values()):
@@ -109,7 +111,6 @@ def fetch(stages: Iterable[Stage], store: Store, remote: Remote, device: str | N
                 today = None if device is None else stage.fingerprints(device)
             except UserError:  # said when the stage is to run
                 continue
-            store.prepare()
             artifact = bring(store, remote, stage, lambda one: misfit(one, inputs, today) is None, say)  # noqa: B023
             fetched += [artifact] if artifact else []
         if artifact is not None:

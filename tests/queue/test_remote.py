@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-from queue_stages import PLANS, Mistake, kind, text
+from queue_stages import PLANS, Mistake, OwnStores, kind, text
 
 from reproducer.cli import main
 from reproducer.errors import UserError
@@ -386,33 +386,15 @@ def test_nothing_outlives_a_run_that_is_ended(bench, url, remote, how, monkeypat
         assert run(PLANS["waits"](), Store(bench.root / "b", remote)).counts == {"done": 2}
 
 
-class OwnStores:
-    """An engine each of whose two workers has a store of its own, as nodes that share no folder."""
-
-    def __init__(self):
-        self._engine = Processes(2)
-        self.slots = 2
-
-    def submit(self, function, stage, root, *more):
-        return self._engine.submit(_on_own_store, function, stage, root, *more)
-
-    def close(self):
-        self._engine.close()
-
-
-def _on_own_store(function, stage, root, *more):
-    return function(stage, root.with_name(f"worker-{os.getpid()}"), *more)
-
-
 def test_workers_without_a_common_folder(store_of, remote, log, tmp_path):
     """Inputs come to where they are needed, results and failures to the run."""
     stages = [*PLANS["graph"](), text("blocked", a=Mistake())]
     run([PLANS["graph"]()[0].inputs["a"]], store_of("before"))
-    outcome = run(stages, store_of("here"), OwnStores())
+    outcome = run(stages, store_of("here"), OwnStores(Processes(2), os.getpid))
     assert outcome.counts == {"done": 9, "cached": 3, "failed": 1, "blocked": 1}
     assert store_of("here").failure(Mistake()).message == outcome[Mistake()].message
     assert Counter(log()).most_common(1)[0][1] == 1 and "out.txt" in outcome[stages[0]].artifact.record["files"]
-    workers = list(tmp_path.glob("worker-*/"))
+    workers = list(tmp_path.glob("store-of-*/"))
     made = [len(list(worker.glob("write/*"))) for worker in workers]
     assert len(workers) == 2 and all(made) and sum(made) >= 9
     here = run(PLANS["graph"](), Store(tmp_path / "alone"))
