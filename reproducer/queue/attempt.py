@@ -180,9 +180,10 @@ class _Attempt:
         finally:
             if not resumable and self.lock.is_ours():
                 self.store.leave(self.stage)
+        if self.agreed(made, inputs, today) != made:
+            return "cached"
         self.write(f"done in {meter.seconds:.1f} s")
-        counts = self.agreed(made, inputs, today)
-        return "done" if counts == made else "cached"
+        return "done"
 
     def failed(self, error: BaseException) -> Failure:
         when = datetime.now(UTC).isoformat(timespec="seconds")
