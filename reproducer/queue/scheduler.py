@@ -96,6 +96,7 @@ class _Scheduler:
         self._lost: Counter[tuple[str, str]] = Counter()
         self._announced: set[tuple[str, Holder]] = set()
         self._remote = store.remote
+        self._unshared: dict[str, str] = {}  # what the store has and the remote has not, and the device it is good for
         self._leases = Leases(self._remote.objects, self._run, self._remote.lease) if self._remote else None
         self._stranded = False
         self._closing = ExitStack()
@@ -129,8 +130,10 @@ class _Scheduler:
                 except Exception:  # said by the attempt that follows
                     break
                 if isinstance(state, Artifact):
-                    if there is None or there[stage.key].have(state):  # else the attempt sees to it
+                    if there is None or there[stage.key].have(state):
                         self.results[stage.key] = Result(stage, "cached", artifact=state)
+                    else:
+                        self._unshared[stage.key] = device
                     break
 
     def loop(self) -> None:
@@ -178,11 +181,14 @@ class _Scheduler:
 
     def _submit(self, stage: Stage, slot: int, inputs: Mapping[str, Artifact]) -> None:
         self._watch.add(stage)
+        engine, device = self._engine, self._device(slot)
         needs = {} if self._memory is None else {"memory": self._memory.get(stage.key, 0)}
-        arguments: list[Any] = [stage, self._store.root, self._device(slot), self._run, self._environment]
+        if stage.key in self._unshared:  # it is uploaded from here: another machine does not have it
+            engine, device, needs = InProcess(), self._unshared.pop(stage.key), {}
+        arguments: list[Any] = [stage, self._store.root, device, self._run, self._environment]
         if self._remote is not None:
             arguments += [self._remote.given, {name: artifact.digest for name, artifact in inputs.items()}]
-        self._running[slot] = stage, self._engine.submit(attempt, *arguments, **needs)
+        self._running[slot] = stage, engine.submit(attempt, *arguments, **needs)
 
     def _take_finished(self) -> None:
         self._watch.check()

@@ -387,7 +387,7 @@ def test_a_run_that_is_ended_leaves_nobody_waiting(bench, url, remote, monkeypat
 def test_workers_without_a_common_folder(store_of, remote, log, tmp_path):
     """Inputs come to where they are needed, results and failures to the run."""
     stages = [*PLANS["graph"](), text("blocked", a=Mistake())]
-    run([PLANS["graph"]()[0].inputs["a"]], store_of("before"))
+    run([PLANS["graph"]()[0].inputs["a"]], Store(store_of("here").root))  # made here before, and not shared yet
     outcome = run(stages, store_of("here"), OwnStores(Processes(2), os.getpid))
     assert outcome.counts == {"done": 9, "cached": 3, "failed": 1, "blocked": 1}
     assert store_of("here").failure(Mistake()).message == outcome[Mistake()].message
@@ -484,12 +484,10 @@ def test_a_spec_on_two_machines(url, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "spec.yaml").write_text(SPEC)
     assert f"fetched 0 of 4 stages (0.0 MiB) from {url}" in (shown := command("a", "run")) and "(4 done)" in shown
-    assert "(4 cached)" in command("a", "run")
     status = command("b", "status")
     assert status.count("\nremote ") + status.startswith("remote ") == 4 and not (tmp_path / "store-b").exists()
     assert "fetched 4 of 4 stages" in (shown := command("b", "report")) and "(4 cached)" in shown
     assert rows("a") == rows("b") and len(rows("a")) == 2
-    assert "fetched 4 of 4 stages" in command("c", "run")
 
 
 def test_without_the_extra_nothing_of_it_is_imported_and_the_line_that_installs_it_is_told():
