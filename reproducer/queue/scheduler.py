@@ -120,8 +120,9 @@ class _Scheduler:
     def collect(self) -> None:
         """Settle what is good in the store, and at the remote if there is one; needs no lock and changes nothing."""
         there = self._remote.versions(self.order) if self._remote else None
+        here: dict[str, Result] = {}
         for stage in self.order:
-            inputs = inputs_of(stage, self.results)
+            inputs = inputs_of(stage, here)
             if not isinstance(inputs, dict):
                 continue
             for device in dict.fromkeys(self._devices):  # one made on any of them is good
@@ -130,8 +131,10 @@ class _Scheduler:
                 except Exception:  # said by the attempt that follows
                     break
                 if isinstance(state, Artifact):
-                    if there is None or there[stage.key].have(state):
-                        self.results[stage.key] = Result(stage, "cached", artifact=state)
+                    here[stage.key] = Result(stage, "cached", artifact=state)
+                    settled = all(one.key in self.results for one in stage.inputs.values())
+                    if there is None or (settled and there[stage.key].have(state)):
+                        self.results[stage.key] = here[stage.key]
                     else:
                         self._unshared[stage.key] = device
                     break
@@ -183,8 +186,9 @@ class _Scheduler:
         self._watch.add(stage)
         engine, device = self._engine, self._device(slot)
         needs = {} if self._memory is None else {"memory": self._memory.get(stage.key, 0)}
-        if stage.key in self._unshared:  # it is uploaded from here: another machine does not have it
-            engine, device, needs = InProcess(), self._unshared.pop(stage.key), {}
+        known = self._unshared.pop(stage.key, None)
+        if known and isinstance(self._store.inspect(stage, inputs), Artifact):
+            engine, device, needs = InProcess(), known, {}  # it is uploaded from here: others do not have it
         arguments: list[Any] = [stage, self._store.root, device, self._run, self._environment]
         if self._remote is not None:
             arguments += [self._remote.given, {name: artifact.digest for name, artifact in inputs.items()}]
