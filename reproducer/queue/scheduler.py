@@ -47,7 +47,7 @@ def run(
     """Bring `stages`, and all that they need, to an artifact each.
 
     A stage that fails blocks those that need it; all others still run. Stages that another run on the same store
-    is at are left for later and then waited for. Whatever ends this process, the next run goes on from what was
+    or remote is at are left for later and then waited for. Whatever ends this process, the next run goes on from what was
     finished.
 
     Args:
