@@ -4,8 +4,8 @@
     URL/runs/<run>             a number that the run counts up every few seconds, while it lives
 
 The last number counts. Who wants the stage creates the next one, which succeeds for one alone, and then looks whether
-it is the last: nothing before the last is needed, and who creates a number removes those before it. So one small object
-a stage stays. None is ever made twice while a later one is there, so a hold that was lost is never had again.
+it is the last. Who creates a number removes those before it, so one small object a stage stays. Who looked long ago may
+create a removed number once more, and then finds a later one: a hold that was lost is never had again.
 
 A process that dies cannot give back what it held. Its run's number stands still then; who has looked at it for a
 minute, by its own clock, and has seen no change takes the stage over. Clocks of machines are never compared. A run that

@@ -46,9 +46,9 @@ def run(
 ) -> Outcome:
     """Bring `stages`, and all that they need, to an artifact each.
 
-    A stage that fails blocks those that need it; all others still run. Stages that another run on the same store
-    or remote is at are left for later and then waited for. Whatever ends this process, the next run goes on from what was
-    finished.
+    A stage that fails blocks those that need it; all others still run. Stages that another run on the same store or
+    remote is at are left for later and then waited for. Whatever ends this process, the next run goes on from what
+    was finished.
 
     Args:
         engine: where stages run; this process by default. It is closed at the end.
