@@ -316,11 +316,9 @@ def test_who_waits_takes_over_from_a_killed_machine(bench, url, remote):
         assert line.startswith(f"waiting for the long one: process {first.pid}, at it since 2")
     time.sleep(1.25 * LEASE)
     assert len(bench.log()) == 2, "not while it lives"
-    killed = time.monotonic()
     first.kill()
     first.wait()
     bench.until(lambda: len(bench.log()) == 3)
-    assert time.monotonic() - killed > LEASE * 5 / 6 - 0.5, "a live run is given the time of its lease"
     time.sleep(1.25 * LEASE)
     assert len(bench.log()) == 3, "one of the two"
     bench.go.touch()
