@@ -155,6 +155,12 @@ def _parser() -> argparse.ArgumentParser:
     spec.add_argument("spec", type=Path, metavar="SPEC", help="a YAML spec, for example specs/quickstart.yaml")
     store = _Parser(add_help=False)
     store.add_argument("--store", type=Path, default=Path("store"), metavar="DIR", help="kept work (default: store)")
+    remote = _Parser(add_help=False)
+    remote.add_argument(
+        "--remote",
+        metavar="URL",
+        help="an object store, such as s3://bucket/prefix, through which machines share what is finished",
+    )
     out = _Parser(add_help=False)
     out.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="reports (default: out)")
     machine = _Parser(add_help=False)
@@ -181,7 +187,9 @@ def _parser() -> argparse.ArgumentParser:
         "module:attribute of your own",
     )
 
-    run = commands.add_parser("run", parents=[spec, store, out, machine], help="run a spec and render its report")
+    run = commands.add_parser(
+        "run", parents=[spec, store, remote, out, machine], help="run a spec and render its report"
+    )
     run.add_argument("--dry-run", action="store_true", help="print the queue and stop")
     run.add_argument(
         "--on",
@@ -189,15 +197,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="COUNTxDEVICE",
         help="with --dry-run: on such devices, for example 8xa100-80gb, or 2xhere for two jobs on this machine",
     )
-    commands.add_parser("report", parents=[spec, store, out], help="render from the store, run nothing")
-    status = commands.add_parser("status", parents=[spec, store], help="what of a spec is done, and what runs where")
+    commands.add_parser("report", parents=[spec, store, remote, out], help="render from the store, run nothing")
+    status = commands.add_parser(
+        "status", parents=[spec, store, remote], help="what of a spec is done, and what runs where"
+    )
     status.add_argument(
         "--watch", action="store_true", help="what runs, what failed and the time left, until all is done"
     )
     logs = commands.add_parser("logs", parents=[spec, store], help="all that a stage has said and printed")
     logs.add_argument("stage", metavar="STAGE", help="the beginning of its key, or words of its kind and label")
     check = commands.add_parser(
-        "check", parents=[spec, store, out, machine], help="run a spec, compare with a baseline"
+        "check", parents=[spec, store, remote, out, machine], help="run a spec, compare with a baseline"
     )
     check.add_argument("--against", type=Path, required=True, metavar="FILE", help="a results.json to compare with")
     check.add_argument(
@@ -212,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     written.add_argument("--push", metavar="REPO", help="upload the folder to this repository of the hub")
     export = commands.add_parser(
         "export",
-        parents=[spec, written, store],
+        parents=[spec, written, store, remote],
         help="write a row's pruned model to a folder that other programs load",
         description="Write the pruned model of a row that a run has left in the store, its tuning merged, to a folder.",
     )
@@ -225,7 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("model", metavar="MODEL", help="a name of the catalogue, a hub id, or a local folder")
     prune = commands.add_parser(
         "prune",
-        parents=[model, written, store, machine],
+        parents=[model, written, store, remote, machine],
         help="prune a model and write the smaller one to a folder",
         description="Prune a model with the best recipe known here, measure perplexity before and after on a text that "
         "it was not calibrated on, and write the smaller model to a folder. The spec of it, prune.yaml, is written "

@@ -24,6 +24,7 @@ from reproducer.queue import (
     Monitor,
     Outcome,
     Progress,
+    Remote,
     Result,
     Stage,
     Store,
@@ -31,11 +32,13 @@ from reproducer.queue import (
     console_progress,
     duration,
     engine_named,
+    fetch,
     fitting_slots,
     survey,
 )
 from reproducer.queue import run as run_queue
 from reproducer.queue.engines.local import WORKER_MEMORY
+from reproducer.queue.files import tree_bytes
 from reproducer.spec import Document, Spec, load
 from reproducer.spec.profiles import find_profile
 from reproducer.stages.collect import collect, columns_of, settled_rows
@@ -66,22 +69,26 @@ def report(given: Namespace) -> int:
     """Render from the store, running nothing."""
     expansion = _load(given)
     _check_folder(given.out / expansion.spec.name)
-    return _finish(expansion, survey(expansion.stages, Store(given.store)), given)[0]
+    store = _store(given)
+    _fetch(expansion, store, None)
+    return _finish(expansion, survey(expansion.stages, store), given)[0]
 
 
 def status(given: Namespace) -> int:
     """What of a spec is done."""
     expansion = _load(given)
-    store = Store(given.store)
+    store = _store(given)
     if given.watch:
         watch(expansion.spec.name, expansion.stages, store)
         return DONE
     outcome = survey(expansion.stages, store, _surveyed(expansion, ("auto",)))
+    there = store.remote.keys() if store.remote else set()
     at_work = {stage.key: holder for stage, holder in Monitor(expansion.stages, store).look().running}
     lines = []
     for key, result in outcome.results.items():
         holder = at_work.get(key)
         what = ("running", ", ".join(filter(None, holder_cells(holder)))) if holder else (result.status, result.message)
+        what = ("remote", "") if what == ("missing", "") and key in there else what
         lines.append((what[0], key[:12], result.stage.kind, result.stage.label, what[1]))
     print(tabulate(lines, headers=["status", "key", "stage", "of", ""], tablefmt="plain", disable_numparse=True))
     print(f"\n{expansion.spec.name}: {len(expansion.rows)} rows, {len(outcome.results)} stages: {_counts(outcome)}")
@@ -123,7 +130,9 @@ def export(given: Namespace) -> int:
     expansion = _load(given)
     row = find_row(expansion, given)
     _check_target(given)
-    outcome = survey(expansion.stages, Store(given.store))
+    store = _store(given)
+    _fetch(expansion, store, None)
+    outcome = survey(expansion.stages, store)
     check_made(expansion, outcome, row)  # before everything else is read
     _deliver(given, expansion, outcome, row, {})
     return DONE
@@ -287,15 +296,30 @@ def _load(given: Namespace) -> Expansion:
     return expand_all(load(given.spec, given.profile, given.overrides))
 
 
+def _store(given: Namespace) -> Store:
+    return Store(given.store, Remote(given.remote) if given.remote is not None else None)
+
+
+def _fetch(expansion: Expansion, store: Store, device: str | None) -> None:
+    """Bring into the store what the remote has of it, if there is one."""
+    if store.remote is not None:
+        fetched = fetch(expansion.stages, store, store.remote, device, print)
+        size = sum(tree_bytes(artifact.directory) for artifact in fetched) / 2**20
+        print(f"fetched {len(fetched)} of {len(expansion.stages)} stages ({size:.1f} MiB) from {store.remote.url}")
+
+
 def _run(expansion: Expansion, given: Namespace, folder: Path | None) -> Outcome:
     """Bring every stage to an artifact; what cannot work is told before the first one runs, or a folder is made.
 
     Args:
         folder: of the report; None: there will be none.
     """
-    store = Store(given.store)
-    outcome = survey(expansion.stages, store, _surveyed(expansion, given.devices))
-    if outcome.ok:  # nothing to compute: torch need not even be imported
+    store = _store(given)
+    surveyed = _surveyed(expansion, given.devices)
+    _fetch(expansion, store, surveyed)
+    outcome = survey(expansion.stages, store, surveyed)
+    unshared = outcome.results.keys() - store.remote.keys() if store.remote else ()
+    if outcome.ok and not unshared:  # nothing to compute: torch need not even be imported
         _check_folder(folder)
         return outcome
     factory, options = engine_named(given.engine)
@@ -311,7 +335,8 @@ def _run(expansion: Expansion, given: Namespace, folder: Path | None) -> Outcome
         devices = engine.devices
         memory = memory if devices == ("cpu",) else {}  # on a GPU it is the GPU's
         try:
-            check_shared(store, engine)
+            if store.remote is None:
+                check_shared(store, engine)
         except BaseException:
             engine.close()
             raise

@@ -12,6 +12,10 @@ from reproducer.queue.files import write_json
 from reproducer.queue.stage import Stage, canonical
 
 
+class Damaged(Exception):
+    """An artifact cannot be trusted; the message says why."""
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A finished stage's files in `directory` (to be read only) and its record.
@@ -110,6 +114,22 @@ def is_record(record: Mapping[str, Any], stage: Stage) -> bool:
         and all(isinstance(digest, str) for digest in record["files"].values())
         and record.get("digest") == files_digest(record["files"])
     )
+
+
+def misfit(
+    record: Mapping[str, Any], inputs: Mapping[str, Artifact], fingerprints: Mapping[str, str] | None
+) -> str | None:
+    """Why an artifact with that record does not fit today's inputs and outside sources; None: it does.
+
+    Args:
+        fingerprints: today's digests of the outside sources; None: not compared.
+    """
+    for name, artifact in inputs.items():
+        if record["inputs"].get(name) != {"key": artifact.key, "digest": artifact.digest}:
+            return f"its input '{name}' ({artifact.record['label']}) has changed"
+    if fingerprints is not None and record["fingerprints"] != fingerprints:
+        return difference(record["fingerprints"], fingerprints)
+    return None
 
 
 def difference(before: Mapping[str, str], today: Mapping[str, str]) -> str:

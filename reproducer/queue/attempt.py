@@ -12,26 +12,37 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 from reproducer.errors import UserError
+from reproducer.queue import engines
 from reproducer.queue.artifact import Artifact, Failure
 from reproducer.queue.context import Context
+from reproducer.queue.exchange import agree, bring
 from reproducer.queue.locks import StageLock
 from reproducer.queue.logs import logged
 from reproducer.queue.machine import Meter, describe_machine
+from reproducer.queue.remote import Remote
 from reproducer.queue.stage import Stage
 from reproducer.queue.store import Store
 
 TELL_SECONDS = 0.2  # how often a stage's progress is written down
 _FULL = ("no space left on device", "os error 28", "disk is full", "disk quota exceeded")  # libraries' own words
 
-End = Literal["done", "cached", "failed"]
+End = Literal["done", "cached"] | Failure
 
 
-def attempt(stage: Stage, root: Path, device: str, run: str, environment: Mapping[str, Any]) -> End | None:
+def attempt(
+    stage: Stage,
+    root: Path,
+    device: str,
+    run: str,
+    environment: Mapping[str, Any],
+    url: str | None = None,
+    digests: Mapping[str, str] | None = None,
+) -> End | None:
     """Bring `stage`, whose inputs are in the store at `root`, to an artifact, running it where need be.
 
     What it made, or why it failed, is in the store.
@@ -39,16 +50,23 @@ def attempt(stage: Stage, root: Path, device: str, run: str, environment: Mappin
     Args:
         run: the name of the run, for the record.
         environment: for the record.
+        url: of a remote. What it made is there too, and the inputs may be there instead of in the store, which on
+            another machine may be empty.
+        digests: of the inputs' artifacts; of those that are in the store where there is no remote.
     Returns:
         How it ended; None: another process is at it.
     Raises:
-        UserError: the store cannot be used, or the disk is full.
+        UserError: the store or the remote cannot be used, or the disk is full.
     """
-    store = Store(root)
+    store = Store(root, Remote(url) if url else None)
+    if store.remote:
+        engines.of_stages = None  # a stage's own workers see its store only on its own machine
+        if not (root / "locks").is_dir():
+            store.prepare()
     with errors_of(store, stage), store.lock(stage) as lock:
         if not lock.acquire([needed.key for needed in stage.inputs.values()], device):
             return None
-        return _Attempt(store, stage, lock, device, run, environment).make()
+        return _Attempt(store, stage, lock, device, run, environment, digests).make()
 
 
 @contextmanager
@@ -76,9 +94,11 @@ class _Attempt:
     device: str
     run: str
     environment: Mapping[str, Any]
+    digests: Mapping[str, str] | None
     told: float = 0.0
 
     def make(self) -> End | None:
+        self.bring_inputs()
         try:
             inputs = self.inputs()
             today = fingerprints(self.stage, self.device, self.run)
@@ -88,14 +108,30 @@ class _Attempt:
         if state is None:
             self.store.recover(self.stage)
             state = self.usable(inputs, today)
+        state = self.agreed(state, inputs, today)
         if state is not None:
             return "done" if state.record.get("run") == self.run else "cached"
         return self.execute(inputs, today)
 
+    def bring_inputs(self) -> None:
+        if self.store.remote is not None and self.digests is not None:
+            for name, needed in self.stage.inputs.items():
+                digest = self.digests[name]
+                state = self.store.inspect(needed, {})
+                if not isinstance(state, Artifact) or state.digest != digest:
+                    wanted = partial(_has_digest, digest)
+                    bring(self.store, self.store.remote, needed, wanted, self.say, wait=True)
+
+    def agreed(self, mine: Artifact | None, inputs: dict[str, Artifact], today: dict[str, str]) -> Artifact | None:
+        """What the remote has of the stage too from now on; without one `mine`."""
+        if self.store.remote is None:
+            return mine
+        return agree(self.store, self.store.remote, self.stage, mine, inputs, today, self.say)
+
     def inputs(self) -> dict[str, Artifact]:
         found = {name: self.store.read(needed) for name, needed in self.stage.inputs.items()}
         for name, artifact in found.items():
-            if artifact is None:
+            if artifact is None or (self.digests is not None and artifact.digest != self.digests[name]):
                 raise UserError(f"its input '{name}' has gone from the store", "run again to make it anew")
         return {name: artifact for name, artifact in found.items() if artifact}
 
@@ -103,7 +139,8 @@ class _Attempt:
         state = self.store.inspect(self.stage, inputs, today)
         if isinstance(state, str):
             kept = self.store.discard(self.stage).relative_to(self.store.root)
-            self.say(f"runs again: {state} (what was there is kept in {kept})", joint=" ")
+            what = "runs again" if self.store.remote is None else "is fetched or runs again"
+            self.say(f"{what}: {state} (what was there is kept in {kept})", joint=" ")
             return None
         return state
 
@@ -135,7 +172,7 @@ class _Attempt:
             }
             if not self.lock.is_ours():
                 return None
-            self.store.commit(self.stage, inputs, today, details)
+            made = self.store.commit(self.stage, inputs, today, details)
         except (Exception, SystemExit) as error:
             if is_disk_full(error):
                 raise _disk_full(self.store, self.stage, error) from error
@@ -143,10 +180,12 @@ class _Attempt:
         finally:
             if not resumable and self.lock.is_ours():
                 self.store.leave(self.stage)
+        if self.agreed(made, inputs, today) != made:
+            return "cached"
         self.write(f"done in {meter.seconds:.1f} s")
         return "done"
 
-    def failed(self, error: BaseException) -> End:
+    def failed(self, error: BaseException) -> Failure:
         when = datetime.now(UTC).isoformat(timespec="seconds")
         if isinstance(error, UserError):
             failure = Failure(error.message, error.hint, None, when)
@@ -158,7 +197,7 @@ class _Attempt:
             failure = Failure(f"{text} ({where})", None, trace, when)
             self.write(f"failed: {trace}")
         self.store.fail(self.stage, failure)
-        return "failed"
+        return failure
 
     # what the run that asked for the stage gets to know while it runs
 
@@ -183,6 +222,10 @@ class _Attempt:
                 stream.write(json.dumps(event) + "\n")
         except OSError:
             pass  # a full disk is reported by the stage itself
+
+
+def _has_digest(digest: str, record: Mapping[str, Any]) -> bool:
+    return bool(record["digest"] == digest)
 
 
 def _disk_full(store: Store, stage: Stage, error: BaseException) -> UserError:

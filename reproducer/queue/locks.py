@@ -10,12 +10,13 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -37,6 +38,19 @@ class Holder:
     host: str = ""
     device: str = ""
     token: str = ""
+
+    @classmethod
+    def told(cls, note: Mapping[str, Any] | None) -> "Holder | None":
+        """The holder whose fields a note has; None where there is none or it is garbled."""
+        try:
+            if not note:
+                return None
+            told = note["progress"]
+            progress = None if told is None else (float(told[0]), float(told[1]), str(told[2]))
+            where = note["host"], note["device"], note["token"]
+            return cls(note["pid"], note["since"], tuple(note["inputs"]), progress, *where)
+        except (KeyError, TypeError, ValueError, IndexError):
+            return None
 
     def __str__(self) -> str:
         elsewhere = f" on {self.host}" if self.host != socket.gethostname() else ""
@@ -108,16 +122,7 @@ class StageLock:
 
     def holder(self) -> Holder | None:
         """Who has the lock, as far as it is written down."""
-        note = read_json(self._note)
-        try:
-            if not note:
-                return None
-            told = note["progress"]
-            progress = None if told is None else (float(told[0]), float(told[1]), str(told[2]))
-            where = note["host"], note["device"], note["token"]
-            return Holder(note["pid"], note["since"], tuple(note["inputs"]), progress, *where)
-        except (KeyError, TypeError, ValueError, IndexError):
-            return None
+        return Holder.told(read_json(self._note))
 
     def __enter__(self) -> "StageLock":
         return self

@@ -1,7 +1,8 @@
 """The artifact store: one folder a finished stage, found by the key of its recipe.
 
     root/<kind>/<key>/      the files of an artifact and record.json
-    root/work/<key>/        a stage while it runs; work/<key>.json: what a resumable one has spent and recorded
+    root/work/<key>/        a stage while it runs; work/<key>.json: what a resumable one has spent and recorded;
+                            work/<key>.fetched/: an artifact on its way from the remote
     root/corrupt/<key>-N/   artifacts that could not be trusted any more, for a person to look at
     root/failed/<key>.json  why a stage failed; gone once it succeeds
     root/locks/<key>.*      the lock of a stage, who holds it and how far that one is, and what the stage says
@@ -13,6 +14,8 @@ An artifact appears by one rename, so it is there whole or not at all. Reading n
 changes what belongs to a stage is done by the process that holds the stage's lock.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import re
@@ -22,14 +25,17 @@ import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 from reproducer.errors import UserError
-from reproducer.queue.artifact import Artifact, Failure, Work, difference, files_digest, is_record
+from reproducer.queue.artifact import Artifact, Damaged, Failure, Work, files_digest, is_record, misfit
 from reproducer.queue.files import Hashes, read_json, tree, tree_bytes, write_json
 from reproducer.queue.locks import StageLock
 from reproducer.queue.stage import KEY_LENGTH, RESERVED, Stage, topological
+
+if TYPE_CHECKING:
+    from reproducer.queue.remote import Remote
 
 RECORD = "record.json"
 _KEY = re.compile(rf"\.?([0-9a-f]{{{KEY_LENGTH}}})(?![0-9a-f])")  # a leading dot: a partly written file
@@ -40,11 +46,14 @@ _LONGEST = "x" * 250  # no path below work/<key>/ is longer
 class Store:
     """The store in the folder `root`. Nothing is written before `prepare` or a run.
 
+    Args:
+        remote: where finished artifacts are shared with other machines' stores.
     Raises:
         UserError: `root` cannot be the path of a folder.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, remote: Remote | None = None) -> None:
+        self.remote = remote
         try:
             self.root = Path(root).expanduser().absolute()  # a stage may change the working directory
             if any(len(os.fsencode(part)) > NAME_MAX for part in self.root.parts):
@@ -134,14 +143,10 @@ class Store:
         found = self.read(stage)
         if found is None:
             return f"{RECORD} is missing or damaged"
-        record = found.record
-        for name, artifact in inputs.items():
-            if record["inputs"].get(name) != {"key": artifact.key, "digest": artifact.digest}:
-                return f"its input '{name}' ({artifact.record['label']}) has changed"
-        if fingerprints is not None and record["fingerprints"] != fingerprints:
-            return difference(record["fingerprints"], fingerprints)
+        if why := misfit(found.record, inputs, fingerprints):
+            return why
         hashes = self._hashes(stage)
-        for name, digest in record["files"].items():
+        for name, digest in found.record["files"].items():
             try:
                 if hashes.digest(folder / name, name) != digest:
                     return f"{name} was changed or damaged: it no longer has the recorded SHA-256"
@@ -233,11 +238,46 @@ class Store:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             **details,
         }
+        hashes.save()
+        return self._complete(stage, record)
+
+    def receive(self, stage: Stage, record: Mapping[str, Any], remote: Remote) -> Artifact:
+        """Make what the remote has under that record the stage's artifact. One that was there is moved into corrupt/.
+
+        Raises:
+            Damaged: it is not what was recorded; nothing has changed.
+            OSError: likewise.
+        """
+        directory, _ = self._work(stage)
+        fetched = directory.with_name(f"{stage.key}.fetched")  # what an attempt has left may still be needed
+        shutil.rmtree(fetched, ignore_errors=True)
+        fetched.mkdir()
+        hashes = self._hashes(stage)
+        try:
+            for name, digest in record["files"].items():
+                if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or name == RECORD:
+                    raise Damaged(f"{name!r} cannot be a file of an artifact")
+                path = fetched / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                remote.download(stage.key, name, digest, path)
+                if hashes.digest(path, name) != digest:
+                    raise Damaged(f"{name} does not have the recorded SHA-256")
+        except BaseException:
+            shutil.rmtree(fetched, ignore_errors=True)
+            raise
+        hashes.save()
+        self.abandon(stage)
+        fetched.rename(directory)
+        if self._folder(stage).exists():
+            self.discard(stage)
+        return self._complete(stage, dict(record))
+
+    def _complete(self, stage: Stage, record: dict[str, Any]) -> Artifact:
         # Written beside the folder: a kill while writing must not leave a partial file among a resumable stage's own.
+        directory, _ = self._work(stage)
         outside = directory.with_name(f"{stage.key}.record")
         write_json(outside, record, durable=True)
         outside.replace(directory / RECORD)
-        hashes.save()
         return Artifact(self._publish(stage), record)
 
     def recover(self, stage: Stage) -> None:

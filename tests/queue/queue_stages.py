@@ -92,6 +92,17 @@ class Steps(Step):
             context.progress(step + 1, self.steps)
 
 
+class Three(Step):
+    """Three files."""
+
+    kind = "three"
+
+    def run(self, context: Context) -> None:
+        log("three")
+        for name in "abc":
+            (context.directory / name).write_text(name)
+
+
 class Mistake(Step):
     """Fails with what the user can mend."""
 
@@ -158,6 +169,31 @@ class Squares(Step):
         context.record("others", len({pid for _, pid in found} | {os.getpid()}) - 1)
 
 
+class OwnStores:
+    """An engine whose workers have stores of their own, as machines that share no folder.
+
+    Args:
+        place: called in a worker, gives the number of its machine.
+    """
+
+    def __init__(self, engine: Any, place: Callable[[], int]) -> None:
+        self._engine, self._place = engine, place
+
+    @property
+    def slots(self) -> int:
+        return self._engine.slots
+
+    def submit(self, function: Callable[..., Any], stage: Stage, root: Path, *more: Any, **needs: Any) -> Any:
+        return self._engine.submit(_on_own_store, self._place, function, stage, root, *more, **needs)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def _on_own_store(place: Callable[[], int], function: Callable[..., Any], stage: Stage, root: Path, *more: Any) -> Any:
+    return function(stage, root.with_name(f"store-of-{place()}"), *more)
+
+
 def kind(
     name: str,
     run: Callable[[Context], object] = lambda context: None,
@@ -187,6 +223,7 @@ PLANS: dict[str, Callable[[], list[Stage]]] = {
     "wait": lambda: [text("after", a=Wait(a=text("first"), label="the long one"))],
     "steps": lambda: [text("end", a=Steps(steps=5, hold=3, label="counter"))],
     "lost": lambda: [text("end", a=Lost(times=2, label="twice")), text("never", b=Lost(times=9, label="always"))],
+    "three": lambda: [Three()],
     "squares": lambda: [Squares()],
     "leave": lambda: [Squares(leave=True)],
 }
@@ -197,8 +234,20 @@ if __name__ == "__main__":  # STORE PLAN SLOTS ENGINE: a run in a process of its
     from queue_stages import PLANS as plans  # under the name that other processes know the classes by
 
     from reproducer.errors import UserError as Wrong
-    from reproducer.queue import Store, console_progress, engine_named, exit_code, interruptible, run
+    from reproducer.queue import Remote, Store, console_progress, engine_named, exit_code, interruptible, run
     from reproducer.queue.engines import ray
+    from reproducer.queue.objects import Objects
+
+    if kill_after := int(os.environ.get("QUEUE_KILL_AFTER", "0")):  # so many uploads
+        upload, uploaded = Objects.upload, []
+
+        def upload_or_die(objects: Objects, path: Path, name: str) -> None:
+            upload(objects, path, name)
+            uploaded.append(name)
+            if len(uploaded) == kill_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        Objects.upload = upload_or_die  # type: ignore[method-assign]
 
     print("ready", flush=True)
     sys.stdin.readline()  # a test that wants several to begin together holds them here
@@ -208,7 +257,9 @@ if __name__ == "__main__":  # STORE PLAN SLOTS ENGINE: a run in a process of its
             ray.TAKEN_ALONG = ("QUEUE_",)
             engine = factory(int(sys.argv[3]), **options)
             devices = ["cpu:0", "cpu:1"]
-            outcome = run(plans[sys.argv[2]](), Store(sys.argv[1]), engine, devices, progress=console_progress())
+            url, lease = os.environ.get("QUEUE_REMOTE"), float(os.environ.get("QUEUE_LEASE", "60"))
+            store = Store(sys.argv[1], Remote(url, lease) if url else None)
+            outcome = run(plans[sys.argv[2]](), store, engine, devices, progress=console_progress())
             print(dict(outcome.counts))
         except KeyboardInterrupt as error:
             print("interrupted", flush=True)

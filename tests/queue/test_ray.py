@@ -9,14 +9,15 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from engine_contract import EngineContract, until
-from queue_stages import PLANS, Wait, sleep_long, text
+from queue_stages import PLANS, Mistake, OwnStores, Wait, sleep_long, text
 
 from reproducer.cli import main
 from reproducer.errors import UserError
-from reproducer.queue import MachineLost, Progress, Store, check_shared, run
+from reproducer.queue import MachineLost, Progress, Remote, Store, check_shared, run
 from reproducer.queue.engines import ray as engines_ray
 from reproducer.queue.locks import StageLock
 from tests.ray_cluster import add_node, start_cluster
+from tests.s3_server import BUCKET, s3_server
 
 ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
 
@@ -106,6 +107,27 @@ def test_nothing_outlives_a_driver_that_is_ended(cluster, bench, how):
     assert "{'done': 2}" in bench.finish(bench.start("waits", slots=2, engine=f"ray:{cluster.address}"))
     store = Store(bench.root)
     assert all(store.artifact(stage) for stage in PLANS["waits"]())
+
+
+@pytest.mark.slow
+def test_nodes_without_a_common_folder(cluster, engine, log, tmp_path, monkeypatch):
+    """Each with a store of its own, and an object store behind them."""
+    for package in ("moto", "s3fs"):
+        pytest.importorskip(package, reason=f"{package} is not installed: there is no object store to test with")
+    with s3_server() as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(engines_ray, "TAKEN_ALONG", ("QUEUE_", "AWS_"))
+        store = Store(tmp_path / "store", Remote(f"s3://{BUCKET}/ray"))
+        stages = [*PLANS["graph"](), text("blocked", a=Mistake())]
+        outcome = run(stages, store, OwnStores(engine, os.getppid))  # a worker's parent is its node
+        assert outcome.counts == {"done": 12, "failed": 1, "blocked": 1}
+        assert Counter(log()).most_common(1)[0][1] == 1, "each stage ran exactly once in all"
+        assert store.failure(Mistake()).message == outcome[Mistake()].message
+        made = [len(list(node.glob("write/*"))) for node in tmp_path.glob("store-of-*/")]
+        assert len(made) == 2 and all(made)
+    alone = run(PLANS["graph"](), Store(tmp_path / "alone"))
+    assert all(result.artifact.digest == outcome[key].artifact.digest for key, result in alone.results.items())
 
 
 SPEC = """\

@@ -23,7 +23,8 @@ from reproducer.queue.engines.local import GRACE_SECONDS, Processes
 
 INSTALL = "pip install 'reproducer[ray]'"
 LOOK_SECONDS = 1.0  # how often it is asked which nodes there are, and whether a worker's node is
-TAKEN_ALONG = ("REPRODUCER_", "HF_", "TOKENIZERS_")  # variables of this process that calls elsewhere see too
+# variables of this process that calls elsewhere see too
+TAKEN_ALONG = ("REPRODUCER_", "HF_", "TOKENIZERS_", "AWS_", "GOOGLE_", "FSSPEC_")
 
 
 @register("ray")
