@@ -31,7 +31,9 @@ _FULL = ("no space left on device", "os error 28", "disk is full", "disk quota e
 End = Literal["done", "cached", "failed"]
 
 
-def attempt(stage: Stage, root: Path, device: str, run: str, environment: Mapping[str, Any]) -> End | None:
+def attempt(
+    stage: Stage, root: Path, device: str, run: str, environment: Mapping[str, Any], offload: bool = False
+) -> End | None:
     """Bring `stage`, whose inputs are in the store at `root`, to an artifact, running it where need be.
 
     What it made, or why it failed, is in the store.
@@ -39,6 +41,7 @@ def attempt(stage: Stage, root: Path, device: str, run: str, environment: Mappin
     Args:
         run: the name of the run, for the record.
         environment: for the record.
+        offload: see `Context`.
     Returns:
         How it ended; None: another process is at it.
     Raises:
@@ -48,7 +51,7 @@ def attempt(stage: Stage, root: Path, device: str, run: str, environment: Mappin
     with errors_of(store, stage), store.lock(stage) as lock:
         if not lock.acquire([needed.key for needed in stage.inputs.values()], device):
             return None
-        return _Attempt(store, stage, lock, device, run, environment).make()
+        return _Attempt(store, stage, lock, device, run, environment, offload).make()
 
 
 @contextmanager
@@ -76,6 +79,7 @@ class _Attempt:
     device: str
     run: str
     environment: Mapping[str, Any]
+    offload: bool
     told: float = 0.0
 
     def make(self) -> End | None:
@@ -113,7 +117,8 @@ class _Attempt:
         folders = {name: artifact.directory for name, artifact in inputs.items()}
         digests = {name: artifact.digest for name, artifact in inputs.items()}
         shared = self.store.root / "shared"
-        context = Context(work.directory, folders, self.device, shared, digests, self.progress, self.say, work.record)
+        hear = self.progress, self.say, work.record
+        context = Context(work.directory, folders, self.device, shared, digests, *hear, offload=self.offload)
         self.log(started=True)
         self.write(f"started on {socket.gethostname()}, {self.device}, process {os.getpid()}")
         if work.resumed:
