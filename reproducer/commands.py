@@ -382,7 +382,8 @@ def _announce(
         return {}
     from reproducer.stages.estimates import Device, Estimate, estimates, misfit
 
-    at = Device.named(device, given.offload and here)
+    at = Device.named(device)
+    at.offload = given.offload and here
     found = estimates(expansion.stages, outcome, at)
     for stage in todo if at.offload else ():
         one, why = found.stages[stage.key], getattr(stage, "whole", "")

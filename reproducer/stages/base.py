@@ -246,8 +246,8 @@ class OnModel(Stage):
         from reproducer.stages.estimates import Device, resident_layers
 
         base = Result(self.model, "cached", artifact=Artifact(context.inputs["model"], {}))
-        device = Device.named(context.device, offload=True)
-        offload(model, context.device, resident_layers(self, Outcome({self.model.key: base}), device))
+        known = Outcome({self.model.key: base})
+        offload(model, context.device, resident_layers(self, known, Device.named(context.device)))
 
     @property
     def whole(self) -> str:

@@ -260,17 +260,16 @@ class Device:
     measured: dict[str, Rates] = field(default_factory=dict)
 
     @classmethod
-    def named(cls, name: str, offload: bool = False) -> Self:
+    def named(cls, name: str) -> Self:
         """The device that torch calls so."""
         import psutil
         import torch
 
         if torch.device(name).type == "cuda":
             properties = torch.cuda.get_device_properties(name)
-            return cls(properties.name, properties.total_memory, partial(_rates, name), offload=offload)
+            return cls(properties.name, properties.total_memory, partial(_rates, name))
         label = f"{describe_machine()['cpu']}, {torch.get_num_threads()} threads"
-        memory = psutil.virtual_memory().total
-        return cls(label, memory, partial(_rates, name), HEAP, is_host=True, offload=offload)
+        return cls(label, psutil.virtual_memory().total, partial(_rates, name), HEAP, is_host=True)
 
     def rates(self, dtype: str) -> Rates:
         if dtype not in self.measured:
