@@ -127,7 +127,11 @@ class Prune(_ByMethod):
         leave(context, plan, model)
 
     def cost(self, model: ModelCost) -> Cost:
-        return collecting(model, self.method, self.parameters, self.cut, self.calibration) * self.cut.steps
+        from reproducer.stages.cost import Cost
+
+        cost = collecting(model, self.method, self.parameters, self.cut, self.calibration) * self.cut.steps
+        smaller = model.weights if self.cut.steps > 1 else 0.0  # what the steps so far left, at most
+        return Cost(cost.work, cost.memory + smaller)
 
 
 class PruneAsFound(OnModel):

@@ -109,7 +109,7 @@ def test_logits_losses_and_cached_generation_are_the_same(pair, device):
 @pytest.mark.parametrize("limits", [Limits(), Limits(activations=0, chunk=2**10)], ids=["kept", "computed again"])
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_statistics_are_the_same_and_take_one_layer_at_a_time(pair, device, limits, per_sample):
-    model, other = pair
+    layer = layers_of(pair[0])[0]
     ids, wanted = tokens(3, 10), [one for one in WANTED if one.additive] if per_sample else WANTED
     found = [collect(one, ids, range(1, LAYERS), wanted, limits, per_sample=per_sample) for one in pair]
     for index, modules in found[0].items():
@@ -117,21 +117,13 @@ def test_statistics_are_the_same_and_take_one_layer_at_a_time(pair, device, limi
             for statistic, value in values.items():
                 assert torch.equal(found[1][index][path][statistic], value), (index, path, statistic)
     assert found[1].keys() == found[0].keys()
-    assert 0 < device.most <= size(layers_of(model)[0])
+    assert 0 < device.most <= size(layer)
     assert device.bytes == 0
     # forward through three layers, and through two of them again when the backward pass gets there
-    assert device.copies == 5 * len(list(layers_of(model)[0].parameters()))
-    forward = collect(other, ids, [2], [InputSquare()])
-    assert (
-        torch.equal(
-            *(
-                found[2]["self_attn.o_proj"][InputSquare()]
-                for found in (forward, collect(model, ids, [2], [InputSquare()]))
-            )
-        )
-        if "self_attn.o_proj" in forward[2]
-        else True
-    )
+    assert device.copies == 5 * len(list(layer.parameters()))
+    forward = [collect(one, ids, [2], [InputSquare()])[2] for one in pair]
+    for path in set(forward[0]) & {"self_attn.o_proj", "self_attn.out_proj", "attention.dense"}:
+        assert torch.equal(*(found[path][InputSquare()] for found in forward))
 
 
 def test_a_graph_through_offloaded_layers_reaches_their_weights(pair, device):
@@ -285,4 +277,4 @@ def test_nothing_mixes_the_device_and_the_host():
     command = [sys.executable, "-m", "tests.models.two_devices"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines() == FAMILIES
+    assert done.stdout.split("\n") == ["llama grouped tied", "opt", ""]

@@ -26,7 +26,7 @@ from reproducer.pruning.plan import Plan, units_of
 from reproducer.pruning.statistics import Element, InputSquare, Power, Second
 from tests.families import family_model
 
-DEVICE, FAMILIES = "other", ("llama grouped tied", "phi3 grouped tied", "gpt_neox", "opt")
+DEVICE, FAMILIES = "other", ("llama grouped tied", "opt")
 WANTED = (Power(), InputSquare(), Element(1.0), Second())
 
 
@@ -70,7 +70,7 @@ def main() -> None:
     _setup_privateuseone_for_python_backend(DEVICE)
     for family in FAMILIES:
         with FakeTensorMode(), Values():
-            run(family_model(family, dtype=torch.float32))
+            run(family_model(family, layers=2, dtype=torch.float32))
         print(family)
 
 
@@ -81,23 +81,21 @@ def run(model: Any) -> None:
     model.set_attn_implementation("eager")  # the other one asks the device
     offload(model, DEVICE, 1)
     layers = architecture.decoder_layers(model)
-    assert [places(layer) for layer in layers] == [{"cpu"}, {"cpu"}, {DEVICE}]
-    assert [waits(layer) for layer in layers] == [True, True, False]
+    assert [places(layer) for layer in layers] == [{"cpu"}, {DEVICE}]
+    assert [waits(layer) for layer in layers] == [True, False]
     apart = places(architecture.head_of(model)), places(architecture.decoder_of(model).get_input_embeddings())
     assert apart == ({DEVICE}, {DEVICE})
     with frozen(model), torch.no_grad():
         cache = model(ids.to(DEVICE), use_cache=True).past_key_values
         assert model(ids[:, :1].to(DEVICE), past_key_values=cache, use_cache=True).logits.device.type == DEVICE
-    for limits in (Limits(), Limits(activations=0)):
-        for apart in (False, True):
-            wanted = [one for one in WANTED if one.additive] if apart else WANTED
-            collect(model, ids, range(1, 3), wanted, limits, per_sample=apart)
-    collect(model, ids, range(3), (InputSquare(),))
-    request = Request(model, architecture, [0, 1, 2], Allocation(ratio=0.2), ids, 0, {})
+    collect(model, ids, range(2), WANTED)
+    collect(model, ids, range(2), (InputSquare(), Second()), Limits(activations=0), per_sample=True)
+    collect(model, ids, range(2), (InputSquare(),))
+    request = Request(model, architecture, [0, 1], Allocation(ratio=0.2), ids, 0, {})
     with frozen(model):
         _Descent(request, 0.0, 1.0, 0.1, 0.1).run(2, 1, Element(0))
     units = units_of(model, architecture)
-    plan = Plan(units, {0: [0], 2: [0]}, {0: [0, 2], 1: [1], 2: [3]})
+    plan = Plan(units, {0: [0]}, {0: [0, 2], 1: [1]})
     walk = LayerWalk(model, 8)
     with frozen(model), torch.no_grad():
         hidden = walk.embed(ids)
@@ -113,7 +111,7 @@ def run(model: Any) -> None:
     with frozen(model), torch.no_grad():
         hidden = decoder(input_ids=ids.to(DEVICE), use_cache=False).last_hidden_state
         assert next_token_losses(model, hidden, ids).device.type == DEVICE
-    offload(model, DEVICE, 3)
+    offload(model, DEVICE, 2)
     assert places(model) == {DEVICE}
 
 
