@@ -209,7 +209,7 @@ class OnModel(Stage):
         parts = tuple(
             (name, str(context.inputs[name])) for name in ("model", "plan", "recovery") if getattr(self, name)
         )
-        wanted = (parts, self.dtype, context.device)
+        wanted = (parts, self.dtype, context.device, context.offload)
         if _Last.wanted != wanted:
             forget()  # before the next is loaded: two may not fit
             _Last.loaded = self._read(context)
