@@ -463,9 +463,10 @@ def _queue(
                 case why:
                     lines[stage.key][3:] = [why]
         share = "about" if len(known) == len(todo) else "at least"
-        summary += f", {share} {duration(found.seconds)}\n\n{found.basis}"
+        summary += f", {share} {duration(found.seconds)}"
         if found.misfits:
-            summary += f"\n\nToo large for it: {found.misfits[0]}"
+            summary += f"\nToo large for it: {found.misfits[0]}"
+        summary += f"\n\n{found.basis}"
         if on is not None:
             summary += f"\n\n{schedule_text(expansion.stages, outcome, here, on[0], found)}"
     table = tabulate(list(lines.values()), headers=["key", "stage", "of", "time", "memory", ""], tablefmt="simple")
