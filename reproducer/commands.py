@@ -6,7 +6,7 @@ import importlib.metadata
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def run(given: Namespace) -> int:
     """Run a spec and render its report."""
     expansion = _load(given)
     if given.dry_run:
-        print(_queue(expansion, Store(given.store), given.devices, given.on))
+        print(_queue(expansion, Store(given.store), given.devices, given.on, given.offload))
         return DONE
     if given.on is not None:
         raise UserError("--on plans for devices that are not here", "add --dry-run")
@@ -325,6 +325,8 @@ def _run(expansion: Expansion, given: Namespace, folder: Path | None) -> Outcome
     factory, options = engine_named(given.engine)
     elsewhere = getattr(factory, "elsewhere", False)
     devices = ("cpu",) if elsewhere else _devices(given.devices)
+    if given.offload and not elsewhere:
+        _check_offload(devices)
     expansion.check_cuts()
     _check_folder(folder)
     store.prepare()
@@ -335,6 +337,8 @@ def _run(expansion: Expansion, given: Namespace, folder: Path | None) -> Outcome
         devices = engine.devices
         memory = memory if devices == ("cpu",) else {}  # on a GPU it is the GPU's
         try:
+            if given.offload:
+                _check_offload(devices)
             if store.remote is None:
                 check_shared(store, engine)
         except BaseException:
@@ -353,6 +357,7 @@ def _run(expansion: Expansion, given: Namespace, folder: Path | None) -> Outcome
         environment={"packages": _packages(), "device": ",".join(devices)},
         settled=partial(_say_rows, expansion, progress),
         memory={stage.key: max(memory.get(stage.key, 0), WORKER_MEMORY) for stage in todo} if elsewhere else None,
+        offload=given.offload,
     )
 
 
@@ -393,13 +398,22 @@ def _announce(
         here: it runs on `device`, and not on other machines.
 
     Small models are not worth the seconds that an estimate takes.
+
+    Raises:
+        UserError: a stage does not fit, and is none that can offload.
     """
     large = any((model.entry.parameters or LARGE) >= LARGE for model in expansion.found.models)
-    if not large and given.jobs != 0:
+    if not large and given.jobs != 0 and not given.offload:
         return {}
-    from reproducer.stages.estimates import Device, Estimate, estimates
+    from reproducer.stages.estimates import Device, Estimate, estimates, misfit
 
-    found = estimates(expansion.stages, outcome, Device.named(device))
+    at = Device.named(device)
+    at.offload = given.offload and here
+    found = estimates(expansion.stages, outcome, at)
+    for stage in todo if at.offload else ():
+        one, why = found.stages[stage.key], getattr(stage, "whole", "")
+        if why and isinstance(one, Estimate) and one.memory > at.memory:
+            raise UserError(f"{stage.label}: {misfit(stage, one, at)}", "leave it out of the spec, or --offload")
     if large and here and (found.seconds > LONG or found.misfits):
         lines = [f"{expansion.spec.name}: {len(todo)} stages to run, about {duration(found.seconds)} on this device"]
         lines += [f"from the network: {', '.join(needed)}"] if (needed := expansion.needs(todo)) else []
@@ -442,11 +456,14 @@ def _told_failures(outcome: Outcome) -> list[Result]:
     return failed
 
 
-def _queue(expansion: Expansion, store: Store, devices: tuple[str, ...], on: tuple[int, str] | None) -> str:
+def _queue(
+    expansion: Expansion, store: Store, devices: tuple[str, ...], on: tuple[int, str] | None, offload: bool
+) -> str:
     """The queue as `--dry-run` prints it; the device is measured if work is left.
 
     Args:
         on: instead of a device of this machine, so many of the table's.
+        offload: layers that do not fit are in host memory.
     """
     outcome = survey(expansion.stages, store)
     todo = [stage for stage in expansion.stages if outcome[stage].artifact is None]
@@ -458,17 +475,23 @@ def _queue(expansion: Expansion, store: Store, devices: tuple[str, ...], on: tup
 
         expansion.check_cuts()
         here = Device.named(_devices(devices)[0]) if on is None else device_named(on[1], on[0])
+        here.offload = offload
+        if offload and here.is_host:
+            raise _no_offload()
         found = estimates(expansion.stages, outcome, here)
         known = [one for stage in todo if isinstance(one := found.stages[stage.key], Estimate)]
         for stage in todo:
             match found.stages[stage.key]:
                 case Estimate(seconds, memory):
-                    misfit = f"does not fit into {memory_text(here.memory)}" if memory > here.memory else ""
-                    lines[stage.key][3:] = [f"about {duration(seconds)}", memory_text(memory), misfit]
+                    more = f"{memory_text(memory - here.memory)} too much" if memory > here.memory else ""
+                    lines[stage.key][3:] = [f"about {duration(seconds)}", memory_text(memory), more]
                 case why:
                     lines[stage.key][3:] = [why]
         share = "about" if len(known) == len(todo) else "at least"
-        summary += f", {share} {duration(found.seconds)}\n\n{found.basis}"
+        summary += f", {share} {duration(found.seconds)}"
+        if found.misfits:
+            summary += f"\nToo large for it: {found.misfits[0]}"
+        summary += f"\n\n{found.basis}"
         if on is not None:
             summary += f"\n\n{schedule_text(expansion.stages, outcome, here, on[0], found)}"
     table = tabulate(list(lines.values()), headers=["key", "stage", "of", "time", "memory", ""], tablefmt="simple")
@@ -499,6 +522,17 @@ def _packages() -> dict[str, str]:
 def _surveyed(expansion: Expansion, names: tuple[str, ...]) -> str:
     """The device whose results a survey takes: times hold for one alone, and nothing else asks for torch."""
     return _devices(names)[0] if any(column.timed for column in expansion.columns) else "cpu"
+
+
+def _check_offload(devices: Sequence[str]) -> None:
+    """UserError unless stages run on GPUs alone."""
+    if any(device.partition(":")[0] == "cpu" for device in devices):
+        raise _no_offload()
+
+
+def _no_offload() -> UserError:
+    message = "--offload is for GPUs: what a processor computes with lies in host memory already"
+    return UserError(message, "leave --offload out")
 
 
 def _devices(names: tuple[str, ...]) -> tuple[str, ...]:

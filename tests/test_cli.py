@@ -447,9 +447,10 @@ def test_a_dry_run_tells_what_does_not_fit_and_what_it_cannot_know(here, capsys,
     monkeypatch.setattr(estimates.Device, "named", lambda name: dataclasses.replace(here_is, memory=2**20))
     Path("spec.yaml").write_text(SPEC.replace("[tiny-gqa]", "[tiny-gqa, someone/model]"))
     queue, summary, _ = dry_run(capsys)
-    assert re.search(r"does not fit into 1(\.0)? MiB$", queue["tiny-gqa Vector 20%: python-topics"])
+    assert re.search(r" \d+ MiB too much$", queue["tiny-gqa Vector 20%: python-topics"])
     assert sum("unknown until" in line for line in queue.values()) >= 8
     assert re.search(r"8 rows, 18 stages, 18 to run, at least \d", summary)
+    assert re.search(r"Too large for it: tiny-gqa.*: needs \d+ MiB of 1 MiB, \d+ MiB too much$", summary, re.M)
 
 
 def test_a_dry_run_with_nothing_left_to_run_measures_nothing(finished):

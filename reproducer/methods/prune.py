@@ -177,6 +177,7 @@ def _in_steps(
         kept = allocate(model, architecture, scores, part)
         whole = replace(request, model=model, architecture=architecture, method=method.name, settings=settings)
         plan = whole.keep(kept["heads"], kept["channels"], scores=scores)
+        del current, request  # one smaller model at a time beside the whole one
     assert plan is not None
     return plan
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of, linear_at
+from reproducer.models.offload import waits
 from reproducer.models.walk import BATCH_TOKENS, LayerWalk, frozen
 from reproducer.pruning.statistics import (
     GradientStatistic,
@@ -42,7 +43,8 @@ class Limits:
 
     Attributes:
         activations: bytes of layer activations kept from the forward pass for the backward pass. Layers that do not
-            fit are computed again when the backward pass reaches them; the numbers are the same.
+            fit, and those that are offloaded, are computed again when the backward pass reaches them; the numbers are
+            the same.
         chunk: bytes of one per-sample gradient chunk in the accumulation dtype; None: by device.
     """
 
@@ -113,13 +115,13 @@ def collect(
 
 def _of_weights(model: nn.Module, chosen: list[int], wanted: list[WeightStatistic]) -> Statistics:
     architecture = architecture_of(model)
-    layers = architecture.decoder_layers(model)
+    layers, device = architecture.decoder_layers(model), architecture.head_of(model).weight.device
     collected: Statistics = {}
     for index in chosen:
         collected[index] = {path: {} for path in architecture.modules()}
         for path, axis in architecture.modules().items() if wanted else ():
             weight = linear_at(layers[index], path).weight.detach()
-            wide = weight.to(_accumulator(weight.dtype))
+            wide = weight.to(device, _accumulator(weight.dtype))  # from the host, where the layer is offloaded
             found: dict[Statistic, Tensor] = {
                 statistic: statistic.of(wide if axis == 0 else wide.T).cpu() for statistic in wanted
             }
@@ -216,7 +218,7 @@ class _Backward:
         spare, size = self.limits.activations, 0
         for index in range(first, count):
             boundary[index] = hidden
-            if size <= spare:  # the first layer's graph tells the size of all
+            if size <= spare and not waits(self.walk.layers[index]):  # the first graph tells the size of all
                 with self.watched.watching(index, self.walk.layers[index], len(self.ids)):
                     hidden, used = self._forward(index, hidden, collected, chunk)
                 size = size or used
@@ -266,9 +268,9 @@ class _Backward:
 
         def forward_hook(module: nn.Linear, arguments: tuple[Tensor, ...], output: Tensor) -> None:
             features = self._by_sample(count(arguments[0]))
+            weight, by_row = module.weight.detach(), axis == 0  # an offloaded layer has it on the device only now
 
             def output_gradient_hook(gradient: Tensor) -> None:
-                weight, by_row = module.weight.detach(), axis == 0
                 gradient = self._by_sample(gradient)
                 found.update(
                     reduce_gradients(

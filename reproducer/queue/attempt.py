@@ -40,6 +40,7 @@ def attempt(
     device: str,
     run: str,
     environment: Mapping[str, Any],
+    offload: bool = False,
     url: str | None = None,
     digests: Mapping[str, str] | None = None,
 ) -> End | None:
@@ -50,6 +51,7 @@ def attempt(
     Args:
         run: the name of the run, for the record.
         environment: for the record.
+        offload: see `Context`.
         url: of a remote. What it made is there too, and the inputs may be there instead of in the store, which on
             another machine may be empty.
         digests: of the inputs' artifacts; of those that are in the store where there is no remote.
@@ -66,7 +68,7 @@ def attempt(
     with errors_of(store, stage), store.lock(stage) as lock:
         if not lock.acquire([needed.key for needed in stage.inputs.values()], device):
             return None
-        return _Attempt(store, stage, lock, device, run, environment, digests).make()
+        return _Attempt(store, stage, lock, device, run, environment, offload, digests).make()
 
 
 @contextmanager
@@ -94,6 +96,7 @@ class _Attempt:
     device: str
     run: str
     environment: Mapping[str, Any]
+    offload: bool
     digests: Mapping[str, str] | None
     told: float = 0.0
 
@@ -150,7 +153,8 @@ class _Attempt:
         folders = {name: artifact.directory for name, artifact in inputs.items()}
         digests = {name: artifact.digest for name, artifact in inputs.items()}
         shared = self.store.root / "shared"
-        context = Context(work.directory, folders, self.device, shared, digests, self.progress, self.say, work.record)
+        hear = self.progress, self.say, work.record
+        context = Context(work.directory, folders, self.device, shared, digests, *hear, offload=self.offload)
         self.log(started=True)
         self.write(f"started on {socket.gethostname()}, {self.device}, process {os.getpid()}")
         if work.resumed:

@@ -24,6 +24,7 @@ class Context:
             Files only, no links; the name `record.json` is taken. All that is there at the end is the artifact.
         inputs: the folder of each input's artifact, to be read only.
         device: where to compute.
+        offload: what does not fit on the device may wait in host memory.
     """
 
     directory: Path
@@ -35,6 +36,7 @@ class Context:
     _say: Callable[[str], None] = lambda text: None
     _record: Callable[[str, Any], None] = lambda name, value: None
     _engines: ExitStack = field(default_factory=ExitStack)
+    offload: bool = False
 
     def progress(self, done: float, total: float, text: str = "") -> None:
         """Tell how far the stage is, in any unit. Cheap: call it as often as convenient."""

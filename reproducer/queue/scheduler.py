@@ -43,6 +43,7 @@ def run(
     environment: Mapping[str, Any] | None = None,
     settled: Settled | None = None,
     memory: Mapping[str, int] | None = None,
+    offload: bool = False,
 ) -> Outcome:
     """Bring `stages`, and all that they need, to an artifact each.
 
@@ -57,13 +58,13 @@ def run(
         environment: package versions and the like for the records, beside Python, platform and CPU.
         settled: called after each stage that this run settles.
         memory: bytes that stages need, by key, for an engine that finds machines by itself.
+        offload: what does not fit on a device may wait in host memory.
     Raises:
         UserError: the store cannot be used, or the disk is full; what was finished is kept.
         KeyboardInterrupt: likewise.
     """
-    scheduler = _Scheduler(
-        stages, store, engine or InProcess(), devices, progress or Progress(), environment or {}, settled, memory
-    )
+    engine, progress = engine or InProcess(), progress or Progress()
+    scheduler = _Scheduler(stages, store, engine, devices, progress, environment or {}, settled, memory, offload)
     with scheduler:
         scheduler.collect()
         scheduler.loop()
@@ -83,13 +84,14 @@ class _Scheduler:
         environment: Mapping[str, Any],
         settled: Settled | None,
         memory: Mapping[str, int] | None,
+        offload: bool,
     ) -> None:
         self.order = topological(stages)
         self.results: dict[str, Result] = {}
         canonical(environment, "environment")  # fail now and not when the first stage has finished
         self._store, self._engine, self._devices = store, engine, list(devices)
         self._progress, self._environment, self._settled = progress, dict(environment), settled
-        self._memory = memory
+        self._memory, self._offload = memory, offload
         self._run = uuid.uuid4().hex[:12]
         self._watch = Watch(store, self._run, progress)
         self._running: dict[int, tuple[Stage, Future[End | None]]] = {}  # by slot
@@ -189,7 +191,7 @@ class _Scheduler:
         known = self._unshared.pop(stage.key, None)
         if known and isinstance(self._store.inspect(stage, inputs), Artifact):
             engine, device, needs = InProcess(), known, {}  # it is uploaded from here: others do not have it
-        arguments: list[Any] = [stage, self._store.root, device, self._run, self._environment]
+        arguments: list[Any] = [stage, self._store.root, device, self._run, self._environment, self._offload]
         if self._remote is not None:
             arguments += [self._remote.given, {name: artifact.digest for name, artifact in inputs.items()}]
         self._running[slot] = stage, engine.submit(attempt, *arguments, **needs)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from reproducer.data.text import resolve_text, text_fingerprints
 from reproducer.errors import UserError
 from reproducer.facts import Facts
-from reproducer.queue import Context, Stage, describe_machine
+from reproducer.queue import Artifact, Context, Outcome, Result, Stage, describe_machine
 from reproducer.spec import PruneSpec, Section, Spec, SpecError
 from reproducer.spec.origins import Loc
 from reproducer.stages.results import CalibrationUse, Column
@@ -203,16 +203,19 @@ class OnModel(Stage):
     def load(self, context: Context) -> tuple[Any, Any]:
         """Model and tokenizer as the stage's inputs make them: the base, its plan applied, its recovery active.
 
-        The last one stays in memory for the next stage of the process, which must find it as it was.
+        The last one stays in memory for the next stage of the process, which must find it as it was. Where the run
+        offloads, each stage leaves as many layers on the device as it has room for beside its own work.
         """
         parts = tuple(
             (name, str(context.inputs[name])) for name in ("model", "plan", "recovery") if getattr(self, name)
         )
-        wanted = (parts, self.dtype, context.device)
+        wanted = (parts, self.dtype, context.device, context.offload)
         if _Last.wanted != wanted:
             forget()  # before the next is loaded: two may not fit
             _Last.loaded = self._read(context)
             _Last.wanted = wanted
+        if context.offload:
+            self._offload(_Last.loaded[0], context)
         return _Last.loaded
 
     def passages(self, context: Context, cut: Cut) -> Path:
@@ -231,12 +234,25 @@ class OnModel(Stage):
         from reproducer.stages.recovery import Recover
 
         model: Any
-        model, tokenizer = load_model(context.inputs["model"], self.dtype, context.device)
+        model, tokenizer = load_model(context.inputs["model"], self.dtype, context.device, on_host=context.offload)
         if self.plan is not None:
             Plan.load(context.inputs["plan"] / PLAN).apply_(model)
         if isinstance(self.recovery, Recover):
             model = self.recovery.how.load(model, context.inputs["recovery"])
         return model, tokenizer
+
+    def _offload(self, model: Any, context: Context) -> None:
+        from reproducer.models.offload import offload
+        from reproducer.stages.estimates import Device, resident_layers
+
+        base = Result(self.model, "cached", artifact=Artifact(context.inputs["model"], {}))
+        known = Outcome({self.model.key: base})
+        offload(model, context.device, resident_layers(self, known, Device.named(context.device)))
+
+    @property
+    def whole(self) -> str:
+        """Why all of the model's weights have to be on the device, as the end of "it cannot be offloaded: …"."""
+        return "adapters are not offloaded" if self.recovery is not None else ""
 
     def cost(self, model: ModelCost) -> Cost:
         """About what the stage takes."""

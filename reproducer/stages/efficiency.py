@@ -92,6 +92,10 @@ class Efficiency(Measure):
         """A time holds for the device that it was taken on: on another one it is taken again."""
         return {"device": device_name(device)}
 
+    @property
+    def whole(self) -> str:
+        return "it measures the model on the device"
+
     def run(self, context: Context) -> None:
         from reproducer.evaluation.efficiency import measure
         from reproducer.pruning.counting import count

@@ -42,6 +42,10 @@ class _ByMethod(OnModel):
         return self.calibration.fingerprints() if self.calibration else {}
 
     @property
+    def whole(self) -> str:
+        return "the method trains on all layers" if METHODS.get(self.method).trains else super().whole
+
+    @property
     def request(self) -> dict[str, Any]:
         """What is asked of the method."""
         return {"layers": self.cut.indices, "cut": self.cut.allocation(), "seed": self.seed or 0}
@@ -123,7 +127,11 @@ class Prune(_ByMethod):
         leave(context, plan, model)
 
     def cost(self, model: ModelCost) -> Cost:
-        return collecting(model, self.method, self.parameters, self.cut, self.calibration) * self.cut.steps
+        from reproducer.stages.cost import Cost
+
+        cost = collecting(model, self.method, self.parameters, self.cut, self.calibration) * self.cut.steps
+        smaller = model.weights if self.cut.steps > 1 else 0.0  # what the steps so far left, at most
+        return Cost(cost.work, cost.memory + smaller)
 
 
 class PruneAsFound(OnModel):

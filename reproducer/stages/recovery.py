@@ -55,6 +55,10 @@ class Recover(OnModel):
     def fingerprints(self, device: str) -> dict[str, str]:
         return self.how.fingerprints()
 
+    @property
+    def whole(self) -> str:
+        return "it trains on all layers"
+
     def run(self, context: Context) -> None:
         from reproducer.models.load import load_model
 

@@ -90,7 +90,8 @@ def _here(count: int) -> Device:
         rates = {dtype: whole.rates(dtype) for dtype in ("float32", "bfloat16")}
     finally:
         torch.set_num_threads(threads)
-    return Device(whole.label, psutil.virtual_memory().total // count, whole.measure, HEAP, measured=rates)
+    memory = psutil.virtual_memory().total // count
+    return Device(whole.label, memory, whole.measure, HEAP, is_host=True, measured=rates)
 
 
 def schedule_text(stages: Sequence[Stage], outcome: Outcome, device: Device, count: int, found: Estimates) -> str:

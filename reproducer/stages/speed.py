@@ -69,6 +69,10 @@ class MeasureSpeed(Measure):
         """A time holds for the device that it was taken on: on another one it is taken again."""
         return {"device": device_name(device)}
 
+    @property
+    def whole(self) -> str:
+        return "it measures the model on the device"
+
     def run(self, context: Context) -> None:
         from reproducer.evaluation.speed import measure
         from reproducer.models.architecture import architecture_of, layer_shape

@@ -274,7 +274,7 @@ def test_who_is_late_takes_the_others_artifact(store_of, remote):
 
     stage = kind("draw", late)()
     here.prepare()
-    assert attempt(stage, here.root, "cpu", "a run", {}, remote.given, {}) == "cached"
+    assert attempt(stage, here.root, "cpu", "a run", {}, url=remote.given, digests={}) == "cached"
     same(here, there, [stage])
     assert (here.artifact(stage).directory / "out.txt").read_text() == "the first"
     [kept] = (here.root / "corrupt").iterdir()
