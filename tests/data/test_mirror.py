@@ -66,7 +66,7 @@ def test_calibration_and_instructions():
     assert TEXTS["gutenberg"].sources.keys() == {"calibration"}
     text = load_text("gutenberg", "calibration")
     pool = calibration_pool(text, Words(), 128)
-    assert pool.passages == [i for i, p in enumerate(text.passages) if len(Words().encode(p)) >= 128]
+    assert pool.places == [i for i, p in enumerate(text.passages) if len(Words().encode(p)) >= 128]
     assert len(pool) > 1500
     rows = load_instructions("alpaca", limit=100)
     assert len(rows) == 100
