@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from reproducer import commands
+from reproducer import commands, running
 from reproducer.cli import main
 from reproducer.reporting import row_line
 from reproducer.reporting.numbers import plus_minus
@@ -413,9 +413,9 @@ def test_every_gpu_gets_a_stage(here, monkeypatch, gpus, arguments, devices, slo
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     given = _parser().parse_args(["run", "spec.yaml", *arguments])
-    monkeypatch.setattr(commands, "_announce", lambda *_, **__: {})
-    monkeypatch.setattr(commands, "run_queue", lambda stages, store, engine, devices, **_: (engine, devices))
-    engine, found = commands._run(commands._load(given), given, None)
+    monkeypatch.setattr(running, "_announce", lambda *_, **__: {})
+    monkeypatch.setattr(running, "run_queue", lambda stages, store, engine, devices, **_: (engine, devices))
+    engine, found = running.run_stages(commands._load(given), given, None)
     assert (found, engine.slots) == (devices, slots)
     engine.close()
 
@@ -482,7 +482,7 @@ def test_a_paper_sized_dry_run_is_quick_and_works_offline(here):
 
 
 def test_a_run_that_will_take_days_says_what_it_needs_before_it_starts(here, capsys, monkeypatch):
-    monkeypatch.setattr(commands, "run_queue", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(running, "run_queue", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     assert main([str(SPECS / "table1.yaml"), "--device", "cpu"]) == 130
     first, *more = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"table1: \d+ stages to run, about \d+ h .* on this device", first)

@@ -2,9 +2,9 @@
 
 It searches calibration samples and a method's own parameters. Baselines are scored on the same objective: those that
 lie in the space are the study's first trials, the others stand beside it; where candidates race, these do too, and are
-given up when they are worse than the former beyond doubt. What the search returns is the best of all, so it is never
-worse than its baselines on its own objective; only a space with a part taken away, an ablation, and the search as the
-paper has it, return what they found themselves.
+given up when they are worse than the former beyond doubt (`BEYOND_DOUBT`). What the search returns is the best of all
+that was measured whole, so no such baseline is better on its own objective; only a space with a part taken away, an
+ablation, and the search as the paper has it, return what they found themselves.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from reproducer.search.trials import (
     finished,
     open_study,
     plan_name,
+    to_beat,
     work_together,
 )
 
@@ -140,7 +141,7 @@ def search(
         worker.work(until=len(phase.points))
         if not place:
             with _preparation(study, objective):
-                scores.update(_score(objective, beside, draw, seed, directory, _to_beat(study, settings)))
+                scores.update(_score(objective, beside, draw, seed, directory, to_beat([study])))
         if engine is not None and build is not None and settings.workers > 1 and len(finished(study)) < phase.trials:
             work_together(worker, engine, build, of_baselines | of_trials)
         worker.work()
@@ -191,12 +192,6 @@ def _known(directory: Path) -> Scores:
     path = directory / BESIDE
     scores = [Baseline.model_validate(one) for one in json.loads(path.read_text())] if path.exists() else []
     return {score.method: score for score in scores}
-
-
-def _to_beat(study: optuna.Study, settings: SearchSettings) -> Sequence[float] | None:
-    """Losses of the best trial so far, where candidates race."""
-    best = best_of([study])
-    return best.user_attrs.get("losses") if settings.stop and best is not None else None
 
 
 def _plan_beside(baseline: str) -> str:

@@ -103,6 +103,12 @@ def best_of(studies: Sequence[optuna.Study]) -> FrozenTrial | None:
     return min(complete, key=lambda trial: (trial.value, trial.user_attrs["ordinal"]), default=None)
 
 
+def to_beat(studies: Sequence[optuna.Study]) -> Sequence[float] | None:
+    """Losses of the best trial, which others race against; None where there is none, or where trials do not race."""
+    best = best_of(studies)
+    return best.user_attrs.get("losses") if best is not None else None
+
+
 def plan_name(trial: FrozenTrial | optuna.Trial) -> str:
     """The file that holds a trial's plan if the trial was the best when it finished."""
     return f"plan-{trial.user_attrs['phase']}-{trial.number}.safetensors"
@@ -176,10 +182,9 @@ class Worker:
         if self.space.own.void(candidate.parameters):
             return None
         plan = self.objective.plan(self.space.method, candidate.parameters, candidate.samples, self.seed)
-        best = best_of([*self.earlier, self.study])
-        against = None
-        if self.settings.stop and best is not None and trial.user_attrs["baseline"] is None:
-            against = best.user_attrs.get("losses")
+        studies = [*self.earlier, self.study]
+        best = best_of(studies)
+        against = to_beat(studies) if trial.user_attrs["baseline"] is None else None
         measured = self.objective.measure(plan, against)
         if not math.isfinite(measured.value):
             return None

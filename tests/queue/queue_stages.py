@@ -13,6 +13,15 @@ from reproducer.queue import Context, Stage
 
 held: list[object] = []
 
+# a spec for the commands, of four stages
+SPEC = """\
+name: small-run
+models: [tiny-gqa]
+methods: [magnitude]
+prune: {ratio: 0.20, layers: [1, 5]}
+evaluate: {perplexity: [python-topics], seq_len: 32, windows: 4}
+"""
+
 
 def log(line: str) -> None:
     """Append a line at once, whoever else writes."""

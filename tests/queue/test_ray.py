@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from engine_contract import EngineContract, until
-from queue_stages import PLANS, Mistake, OwnStores, Wait, sleep_long, text
+from queue_stages import PLANS, SPEC, Mistake, OwnStores, Wait, sleep_long, text
 
 from reproducer.cli import main
 from reproducer.errors import UserError
@@ -128,15 +128,6 @@ def test_nodes_without_a_common_folder(cluster, engine, log, tmp_path, monkeypat
         assert len(made) == 2 and all(made)
     alone = run(PLANS["graph"](), Store(tmp_path / "alone"))
     assert all(result.artifact.digest == outcome[key].artifact.digest for key, result in alone.results.items())
-
-
-SPEC = """\
-name: small-run
-models: [tiny-gqa]
-methods: [magnitude]
-prune: {ratio: 0.20, layers: [1, 5]}
-evaluate: {perplexity: [python-topics], seq_len: 32, windows: 4}
-"""
 
 
 def test_a_spec_on_a_cluster_gives_the_rows_of_a_local_run(cluster, tmp_path, monkeypatch, capsys):

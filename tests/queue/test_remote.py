@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-from queue_stages import PLANS, Mistake, OwnStores, kind, text
+from queue_stages import PLANS, SPEC, Mistake, OwnStores, kind, text
 
 from reproducer.cli import main
 from reproducer.errors import UserError
@@ -121,8 +121,8 @@ def test_a_store_that_lets_two_make_one_object_is_refused(url, monkeypatch):
         ("s4://bucket/x", "Protocol not known: s4"),
         ("gs://bucket/x", "driver for gs://bucket/x is not installed: .*gcsfs"),
         ("s3://", "names no bucket"),
-        ("file:///tmp/x", "is a folder and no object store\nmachines that share a folder take it as their --store"),
-        ("/tmp/x", "is a folder and no object store"),
+        ("file:///folder/x", "is a folder and no object store\nmachines that share a folder take it as their --store"),
+        ("/folder/x", "is a folder and no object store"),
     ],
 )
 def test_what_is_no_object_store(wrong, told):
@@ -459,14 +459,6 @@ def test_a_number_that_was_used_is_not_had_again(remote, monkeypatch):
 
 
 # commands
-
-SPEC = """\
-name: small-run
-models: [tiny-gqa]
-methods: [magnitude]
-prune: {ratio: 0.20, layers: [1, 5]}
-evaluate: {perplexity: [python-topics], seq_len: 32, windows: 4}
-"""
 
 
 def test_a_spec_on_two_machines(url, tmp_path, monkeypatch, capsys):

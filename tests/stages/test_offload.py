@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_cost import GIB, PRUNED, TABLE1, one, stages
 
-from reproducer import commands
+from reproducer import commands, running
 from reproducer.cli import _parser, main
 from reproducer.models import offload as offloading
 from reproducer.queue import Outcome, Store, run
@@ -174,23 +174,23 @@ def test_the_flag_is_for_gpus_and_goes_to_the_run(tmp_path, monkeypatch, capsys)
         assert main(["spec.yaml", "--device", "cpu", "--offload", *more]) == 2
         assert "--offload is for GPUs" in capsys.readouterr().err
     gpus(monkeypatch, 24 * GIB)
-    monkeypatch.setattr(commands, "run_queue", lambda *_, **given: given["offload"])
+    monkeypatch.setattr(running, "run_queue", lambda *_, **given: given["offload"])
     for flags in ([], ["--offload"]):
         given = _parser().parse_args(["run", "spec.yaml", *flags])
-        assert commands._run(commands._load(given), given, None) == bool(flags)
+        assert running.run_stages(commands._load(given), given, None) == bool(flags)
 
 
 def test_what_cannot_run_is_refused_before_anything_does(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = re.sub(r"  (tasks|generate): .*\n", "", re.sub(r"methods: .*", "methods: [vector]", TABLE1))
     (tmp_path / "spec.yaml").write_text(text)
-    monkeypatch.setattr(commands, "run_queue", lambda *_, **given: given["offload"])
+    monkeypatch.setattr(running, "run_queue", lambda *_, **given: given["offload"])
     gpus(monkeypatch, 12 * GIB)
     assert main(["spec.yaml", "--offload"]) == 2
     said = capsys.readouterr().err
     assert "too much; it cannot be offloaded: it " in said and "leave it out of the spec" in said
     given = _parser().parse_args(["run", "spec.yaml"])
-    assert commands._run(commands._load(given), given, None) is False
+    assert running.run_stages(commands._load(given), given, None) is False
     assert "too large for it: " in capsys.readouterr().out
     assert main(["spec.yaml", "--dry-run"]) == 0
     shown = capsys.readouterr().out
@@ -199,7 +199,7 @@ def test_what_cannot_run_is_refused_before_anything_does(tmp_path, monkeypatch, 
     assert "without what it takes to bring offloaded layers" in capsys.readouterr().out
     (tmp_path / "spec.yaml").write_text(text.replace("[none, lora]", "[none]").replace("  efficiency: {}\n", ""))
     given = _parser().parse_args(["run", "spec.yaml", "--offload"])
-    assert commands._run(commands._load(given), given, None) is True
+    assert running.run_stages(commands._load(given), given, None) is True
 
 
 def test_a_stage_without_an_estimate_gets_half_of_the_memory(tmp_path, monkeypatch):

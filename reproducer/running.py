@@ -1,0 +1,185 @@
+"""From a spec's stages to their artifacts: what is told first, where they run, and rows as they end."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from argparse import Namespace
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from reproducer.devices import check_offload, devices_named, surveyed_device
+from reproducer.errors import UserError
+from reproducer.queue import (
+    Outcome,
+    Progress,
+    Remote,
+    Result,
+    Stage,
+    Store,
+    check_shared,
+    console_progress,
+    duration,
+    engine_named,
+    fetch,
+    fitting_slots,
+    survey,
+)
+from reproducer.queue import run as run_queue
+from reproducer.queue.engines.local import WORKER_MEMORY
+from reproducer.queue.files import tree_bytes
+from reproducer.spec.profiles import find_profile
+from reproducer.stages.collect import columns_of, settled_rows
+from reproducer.stages.expand import Expansion
+
+PACKAGES = ("reproducer", "torch", "transformers", "optuna", "peft", "datasets", "lm-eval", "tokenizers", "numpy")
+SMALLER = ("small", "tiny")  # profiles of this repository's specs
+LARGE = 10**9  # parameters of a model whose stages are estimated before they run
+LONG = 24 * 3600  # seconds of work that a user may want to hear of before they begin
+
+
+def store_of(given: Namespace) -> Store:
+    return Store(given.store, Remote(given.remote) if given.remote is not None else None)
+
+
+def fetch_shared(expansion: Expansion, store: Store, device: str | None) -> None:
+    """Bring into the store what the remote has of it, if there is one."""
+    if store.remote is not None:
+        fetched = fetch(expansion.stages, store, store.remote, device, print)
+        size = sum(tree_bytes(artifact.directory) for artifact in fetched) / 2**20
+        print(f"fetched {len(fetched)} of {len(expansion.stages)} stages ({size:.1f} MiB) from {store.remote.url}")
+
+
+def run_stages(expansion: Expansion, given: Namespace, folder: Path | None) -> Outcome:
+    """Bring every stage to an artifact; what cannot work is told before the first one runs, or a folder is made.
+
+    Args:
+        folder: of the report; None: there will be none.
+    """
+    store = store_of(given)
+    surveyed = surveyed_device(expansion, given.devices)
+    fetch_shared(expansion, store, surveyed)
+    outcome = survey(expansion.stages, store, surveyed)
+    unshared = outcome.results.keys() - store.remote.keys() if store.remote else ()
+    if outcome.ok and not unshared:  # nothing to compute: torch need not even be imported
+        check_folder(folder)
+        return outcome
+    factory, options = engine_named(given.engine)
+    elsewhere = getattr(factory, "elsewhere", False)
+    devices = ("cpu",) if elsewhere else devices_named(given.devices)
+    if given.offload and not elsewhere:
+        check_offload(devices)
+    expansion.check_cuts()
+    check_folder(folder)
+    store.prepare()
+    todo = [stage for stage in expansion.stages if outcome[stage].artifact is None]
+    memory = _announce(expansion, todo, outcome, devices[0], given, here=not elsewhere)
+    if elsewhere:
+        engine: Any = factory(given.jobs or 0, device=",".join(given.devices), **options)
+        devices = engine.devices
+        memory = memory if devices == ("cpu",) else {}  # on a GPU it is the GPU's
+        try:
+            if given.offload:
+                check_offload(devices)
+            if store.remote is None:
+                check_shared(store, engine)
+        except BaseException:
+            engine.close()
+            raise
+    else:
+        largest = max(memory.values(), default=WORKER_MEMORY)
+        slots = fitting_slots(devices, largest) if given.jobs == 0 else max(given.jobs or 1, len(devices))
+        engine = factory(min(slots, max(1, len(todo))))
+    return run_queue(
+        expansion.stages,
+        store,
+        engine,
+        devices,
+        progress=(progress := console_progress()),
+        environment={"packages": _packages(), "device": ",".join(devices)},
+        settled=partial(_say_rows, expansion, progress),
+        memory={stage.key: max(memory.get(stage.key, 0), WORKER_MEMORY) for stage in todo} if elsewhere else None,
+        offload=given.offload,
+    )
+
+
+def _say_rows(expansion: Expansion, progress: Progress, stage: Stage, results: Mapping[str, Result]) -> None:
+    """Show the rows that have ended with `stage`."""
+    if rows := settled_rows(expansion, stage, results):
+        from reproducer.reporting import row_line
+
+        for row in rows:
+            progress.say(row_line(row, columns_of(expansion)))
+
+
+def check_folder(folder: Path | None) -> None:
+    """UserError unless a report can be written to `folder`, which need not be there yet."""
+    if folder is None:
+        return
+    try:
+        made = folder.expanduser()
+        made.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=made, prefix=".", suffix=".results.json"):
+            pass
+    except (OSError, RuntimeError, ValueError) as error:
+        raise unwritable(folder, error) from None
+
+
+def unwritable(folder: Path, error: Exception) -> UserError:
+    where = getattr(error, "filename2", None) or getattr(error, "filename", None) or folder
+    reason = getattr(error, "strerror", None) or error
+    return UserError(f"the report cannot be written to {where}: {reason}", "choose another --out")
+
+
+def _announce(
+    expansion: Expansion, todo: list[Stage], outcome: Outcome, device: str, given: Namespace, here: bool
+) -> dict[str, int]:
+    """Say what a long run needs, before it starts. Returns bytes that stages will hold, by key, as far as is known.
+
+    Args:
+        here: it runs on `device`, and not on other machines.
+
+    Small models are not worth the seconds that an estimate takes.
+
+    Raises:
+        UserError: a stage does not fit, and is none that can offload.
+    """
+    large = any((model.entry.parameters or LARGE) >= LARGE for model in expansion.found.models)
+    if not large and given.jobs != 0 and not given.offload:
+        return {}
+    from reproducer.stages.estimates import Device, Estimate, estimates, misfit
+
+    at = Device.named(device)
+    at.offload = given.offload and here
+    found = estimates(expansion.stages, outcome, at)
+    for stage in todo if at.offload else ():
+        one, why = found.stages[stage.key], getattr(stage, "whole", "")
+        if why and isinstance(one, Estimate) and one.memory > at.memory:
+            raise UserError(f"{stage.label}: {misfit(stage, one, at)}", "leave it out of the spec, or --offload")
+    if large and here and (found.seconds > LONG or found.misfits):
+        lines = [f"{expansion.spec.name}: {len(todo)} stages to run, about {duration(found.seconds)} on this device"]
+        lines += [f"from the network: {', '.join(needed)}"] if (needed := expansion.needs(todo)) else []
+        lines += [f"too large for it: {found.misfits[0]}"] if found.misfits else []
+        others = [name for name in SMALLER if name not in given.profile and _is_profile(name, given.spec)]
+        lines += [f"smaller versions of this spec: --profile {' or --profile '.join(others)}"] if others else []
+        print("\n  ".join(lines))
+    return {key: int(one.memory) for key, one in found.stages.items() if isinstance(one, Estimate)}
+
+
+def _is_profile(name: str, spec: Path) -> bool:
+    try:
+        return find_profile(name, spec).is_file()
+    except UserError:
+        return False
+
+
+def _packages() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
