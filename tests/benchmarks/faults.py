@@ -1,13 +1,15 @@
 """Random SIGKILLs of parents, workers and nodes: `python -m tests.benchmarks.faults --kills 200`.
 
-A spec is run again and again, in turns on three set-ups: `local` (two worker processes), `two` (two runs on one store)
-and `ray` (a cluster of a head and two nodes, each with processes of its own). At random moments something is killed: a
-parent, that is a run or Ray's driver; a worker; or a node with all its processes. While no run is there, a file of a
-finished stage is damaged now and then. A parent is started again, a node is replaced. After each end of a parent, and
-of a run, this must hold, or the script says what does not and ends with 1:
+A spec is run again and again, in turns on these set-ups: `local` (two worker processes), `two` (two runs on one store),
+`ray` (a cluster of a head and two nodes, each with processes of its own), `apart` (two runs with a store each, and an
+object store between them) and `ray-apart` (the cluster, each node with a store of its own, and an object store). At
+random moments something is killed: a parent, that is a run or Ray's driver; a worker; a node with all its processes; or
+a machine, that is a run with its store. While no run uses a store, a file of a finished stage is damaged there now and
+then. A parent is started again, a node is replaced. After each end of a parent, and of a run, this must hold, or the
+script says what does not and ends with 1:
 
 - the rows are those of one unbroken local run;
-- no stage is finished twice, but for those that were damaged, or made from what was;
+- no stage is finished twice, but for those that were damaged, or made from what was; with an object store, none at all;
 - every artifact is whole, every damage was noticed, and no work and no note is left;
 - nothing that the killed parent had started is alive, 60 seconds later at most.
 """
@@ -40,6 +42,7 @@ from reproducer.queue import Store, topological
 from reproducer.spec import load
 from reproducer.stages.document import expand_all
 from tests.ray_cluster import add_node, start_cluster
+from tests.s3_server import BUCKET, s3_server
 
 ROOT = Path(__file__).parents[2]
 END_SECONDS = 60.0  # within which what a killed parent had started ends
@@ -52,36 +55,44 @@ class Setup:
 
     name, parents, victims = "local", 1, ("parent", "worker")
     arguments: tuple[str, ...] = ("--jobs", "2")
+    makes_again = True  # what was damaged
 
     def __init__(self, given: argparse.Namespace, folder: Path, random: Random) -> None:
         self.given, self.folder, self.random = given, folder, random
         self.mark = uuid.uuid4().hex
+        self.variables: dict[str, str] = {}
         self.processes: list[subprocess.Popen[bytes]] = []
 
-    @property
-    def store(self) -> Store:
+    def store(self, number: int) -> Store:
+        """That of a parent."""
         return Store(self.folder / "store")
 
     def start(self, number: int) -> subprocess.Popen[bytes]:
         """A parent."""
         out = self.folder / f"out-{number}"
-        options = [*spec_options(self.given), "--store", str(self.store.root), "--out", str(out), *self.arguments]
+        options = [*spec_options(self.given), "--store", str(self.store(number).root), "--out", str(out)]
+        options += self.arguments
         log = (self.folder / f"said-{number}.log").open("ab")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), MARK: self.mark}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), MARK: self.mark, **self.variables}
         command = [sys.executable, "-m", "reproducer.cli", "run", *options]
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
     def begin(self) -> None:
+        """Start a round, in an empty folder."""
         self.processes = [self.start(number) for number in range(self.parents)]
 
     def kill(self, kind: str) -> bool:
         """Kill one of a kind; false where there is none now."""
         if kind == "parent":
-            number = self.random.choice([n for n, one in enumerate(self.processes) if one.poll() is None])
-            self.processes[number].kill()
-            self.processes[number].wait()
+            self.kill_parent()
             return True
         return self.kill_process(self.workers())
+
+    def kill_parent(self) -> int:
+        number = self.random.choice([n for n, one in enumerate(self.processes) if one.poll() is None])
+        self.processes[number].kill()
+        self.processes[number].wait()
+        return number
 
     def kill_process(self, found: list[psutil.Process]) -> bool:
         try:
@@ -89,6 +100,12 @@ class Setup:
         except (IndexError, psutil.NoSuchProcess):
             return False
         return True
+
+    def unused(self) -> list[Store]:
+        """The stores that no living run uses."""
+        living = {self.store(n).root for n, one in enumerate(self.processes) if one.poll() is None}
+        stores = {store.root: store for store in map(self.store, range(self.parents))}
+        return [store for root, store in stores.items() if root not in living]
 
     def workers(self) -> list[psutil.Process]:
         living = [one.pid for one in self.processes if one.poll() is None]
@@ -117,13 +134,50 @@ class Two(Setup):
     name, parents, victims, arguments = "two runs", 2, ("parent",), ()
 
 
+class ObjectStore(Setup):
+    """An object store behind the stores, another one each round. What it has is not made again."""
+
+    makes_again = False
+
+    def __init__(self, given: argparse.Namespace, folder: Path, random: Random) -> None:
+        super().__init__(given, folder, random)
+        self._closing = contextlib.ExitStack()
+        self.variables |= self._closing.enter_context(s3_server())
+        self._options = self.arguments
+
+    def begin(self) -> None:
+        self.arguments = (*self._options, "--remote", f"s3://{BUCKET}/{uuid.uuid4().hex}")
+        super().begin()
+
+    def close(self) -> None:
+        super().close()
+        self._closing.close()
+
+
+class Apart(ObjectStore):
+    name, parents, victims, arguments = "two machines", 2, ("parent", "machine"), ()
+
+    def store(self, number: int) -> Store:
+        return Store(self.folder / f"store-{number}")
+
+    def kill(self, kind: str) -> bool:
+        lost = self.store(self.kill_parent()).root
+        if kind == "machine" and lost.exists():
+            kept = self.folder / f"lost-{uuid.uuid4().hex}"  # what is known of it
+            kept.mkdir()
+            (lost / "logs").rename(kept / "logs")
+            shutil.rmtree(lost)
+        return True
+
+
 class OnRay(Setup):
     name, victims = "ray", ("parent", "worker", "node")
 
     def __init__(self, given: argparse.Namespace, folder: Path, random: Random) -> None:
         super().__init__(given, folder, random)
         self._cluster = start_cluster()
-        self.arguments = ("--engine", f"ray:{self._cluster.address}")
+        self.arguments = ("--engine", "ray")
+        self.variables["RAY_ADDRESS"] = self._cluster.address
 
     def kill(self, kind: str) -> bool:
         if kind != "node":
@@ -148,7 +202,17 @@ class OnRay(Setup):
         self._cluster.shutdown()
 
 
-SETUPS: dict[str, type[Setup]] = {"local": Setup, "two": Two, "ray": OnRay}
+class OnRayApart(ObjectStore, OnRay):
+    name = "ray, a store each"
+
+    def __init__(self, given: argparse.Namespace, folder: Path, random: Random) -> None:
+        super().__init__(given, folder, random)
+        self._options = ("--engine", "tests.own_stores:RayNodes")
+
+
+SETUPS: dict[str, type[Setup]] = {
+    "local": Setup, "two": Two, "ray": OnRay, "apart": Apart, "ray-apart": OnRayApart,
+}  # fmt: skip
 
 
 def children(pid: int) -> list[psutil.Process]:
@@ -183,7 +247,7 @@ class Faults:
     def __init__(self, setup: Setup, stages: list[Any], rows: list[Any]) -> None:
         self.setup, self.stages, self.rows = setup, stages, rows
         self.killed: Counter[str] = Counter()
-        self.damaged: Counter[str] = Counter()  # by key, in this round
+        self.damaged: Counter[tuple[Path, str]] = Counter()  # by store and key, in this round
         self.rounds = self.noticed = 0
         self.slowest = 0.0
         self.wrong: list[str] = []
@@ -219,16 +283,19 @@ class Faults:
         self.slowest = max(self.slowest, time.monotonic() - began)
         if left:
             self.wrong.append(f"alive {END_SECONDS:.0f} s after its parent: {left}")
-        if all(one.poll() is not None for one in self.setup.processes) and self.setup.random.random() < DAMAGE:
-            self.damage()
+        for store in self.setup.unused():
+            if not store.root.exists():  # it went with its machine
+                self.damaged = Counter({one: n for one, n in self.damaged.items() if one[0] != store.root})
+            elif self.setup.random.random() < DAMAGE:
+                self.damage(store)
         for number, one in enumerate(self.setup.processes):
             if one.returncode == -signal.SIGKILL:
                 self.setup.processes[number] = self.setup.start(number)
 
-    def damage(self) -> None:
+    def damage(self, store: Store) -> None:
         """Change a byte of a finished stage's file, or cut it short."""
-        store, random = self.setup.store, self.setup.random
-        intact = [stage for stage in self.stages if self.unnoticed(stage) == 0]
+        random = self.setup.random
+        intact = [stage for stage in self.stages if self.unnoticed(store.root, stage) == 0]
         finished = [(stage, found) for stage in intact if (found := store.read(stage))]
         files = [(stage, found.directory / name) for stage, found in finished for name in found.record["files"]]
         files = [(stage, path) for stage, path in files if path.stat().st_size]
@@ -237,16 +304,17 @@ class Faults:
             content = bytearray(path.read_bytes())
             content[random.randrange(len(content))] ^= 0xFF
             path.write_bytes(content if random.random() < 0.5 else content[:-1])
-            self.damaged[stage.key] += 1
+            self.damaged[store.root, stage.key] += 1
             self.say(f"damaged {path.relative_to(store.root)}")
 
-    def unnoticed(self, stage: Any) -> int:
-        """Damages that no run has found yet."""
-        return self.damaged[stage.key] - len(list((self.setup.store.root / "corrupt").glob(f"{stage.key}-*")))
+    def unnoticed(self, root: Path, stage: Any) -> int:
+        """Damages in a store that no run has found yet."""
+        return self.damaged[root, stage.key] - len(list((root / "corrupt").glob(f"{stage.key}-*")))
 
     def end_round(self) -> None:
         """What holds of a store and of reports when all runs have ended."""
-        setup, store, wrong = self.setup, self.setup.store, self.wrong
+        setup, wrong = self.setup, self.wrong
+        stores = {store.root: store for store in map(setup.store, range(setup.parents))}
         self.rounds += 1
         for number, one in enumerate(setup.processes):
             if one.returncode != 0:
@@ -256,16 +324,18 @@ class Faults:
             if rows_in(setup.folder / f"out-{number}") != self.rows:
                 wrong.append("the rows are not those of the unbroken run")
         for stage in self.stages:
-            if store.artifact(stage) is None:
-                wrong.append(f"no whole artifact of {stage}")
-            said = store.log_path(stage).read_text(errors="replace")
-            done = len(re.findall(r"^\S+ \S+  done in ", said, re.MULTILINE))
-            damaged = sum(self.damaged[one.key] for one in topological([stage]))
-            if done > 1 + damaged:
+            logs = [path.read_text(errors="replace") for path in setup.folder.glob(f"*/logs/{stage.key}.log")]
+            done = sum(len(re.findall(r"^\S+ \S+  done in ", said, re.MULTILINE)) for said in logs)
+            damaged = sum(self.damaged[root, one.key] for root in stores for one in topological([stage]))
+            if done > 1 + damaged * setup.makes_again:
                 wrong.append(f"{stage} was finished {done} times, it and what it is made from damaged {damaged} times")
-            if self.unnoticed(stage) > 0:
-                wrong.append(f"a damage of {stage} was not noticed")
-        left = [str(path) for pattern in ("work/*", "locks/*.[!l]*") for path in store.root.glob(pattern)]
+            for root, store in stores.items():
+                if store.artifact(stage) is None:
+                    wrong.append(f"no whole artifact of {stage} in {root.name}")
+                if self.unnoticed(root, stage) > 0:
+                    wrong.append(f"a damage of {stage} in {root.name} was not noticed")
+        patterns = ("work/*", "locks/*.[!l]*")
+        left = [str(path) for root in stores for pattern in patterns for path in root.glob(pattern)]
         if left or setup.alive():
             wrong.append(f"left behind: {left} {setup.alive()}")
         self.noticed += self.damaged.total()

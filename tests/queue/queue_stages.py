@@ -178,31 +178,6 @@ class Squares(Step):
         context.record("others", len({pid for _, pid in found} | {os.getpid()}) - 1)
 
 
-class OwnStores:
-    """An engine whose workers have stores of their own, as machines that share no folder.
-
-    Args:
-        place: called in a worker, gives the number of its machine.
-    """
-
-    def __init__(self, engine: Any, place: Callable[[], int]) -> None:
-        self._engine, self._place = engine, place
-
-    @property
-    def slots(self) -> int:
-        return self._engine.slots
-
-    def submit(self, function: Callable[..., Any], stage: Stage, root: Path, *more: Any, **needs: Any) -> Any:
-        return self._engine.submit(_on_own_store, self._place, function, stage, root, *more, **needs)
-
-    def close(self) -> None:
-        self._engine.close()
-
-
-def _on_own_store(place: Callable[[], int], function: Callable[..., Any], stage: Stage, root: Path, *more: Any) -> Any:
-    return function(stage, root.with_name(f"store-of-{place()}"), *more)
-
-
 def kind(
     name: str,
     run: Callable[[Context], object] = lambda context: None,

@@ -9,13 +9,14 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from engine_contract import EngineContract, until
-from queue_stages import PLANS, SPEC, Mistake, OwnStores, Wait, sleep_long, text
+from queue_stages import PLANS, SPEC, Mistake, Wait, sleep_long, text
 
 from reproducer.cli import main
 from reproducer.errors import UserError
 from reproducer.queue import MachineLost, Progress, Remote, Store, check_shared, run
 from reproducer.queue.engines import ray as engines_ray
 from reproducer.queue.locks import StageLock
+from tests.own_stores import OwnStores
 from tests.ray_cluster import add_node, start_cluster
 from tests.s3_server import BUCKET, s3_server
 

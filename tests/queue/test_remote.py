@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-from queue_stages import PLANS, SPEC, Mistake, OwnStores, kind, text
+from queue_stages import PLANS, SPEC, Mistake, kind, text
 
 from reproducer.cli import main
 from reproducer.errors import UserError
@@ -23,6 +23,7 @@ from reproducer.queue.attempt import attempt
 from reproducer.queue.engines.local import Processes
 from reproducer.queue.leases import Leases
 from reproducer.queue.objects import Objects
+from tests.own_stores import OwnStores
 from tests.s3_server import BUCKET, s3_server
 
 pytest.importorskip("moto", reason="moto, whose S3 server the tests start, is not installed")
