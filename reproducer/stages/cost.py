@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from reproducer.pruning.statistics import Statistic
 
 DEPTHS = 2, 3  # layers of the models that are counted on; in a first layer less is held than in others
-COUNTED = 32  # samples whose statistics are counted; of more the count itself would take minutes
+COUNTED = 8  # samples whose statistics are counted; of more the count itself would take minutes
 CHARACTERS_PER_TOKEN = 4.0  # LLaMA's tokenizer makes a token of 3.8 characters of WikiText2, SmolLM2's of 4.2
 ANSWERED = 0.5  # of the tokens of an instruction: its answer, which is learnt
 
