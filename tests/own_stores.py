@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from reproducer.queue import Stage
-from reproducer.queue.engines.ray import Ray
 
 
 class OwnStores:
@@ -30,17 +28,6 @@ class OwnStores:
 
     def close(self) -> None:
         self._engine.close()
-
-
-class RayNodes(OwnStores):
-    """Nodes of the cluster at $RAY_ADDRESS: `--engine tests.own_stores:RayNodes`."""
-
-    elsewhere = True
-
-    def __init__(self, slots: int, device: str) -> None:
-        engine = Ray(slots, device)
-        super().__init__(engine, os.getppid)  # a worker's parent is its node
-        self.devices = engine.devices
 
 
 def _on_own_store(place: Callable[[], int], function: Callable[..., Any], stage: Stage, root: Path, *more: Any) -> Any:
