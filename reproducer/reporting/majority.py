@@ -16,6 +16,7 @@ class Tasks:
         no_better: those that are left out: the dense row is not above the majority class.
         close: those in which it is, by no more than a standard error of its accuracy.
         unknown: those that the dense row has not measured; they count in the averages.
+        partly: whether some rows measure only some of the averaged ones, and so have no average.
     """
 
     model: Model
@@ -23,6 +24,7 @@ class Tasks:
     no_better: list[Column]
     close: list[Column]
     unknown: list[Column]
+    partly: bool
 
 
 def majorities(results: Results) -> dict[str, float]:
@@ -51,9 +53,15 @@ def tasks_by_model(results: Results) -> list[Tasks]:
                 no_better=[one for one in accuracies if one not in averaged],
                 close=[one for one in averaged if one in known and one.key in rates and _close(dense, one, rates)],
                 unknown=[one for one in accuracies if one not in known],
+                partly=any(row.model == model.name and _measures_some(row, averaged) for row in results.rows),
             )
         )
     return found
+
+
+def _measures_some(row: Row, columns: list[Column]) -> bool:
+    """Some of the columns, and not all; a column without a value counts as measured."""
+    return 0 < sum(column.key in row.metrics for column in columns) < len(columns)
 
 
 def _accuracies(results: Results) -> list[Column]:

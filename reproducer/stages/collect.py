@@ -153,8 +153,8 @@ def _measured(row: Row, outcome: Outcome, averaged: Sequence[str]) -> dict[str, 
     """What the row's measuring stages say, merged; and the training of its recovery.
 
     Args:
-        averaged: keys of the accuracies that the average is over; if others were left out, of fewer than two there is
-            none.
+        averaged: keys of the accuracies that the average is over; a row of a document that does not measure all of
+            them has none. If others were left out, of fewer than two there is none.
     """
     merged: dict[str, Any] = {"metrics": {}}
     accuracies = 0
@@ -172,7 +172,7 @@ def _measured(row: Row, outcome: Outcome, averaged: Sequence[str]) -> dict[str, 
         for name, value in stage.facts(stage.read(artifact.directory), device).items():
             _merge(merged, name, value)
     if accuracies:
-        values = [merged["metrics"][key] for key in averaged]
+        values = [merged["metrics"].get(key) for key in averaged]
         known = len(values) >= min(accuracies, 2) and None not in values
         merged["metrics"][AVERAGE] = sum(values) / len(values) if known else None
     return merged

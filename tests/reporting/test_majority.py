@@ -80,6 +80,14 @@ def test_nothing_is_said_of_what_is_not_known_or_not_left_out():
     assert markdown(unmeasured) == plain
 
 
+def test_rows_of_a_document_that_measure_fewer_tasks_are_told():
+    results = rated()
+    less = {name: value for name, value in results.rows[-1].metrics.items() if name != "piqa_acc"}
+    fewer = fake.change(results, rows=[*results.rows[:-1], fake.change(results.rows[-1], metrics=less)])
+    told = "Rows that are not measured on all of these tasks have no average."
+    assert told in text_of(fewer) and told not in text_of(results)
+
+
 @pytest.mark.parametrize(
     ("kept", "words"),
     [(["piqa"], "the majority class; of PIQA alone there is none."), ([], "; no task is left to average.")],

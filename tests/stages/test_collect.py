@@ -12,11 +12,11 @@ from reproducer.data.tasks import TASKS
 from reproducer.queue import Artifact, Outcome
 from reproducer.queue.outcome import Result
 from reproducer.search import record
-from reproducer.spec import load_spec
+from reproducer.spec import load
 from reproducer.stages import results as facts
 from reproducer.stages.base import RESULT
 from reproducer.stages.collect import _covered, collect
-from reproducer.stages.expand import expand
+from reproducer.stages.document import expand_all
 from reproducer.stages.perplexity import Perplexity
 from reproducer.stages.recovery import Trained
 from reproducer.stages.zeroshot import ZeroShot
@@ -106,7 +106,7 @@ def run(tmp_path):
     def make(text=SPEC, broken=(), absent=(), elsewhere=()):
         path = tmp_path / "spec.yaml"
         path.write_text(text)
-        expansion = expand(load_spec(path))
+        expansion = expand_all(load(path))
         found = {}
         for index, stage in enumerate(expansion.stages):
             if stage.kind in broken:
@@ -212,6 +212,16 @@ def test_a_task_of_which_the_dense_accuracy_is_not_known_stays_in_the_average(ru
     results, _ = run(THREE)  # as if the dense model's stages had failed
     assert results.models[0].averaged == ["hellaswag_acc", "boolq_acc", "piqa_acc"]
     assert results.rows[1].metrics["average_acc"] == pytest.approx((0.8 + 0.4 + 0.8) / 3)
+
+
+def test_a_row_of_a_document_that_measures_fewer_tasks_has_no_average(run, tmp_path):
+    """An average over other tasks could be held against no other row's."""
+    (tmp_path / "table.yaml").write_text(SPEC)
+    fewer = SPEC.replace("[vector, adapruner]", "[magnitude]").replace("[hellaswag, boolq]", "[boolq]")
+    (tmp_path / "controls.yaml").write_text(fewer)
+    results, _ = run("name: both\ninclude: [table.yaml, controls.yaml]")
+    averages = {row.label: row.metrics["average_acc"] for row in results.rows}
+    assert averages["Vector"] == averages["Tiny"] == pytest.approx(0.6) and averages["Magnitude"] is None
 
 
 def test_the_only_task_is_its_own_average_if_it_tells_anything(run, majorities):
@@ -376,4 +386,4 @@ def test_the_spec_in_results_is_the_one_that_ran(run, tmp_path):
     again = tmp_path / "again.yaml"
     known = {name: value for name, value in results.spec.items() if name not in ("profile", "stands_for")}
     again.write_text(json.dumps(known))
-    assert [stage.key for stage in expand(load_spec(again)).stages] == [stage.key for stage in expansion.stages]
+    assert [stage.key for stage in expand_all(load(again)).stages] == [stage.key for stage in expansion.stages]
