@@ -5,22 +5,27 @@ from __future__ import annotations
 import dataclasses
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from reproducer.data.tasks import TASKS
+from reproducer.paper import paper
 from reproducer.queue import Artifact, Outcome
 from reproducer.queue.outcome import Result
+from reproducer.reporting.verdicts import verdicts
 from reproducer.search import record
 from reproducer.spec import load
 from reproducer.stages import results as facts
 from reproducer.stages.base import RESULT
 from reproducer.stages.collect import _covered, collect
 from reproducer.stages.document import expand_all
+from reproducer.stages.efficiency import Efficiency
 from reproducer.stages.perplexity import Perplexity
 from reproducer.stages.recovery import Trained
 from reproducer.stages.zeroshot import ZeroShot
 
+SPECS = Path(__file__).parents[2] / "specs"
 SPEC = """\
 name: fake
 models: [tiny]
@@ -32,6 +37,7 @@ recovery: [none, {name: lora, steps: 5, batch: 8}]
 evaluate: {perplexity: [python-topics], windows: 7, tasks: [hellaswag, boolq], limit: 5, generate: ["Once upon"]}
 seeds: [0, 1]
 """
+SIZES = ["params_billion", "macs_giga", "memory_mib", "latency_seconds", "tokens_per_second", "weights_mib"]
 BOTH = {"acc": [1, 0, 0, 1, 0], "acc_norm": [1, 1, 1, 1, 0], "margin": [0.5, 0.25, -1.5, 2.0, -0.75]}
 ENVIRONMENT = {"python": "3", "platform": "Linux", "cpu": "some", "cpu_count": 2, "packages": {"torch": "2"}}
 BEGAN = datetime(2030, 1, 1, tzinfo=UTC)
@@ -83,13 +89,17 @@ LEFT = {
     "zeroshot": (RESULT, task_result),
     "perplexity": (RESULT, lambda _: Perplexity.Result(value=50.0, nll_per_window=[3.0] * 6, tokens=6 * 127)),
     "recovery": (RESULT, lambda _: Trained(losses=losses())),
+    "efficiency": (
+        RESULT,
+        lambda _: Efficiency.Result(**dict.fromkeys(SIZES, 2.0), quartiles=(1.0, 2.0), seconds=[2.0]),
+    ),
     "generation": (RESULT, lambda stage: facts.Generation(prompt=stage.prompt, text=" a time\n\nthere was")),
 }
 
 
 def recorded(stage):
     """What a stage of each kind says in its record."""
-    if stage.kind == "model":
+    if stage.kind in ("model", "derived"):
         return {"parameters": 1000}
     if stage.kind.startswith("prune"):
         return {"parameters": {"left": 800, "total": 1000}, "pool": 18}
@@ -100,13 +110,15 @@ def recorded(stage):
 def run(tmp_path):
     """A function: the results of a spec whose every stage has an artifact, seven seconds each, one after another.
 
-    Stages of kinds in `broken` have failed, those in `absent` have not run, those in `elsewhere` ran on another Python.
+    The spec is `text`, or the file `path` under a profile. Stages of kinds in `broken` have failed, those in `absent`
+    have not run, those in `elsewhere` ran on another Python.
     """
 
-    def make(text=SPEC, broken=(), absent=(), elsewhere=()):
-        path = tmp_path / "spec.yaml"
-        path.write_text(text)
-        expansion = expand_all(load(path))
+    def make(text=SPEC, broken=(), absent=(), elsewhere=(), path=None, profile=()):
+        if path is None:
+            path = tmp_path / "spec.yaml"
+            path.write_text(text)
+        expansion = expand_all(load(path, profile))
         found = {}
         for index, stage in enumerate(expansion.stages):
             if stage.kind in broken:
@@ -212,6 +224,21 @@ def test_a_task_of_which_the_dense_accuracy_is_not_known_stays_in_the_average(ru
     results, _ = run(THREE)  # as if the dense model's stages had failed
     assert results.models[0].averaged == ["hellaswag_acc", "boolq_acc", "piqa_acc"]
     assert results.rows[1].metrics["average_acc"] == pytest.approx((0.8 + 0.4 + 0.8) / 3)
+
+
+def test_the_papers_document_is_collected_and_every_claim_judged(run, monkeypatch):
+    def passed(stage):  # by another number each: of equal ones nothing can be told
+        value = 50.0 + int(stage.key[:4], 16) / 1000
+        return Perplexity.Result(value=value, nll_per_window=[3.0 + value / 100] * 6, tokens=6 * 127)
+
+    monkeypatch.setitem(LEFT, "perplexity", (RESULT, passed))
+    results, _ = run(path=SPECS / "paper.yaml", profile=("small",))
+    assert {row.status for row in results.rows} == {"done"}
+    untested = {one.claim: one.reason for one in verdicts(results, paper()) if one.outcome == "not tested"}
+    assert untested == {
+        **dict.fromkeys(("tpe-sooner", "tpe-better"), "few trials"),
+        **dict.fromkeys(("five-minutes", "generations"), "people"),
+    }
 
 
 def test_a_row_of_a_document_that_measures_fewer_tasks_has_no_average(run, tmp_path):
