@@ -53,7 +53,7 @@ def title(results: Results) -> str:
             label = model.label.replace("\\", r"\\")  # as it is
             title = re.sub(re.escape(model.stands_for), label, title, flags=re.IGNORECASE)
     missing = [model.label for model in results.models if model.label.lower() not in title.lower()]
-    return f"{title} ({', '.join(dict.fromkeys(missing))})" if missing else title
+    return f"{title} ({'; '.join(dict.fromkeys(missing))})" if missing else title
 
 
 def slug(text: str) -> str:

@@ -65,13 +65,17 @@ class ModelSpec(Named):
 
 
 class MethodSpec(Named):
-    """A pruning method, its own parameters, and what it changes in the spec's sections (as written)."""
+    """A pruning method, its own parameters, and what it changes in the spec's sections (as written).
+
+    `recovery` names those of the spec's recoveries that it has rows with; empty: all.
+    """
 
     label: Label | None = None
     parameters: dict[str, Parameter] = Field(default_factory=dict)
     prune: dict[str, Any] = Field(default_factory=dict)
     calibration: dict[str, Any] = Field(default_factory=dict)
     search: dict[str, Plain] = Field(default_factory=dict)
+    recovery: Listed[Name] = Field(default_factory=list)
 
     _alone = field_validator("prune", "calibration")(_valid_alone)
 

@@ -96,7 +96,7 @@ _NAMES: dict[str | None, tuple[tuple[tuple[str, ...], str], ...]] = {
         (("evaluate", "unseen"), "datasets"),
         (("evaluate", "tasks"), "tasks"),
     ),
-    "methods": _OVERRIDABLE,
+    "methods": (*_OVERRIDABLE, (("recovery",), "recovery")),
     "models": ((("base",), "models"), (("tuned", "dataset"), "datasets")),
     "recovery": ((("dataset",), "datasets"),),
 }

@@ -145,6 +145,8 @@ def expand(spec: Spec) -> Expansion:
         for asked in Cut.all_of(MethodSpec(name=DENSE).prune_for(spec, model.given)):
             for name, recovery in found.recoveries:
                 for method in found.methods:
+                    if method.given.recovery and name not in method.given.recovery:
+                        continue
                     cut = _own_cut(spec, model, method, asked)
                     rows += [_pruned(found, model, method, cut, name, recovery, seed) for seed in spec.seeds]
     return Expansion(found, rows)

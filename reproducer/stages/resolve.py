@@ -155,6 +155,9 @@ def _method(spec: Spec, index: int, evaluate: Any) -> ResolvedMethod:
     if ":" not in given.name and given.name not in (known := METHODS.all()):
         raise spec.error(("methods", index, "name"), f"unknown method '{given.name}'", [DENSE, *known])
     method = named(spec, ("methods", index, "name"), partial(METHODS.get, given.name))
+    for place, recovery in enumerate(given.recovery):
+        if recovery != "none":
+            named(spec, ("methods", index, "recovery", place), partial(RECOVERIES.get, recovery))
     for parameter in given.parameters:
         if method.space is not None or parameter not in method.parameters:
             message = f"method '{given.name}' has no parameter '{parameter}' to set"

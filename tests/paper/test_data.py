@@ -10,6 +10,7 @@ import pytest
 import reproducer.reporting
 from reproducer.paper import SEVEN_TASKS, Slip, costs, items, load_item, method
 from reproducer.spec import load_spec
+from reproducer.stages.expand import expand
 
 SPECS = Path(__file__).parents[2] / "specs"
 TABLES = [f"table{n}" for n in (1, 2, 3, 4, 6, 7, 8, 9)]
@@ -198,6 +199,12 @@ def test_what_it_says_of_its_cost_is_the_papers(paper):
     assert own.quote in " ".join(paper.split())
     assert f"takes {own.minutes:g} minutes on a single {own.device} GPU" in own.quote
     assert own.trials == load_item("figure4").trials_to_converge["tpe"]
+
+
+def test_the_spec_of_table_1_has_the_papers_rows_and_our_own_beside_them():
+    printed = {(row.method, row.recovery) for row in load_item("table1").rows}
+    rows = expand(load_spec(SPECS / "table1.yaml")).rows
+    assert {(row.method, row.recovery) for row in rows} == printed  # LoRAShear's is tuned
 
 
 @pytest.mark.parametrize("number", [1, 3, 4, 6, 7])

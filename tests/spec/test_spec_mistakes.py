@@ -115,8 +115,8 @@ METHODS = {
         "not 5",
     ),
     "a section that cannot be overridden": (
-        "methods:\n- {name: a, recovery: lora}",
-        "x.yaml:4: methods[0]: unknown key 'recovery'",
+        "methods:\n- {name: a, evaluate: {}}",
+        "x.yaml:4: methods[0]: unknown key 'evaluate'",
         "choose one of: calibration, label",
     ),
     "a parameter": (

@@ -353,6 +353,12 @@ class TestWholeEntries:
         assert spec.methods[0].prune_for(spec, spec.models[1]).ratio == [0.40]
         assert spec.methods[0].prune_for(spec, spec.models[0]).ratio == [0.20]
 
+    def test_the_recoveries_of_a_method_are_mapped(self, load, write):
+        write("map: {recovery: {lora: {name: groupwise, steps: 5}}}", "profiles/g.yaml")
+        text = TRANSFER.replace("- vector", "- {name: vector, recovery: [lora]}")
+        spec = load(text, ["g"])
+        assert spec.methods[0].recovery == ["groupwise"] == [spec.recovery[1].name]
+
     def test_what_stands_for_what(self, spec, load, write):
         assert spec.stands_for == {"sibling": "vicuna-7b", "small": "llama-7b"}
         assert load(TRANSFER).stands_for == {}

@@ -54,6 +54,17 @@ def test_every_spec_expands_under_every_profile(path, profile):
         made.add(stage.key)
 
 
+def test_a_method_has_rows_with_the_recoveries_that_it_names(tmp_path):
+    text = BASE.replace("vector", "{name: vector, recovery: [lora]}") + "recovery: [none, lora]\n"
+    rows = [(row.label, row.recovery) for row in expand(load(tmp_path, text)).rows[1:]]
+    assert rows == [("Magnitude", "none"), ("AdaPruner", "none"), ("Magnitude", "lora"), ("Vector", "lora"),
+                    ("AdaPruner", "lora")]  # fmt: skip
+    alone = [row.label for row in expand(load(tmp_path, text, "recovery=[none]")).rows[1:]]
+    assert alone == ["Magnitude", "AdaPruner"]
+    with pytest.raises(SpecError, match=r"spec.yaml:3.*lorra.*lora"):
+        expand(load(tmp_path, text.replace("recovery: [lora]}", "recovery: [lorra]}")))
+
+
 def test_keys_are_the_same_in_another_process_and_nothing_is_loaded(tmp_path):
     spec = load(tmp_path, BASE)
     program = (
