@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from reproducer.reporting.searches import histories
 from reproducer.stages.results import Results
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RENDERED = ["quickstart", "controls-small", "deploy-small"]
+RENDERED = ["quickstart", "controls-small", "deploy-small", "samplers-small"]
 
 
 @cache
@@ -49,7 +50,7 @@ def test_every_number_beside_the_table_is_a_reports():
     """All of the section "A result" but its table, in their order."""
     section = README.partition("\n## A result\n")[2].partition("\n## ")[0]
     section = section.replace(table((ROOT / "reports/quickstart/report.md").read_text(encoding="utf-8")), "")
-    quickstart, controls, deploy = map(results, RENDERED)
+    quickstart, controls, deploy, samplers = map(results, RENDERED)
     dense, *cut = (row for row in deploy.rows)
     files = {(row.label, one.type): one for row in deploy.rows for one in row.gguf}
     whole, bits = files[dense.label, "f16"], files[dense.label, "q8_0"]
@@ -57,7 +58,9 @@ def test_every_number_beside_the_table_is_a_reports():
     times = sorted(one.perplexity / whole.perplexity for one in same)
     sizes = {f"{100 * one.bytes / whole.bytes:.0f}" for one in same}
     assert len(sizes) == 1 and len({row.seed for row in quickstart.rows}) == 1
-    samplers = json.loads((ROOT / "reports/samplers-small/results.json").read_text(encoding="utf-8"))
+    (group,) = histories(samplers.searches)
+    within = {line["label"]: line["within"] for line in group.lines() if line["seed"] is None}
+    default = within.pop("local")
     assert numbers(section) == [
         f"{100 * quickstart.spec['prune']['ratio'][0]:.0f}",
         quickstart.environment.python.rpartition(".")[0],
@@ -73,8 +76,9 @@ def test_every_number_beside_the_table_is_a_reports():
         *sizes,
         f"{times[0]:.1f}",
         f"{times[-1]:.1f}",
-        *map(str, {one["trials"] for one in samplers["budget"]["searches"]}),
-        "0.1.0",
+        *map(str, {len(one.trials) for one in samplers.searches}),
+        str(len(samplers.spec["seeds"])),
+        *(f"{value:.0f}" for value in (default, min(within.values()), max(within.values()))),
     ]
 
 
