@@ -1,6 +1,5 @@
 """What the README shows is what the committed reports say."""
 
-import json
 import re
 from functools import cache
 from pathlib import Path
