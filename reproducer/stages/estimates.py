@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PROBE_SECONDS = 0.05  # that a rate is measured for
 READING, FETCHING = 1e9, 5e7  # bytes a second from a disk, and from a hub or a package registry
 HEAP = 1.75  # of the C library, seen in processes that trained, searched and pruned: what is freed in between has gaps
-LEAST = 1e-3  # seconds: what takes less is bookkeeping
+LEAST = 0.1  # seconds: an estimate below that is of bookkeeping, and says nothing of others
 ROOM = 0.9  # of a device's memory that offloading fills: the rest is for the driver, workspaces and gaps. Not measured.
 AT_HAND = 2  # offloaded layers that a pass may have on the device: one, and what is sliced of it
 
@@ -82,8 +82,8 @@ def estimates(stages: Sequence[Stage], outcome: Outcome, device: Device) -> Esti
             raw[stage.key] = f"not estimated: {str(error).partition(chr(10))[0] or type(error).__name__}"
         found, artifact = raw[stage.key], made.get(stage.key)
         here = artifact is not None and artifact.record["environment"].get("cpu") == describe_machine()["cpu"]
-        if artifact is not None and here and device.here and isinstance(found, Estimate):
-            ratios.setdefault(stage.kind, []).append(artifact.seconds / max(found.seconds, LEAST))
+        if artifact is not None and here and device.here and isinstance(found, Estimate) and found.seconds >= LEAST:
+            ratios.setdefault(stage.kind, []).append(artifact.seconds / found.seconds)
     corrections = {kind: statistics.median(seen) for kind, seen in ratios.items()}
     corrected: dict[str, Estimate | str] = dict(raw)
     total, misfits = 0.0, []

@@ -327,6 +327,16 @@ def test_what_was_measured_corrects_others_of_its_kind(tmp_path):
     assert estimates(queue, Outcome(elsewhere), device()).stages == before.stages
 
 
+def test_what_takes_no_time_by_itself_corrects_nothing(tmp_path):
+    """A plan is looked up in a moment, with the model at hand; without it, it is the model that takes the time."""
+    queue = stages(tmp_path)
+    found = estimates(queue, Outcome({}), device()).stages
+    lookups = [stage for stage in queue if stage.kind == "prune-found" and found[stage.key].seconds < 1e-3]
+    assert lookups
+    seen = Outcome({stage.key: made(stage, 0.4) for stage in lookups})
+    assert estimates(queue, seen, device()).corrections == {}
+
+
 def test_a_model_that_was_never_fetched_is_unknown_until_it_is(tmp_path):
     queue = stages(tmp_path, TABLE1.replace("llama-7b", "someone/model"))
     assert set(estimates(queue, Outcome({}), device()).stages.values()) == {"unknown until fetched"}
