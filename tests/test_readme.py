@@ -3,6 +3,7 @@
 import re
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -11,7 +12,7 @@ from reproducer.stages.results import Results
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RENDERED = ["quickstart", "controls-small", "deploy-small", "samplers-small"]
+RENDERED = ["quickstart", "table1-small", "controls-small", "deploy-small", "samplers-small"]
 
 
 @cache
@@ -45,11 +46,16 @@ def mean_perplexity(of: Results, label: str) -> str:
     return f"{sum(every) / len(every):.0f}"
 
 
+def mean(of: Results, label: str, key: str) -> float:
+    """Over the seeds of the rows called so."""
+    return fmean(row.metrics[key] for row in of.rows if row.label == label)
+
+
 def test_every_number_beside_the_table_is_a_reports():
     """All of the section "A result" but its table, in their order."""
     section = README.partition("\n## A result\n")[2].partition("\n## ")[0]
     section = section.replace(table((ROOT / "reports/quickstart/report.md").read_text(encoding="utf-8")), "")
-    quickstart, controls, deploy, samplers = map(results, RENDERED)
+    quickstart, table1, controls, deploy, samplers = map(results, RENDERED)
     dense, *cut = (row for row in deploy.rows)
     files = {(row.label, one.type): one for row in deploy.rows for one in row.gguf}
     whole, bits = files[dense.label, "f16"], files[dense.label, "q8_0"]
@@ -63,6 +69,13 @@ def test_every_number_beside_the_table_is_a_reports():
     assert numbers(section) == [
         f"{100 * quickstart.spec['prune']['ratio'][0]:.0f}",
         quickstart.environment.python.rpartition(".")[0],
+        str(len(table1.spec["seeds"])),
+        str(table1.spec["search"]["trials"]),
+        *(
+            f"{fmean(mean(table1, label, key) for key in ('wikitext2_ppl', 'ptb_ppl')):.0f}"
+            for label in ("AdaPruner", "LLM-Pruner-E2")
+        ),
+        *(f"{100 * mean(table1, label, 'average_acc'):.1f}" for label in ("AdaPruner", "LLM-Pruner-E2")),
         *(mean_perplexity(controls, label) for label in ("LLM-Pruner-E2", "AdaPruner")),
         str(controls.spec["search"]["trials"]),
         *(
