@@ -39,16 +39,15 @@ def numbers(text: str) -> list[str]:
     return re.findall(r"\d+(?:\.\d+)*", text)
 
 
+def mean(of: Results, label: str, *keys: str) -> float:
+    """Of these measures, over the seeds of the rows called so."""
+    every = [row.metrics[key] for row in of.rows if row.label == label for key in keys]
+    assert len(every) == len(of.spec["seeds"]) * len(keys)
+    return fmean(every)
+
+
 def mean_perplexity(of: Results, label: str) -> str:
-    """Of the two texts, over the seeds of the rows called so."""
-    every = [row.metrics[f"{text}_ppl"] for row in of.rows if row.label == label for text in ("wikitext2", "ptb")]
-    assert len(every) == 6
-    return f"{sum(every) / len(every):.0f}"
-
-
-def mean(of: Results, label: str, key: str) -> float:
-    """Over the seeds of the rows called so."""
-    return fmean(row.metrics[key] for row in of.rows if row.label == label)
+    return f"{mean(of, label, 'wikitext2_ppl', 'ptb_ppl'):.0f}"
 
 
 def test_every_number_beside_the_table_is_a_reports():
@@ -71,10 +70,7 @@ def test_every_number_beside_the_table_is_a_reports():
         quickstart.environment.python.rpartition(".")[0],
         str(len(table1.spec["seeds"])),
         str(table1.spec["search"]["trials"]),
-        *(
-            f"{fmean(mean(table1, label, key) for key in ('wikitext2_ppl', 'ptb_ppl')):.0f}"
-            for label in ("AdaPruner", "LLM-Pruner-E2")
-        ),
+        *(mean_perplexity(table1, label) for label in ("AdaPruner", "LLM-Pruner-E2")),
         *(f"{100 * mean(table1, label, 'average_acc'):.1f}" for label in ("AdaPruner", "LLM-Pruner-E2")),
         *(mean_perplexity(controls, label) for label in ("LLM-Pruner-E2", "AdaPruner")),
         str(controls.spec["search"]["trials"]),

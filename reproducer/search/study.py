@@ -141,7 +141,7 @@ def search(
         worker.work(until=len(phase.points))
         if not place:
             with _preparation(study, objective):
-                scores.update(_score(objective, beside, draw, seed, directory, to_beat([study])))
+                scores.update(_score(objective, beside, draw, seed, directory, to_beat(best_of([study]))))
         if engine is not None and build is not None and settings.workers > 1 and len(finished(study)) < phase.trials:
             work_together(worker, engine, build, of_baselines | of_trials)
         worker.work()

@@ -103,9 +103,8 @@ def best_of(studies: Sequence[optuna.Study]) -> FrozenTrial | None:
     return min(complete, key=lambda trial: (trial.value, trial.user_attrs["ordinal"]), default=None)
 
 
-def to_beat(studies: Sequence[optuna.Study]) -> Sequence[float] | None:
+def to_beat(best: FrozenTrial | None) -> Sequence[float] | None:
     """Losses of the best trial, which others race against; None where there is none, or where trials do not race."""
-    best = best_of(studies)
     return best.user_attrs.get("losses") if best is not None else None
 
 
@@ -182,9 +181,8 @@ class Worker:
         if self.space.own.void(candidate.parameters):
             return None
         plan = self.objective.plan(self.space.method, candidate.parameters, candidate.samples, self.seed)
-        studies = [*self.earlier, self.study]
-        best = best_of(studies)
-        against = to_beat(studies) if trial.user_attrs["baseline"] is None else None
+        best = best_of([*self.earlier, self.study])
+        against = to_beat(best) if trial.user_attrs["baseline"] is None else None
         measured = self.objective.measure(plan, against)
         if not math.isfinite(measured.value):
             return None

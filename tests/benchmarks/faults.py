@@ -105,11 +105,14 @@ class Setup:
             return False
         return True
 
+    def stores(self) -> dict[Path, Store]:
+        """Those of all parents, by folder; some may share one."""
+        return {store.root: store for store in map(self.store, range(self.parents))}
+
     def unused(self) -> list[Store]:
         """The stores that no living run uses."""
         living = {self.store(n).root for n, one in enumerate(self.processes) if one.poll() is None}
-        stores = {store.root: store for store in map(self.store, range(self.parents))}
-        return [store for root, store in stores.items() if root not in living]
+        return [store for root, store in self.stores().items() if root not in living]
 
     def workers(self) -> list[psutil.Process]:
         living = [one.pid for one in self.processes if one.poll() is None]
@@ -323,8 +326,7 @@ class Faults:
 
     def end_round(self) -> None:
         """What holds of a store and of reports when all runs have ended."""
-        setup, wrong = self.setup, self.wrong
-        stores = {store.root: store for store in map(setup.store, range(setup.parents))}
+        setup, stores, wrong = self.setup, self.setup.stores(), self.wrong
         self.rounds += 1
         for number, one in enumerate(setup.processes):
             if one.returncode != 0:
