@@ -32,7 +32,7 @@ from reproducer.reporting.axes import (
     wrapped,
 )
 from reproducer.reporting.comparison import item_of
-from reproducer.reporting.cost import Point, fronts, mean_of
+from reproducer.reporting.cost import Point, control_rows, fronts, mean_of
 from reproducer.reporting.filters import first_screen
 from reproducer.reporting.numbers import UNTUNED, cut, perplexity, plus_minus, tuning
 from reproducer.reporting.rows import Estimate, Line, blocks, lines, measuring
@@ -91,7 +91,7 @@ def draw(results: Results, directory: Path, verdicts: Sequence[Verdict] = ()) ->
     for kind in ("accuracy", "perplexity"):
         if (figure := averages(compared, kind)) is not None:
             save(figure, kind, f"average-{kind}", averaged(compared, kind))
-    for points in fronts(_only(results, labels | _controls(results))):
+    for points in fronts(_only(results, labels | {row.label for row in control_rows(results)})):
         first = points[0].line
         save(front(points), "cost", f"cost-{first['model']}-{cut(first)}", points)
     if any(row.training for row in results.rows):
@@ -123,12 +123,6 @@ def _labels(results: Results) -> set[str]:
     """The rows that figures compare: all or, of a document, those of its first part."""
     rows = results.of_part(results.parts[0]).rows if results.parts else results.rows
     return {row.label for row in rows}
-
-
-def _controls(results: Results) -> set[str]:
-    """The rows of the parts of a document that have controls."""
-    parts = [part for part in results.parts if part.spec.get("controls")]
-    return {row.label for part in parts for row in results.of_part(part).rows}
 
 
 def _only(results: Results, labels: set[str]) -> Results:

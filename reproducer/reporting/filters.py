@@ -52,8 +52,10 @@ def title(results: Results) -> str:
         if model.stands_for:
             label = model.label.replace("\\", r"\\")  # as it is
             title = re.sub(re.escape(model.stands_for), label, title, flags=re.IGNORECASE)
-    missing = [model.label for model in results.models if model.label.lower() not in title.lower()]
-    return f"{title} ({'; '.join(dict.fromkeys(missing))})" if missing else title
+    missing = list(dict.fromkeys(one.label for one in results.models if one.label.lower() not in title.lower()))
+    if len(missing) > 2:
+        missing[1:] = [f"{len(missing) - 1} others"]
+    return f"{title} ({'; '.join(missing)})" if missing else title
 
 
 def slug(text: str) -> str:

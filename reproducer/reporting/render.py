@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reproducer.paper import method, paper
-from reproducer.reporting import comparison, figures, gguf, majority, significance, speed
+from reproducer.reporting import comparison, cost, figures, gguf, majority, significance, speed
 from reproducer.reporting.formats import FORMATS, TERMINAL, Format, environment
 from reproducer.reporting.recoveries import recovered
-from reproducer.reporting.rows import blocks, lines
+from reproducer.reporting.rows import blocks, lines, with_results
 from reproducer.reporting.tables import Table, tabular
 from reproducer.reporting.transfers import transfers
 from reproducer.reporting.verdicts import Deviation, Verdict, deviations, verdicts
@@ -122,7 +122,8 @@ def page(told: Article, form: Format, template: str = "report.j2") -> Page:
         if column.is_margin
     ]
     tasks = majority.tasks_by_model(results)
-    whole = blocks(lines(results.rows))
+    every = lines(results.rows)
+    whole = blocks(with_results(every))
     first = results.of_part(results.parts[0]) if results.parts else None
     found: dict[str, Table] = {}
     content = {
@@ -131,7 +132,9 @@ def page(told: Article, form: Format, template: str = "report.j2") -> Page:
         "compared": [run for run in (results, *map(results.of_part, results.parts)) if run.paper is not None],
         "rows": results.rows,
         "blocks": whole,
-        "main": blocks(lines(first.rows)) if first else whole,
+        "main": blocks(with_results(lines(first.rows))) if first else whole,
+        "control_blocks": blocks(with_results(lines(cost.control_rows(results)))),
+        "left_out": len(every) - sum(map(len, whole)),
         "standings": comparison.standings(results),
         "tests": significance.paired_tests(results),
         "verdicts": told.verdicts,

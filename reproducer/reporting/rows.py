@@ -22,9 +22,9 @@ COSTS = [
     "params_removed", "seconds", "deciding_seconds", "recovery_seconds", "peak_memory_bytes", "search_objective",
 ]  # fmt: skip
 Line = Mapping[str, Any]
-"""`LINE`'s fields; `rows`, one a seed; `done`, those that finished; `status`, `done` with one of them at least; `mean`
-and `deviation` (the sample's, n − 1; None for one value), by metric and cost, over the finished rows or, where none
-finished, over what was measured before the failure."""
+"""`LINE`'s fields; `rows`, one a seed; `measured`, whether any has a metric; `done`, those that finished; `status`,
+`done` with one of them at least; `mean` and `deviation` (the sample's, n − 1; None for one value), by metric and cost,
+over the finished rows or, where none finished, over what was measured before the failure."""
 
 
 def lines(rows: Sequence[Row]) -> list[Line]:
@@ -44,6 +44,7 @@ def lines(rows: Sequence[Row]) -> list[Line]:
             | {
                 "rows": [rows[i] for i in members.index],
                 "done": [rows[i] for i in done],
+                "measured": any(value is not None for i in members.index for value in rows[i].metrics.values()),
                 "status": "done" if len(done) else "failed" if failed else "missing",
                 "mean": _known(used.mean()),
                 "deviation": _known(used.std()),
@@ -111,6 +112,11 @@ def by_seed(line: Line, keys: Sequence[str]) -> dict[int, float]:
         if known and len(known) == len(values):
             found[row.seed] = fmean(known)
     return found
+
+
+def with_results(found: Sequence[Line]) -> list[Line]:
+    """The lines that tables have: those that measure anything or failed; of a run that has none yet, all."""
+    return [line for line in found if line["measured"] or line["status"] == "failed"] or list(found)
 
 
 def measuring(found: Sequence[Line], keys: Sequence[str]) -> list[Line]:

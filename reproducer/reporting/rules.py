@@ -20,15 +20,16 @@ from reproducer.reporting.searches import NEAR, best_so_far, counted, trials_unt
 from reproducer.stages.results import Column
 
 Unit = Literal["points", "per cent", "times", "trials"]
-Why = Literal["no rows", "not the paper's row", "few trials", "no measure"]
+Why = Literal["no rows", "not run", "failed", "not the paper's row", "few trials", "no measure"]
 
 
 @dataclass(frozen=True)
 class Missing:
-    """A row or measure that the run does not have, and why."""
+    """A row or measure that the run does not have, and why; `where`: the paper's table of a row, and its tuning."""
 
     name: str
     why: Why
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def _pairs(
     told = []
     for ref, other in claim.pairs:
         lines = [run.line(one, recovery) for one in (ref, other)]
-        gone = _missing(run, (ref, other), lines)
+        gone = _missing((ref, other), lines, run, recovery)
         for name in claim.measures:
             paper = printed(ref.row(), other.row(), name)
             if paper is None and name != "tasks":
@@ -207,23 +208,35 @@ def _called(measure: str) -> str:
 
 
 def _stand_in(run: Run, claim: Claim, refs: Sequence[RowRef], found: Found) -> str | None:
-    """`none` where untuned rows stand in for the tuned ones of a claim, of which the run has none."""
-    if not claim.untuned or any(run.line(ref) is not None for ref in refs):
-        return None
-    if all(run.line(ref, "none") is None for ref in refs):
+    """`none` where untuned rows stand in for the tuned ones of a claim: the run can compare more of them."""
+    comparable = [
+        sum(all(_measured(run.line(ref, recovery)) for ref in pair) for pair in claim.pairs)
+        for recovery in (None, "none")
+    ]
+    if not claim.untuned or comparable[0] >= comparable[1]:
         return None
     theirs = whole_paper().conditions.recovery or refs[0].recovery
     found.conditions.append(Deviation("recovery", TOPICS["recovery"], theirs, "none"))
     return "none"
 
 
-def _missing(run: Run, refs: Sequence[RowRef], lines: Sequence[Line | None]) -> list[Missing]:
+def _measured(line: Line | None) -> bool:
+    return line is not None and line["measured"]
+
+
+def _missing(
+    refs: Sequence[RowRef], lines: Sequence[Line | None], run: Run, recovery: str | None = None
+) -> list[Missing]:
+    """`recovery`: that of our rows, where it is not the paper's."""
     found: list[Missing] = []
     for ref, line in zip(refs, lines, strict=True):
-        if line is None or not any(any(v is not None for v in row.metrics.values()) for row in line["rows"]):
-            found.append(Missing(ref.label, "no rows"))
+        where = f"{load_item(ref.item).item}, {'untuned' if (recovery or ref.recovery) == 'none' else 'tuned'}"
+        if line is None:
+            found.append(Missing(ref.label, "no rows", where))
+        elif not _measured(line):
+            found.append(Missing(ref.label, "failed" if line["status"] == "failed" else "not run", where))
         elif run.searched_otherwise(line):
-            found.append(Missing(ref.label, "not the paper's row"))
+            found.append(Missing(ref.label, "not the paper's row", where))
     return found
 
 
@@ -294,7 +307,7 @@ def _against_dense(run: Run, claim: Claim, found: Found) -> tuple[Line, Line] | 
     found.labels = [(ref.label, ref.recovery)]
     line = run.line(ref, measure=claim.measures[0])
     dense = run.dense(line) if line else None
-    if gone := _missing(run, [ref], [line]):
+    if gone := _missing([ref], [line], run):
         found.missing += gone
     elif dense is None:
         found.missing.append(Missing("dense", "no rows"))
@@ -416,7 +429,7 @@ def _by_seed(run: Run, claim: Claim, found: Found) -> list[tuple[Line, dict[int,
     for ref in claim.rows:
         found.labels.append((ref.label, ref.recovery))
         line = run.line(ref)
-        if gone := _missing(run, [ref], [line]):
+        if gone := _missing([ref], [line], run):
             found.missing += gone
             continue
         assert line is not None

@@ -16,7 +16,7 @@ from reproducer.paper import Claim, Paper
 from reproducer.reporting.bootstrap import LEVEL
 from reproducer.reporting.comparison import reproduces
 from reproducer.reporting.deviations import Deviation, deviations
-from reproducer.reporting.rules import Evidence, Found, Unit, apply
+from reproducer.reporting.rules import Evidence, Found, Missing, Unit, Why, apply
 from reproducer.reporting.runs import Run
 from reproducer.reporting.significance import holm
 from reproducer.stages.results import Results
@@ -24,9 +24,7 @@ from reproducer.stages.results import Results
 __all__ = ["Deviation", "Evidence", "Needs", "Verdict", "deviations", "verdicts"]
 
 Outcome = Literal["supported", "contradicted", "inconclusive", "not tested"]
-Reason = Literal[
-    "no rows", "not the paper's row", "few trials", "no measure", "people", "some rows", "few seeds", "interval"
-]
+Reason = Literal[Why, "people", "some rows", "few seeds", "interval"]
 SEEDS, TUNED_SEEDS = 5, 3
 ALWAYS = ("model", "weights", "cut", "layers")  # topics of deviations that every verdict names
 SEARCH = ("calibration", "trials", "sampler", "search_texts")
@@ -59,7 +57,7 @@ class Verdict:
         items: keys of the paper's items that it rests on, such as `table1`. headline: one of the abstract's.
         on: the label of our model that it was judged on; in_kind: it is another than the paper's.
         outcome, reason: `reason` says why it is inconclusive or not tested; None of the others.
-        missing: labels of rows, or measures, that the run does not have.
+        missing: rows or measures that the run does not have.
         unit, favourable: of the effects; whether a larger (`higher`) or a smaller effect is what the paper claims.
         threshold: what the effect is held against: 0 of a difference, 96.5 of "97 per cent"; None of no effect.
         paper, ours, low, high: effects; the interval has 95 per cent. Of several comparisons, the least favourable.
@@ -80,7 +78,7 @@ class Verdict:
     in_kind: bool
     outcome: Outcome
     reason: Reason | None
-    missing: tuple[str, ...]
+    missing: tuple[Missing, ...]
     unit: Unit
     favourable: Literal["higher", "lower"]
     threshold: float | None
@@ -131,7 +129,7 @@ def _judge(run: Run, claim: Claim, differ: Sequence[Deviation]) -> Verdict:
     shown = worst.interval if worst else None
     model = run.model(claim)
     seeds = min((len(case.seeds) for case in cases), default=0)
-    wanting = reason in ("no rows", "some rows", "few trials", "few seeds", "not the paper's row", "no measure")
+    wanting = reason is not None and reason not in ("people", "interval")
     return Verdict(
         claim=claim.id,
         text=claim.text,
@@ -142,7 +140,7 @@ def _judge(run: Run, claim: Claim, differ: Sequence[Deviation]) -> Verdict:
         in_kind=bool(model and run.papers.get(model.name) != model.name),
         outcome=outcome,
         reason=reason,
-        missing=_named(found, reason),
+        missing=_lacking(found, reason),
         unit=found.unit,
         favourable=found.favourable,
         threshold=found.threshold,
@@ -182,10 +180,10 @@ def _outcome(claim: Claim, cases: Sequence[Evidence], found: Found) -> tuple[Out
     return "supported", None, max(_p(case) for case in enough)
 
 
-def _named(found: Found, reason: Reason | None) -> tuple[str, ...]:
+def _lacking(found: Found, reason: Reason | None) -> tuple[Missing, ...]:
     """What is missing, for the reason alone where that is why the claim is not tested."""
     whys = {one.why for one in found.missing}
-    return tuple(dict.fromkeys(one.name for one in found.missing if reason not in whys or one.why == reason))
+    return tuple(dict.fromkeys(one for one in found.missing if reason not in whys or one.why == reason))
 
 
 def _enough(case: Evidence, found: Found) -> bool:

@@ -9,6 +9,7 @@ from reproducer.reporting import figures
 from reproducer.reporting.filters import title
 from reproducer.reporting.formats import TERMINAL
 from reproducer.reporting.render import Article, _key_figure, article, page
+from reproducer.reporting.rules import Missing
 from reproducer.stages.results import Results
 
 from . import fake
@@ -46,6 +47,25 @@ def test_the_title_names_the_model_that_ran():
     model = fake.change(results.models[0], label=r"Smol\1", stands_for="llama-7b")
     assert title(fake.change(results, models=[model])) == r"Structured pruning of Smol\1 at a 20% pruning ratio"
     assert title(fake.quickstart()) == "Five ways to prune SmolLM2-135M by a fifth"
+    several = [fake.change(model, label=label, stands_for=None) for label in ("Small", "Smaller", "Least", "Small")]
+    assert title(fake.change(results, models=several)) == f"{given} (Small; 2 others)"
+
+
+def test_lines_that_have_not_run_are_left_out_of_the_tables_and_told():
+    results = fake.measured(fake.table1("smollm2-135m", seeds=(0, 1, 2), structure_ratio=None), 3)
+    rows = [
+        fake.change(row, status="missing", metrics=dict.fromkeys(row.metrics)) if row.label == "Vector" else row
+        for row in results.rows
+    ]
+    text = markdown(told(results=fake.change(results, rows=rows)))
+    assert "Vector" in section_of(text, "Not done")
+    for section in ("Results", "All measures", "Cost"):
+        shown = section_of(text, section)
+        assert "| Vector " not in shown and "| LLM-Pruner-E2" in shown
+    assert "Lines of which nothing was measured are left out of the tables" in text
+    assert "are left out of the tables" not in markdown(told(results=results))
+    broken = [fake.change(row, status="failed") if row.label == "Vector" else row for row in rows]
+    assert "| Vector " in section_of(markdown(told(results=fake.change(results, rows=broken))), "Results")
 
 
 def test_the_lead_says_what_is_measured_and_what_is_missing():
@@ -80,7 +100,21 @@ def test_verdicts_are_grouped_and_say_why():
     [
         ({"reason": "few seeds", "seeds": 2}, "2 of the 5 seeds that it takes"),
         ({"reason": "interval", "threshold": 0.0}, "the interval holds no difference; this run would have seen 4.1%"),
-        ({"reason": "some rows", "missing": ("LoRAShear",)}, "1 row that it is about is not in this run (LoRAShear)"),
+        (
+            {"reason": "some rows", "missing": [Missing("LoRAShear", "no rows", "Table 1, tuned")]},
+            "this run has no result of 1 row that it is about (LoRAShear of Table 1, tuned)",
+        ),
+        (
+            {
+                "reason": "some rows",
+                "missing": [
+                    Missing("Vector", "not run", "Table 1, tuned"),
+                    Missing("Vector", "failed", "Table 3, tuned"),
+                    Missing("Wanda", "not run", "Table 1, tuned"),
+                ],
+            },
+            "this run has no result of 3 rows that it is about (Vector and Wanda of Table 1, tuned; Vector of ",
+        ),
     ],
 )
 def test_what_is_inconclusive_says_why(more, words):
@@ -93,7 +127,12 @@ def test_what_is_inconclusive_says_why(more, words):
     [
         ({"reason": "no rows"}, "the run has no rows for it"),
         ({"reason": "not the paper's row"}, "the run’s row is not what the paper describes"),
-        ({"reason": "no measure", "missing": ("PTB", "BoolQ")}, "not measured: PTB and BoolQ"),
+        ({"reason": "not run"}, "rows that it is about have not run"),
+        ({"reason": "failed"}, "rows that it is about failed"),
+        (
+            {"reason": "no measure", "missing": [Missing(name, "no measure") for name in ("PTB", "BoolQ")]},
+            "not measured: PTB and BoolQ",
+        ),
         ({"reason": "people"}, "people have to judge it"),
     ],
 )

@@ -12,6 +12,7 @@ from reproducer.facts import Facts
 from reproducer.reporting import render
 from reproducer.reporting.formats import TERMINAL
 from reproducer.reporting.render import article, page, write
+from reproducer.reporting.rules import Missing
 from reproducer.reporting.verdicts import Deviation, Needs, Verdict
 from reproducer.stages.results import Model, Results, schema
 
@@ -138,8 +139,14 @@ def hostile() -> Results:
 
 def hostile_verdict() -> Verdict:
     evidence = fake.evidence(row=HOSTILE, baseline=HOSTILE, measure=HOSTILE, model=HOSTILE, recovery=HOSTILE)
-    needs = Needs(HOSTILE, 300, 5, 1.5)
-    names = {"text": HOSTILE, "where": HOSTILE, "on": HOSTILE, "missing": (HOSTILE,), "evidence": (evidence,)}
+    needs, lacking = Needs(HOSTILE, 300, 5, 1.5), (Missing(HOSTILE, "no measure", HOSTILE),)
+    names = {
+        "text": HOSTILE,
+        "where": HOSTILE,
+        "on": HOSTILE,
+        "missing": lacking,
+        "evidence": (evidence,),
+    }
     return fake.told("inconclusive", reason="no measure", needs=needs, conditions=(hostile_deviation(),), **names)
 
 
