@@ -54,7 +54,7 @@ def attempt(
         offload: see `Context`.
         url: of a remote. What it made is there too, and the inputs may be there instead of in the store, which on
             another machine may be empty.
-        digests: of the inputs' artifacts; of those that are in the store where there is no remote.
+        digests: of the inputs' artifacts as the run has them; None: of those that are in the store.
     Returns:
         How it ended; None: another process is at it.
     Raises:
@@ -134,8 +134,11 @@ class _Attempt:
     def inputs(self) -> dict[str, Artifact]:
         found = {name: self.store.read(needed) for name, needed in self.stage.inputs.items()}
         for name, artifact in found.items():
-            if artifact is None or (self.digests is not None and artifact.digest != self.digests[name]):
+            if artifact is None:
                 raise UserError(f"its input '{name}' has gone from the store", "run again to make it anew")
+            if self.digests is not None and artifact.digest != self.digests[name]:
+                what = f"its input '{name}' is another in the store than this run has found or made"
+                raise UserError(what, "something else has made it anew meanwhile: run again to go on from that")
         return {name: artifact for name, artifact in found.items() if artifact}
 
     def usable(self, inputs: dict[str, Artifact], today: dict[str, str]) -> Artifact | None:

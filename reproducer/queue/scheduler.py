@@ -191,10 +191,10 @@ class _Scheduler:
         known = self._unshared.pop(stage.key, None)
         if known and isinstance(self._store.inspect(stage, inputs), Artifact):
             engine, device, needs = InProcess(), known, {}  # it is uploaded from here: others do not have it
-        arguments: list[Any] = [stage, self._store.root, device, self._run, self._environment, self._offload]
-        if self._remote is not None:
-            arguments += [self._remote.given, {name: artifact.digest for name, artifact in inputs.items()}]
-        self._running[slot] = stage, engine.submit(attempt, *arguments, **needs)
+        url = self._remote.given if self._remote is not None else None
+        digests = {name: artifact.digest for name, artifact in inputs.items()}
+        how = self._run, self._environment, self._offload, url, digests
+        self._running[slot] = stage, engine.submit(attempt, stage, self._store.root, device, *how, **needs)
 
     def _take_finished(self) -> None:
         self._watch.check()

@@ -311,7 +311,7 @@ def test_who_waits_takes_over_from_a_killed_machine(bench, url, remote):
     others = [start(bench, url, name, "wait", LEASE) for name in "bc"]
     for other in others:
         line = ""
-        while "waiting" not in line:
+        while not line.startswith("waiting for the long one"):  # before it, one may wait for the other to fetch `first`
             line = other.stdout.readline()
             assert line, other.stderr.read()
         assert line.startswith(f"waiting for the long one: process {first.pid}, at it since 2")

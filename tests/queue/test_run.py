@@ -241,6 +241,24 @@ def test_a_result_that_differs_makes_what_depends_on_it_stale(store, log):
     assert (outcome[stages[0]].artifact.directory / "out.txt").read_text() == "2middleend"
 
 
+def test_an_input_that_another_run_has_made_anew_fails_what_needs_it_until_the_next_run(store, log):
+    values = {"first": "1"}
+    draw = kind("draw", lambda context: (context.directory / "out.txt").write_text(values["first"]))(label="the draw")
+    stages = [text("end", a=text("middle", a=draw)), text("other")]
+
+    def settled(stage, results):
+        if stage.label == "the draw" and values["first"] == "1":
+            values["first"] = "2"
+            (store.root / "draw" / draw.key / "record.json").unlink()
+            run([draw], Store(store.root))
+
+    outcome = run(stages, store, settled=settled)
+    assert statuses(outcome) == {"the draw": "done", "middle": "failed", "end": "blocked", "other": "done"}
+    assert "is another in the store than this run has found or made" in outcome[stages[0].inputs["a"]].message
+    again = run(stages, store)
+    assert again.ok and (again[stages[0]].artifact.directory / "out.txt").read_text() == "2middleend"
+
+
 # sources outside the store
 
 
