@@ -4,21 +4,23 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import t as student
 from scipy.stats import ttest_rel
 
-from reproducer.reporting.bootstrap import interval, of_error, resampled
+from reproducer.reporting.bootstrap import interval, of_error, of_errors, over_items, over_seeds
 from reproducer.reporting.rules import log_ratio, mapped, percent_change, points, share, share_above
 
 
-def scores(seeds=5, items=60, columns=1, seed=0, gain=0.0, of_seed=0.05, of_item=0.3):
-    """[seeds, items, 2] a column: what an item adds is the same for both sides."""
+def scores(seeds=5, items=60, columns=1, seed=0, gain=0.0, of_seed=0.05, of_item=0.3, of_pair=0.0, rest=0.1):
+    """[seeds, items, 2] a column: what an item adds (`of_item`) is the same for both sides but for its `of_pair`."""
     draw = np.random.RandomState(seed)
     luck = draw.normal(0, of_seed, (seeds, 1, 1)) * [1, 0]
     made = []
     for _ in range(columns):
-        item = draw.normal(0, of_item, (1, items, 1))
-        made.append(item + luck + draw.normal(0, 0.1, (seeds, items, 2)) + np.array([gain, 0.0]))
+        item = draw.normal(0, of_item, (1, items, 1)) + draw.normal(0, of_pair, (1, items, 1)) * [1, 0]
+        made.append(item + luck + draw.normal(0, rest, (seeds, items, 2)) + np.array([gain, 0.0]))
     return made
 
 
@@ -29,25 +31,23 @@ def test_resamples_have_the_means_that_a_loop_over_indices_gives():
     for place, pair in enumerate(pairs):
         items = np.random.RandomState(2025 + place).randint(60, size=(draws, 60))
         for draw in range(draws):
-            expected = pair[seeds[draw]][:, items[draw]].mean(axis=(0, 1))
-            np.testing.assert_allclose(resampled(pairs, draws)[draw, place], expected, rtol=1e-12)
+            expected = pair[seeds[draw]].mean(axis=(0, 1))
+            np.testing.assert_allclose(over_seeds(pairs, draws)[draw, place], expected, rtol=1e-12)
+            expected = pair[:, items[draw]].mean(axis=(0, 1))
+            np.testing.assert_allclose(over_items(pairs, draws)[draw, place], expected, rtol=1e-12)
 
 
-def test_the_error_is_that_of_the_closed_form():
-    """Resampling rows and columns of a matrix: the variance of the mean (Owen 2007) as sums of squares."""
-    (pair,) = scores(seeds=8, items=40, seed=3)
+def test_the_interval_is_that_of_the_closed_form():
+    """For a mean, both errors are those of the textbook: s / √n of the seeds' means and of the items' means."""
+    (pair,) = scores(seeds=8, items=40, seed=3, of_pair=0.2)
     differences = pair[:, :, 0] - pair[:, :, 1]
     n, m = differences.shape
-    centred = differences - differences.mean()
-    of_rows, of_columns = (centred.mean(axis=axis) for axis in (1, 0))
-    rest = centred - of_rows[:, None] - of_columns
-    # drawn shares have the variance (1 - 1/n) / n² and the covariance -1/n³; rest sums to 0 along both
-    variance = (of_rows**2).mean() / n + (of_columns**2).mean() / m + (rest**2).mean() / (n * m)
-    error = math.sqrt(variance * n / (n - 1))
+    by_seeds = student.ppf(0.975, n - 1) * differences.mean(axis=1).std(ddof=1) / math.sqrt(n)
+    by_items = student.ppf(0.975, m - 1) * differences.mean(axis=0).std(ddof=1) / math.sqrt(m)
     found = interval([pair], lambda means: means[..., 0, 0] - means[..., 0, 1], draws=20_000)
     assert found.value == pytest.approx(differences.mean())
-    half = student.ppf(0.975, n - 1) * error
-    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.03)  # three standard errors of 20,000 draws
+    # three standard errors of 20,000 draws
+    assert (found.high - found.low) / 2 == pytest.approx(math.hypot(by_seeds, by_items), rel=0.03)
 
 
 def test_of_one_item_it_is_the_paired_t_test():
@@ -59,15 +59,55 @@ def test_of_one_item_it_is_the_paired_t_test():
     assert found.p == pytest.approx(test.pvalue, rel=0.1)
 
 
-@pytest.mark.parametrize(("of_seed", "of_item"), [(0.1, 0.3), (0.02, 0.0), (0.0, 0.3)])
-def test_intervals_cover_the_truth_at_least_as_often_as_they_say(of_seed, of_item):
-    """With five seeds; more often where items vary, whose noise the two levels both count."""
+def test_of_one_seed_it_is_the_paired_t_test_over_items():
+    (pair,) = scores(seeds=1, items=30, gain=0.1, of_pair=0.2)
+    found = interval([pair], log_ratio, draws=50_000)
+    test = ttest_rel(pair[0, :, 0], pair[0, :, 1])
+    assert found.distance == pytest.approx(test.statistic, rel=0.02)
+    assert found.p == pytest.approx(test.pvalue, rel=0.1)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.floats(0.01, 10), st.integers(0, 60)), min_size=1, max_size=3), st.floats(-20, 20))
+def test_p_and_interval_agree(sources, value):
+    """The value is at an end of the interval of its own p; of one source p is that of Student's t."""
+    found = of_errors(value, sources)
+    assert (found.p < 0.05) == (abs(value) > (found.high - found.low) / 2)
+    if len(sources) == 1:
+        ((error, degrees),) = sources
+        assert found.p == pytest.approx(2 * student.sf(abs(value) / error, degrees or math.inf), rel=1e-6, abs=1e-200)
+    assert of_errors(value + 1.5, sources, threshold=1.5).p == pytest.approx(found.p, rel=1e-6, abs=1e-200)
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"of_seed": 0.1, "of_pair": 0.0},
+        {"of_seed": 0.02, "of_pair": 0.0},
+        {"of_seed": 0.0, "of_pair": 0.3},
+        {"of_seed": 0.05, "of_pair": 0.3},
+        {"of_seed": 0.1, "of_pair": 0.3, "rest": 0.2},
+    ],
+)
+def test_intervals_cover_the_truth_at_least_as_often_as_they_say(seeds, sizes):
     repeats, hit = 400, 0
     for seed in range(repeats):
-        pairs = scores(columns=1, items=30, seed=seed, gain=0.2, of_seed=of_seed, of_item=of_item)
+        pairs = scores(seeds, items=50, seed=seed, gain=0.2, **sizes)
         found = interval(pairs, log_ratio, draws=200)
         hit += found.low <= 0.2 <= found.high
     assert hit / repeats > 0.95 - 3 * math.sqrt(0.95 * 0.05 / repeats)
+
+
+def test_where_items_alone_vary_few_seeds_make_no_interval_wide():
+    """Three seeds have a t of 4.3; an interval of it would be twice as wide as one over the items."""
+    widths = []
+    for seed in range(100):
+        pairs = scores(seeds=3, items=50, seed=seed, of_seed=0.0, of_pair=0.3)
+        found = interval(pairs, log_ratio, draws=200)
+        known = 0.3 * math.sqrt(1 / 50) + 0.1 * math.sqrt(2 / 150)
+        widths.append((found.high - found.low) / 2 / (student.ppf(0.975, 49) * known))
+    assert np.mean(widths) < 1.25
 
 
 def test_it_finds_what_it_says_it_can_find():
