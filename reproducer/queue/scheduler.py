@@ -160,8 +160,10 @@ class _Scheduler:
                     self._settle(inputs)
                 elif inputs is not None and stage.key not in self.results and not self._is_running(stage):
                     free = [slot for slot in range(self._engine.slots) if slot not in self._running]
-                    if not free:
+                    if not free or any(running.timed for running, _ in self._running.values()):
                         break
+                    if stage.timed and self._running:
+                        continue
                     with errors_of(self._store, stage):
                         is_free = self._store.lock(stage).is_free()
                     if is_free and self._take_lease(stage, free[0]):

@@ -37,12 +37,15 @@ class Schedule:
 def simulate(stages: Sequence[Stage], takes: Takes, workers: int) -> Schedule:
     """Run `stages` on `workers`: whenever one is free, it gets the first stage in order whose inputs are there.
 
+    A timed stage has all workers to itself: it is passed over while others run, and none begins beside it.
+
     Args:
         stages: what is to be run, in the order of the queue; inputs that are not among them are there already.
         takes: called once a stage, with the state of the worker that gets it; None is the state of a new one.
     """
     waiting = {stage.key: stage for stage in stages}
     open_inputs = {stage.key: {one.key for one in stage.inputs.values()} & waiting.keys() for stage in stages}
+    timed = {stage.key: stage.timed for stage in stages}
     states: list[Any] = [None] * workers
     idle = list(range(workers))
     running: list[tuple[float, int, str]] = []  # by end
@@ -50,8 +53,10 @@ def simulate(stages: Sequence[Stage], takes: Takes, workers: int) -> Schedule:
     now = 0.0
     while waiting or running:
         for key in [key for key in waiting if not open_inputs[key]]:
-            if not idle:
+            if not idle or any(timed[one] for _, _, one in running):
                 break
+            if timed[key] and running:
+                continue
             worker = heapq.heappop(idle)
             seconds, states[worker] = takes(waiting.pop(key), states[worker])
             spans[key] = worker, now, now + seconds

@@ -43,6 +43,7 @@ class Stage(BaseModel):
         version: raised when the same recipe would now give another result.
         resumable: `run` can go on in a folder that an interrupted run of the same stage left. The folder is emptied
             all the same if an input's content or a fingerprint has changed since.
+        timed: what it finds out are times, so nothing else of the run goes on beside it: it waits until nothing does.
         label: for a person to read, not in the key; the kind by default.
     Raises:
         ValueError: a field's value is not valid (pydantic's ValidationError), or the kind cannot name a folder.
@@ -55,6 +56,7 @@ class Stage(BaseModel):
     kind: ClassVar[str]
     version: ClassVar[int] = 1
     resumable: ClassVar[bool] = False
+    timed: ClassVar[bool] = False
     label: str = ""
 
     def run(self, context: Context) -> None:

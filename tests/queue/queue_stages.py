@@ -56,6 +56,23 @@ class Write(Step):
         (context.directory / "out.txt").write_text("".join(texts) + self.text)
 
 
+class Span(Step):
+    """Logs when it begins and when it ends."""
+
+    kind = "span"
+    seconds: float = 0.1
+
+    def run(self, context: Context) -> None:
+        log(f"begin {self.label}")
+        time.sleep(self.seconds)
+        log(f"end {self.label}")
+
+
+class Timed(Span):
+    kind = "timed"
+    timed = True
+
+
 class Wait(Step):
     """Not resumable: leaves a partial file, then waits for the file `go` in $QUEUE_GO. Holds a lock."""
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from engine_contract import EngineContract, until
-from queue_stages import Wait, kind, text
+from queue_stages import Span, Timed, Wait, kind, text
 
 from reproducer.errors import UserError
 from reproducer.queue import ENGINES, MachineLost, Progress, engine_named, fitting_slots, run
@@ -70,6 +70,21 @@ def test_the_processor_is_shared(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert engine.submit(os.getenv, "OMP_NUM_THREADS").result(30) == "5"
     engine.close()
+
+
+def test_nothing_goes_on_beside_a_timed_stage(store, log):
+    stages = [Span(n=n, label=str(n)) for n in range(3)]
+    stages[1:1] = [Timed(n=n, label=f"timed {n}", a=stages[0] if n else None) for n in range(2)]
+    outcome = run(stages, store, engine=ENGINES.get("local")(2))
+    assert outcome.ok
+    lines = log()
+    for label in ("timed 0", "timed 1"):
+        first = lines.index(f"begin {label}")
+        assert lines[first + 1] == f"end {label}"
+        begun = [line.split(" ", 1)[1] for line in lines[:first] if line.startswith("begin")]
+        assert all(f"end {one}" in lines[:first] for one in begun)
+    others = [line for line in lines if "timed" not in line]
+    assert others[:2] != ["begin 0", "end 0"] or others[2:4] != ["begin 1", "end 1"], "the others go side by side"
 
 
 class Recorder:

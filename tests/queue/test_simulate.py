@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
-from queue_stages import text
+from queue_stages import Timed, text
 
 from reproducer.queue import critical_path, simulate, topological
 from tests.helpers import examples
@@ -17,7 +17,8 @@ def queues(draw):
     stages = []
     for number in range(draw(st.integers(1, 12))):
         chosen = draw(st.lists(st.sampled_from(stages), max_size=3, unique=True)) if stages else []
-        stages.append(text(number, **dict(zip("abc", chosen, strict=False))))
+        inputs = dict(zip("abc", chosen, strict=False))
+        stages.append(Timed(n=number, **inputs) if draw(st.integers(0, 4)) == 0 else text(number, **inputs))
     return topological(stages), {stage.key: draw(st.integers(0, 20)) for stage in stages}
 
 
@@ -50,9 +51,14 @@ def test_schedules_are_possible_and_within_their_bounds(queue, workers):
         one = next(stage for stage in stages if stage.key == key)
         longest[key] = seconds[key] + max((longest[i.key] for i in one.inputs.values()), default=0)
     assert least == max(longest.values())
-    # Graham's bound for a list schedule
-    assert max(least, total / workers) <= schedule.makespan <= total / workers + (1 - 1 / workers) * least + 1e-9
-    assert simulate(stages, takes, len(stages)).makespan == least
+    assert max(least, total / workers) <= schedule.makespan <= total
+    for timed in (stage for stage in stages if stage.timed):
+        _, began, ended = schedule.spans[timed.key]
+        others = [span for key, span in schedule.spans.items() if key != timed.key]
+        assert all(end <= began or ended <= start for _, start, end in others)
+    if not any(stage.timed for stage in stages):  # Graham's bound for a list schedule
+        assert schedule.makespan <= total / workers + (1 - 1 / workers) * least + 1e-9
+        assert simulate(stages, takes, len(stages)).makespan == least
 
 
 def test_a_worker_keeps_its_state():
