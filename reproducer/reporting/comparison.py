@@ -30,7 +30,7 @@ def item_of(results: Results) -> Item | None:
     tasks = [column.key for column in results.columns if column.kind == "accuracy" and column.source]
     told = {model.name: model.averaged for model in results.models if model.averaged is not None}
     of_paper = {paper: told.get(name, tasks) for name, paper in stands_for(results, item).items()}
-    rows = [_averaged(row, of_paper.get(row.model, tasks), len(tasks)) for row in item.rows]
+    rows = [averaged_over(row, of_paper.get(row.model, tasks), len(tasks)) for row in item.rows]
     return item.model_copy(update={"rows": rows})
 
 
@@ -40,7 +40,7 @@ def reproduces(results: Results) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _averaged(row: Printed, tasks: Sequence[str], measured: int) -> Printed:
+def averaged_over(row: Printed, tasks: Sequence[str], measured: int) -> Printed:
     """The paper's row with its average over `tasks`: those of the `measured` ones that ours is over."""
     if row.metrics.get("average_acc") is None or not measured or set(tasks) == set(SEVEN_TASKS):
         return row
@@ -79,7 +79,9 @@ def compare(results: Results) -> PaperComparison | None:
             for row in item.rows
             if not any(row is paper for _, paper in matched)
         ],
-        only_ours=[Place(**{name: line[name] for name in PLACE}) for line, paper in pairs if paper is None],
+        only_ours=[
+            Place(**{name: line[name] for name in PLACE}) for line, paper in pairs if paper is None and line["measured"]
+        ],
         orders=_orders(rows),
     )
 

@@ -7,7 +7,7 @@ are no more methods. Ranks are compared (Spearman), as perplexities of ruined mo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -53,7 +53,7 @@ def correlations(results: Results) -> list[Correlation]:
     averaged = {model.name: model.averaged for model in results.models}
     found = []
     for block in blocks(lines(results.rows)):
-        rows = [row for line in block if line["method"] != "dense" for row in line["rows"]]
+        rows = _distinct(row for line in block if line["method"] != "dense" for row in line["rows"])
         known = [row for row in rows if row.search_objective is not None]
         for measure, helpful, values in _measures(results, known, averaged.get(block[0]["model"])):
             pairs = [(row, value) for row, value in zip(known, values, strict=True) if value is not None]
@@ -69,6 +69,14 @@ def correlations(results: Results) -> list[Correlation]:
                     )
                 )  # fmt: skip
     return found
+
+
+def _distinct(rows: Iterable[Row]) -> list[Row]:
+    """Without those that are another row under another label: the same plan, with the same recovery."""
+    found: dict[object, Row] = {}
+    for row in rows:
+        found.setdefault((row.stages["plan"], row.stages.get("recovery")) if "plan" in row.stages else id(row), row)
+    return [*found.values()]
 
 
 def _measures(

@@ -84,7 +84,7 @@ def draw(results: Results, directory: Path, verdicts: Sequence[Verdict] = ()) ->
         drawn.append(Picture(kind, name, of, figure.get_figwidth() > 1.3 * WIDTH, png))
 
     directory.mkdir(parents=True, exist_ok=True)
-    if any(one.ours is not None for one in verdicts):
+    if any(one.low is not None for one in verdicts):
         save(claims(verdicts), "claims", "claims", verdicts)
     labels = _labels(results)
     compared = _only(results, labels)
@@ -280,14 +280,14 @@ OUTCOMES = {"supported": BLUE, "contradicted": RED, "inconclusive": GREY, "not t
 
 
 def claims(verdicts: Sequence[Verdict]) -> Figure:
-    """A claim with an effect a line: by how much its effect here, and the paper's, is beyond what the claim asks for.
+    """A claim with an interval a line: by how much its effect here, and the paper's, is beyond what the claim asks for.
 
     Right of the line is what the paper claims, left of it the opposite; a panel a unit. Of many claims those of the
     first screen, where one of them has an effect. Claims have the numbers that the report gives them.
     """
     from matplotlib.ticker import MaxNLocator
 
-    whole = [(number, one) for number, one in enumerate(verdicts, start=1) if one.ours is not None]
+    whole = [(number, one) for number, one in enumerate(verdicts, start=1) if one.low is not None]
     first = {number for _, members in first_screen(verdicts) for number, _ in members}
     tested = [(number, one) for number, one in whole if number in first] or whole
     units = list(dict.fromkeys(one.unit for _, one in tested))

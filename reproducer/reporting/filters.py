@@ -97,6 +97,21 @@ def by_label(found: Sequence[Row]) -> list[list[Row]]:
     return [line["rows"] for line in lines(found)]
 
 
+def in_part(rows: Sequence[Row]) -> list[Row]:
+    """The rows of which something was measured, and something has not run yet."""
+    return [row for row in rows if row.status == "missing" and any(v is not None for v in row.metrics.values())]
+
+
+def lacking(rows: Sequence[Row]) -> list[str]:
+    """The metrics but margins that one of the rows lacks."""
+    keys = dict.fromkeys(key for row in rows for key, value in row.metrics.items() if value is None)
+    return [key for key in keys if not key.endswith("_margin")]
+
+
+def measured_cells(cells: Mapping[str, PaperCell]) -> bool:
+    return any(cell.ours is not None for cell in cells.values())
+
+
 def mean_cell(line: Line, columns: Sequence[Column]) -> Cell:
     return _estimated(cost.mean_of(line, columns))
 
@@ -231,6 +246,9 @@ FILTERS = {
         first_screen,
         contents,
         by_label,
+        in_part,
+        lacking,
+        measured_cells,
         mean_cell,
         objective_cell,
         command,

@@ -13,6 +13,7 @@ import numpy as np
 from reproducer.paper import SEVEN_TASKS, Claim, PaperRow, RowRef, load_item
 from reproducer.paper import paper as whole_paper
 from reproducer.reporting.bootstrap import DRAWS, LEVEL, POWER, SEED, Array, Interval, Statistic, interval, of_error
+from reproducer.reporting.comparison import averaged_over
 from reproducer.reporting.deviations import TOPICS, Deviation
 from reproducer.reporting.rows import Line
 from reproducer.reporting.runs import Run
@@ -20,12 +21,15 @@ from reproducer.reporting.searches import NEAR, best_so_far, counted, trials_unt
 from reproducer.stages.results import Column
 
 Unit = Literal["points", "per cent", "times", "trials"]
-Why = Literal["no rows", "not run", "failed", "not the paper's row", "few trials", "no measure"]
+Why = Literal["no rows", "not run", "failed", "set", "not the paper's row", "few trials", "no measure"]
 
 
 @dataclass(frozen=True)
 class Missing:
-    """A row or measure that the run does not have, and why; `where`: the paper's table of a row, and its tuning."""
+    """A row or measure that the run does not have, and why; `where`: the paper's table of a row, and its tuning.
+
+    `set`: the run was asked for the very value, so that measuring it finds nothing.
+    """
 
     name: str
     why: Why
@@ -42,6 +46,7 @@ class Evidence:
         measure: what is compared, a column's label or `average`; columns: the keys behind it.
         seeds: those that are paired. items: items or windows behind the interval, of all columns; 0: seeds alone.
         paper, ours, interval: in the verdict's unit; no interval: nothing is known of the spread.
+        paper_alike: the paper's effect on the average over the tasks that ours is over, where these are not its own.
         p: two-sided, not corrected.
         favour: its distance from the threshold in standard errors, positive as the claim has it.
         exact: counted, not estimated.
@@ -63,6 +68,12 @@ class Evidence:
     p: float | None
     favour: float
     exact: bool = False
+    paper_alike: float | None = None
+
+    @property
+    def significant(self) -> bool:
+        """By itself, without a correction."""
+        return self.exact or (self.p is not None and self.p < LEVEL)
 
     @property
     def conditional(self) -> bool:
@@ -76,7 +87,7 @@ class Found:
 
     Attributes:
         paper: the paper's effect, for want of a comparison.
-        labels: rows that the claim needs, (label, recovery).
+        needed: rows that the claim needs, with the recovery of ours where that is another.
         tuned: the claim is about tuned rows.
         seeds: that the rule asks for, where these are not the usual ones.
         conditions: beyond those of the whole run.
@@ -88,7 +99,7 @@ class Found:
     cases: list[Evidence] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
     paper: float | None = None
-    labels: list[tuple[str, str]] = field(default_factory=list)
+    needed: list[tuple[RowRef, str | None]] = field(default_factory=list)
     tuned: bool = False
     seeds: int | None = None
     conditions: list[Deviation] = field(default_factory=list)
@@ -173,7 +184,7 @@ def _pairs(
     refs = list(dict.fromkeys(ref for pair in claim.pairs for ref in pair))
     recovery = _stand_in(run, claim, refs, found)
     found.tuned = recovery is None and all(ref.recovery != "none" for ref in refs)
-    found.labels = [(ref.label, recovery or ref.recovery) for ref in refs]
+    found.needed = [(ref, recovery) for ref in refs]
     told = []
     for ref, other in claim.pairs:
         lines = [run.line(one, recovery) for one in (ref, other)]
@@ -195,8 +206,9 @@ def _pairs(
             for label, columns in measures:
                 alone = name == "tasks" and not together
                 theirs = printed(ref.row(), other.row(), columns[0].key) if alone else paper
-                made.append(compare(line, against, label, columns, theirs))
-            found.cases += [case for case in made if case is not None]
+                case = compare(line, against, label, columns, theirs)
+                made.append(case and _alike(case, name, printed, ref, other))
+            found.cases += filter(None, made)
             if (not made or None in made) and (lack := Missing(_called(name), "no measure")) not in found.missing:
                 found.missing.append(lack)
     found.paper = (min if found.favourable == "higher" else max)(told, default=None)
@@ -275,6 +287,16 @@ def _case(
     )
 
 
+def _alike(
+    case: Evidence, measure: str, printed: Callable[[PaperRow, PaperRow, str], float | None], ref: RowRef, other: RowRef
+) -> Evidence:
+    """With the paper's effect on the tasks that our average is over."""
+    if measure != "average_acc" or set(case.columns) == set(SEVEN_TASKS):
+        return case
+    row, held = (averaged_over(one.row(), case.columns, len(case.columns)) for one in (ref, other))
+    return replace(case, paper_alike=printed(row, held, measure))
+
+
 def _place(line: Line) -> dict:
     return {name: line[name] for name in ("model", "ratio", "structure_ratio", "recovery")}
 
@@ -304,7 +326,7 @@ def _printed_tasks(row: PaperRow, other: PaperRow, measure: str) -> float | None
 def _against_dense(run: Run, claim: Claim, found: Found) -> tuple[Line, Line] | None:
     """The claim's row and the dense one; what is missing is noted."""
     ref = claim.rows[0]
-    found.labels = [(ref.label, ref.recovery)]
+    found.needed = [(ref, None)]
     line = run.line(ref, measure=claim.measures[0])
     dense = run.dense(line) if line else None
     if gone := _missing([ref], [line], run):
@@ -317,21 +339,28 @@ def _against_dense(run: Run, claim: Claim, found: Found) -> tuple[Line, Line] | 
     return None
 
 
-def _printed_dense(ref: RowRef) -> PaperRow:
+def _dense_of(ref: RowRef) -> RowRef:
     own = ref.row()
-    return next(row for row in load_item(ref.item).rows if (row.model, row.method) == (own.model, "dense"))
+    found = next(row for row in load_item(ref.item).rows if (row.model, row.method) == (own.model, "dense"))
+    return RowRef(ref.item, found.recovery, found.label)
+
+
+def _printed_share(row: PaperRow, dense: PaperRow, measure: str) -> float | None:
+    theirs, of = row.metrics.get(measure), dense.metrics.get(measure)
+    return 100 * theirs / of if theirs is not None and of else None
 
 
 def _retains(run: Run, claim: Claim) -> Found:
     ref, threshold = claim.rows[0], claim.at_least or 0.0
-    theirs, of = ref.row().metrics["average_acc"], _printed_dense(ref).metrics["average_acc"]
-    found = Found("per cent", "higher", threshold, paper=100 * (theirs or 0) / of if of else None)
+    found = Found(
+        "per cent", "higher", threshold, paper=_printed_share(ref.row(), _dense_of(ref).row(), claim.measures[0])
+    )
     found.tuned = ref.recovery != "none"
     if both := _against_dense(run, claim, found):
         line, dense = both
         for label, columns in run.measures(claim.measures[0], line):
             if case := _case(run, line, dense, label, columns, found.paper, share, threshold, 1):
-                found.cases.append(case)
+                found.cases.append(_alike(case, claim.measures[0], _printed_share, ref, _dense_of(ref)))
         if not found.cases:
             found.missing.append(Missing(_called(claim.measures[0]), "no measure"))
     return found
@@ -339,13 +368,15 @@ def _retains(run: Run, claim: Claim) -> Found:
 
 def _reduces(run: Run, claim: Claim) -> Found:
     ref, key = claim.rows[0], claim.measures[0]
-    printed = 100 * (1 - (ref.row().metrics[key] or 0) / (_printed_dense(ref).metrics[key] or 1))
+    printed = 100 * (1 - (ref.row().metrics[key] or 0) / (_dense_of(ref).row().metrics[key] or 1))
     found = Found("per cent", "higher", round(printed, 1), paper=printed, seeds=1)
     if both := _against_dense(run, claim, found):
         line, dense = both
         ours, of = line["mean"].get(key), dense["mean"].get(key)
         if ours is None or not of:
             found.missing.append(Missing(_called(key), "no measure"))
+        elif key == "params_billion" and line["ratio"] is not None:
+            found.missing.append(Missing(_called(key), "set"))
         else:
             value = 100 * (1 - ours / of)
             favour = math.inf if abs(value - printed) <= (claim.within or 0.0) else -math.inf
@@ -363,7 +394,7 @@ def _counted(line: Line, dense: Line, key: str, paper: float | None, value: floa
 
 def _faster(run: Run, claim: Claim) -> Found:
     ref, key, threshold = claim.rows[0], claim.measures[0], claim.at_least or 1.0
-    theirs, of = ref.row().metrics[key], _printed_dense(ref).metrics[key]
+    theirs, of = ref.row().metrics[key], _dense_of(ref).row().metrics[key]
     found = Found("times", "higher", threshold, paper=of / theirs if theirs and of else None, seeds=1)
     if both := _against_dense(run, claim, found):
         line, dense = both
@@ -427,7 +458,7 @@ def _by_seed(run: Run, claim: Claim, found: Found) -> list[tuple[Line, dict[int,
     """Of each row of the claim the mean log perplexity by seed, and the columns behind it."""
     told = []
     for ref in claim.rows:
-        found.labels.append((ref.label, ref.recovery))
+        found.needed.append((ref, None))
         line = run.line(ref)
         if gone := _missing([ref], [line], run):
             found.missing += gone
@@ -468,7 +499,7 @@ def _spread(
 def _histories(run: Run, claim: Claim, found: Found) -> tuple[tuple[int, ...], list[Array]] | None:
     """The best so far of both searches after each trial, by seed, for the seeds of both; what is missing is noted."""
     refs = [claim.rows[0], (claim.against or claim.rows)[0]]
-    found.labels = [(ref.label, ref.recovery) for ref in refs]
+    found.needed = [(ref, None) for ref in refs]
     made = [run.searches(ref.label) for ref in refs]
     seeds = tuple(sorted(made[0].keys() & made[1].keys()))
     if not seeds:

@@ -46,6 +46,9 @@ class Run:
         ]
         return next((one for one in self.results.models if one.name in names), None)
 
+    def label_of(self, name: str) -> str:
+        return next((one.label for one in self.results.models if one.name == name), name)
+
     def _ours(self, ref: RowRef) -> Iterator[str]:
         of = {row.model for row in load_item(ref.item).rows if row.label == ref.label} or {"llama-7b"}
         yield from (name for name, paper in self.papers.items() if paper in of)
@@ -117,20 +120,25 @@ class Run:
         pairs = [_paired(rows, column) for column in columns]
         return Measured(seeds, sum(pair.shape[1] for pair in pairs if pair.shape[1] > 1), pairs)
 
-    def hours(self, needed: Sequence[tuple[str, str]], seeds: int, trials: int | None) -> float | None:
-        """Of this machine, for the rows (label, recovery) and seeds that are missing, at what rows took here.
+    def hours(self, needed: Sequence[tuple[RowRef, str | None]], seeds: int, trials: int | None) -> float | None:
+        """Of this machine, for the paper's rows (of our own recovery, if one is given) and seeds that are missing, at
+        what rows took here: the row's own or, without one, any that was tuned or not, and searched or not, as it is.
 
         Stages that rows share count in each of them. None: no row tells.
         """
         total = 0.0
-        for label, recovery in dict.fromkeys(needed):
-            of_label = [row for row in self._timed(recovery) if row.label == label]
-            alike = of_label or [
-                row for row in self._timed(recovery) if self.searched(row.label) == self.searched(label)
-            ]
+        for ref, given in dict.fromkeys(needed):
+            label, recovery = ref.label, given or ref.recovery
+            timed = self._timed(recovery)
+            if trials is None:
+                line = self.line(ref, given)
+                own = [row for row in timed if line is not None and any(row is one for one in line["rows"])]
+            else:  # of a figure of searches, which prints no rows
+                own = [row for row in timed if row.label == label]
+            alike = own or [row for row in timed if self.searched(row.label) == self.searched(label)]
             if not alike:
                 return None
-            seconds, missing = median(row.seconds or 0.0 for row in alike), seeds - len(of_label)
+            seconds, missing = median(row.seconds or 0.0 for row in alike), seeds - len(own)
             if trials is not None and (made := self.searches(label)):
                 seconds, missing = seconds * trials / max(counted(one) for one in made.values()), seeds
             total += max(missing, 0) * seconds

@@ -61,6 +61,8 @@ class Verdict:
         unit, favourable: of the effects; whether a larger (`higher`) or a smaller effect is what the paper claims.
         threshold: what the effect is held against: 0 of a difference, 96.5 of "97 per cent"; None of no effect.
         paper, ours, low, high: effects; the interval has 95 per cent. Of several comparisons, the least favourable.
+        paper_alike: see `Evidence`.
+        favoured, opposed: how many comparisons are significantly for the claim, and against it, each by itself.
         p, p_holm: two-sided p of the claim; corrected over the claims of the report.
         seeds, seeds_needed: paired seeds behind the effect, and how many the rule asks for.
         detectable: the smallest distance from `threshold` that this run would have found in four of five repetitions.
@@ -83,6 +85,9 @@ class Verdict:
     favourable: Literal["higher", "lower"]
     threshold: float | None
     paper: float | None
+    paper_alike: float | None
+    favoured: int
+    opposed: int
     ours: float | None
     low: float | None
     high: float | None
@@ -129,14 +134,15 @@ def _judge(run: Run, claim: Claim, differ: Sequence[Deviation]) -> Verdict:
     shown = worst.interval if worst else None
     model = run.model(claim)
     seeds = min((len(case.seeds) for case in cases), default=0)
-    wanting = reason is not None and reason not in ("people", "interval")
+    wanting = reason is not None and reason not in ("people", "interval", "set")
+    decided = [case for case in cases if case.significant and _enough(case, found)]
     return Verdict(
         claim=claim.id,
         text=claim.text,
         where=claim.where,
         items=tuple(claim.items),
         headline=claim.headline,
-        on=model.label if model and cases else None,
+        on=run.label_of(worst.model) if worst else None,
         in_kind=bool(model and run.papers.get(model.name) != model.name),
         outcome=outcome,
         reason=reason,
@@ -145,6 +151,9 @@ def _judge(run: Run, claim: Claim, differ: Sequence[Deviation]) -> Verdict:
         favourable=found.favourable,
         threshold=found.threshold,
         paper=worst.paper if worst else found.paper,
+        paper_alike=worst.paper_alike if worst else None,
+        favoured=sum(case.favour > 0 for case in decided),
+        opposed=sum(case.favour < 0 for case in decided),
         ours=worst.ours if worst else None,
         low=shown.low if shown else None,
         high=shown.high if shown else None,
@@ -153,7 +162,7 @@ def _judge(run: Run, claim: Claim, differ: Sequence[Deviation]) -> Verdict:
         seeds=seeds,
         seeds_needed=needed,
         detectable=shown.detectable if shown else None,
-        needs=Needs(model.label, claim.trials, needed, run.hours(found.labels, needed, claim.trials))
+        needs=Needs(model.label, claim.trials, needed, run.hours(found.needed, needed, claim.trials))
         if wanting and model
         else None,
         conditions=tuple(one for one in differ if one.topic in _topics(run, claim, cases)) + tuple(found.conditions),

@@ -2,6 +2,7 @@
 
 import math
 import random
+from hashlib import sha256
 from typing import Any
 
 from reproducer.reporting.bootstrap import Interval
@@ -56,8 +57,9 @@ def row(method: str, metrics: dict[str, float | None], **more: Any) -> Row:
         "params_removed": 0.0 if dense else 0.19916,
         "seconds": 21.4 if dense else 48.7,
         "peak_memory_bytes": 734_003_200,
-        "stages": {"model": "3f9c1d20ab47e6518c02", "plan": "b04d77e1920c5aa3f1e8"},
     }
+    told = f"{method} {more.get('label')} {more.get('seed')} {sorted(metrics.items())}"
+    facts["stages"] = {"model": "3f9c1d20ab47e6518c02", "plan": sha256(told.encode()).hexdigest()[:20]}
     return Row.model_validate({**facts, **cut, **recovery, **more})
 
 
@@ -278,6 +280,9 @@ def told(outcome: str = "supported", **more: Any) -> Verdict:
         "favourable": "lower",
         "threshold": 0.0,
         "paper": -8.1,
+        "paper_alike": None,
+        "favoured": 1,
+        "opposed": 0,
         "ours": -10.3,
         "low": -14.0,
         "high": -6.6,

@@ -64,13 +64,21 @@ def test_lines_that_have_not_run_are_left_out_of_the_tables_and_told():
         assert "| Vector " not in shown and "| LLM-Pruner-E2" in shown
     assert "Lines of which nothing was measured are left out of the tables" in text
     assert "are left out of the tables" not in markdown(told(results=results))
+    some = [fake.change(row, status="missing", metrics=row.metrics | {"ptb_ppl": None}) for row in results.rows[:2]]
+    text = markdown(told(results=fake.change(results, rows=[*some, *results.rows[2:]])))
+    assert f"{len(results.rows) - 2} of {len(results.rows)} rows done, 2 in part (see" in text
+    assert "In part: " in section_of(text, "Not done") and "without PTB" in section_of(text, "Not done")
     broken = [fake.change(row, status="failed") if row.label == "Vector" else row for row in rows]
     assert "| Vector " in section_of(markdown(told(results=fake.change(results, rows=broken))), "Results")
 
 
 def test_the_lead_says_what_is_measured_and_what_is_missing():
     results = fake.measured(fake.table1("smollm2-135m", structure_ratio=None), 3)
-    rows = [*results.rows[:-2], fake.change(results.rows[-2], status="missing"), fake.failed("adapruner", "boom")]
+    rows = [
+        *results.rows[:-2],
+        fake.change(results.rows[-2], status="missing", metrics={}),
+        fake.failed("adapruner", "boom"),
+    ]
     text = markdown(told(results=fake.change(results, rows=rows)))
     lead = text[: text.index("## What holds")]
     assert "all numbers are of SmolLM2-135M, none is of LLaMA-7B" in lead
@@ -87,7 +95,8 @@ def test_verdicts_are_grouped_and_say_why():
     assert (supported["Here"], supported["Paper"]) == ("−10.3% [−14.0, −6.6], 5 seeds", "−8.1%")
     assert contradicted["Here"].startswith("−1.84 points [−2.60, −1.10]")
     assert inconclusive["Here"] == (
-        "96.1% [93.0, 99.2], 5 seeds; the interval holds 96.5%; this run would have seen 4.5% or more"
+        "96.1% [93.0, 99.2], 5 seeds; the interval holds 96.5%; "
+        "such a run finds 4.5% or more beyond it, four times in five"
     )
     assert untested["Here"] == "too few trials: it is about 300"
     assert "Of all 4 that this run is about: **1 supported, 1 contradicted, 1 inconclusive, 1 not tested**." in text
@@ -99,7 +108,10 @@ def test_verdicts_are_grouped_and_say_why():
     ("more", "words"),
     [
         ({"reason": "few seeds", "seeds": 2}, "2 of the 5 seeds that it takes"),
-        ({"reason": "interval", "threshold": 0.0}, "the interval holds no difference; this run would have seen 4.1%"),
+        (
+            {"reason": "interval", "threshold": 0.0},
+            "the interval holds no difference; such a run finds 4.1% or more, four times in five",
+        ),
         (
             {"reason": "some rows", "missing": [Missing("LoRAShear", "no rows", "Table 1, tuned")]},
             "this run has no result of 1 row that it is about (LoRAShear of Table 1, tuned)",
@@ -133,7 +145,7 @@ def test_what_is_inconclusive_says_why(more, words):
             {"reason": "no measure", "missing": [Missing(name, "no measure") for name in ("PTB", "BoolQ")]},
             "not measured: PTB and BoolQ",
         ),
-        ({"reason": "people"}, "people have to judge it"),
+        ({"reason": "people"}, "no measurement of this program decides it"),
     ],
 )
 def test_what_is_not_tested_stands_in_one_table_with_what_it_would_take(more, words):

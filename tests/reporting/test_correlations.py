@@ -33,6 +33,12 @@ def test_the_interval_is_bonett_and_wrights():
     assert interval(-rho, 15) == pytest.approx((-0.9638297, -0.5840951), abs=1e-7)
 
 
+def test_a_row_under_another_label_counts_once():
+    results = with_objectives(run(RIGHT), lambda row, place: float(place))
+    again = [change(row, label=f"{row.label} again") for row in results.rows if row.label == "AdaPruner"]
+    assert correlations(change(results, rows=results.rows + again)) == correlations(results)
+
+
 @pytest.mark.parametrize("count", [FEWEST, 6, 8, 12])
 def test_a_perfect_order_of_few_leaves_others_possible(count):
     low, high = interval(1.0, count)

@@ -157,6 +157,44 @@ def test_tuned_rows_that_have_not_run_leave_a_claim_to_the_untuned_ones():
     assert (alone["search-matters"].outcome, alone["search-matters"].reason) == ("not tested", "not run")
 
 
+def test_the_papers_average_is_told_over_the_tasks_of_ours_too():
+    results = run(GOOD)
+    one = judged(results)["untuned-over-llm-pruner"]
+    assert one.paper_alike is None, "all seven"
+    kept = ["piqa_acc", "arc_easy_acc"]
+    models = [change(model, averaged=kept) for model in results.models]
+    found = judged(change(results, models=models))
+    ours, theirs, dense = (
+        sum(next(row for row in load_item("table1").rows if row.label == label).metrics[key] for key in kept) / 2
+        for label in ("AdaPruner", "LLM-Pruner-E2", "LLaMA-7B")
+    )
+    assert found["untuned-over-llm-pruner"].paper == one.paper
+    assert found["untuned-over-llm-pruner"].paper_alike == pytest.approx(ours - theirs, abs=2e-4)
+    assert found["untuned-retains-93"].paper_alike == pytest.approx(100 * ours / dense, abs=1e-3)
+
+
+def test_of_several_comparisons_it_is_counted_how_they_came_out():
+    open_ = judged(run(GOOD | {"AdaPruner": 0.58, "LLM-Pruner-E2": 0.58}, spread=0.02))["untuned-accuracy"]
+    assert open_.outcome == "inconclusive" and 0 < open_.favoured < len(open_.evidence)
+    assert (open_.favoured, open_.opposed) == tuple(
+        sum(e.p < 0.05 and side * e.favour > 0 for e in open_.evidence) for side in (1, -1)
+    )
+    assert judged(run(BAD))["untuned-accuracy"].opposed > 0
+    few = judged(run(GOOD, seeds=range(3)))["untuned-accuracy"]
+    assert (few.favoured, few.opposed) == (0, 0), "three untuned seeds are too few to count"
+
+
+def test_what_it_would_take_is_told_by_the_rows_of_the_claims_own_model():
+    results = run({label: GOOD[label] for label in ("dense", "LLM-Pruner-E2", "AdaPruner")}, seeds=range(2))
+    rows = [change(row, seconds=1800.0) for row in results.rows]
+    one = judged(change(results, rows=rows))["untuned-over-llm-pruner"]
+    assert one.needs.hours == pytest.approx(2 * 3 * 0.5), "three more seeds of two rows"
+    other = change(results.models[0], name="other", label="Other", stands_for="vicuna-7b")
+    elsewhere = [change(row, model="other", seconds=1800.0) for row in results.rows]
+    both = change(results, models=[*results.models, other], rows=rows + elsewhere)
+    assert judged(both)["untuned-over-llm-pruner"].needs.hours == pytest.approx(2 * 3 * 0.5)
+
+
 def test_most_tasks():
     tuned = run(GOOD | {"LoRAShear": 0.5}, seeds=range(3), recovery="lora")
     one = judged(tuned)["most-tasks"]
@@ -216,7 +254,7 @@ def test_spreads_over_draws():
     assert alike.outcome == "inconclusive" and alike.ours > 1
 
 
-def sized(params: float, macs: float, seconds: float) -> Results:
+def sized(params: float, macs: float, seconds: float, by_layer: bool = True) -> Results:
     """A run with the sizes and times of a pruned row called otherwise than the paper's, beside rows without."""
     results = run(GOOD, seeds=[0], items=10, item={"table": 9})
     draw = random.Random(3)
@@ -229,7 +267,8 @@ def sized(params: float, macs: float, seconds: float) -> Results:
 
     dense, other = results.rows[0], results.rows[1]
     rows = [measured(dense, dense.label, (1, 1, 1)), *results.rows[1:]]
-    rows.append(measured(other, "any method", (params, macs, seconds)))
+    cut = {"ratio": None, "structure_ratio": 0.25} if by_layer else {}
+    rows.append(change(measured(other, "any method", (params, macs, seconds)), **cut))
     columns = [*results.columns, *({**FREE, "key": key, "label": key, "timed": key.startswith("lat")} for key in WHOLE)]
     return change(results, rows=rows, columns=columns)
 
@@ -248,8 +287,16 @@ def test_sizes_are_counted_and_times_are_of_one_machine():
     faster = found["twice-as-fast"]
     assert faster.unit == "times" and 1.75 < faster.low < faster.ours < faster.high and faster.seeds_needed == 1
     assert [c.ours for c in faster.conditions if c.topic == "device"] == ["a machine"]
+    results = sized(0.804, 0.80, 0.45)
+    random_ = change(results.models[0], name="drawn", label="Random weights")
+    rows = [change(row, model="drawn") if row.latency else row for row in results.rows]
+    models = [*results.models, change(random_, stands_for="llama-7b")]
+    assert judged(change(results, rows=rows, models=models))["twice-as-fast"].on == "Random weights"
     found = judged(sized(0.70, 0.95, 0.9))
     assert {found[key].outcome for key in ("fewer-parameters", "fewer-operations", "twice-as-fast")} == {"contradicted"}
+    found = judged(sized(0.804, 0.80, 0.45, by_layer=False))
+    assert (found["fewer-parameters"].outcome, found["fewer-parameters"].reason) == ("not tested", "set")
+    assert found["fewer-operations"].outcome == "supported", "that is found, whatever was asked for"
 
 
 def test_what_people_have_to_judge_is_not_tested():

@@ -1,0 +1,49 @@
+"""The paper's own method held against what had the search's texts or its compute without the search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reproducer.paper import method
+from reproducer.reporting.bootstrap import Interval, interval
+from reproducer.reporting.cost import control_rows, seen_columns
+from reproducer.reporting.rows import Line, blocks, lines
+from reproducer.reporting.rules import log_ratio, mapped, percent_change
+from reproducer.reporting.runs import Run
+from reproducer.stages.results import Results
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The mean perplexity of the paper's method against another row's, on the seeds of both.
+
+    Attributes:
+        own, other: untuned lines of one model and cut.
+        effect: by how many per cent the paper's method is above the other; below 0 it is the better one.
+        informed: the other is a control, or was calibrated on the texts that the search measures on.
+    """
+
+    own: Line
+    other: Line
+    seeds: tuple[int, ...]
+    effect: Interval
+    informed: bool
+
+
+def beside(results: Results) -> list[Beside]:
+    """Of all rows that the controls are about, where the paper's method and they have two seeds in common."""
+    run, columns, found = Run(results), seen_columns(results), []
+    for block in blocks(lines(control_rows(results))):
+        own = next((line for line in block if (line["method"], line["label"]) == (method().name, method().label)), None)
+        for other in block if own is not None and own["recovery"] == "none" else []:
+            measured = run.measured(own, other, columns) if own and other is not own else None
+            if own is None or measured is None or len(measured.seeds) < 2 or other["method"] == "dense":
+                continue
+            effect = mapped(interval(measured.pairs, log_ratio), percent_change, lower=True)
+            found.append(Beside(own, other, measured.seeds, effect, _informed(other)))
+    return found
+
+
+def _informed(line: Line) -> bool:
+    row = line["rows"][0]
+    return row.control is not None or any(one.purpose == "calibration" and one.split == "search" for one in row.saw)
