@@ -106,9 +106,9 @@ def whole_costs(results: Results) -> list[WholeCost]:
     found = []
     rows = results.of_part(results.parts[0]).rows if results.parts else results.rows
     known = [line for line in lines(rows) if line["method"] != "dense" and "deciding_seconds" in line["mean"]]
-    tuned = {_method(line) for line in known if line["recovery"] != "none"}
+    tuned = {_method(line) for line in known if "recovery_seconds" in line["mean"]}
     for line in known:
-        if line["recovery"] != "none" or _method(line) not in tuned:
+        if _method(line) not in tuned if line["recovery"] == "none" else "recovery_seconds" in line["mean"]:
             mean, spent = line["mean"], tokens(line)
             found.append(
                 WholeCost(
