@@ -1,18 +1,21 @@
 """What the README shows is what the committed reports say."""
 
 import re
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from statistics import fmean
 
 import pytest
 
+from reproducer.paper import paper
 from reproducer.reporting.searches import histories
+from reproducer.reporting.verdicts import verdicts
 from reproducer.stages.results import Results
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RENDERED = ["quickstart", "table1-small", "controls-small", "deploy-small", "samplers-small"]
+RENDERED = ["quickstart", "paper-small", "controls-small", "deploy-small", "samplers-small"]
 
 
 @cache
@@ -39,22 +42,21 @@ def numbers(text: str) -> list[str]:
     return re.findall(r"\d+(?:\.\d+)*", text)
 
 
-def mean(of: Results, label: str, *keys: str) -> float:
-    """Of these measures, over the seeds of the rows called so."""
-    every = [row.metrics[key] for row in of.rows if row.label == label for key in keys]
-    assert len(every) == len(of.spec["seeds"]) * len(keys)
-    return fmean(every)
-
-
 def mean_perplexity(of: Results, label: str) -> str:
-    return f"{mean(of, label, 'wikitext2_ppl', 'ptb_ppl'):.0f}"
+    """Over the seeds of the untuned rows called so."""
+    rows = [row for row in of.rows if (row.label, row.recovery) == (label, "none")]
+    every = [row.metrics[key] for row in rows for key in ("wikitext2_ppl", "ptb_ppl")]
+    assert len(every) == 2 * len({row.seed for row in of.rows if row.recovery == "none"})
+    return f"{fmean(every):.0f}"
 
 
 def test_every_number_beside_the_table_is_a_reports():
     """All of the section "A result" but its table, in their order."""
     section = README.partition("\n## A result\n")[2].partition("\n## ")[0]
     section = section.replace(table((ROOT / "reports/quickstart/report.md").read_text(encoding="utf-8")), "")
-    quickstart, table1, controls, deploy, samplers = map(results, RENDERED)
+    quickstart, whole, controls, deploy, samplers = map(results, RENDERED)
+    table1 = whole.of_part(whole.parts[0])
+    judged = Counter(one.outcome for one in verdicts(whole, paper()))
     dense, *cut = (row for row in deploy.rows)
     files = {(row.label, one.type): one for row in deploy.rows for one in row.gguf}
     whole, bits = files[dense.label, "f16"], files[dense.label, "q8_0"]
@@ -68,10 +70,13 @@ def test_every_number_beside_the_table_is_a_reports():
     assert numbers(section) == [
         f"{100 * quickstart.spec['prune']['ratio'][0]:.0f}",
         quickstart.environment.python.rpartition(".")[0],
+        str(sum(judged.values())),
+        *(str(judged[outcome]) for outcome in ("supported", "contradicted", "inconclusive", "not tested")),
+        str(sum(row.status == "done" for row in whole.rows)),
+        str(len(whole.rows)),
+        *(mean_perplexity(table1, label) for label in ("AdaPruner", "LLM-Pruner-E2")),
         str(len(table1.spec["seeds"])),
         str(table1.spec["search"]["trials"]),
-        *(mean_perplexity(table1, label) for label in ("AdaPruner", "LLM-Pruner-E2")),
-        *(f"{100 * mean(table1, label, 'average_acc'):.1f}" for label in ("AdaPruner", "LLM-Pruner-E2")),
         *(mean_perplexity(controls, label) for label in ("LLM-Pruner-E2", "AdaPruner")),
         str(controls.spec["search"]["trials"]),
         *(

@@ -23,7 +23,7 @@ LEVEL = 0.05  # the paper's
 POWER = 0.8
 DRAWS = 1000
 SEED = 2025
-LEAST = 1e-300
+LEAST = 1e-100  # of a tail: far smaller ones scipy does not invert for every number of degrees of freedom
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]

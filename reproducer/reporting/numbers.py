@@ -103,10 +103,6 @@ def p_value(value: float | None) -> str | None:
     return None if value is None else f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
 
 
-def p_relation(value: float) -> str:
-    return f"= {value:.3f}" if value >= 0.001 else "< 0.001"
-
-
 def seconds(value: float) -> str:
     if value < 0.1:
         return f"{1000 * value:.0f} ms"
@@ -182,7 +178,7 @@ def setting(value: Any) -> str:
 FILTERS = {
     function.__name__: function
     for function in (
-        perplexity, percent, other, signed, signed_percent, p_value, p_relation, seconds, size, thousands, ordinal,
+        perplexity, percent, other, signed, signed_percent, p_value, seconds, size, thousands, ordinal,
         short, percent1, cut, tuning, setting, effect, ranged, plus_minus, correlation,
     )
 }  # fmt: skip

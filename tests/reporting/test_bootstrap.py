@@ -75,8 +75,8 @@ def test_p_and_interval_agree(sources, value):
     assert (found.p < 0.05) == (abs(value) > (found.high - found.low) / 2)
     if len(sources) == 1:
         ((error, degrees),) = sources
-        assert found.p == pytest.approx(2 * student.sf(abs(value) / error, degrees or math.inf), rel=1e-6, abs=1e-200)
-    assert of_errors(value + 1.5, sources, threshold=1.5).p == pytest.approx(found.p, rel=1e-6, abs=1e-200)
+        assert found.p == pytest.approx(2 * student.sf(abs(value) / error, degrees or math.inf), rel=1e-6, abs=1e-99)
+    assert of_errors(value + 1.5, sources, threshold=1.5).p == pytest.approx(found.p, rel=1e-6, abs=1e-99)
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
@@ -152,6 +152,13 @@ def test_another_scale_moves_ends_and_what_is_detectable():
     half = student.ppf(0.975, 4) * 0.02
     assert (found.value, found.low) == pytest.approx((-10, 100 * (0.9 * math.exp(-half) - 1)))
     assert found.detectable == pytest.approx(100 * (1 - math.exp(-half - student.ppf(0.8, 4) * 0.02)))
+
+
+@pytest.mark.parametrize("degrees", [0, 1, 2, 3, 4, 7, 49, 199])
+def test_what_is_far_beyond_doubt_has_a_p_all_the_same(degrees):
+    for error in (0.0, 1e-12, 1.0):
+        found = of_errors(1e3, [(1e-9, degrees), (error, 49)])
+        assert 0 <= found.p < 1e-3 and found.low <= 1e3 <= found.high
 
 
 def test_without_variance_there_is_nothing_to_doubt():
