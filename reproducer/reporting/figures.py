@@ -35,7 +35,7 @@ from reproducer.reporting.comparison import item_of
 from reproducer.reporting.cost import Point, control_rows, fronts, mean_of
 from reproducer.reporting.filters import first_screen
 from reproducer.reporting.numbers import UNTUNED, cut, perplexity, plus_minus, tuning
-from reproducer.reporting.rows import Estimate, Line, blocks, lines, measuring
+from reproducer.reporting.rows import Estimate, Line, blocks, lines, measuring, with_results
 from reproducer.reporting.searches import MANY, Histories, alike, best_so_far, histories
 from reproducer.reporting.verdicts import Verdict
 from reproducer.stages.results import Column, Results, Row, Search
@@ -146,7 +146,7 @@ def averages(results: Results, kind: str) -> Figure | None:
     much, on which bars would have no base.
     """
     columns = averaged(results, kind)
-    panels = _panels(lines(results.rows), columns)
+    panels = _panels(with_results(lines(results.rows)), columns)
     if not panels:
         return None
     if kind == "accuracy":
