@@ -54,9 +54,9 @@ def test_every_number_beside_the_table_is_a_reports():
     """All of the section "A result" but its table, in their order."""
     section = README.partition("\n## A result\n")[2].partition("\n## ")[0]
     section = section.replace(table((ROOT / "reports/quickstart/report.md").read_text(encoding="utf-8")), "")
-    quickstart, whole, controls, deploy, samplers = map(results, RENDERED)
-    table1 = whole.of_part(whole.parts[0])
-    judged = Counter(one.outcome for one in verdicts(whole, paper()))
+    quickstart, article, controls, deploy, samplers = map(results, RENDERED)
+    table1 = article.of_part(article.parts[0])
+    judged = Counter(one.outcome for one in verdicts(article, paper()))
     dense, *cut = (row for row in deploy.rows)
     files = {(row.label, one.type): one for row in deploy.rows for one in row.gguf}
     whole, bits = files[dense.label, "f16"], files[dense.label, "q8_0"]
@@ -72,8 +72,8 @@ def test_every_number_beside_the_table_is_a_reports():
         quickstart.environment.python.rpartition(".")[0],
         str(sum(judged.values())),
         *(str(judged[outcome]) for outcome in ("supported", "contradicted", "inconclusive", "not tested")),
-        str(sum(row.status == "done" for row in whole.rows)),
-        str(len(whole.rows)),
+        str(sum(row.status == "done" for row in article.rows)),
+        str(len(article.rows)),
         *(mean_perplexity(table1, label) for label in ("AdaPruner", "LLM-Pruner-E2")),
         str(len(table1.spec["seeds"])),
         str(table1.spec["search"]["trials"]),
