@@ -166,7 +166,11 @@ def _most(run: Run, claim: Claim) -> Found:
     found = Found("per cent", "higher", 50.0)
 
     def compare(line: Line, other: Line, label: str, columns: list[Column], paper: float | None) -> Evidence | None:
-        return _case(run, line, other, label, columns, paper, share_above, 50.0, 1)
+        case = _case(run, line, other, label, columns, paper, share_above, 50.0, 1)
+        if case is None or case.interval is None:
+            return case
+        ends = max(0.0, case.interval.low), min(100.0, case.interval.high)  # of a share
+        return replace(case, interval=replace(case.interval, low=ends[0], high=ends[1]))
 
     _pairs(run, claim, found, _printed_tasks, compare, together=True)
     return found

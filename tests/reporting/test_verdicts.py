@@ -199,6 +199,9 @@ def test_most_tasks():
     tuned = run(GOOD | {"LoRAShear": 0.5}, seeds=range(3), recovery="lora")
     one = judged(tuned)["most-tasks"]
     assert one.outcome == "supported" and one.ours == 100 and one.threshold == 50
+    assert all(0 <= e.interval.low <= e.interval.high <= 100 for e in one.evidence)
+    close = judged(run(GOOD | {"AdaPruner": 0.6, "LoRAShear": 0.6}, seeds=range(3), recovery="lora", spread=0.1))
+    assert all(0 <= e.interval.low <= e.interval.high <= 100 for e in close["most-tasks"].evidence)
     wins = {e.baseline: e.paper for e in one.evidence}  # MoreauPruner is better on WinoGrande and OpenbookQA
     assert wins == pytest.approx({"LoRAShear": 600 / 7, "MoreauPruner": 500 / 7})
 
