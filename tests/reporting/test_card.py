@@ -123,4 +123,6 @@ def test_measures_stand_beside_the_dense_models_with_their_intervals(measured):
 
 def test_the_run_behind_it_is_named(measured):
     _, page = parts(card_text(card(origin=measured[1])))
-    assert "Stage plan: b04d77e1920c5aa3f1e8." in page and "Stage model: 3f9c1d20ab47e6518c02." in page
+    stages = measured[1].row.stages
+    assert stages.keys() == {"model", "plan"}
+    assert all(f"Stage {role}: {key}." in page for role, key in stages.items())
