@@ -1,4 +1,4 @@
-"""The paper's own method held against what had the search's texts or its compute without the search."""
+"""The controls of a report, and the paper's own method held against them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,24 @@ from dataclasses import dataclass
 
 from reproducer.paper import method
 from reproducer.reporting.bootstrap import Interval, interval
-from reproducer.reporting.cost import control_rows, seen_columns
+from reproducer.reporting.cost import seen_columns, unseen_columns
 from reproducer.reporting.rows import Line, blocks, lines
 from reproducer.reporting.rules import log_ratio, mapped, percent_change
 from reproducer.reporting.runs import Run
-from reproducer.stages.results import Results
+from reproducer.stages.results import Results, Row
+
+
+def controls(results: Results) -> list[str]:
+    """The controls that the report has rows or columns of."""
+    named = dict.fromkeys(row.control for row in results.rows if row.control)
+    return [*named, *(["unseen-text"] if unseen_columns(results) else [])]
+
+
+def control_rows(results: Results) -> list[Row]:
+    """The rows that the controls are about: of a document, those of its parts that have controls; else all."""
+    parts = [part for part in results.parts if part.spec.get("controls")]
+    places = sorted({place for part in parts for place in part.rows})
+    return [results.rows[place] for place in places] if parts else list(results.rows)
 
 
 @dataclass(frozen=True)

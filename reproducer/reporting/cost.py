@@ -8,7 +8,7 @@ from statistics import median
 
 from reproducer.reporting.rows import Estimate, Line, blocks, by_seed, estimate, lines
 from reproducer.reporting.searches import FORWARD, PARAMETERS_7B, SPEED
-from reproducer.stages.results import Column, Results, Row, Sight
+from reproducer.stages.results import Column, Results, Sight
 
 EVEN = 0.005  # by which rows of one ratio may differ in what they lost
 BACKWARD = 2  # forward passes that a backward pass costs
@@ -133,16 +133,3 @@ def seconds_7b(spent: float) -> float:
 def sights(line: Line, purpose: str) -> list[Sight]:
     """The texts that a line's rows saw for this."""
     return [sight for sight in line["rows"][0].saw if sight.purpose == purpose]
-
-
-def controls(results: Results) -> list[str]:
-    """The controls that the report has rows or columns of."""
-    named = dict.fromkeys(row.control for row in results.rows if row.control)
-    return [*named, *(["unseen-text"] if unseen_columns(results) else [])]
-
-
-def control_rows(results: Results) -> list[Row]:
-    """The rows that the controls are about: of a document, those of its parts that have controls; else all."""
-    parts = [part for part in results.parts if part.spec.get("controls")]
-    places = sorted({place for part in parts for place in part.rows})
-    return [results.rows[place] for place in places] if parts else list(results.rows)

@@ -32,7 +32,8 @@ from reproducer.reporting.axes import (
     wrapped,
 )
 from reproducer.reporting.comparison import item_of
-from reproducer.reporting.cost import Point, control_rows, fronts, mean_of
+from reproducer.reporting.controls import control_rows
+from reproducer.reporting.cost import Point, fronts, mean_of
 from reproducer.reporting.filters import first_screen
 from reproducer.reporting.numbers import UNTUNED, cut, perplexity, plus_minus, tuning
 from reproducer.reporting.rows import Estimate, Line, blocks, lines, measuring, with_results

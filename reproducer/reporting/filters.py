@@ -99,7 +99,7 @@ def by_label(found: Sequence[Row]) -> list[list[Row]]:
 
 def in_part(rows: Sequence[Row]) -> list[Row]:
     """The rows of which something was measured, and something has not run yet."""
-    return [row for row in rows if row.status == "missing" and any(v is not None for v in row.metrics.values())]
+    return [row for row in rows if row.status == "missing" and row.measured]
 
 
 def lacking(rows: Sequence[Row]) -> list[str]:

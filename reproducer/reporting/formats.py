@@ -16,6 +16,7 @@ from jinja2.runtime import Context
 
 from reproducer.paper import costs
 from reproducer.reporting import cost, filters, gguf, numbers, recoveries, searches, significance
+from reproducer.reporting.controls import controls
 from reproducer.reporting.correlations import FEWEST, correlations
 from reproducer.reporting.escape import (
     Raw,
@@ -101,7 +102,7 @@ def environment(form: Format) -> Environment:
             searches.alike, searches.rival, searches.searches_metric, searches.gap, searches.states, searches.counted,
             searches.settled, searches.candidates, searches.importances,
             searches.flop_7b, searches.histories, searches.against_random,
-            cost.controls, cost.seen_columns, cost.unseen_columns, cost.sights, cost.uneven, cost.whole_costs,
+            controls, cost.seen_columns, cost.unseen_columns, cost.sights, cost.uneven, cost.whole_costs,
             cost.seconds_7b, correlations, gguf.spread,
             recoveries.ends,
         )

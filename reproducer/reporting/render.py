@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reproducer.paper import method, paper
-from reproducer.reporting import comparison, cost, figures, gguf, majority, significance, speed
-from reproducer.reporting.controls import beside
+from reproducer.reporting import comparison, figures, gguf, majority, significance, speed
+from reproducer.reporting.controls import beside, control_rows
 from reproducer.reporting.formats import FORMATS, TERMINAL, Format, environment
 from reproducer.reporting.recoveries import recovered
 from reproducer.reporting.rows import blocks, lines, with_results
@@ -134,7 +134,7 @@ def page(told: Article, form: Format, template: str = "report.j2") -> Page:
         "rows": results.rows,
         "blocks": whole,
         "main": blocks(with_results(lines(first.rows))) if first else whole,
-        "control_blocks": blocks(with_results(lines(cost.control_rows(results)))),
+        "control_blocks": blocks(with_results(lines(control_rows(results)))),
         "beside": beside(results),
         "left_out": len(every) - sum(map(len, whole)),
         "standings": comparison.standings(results),

@@ -44,7 +44,7 @@ def lines(rows: Sequence[Row]) -> list[Line]:
             | {
                 "rows": [rows[i] for i in members.index],
                 "done": [rows[i] for i in done],
-                "measured": any(value is not None for i in members.index for value in rows[i].metrics.values()),
+                "measured": any(rows[i].measured for i in members.index),
                 "status": "done" if len(done) else "failed" if failed else "missing",
                 "mean": _known(used.mean()),
                 "deviation": _known(used.std()),

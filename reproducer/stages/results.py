@@ -262,6 +262,11 @@ class Row(Facts):
     speed: Speed | None = None
     gguf: list[Gguf] = Field(default_factory=list)
 
+    @property
+    def measured(self) -> bool:
+        """Whether it has a metric, be it done or not."""
+        return any(value is not None for value in self.metrics.values())
+
 
 class Search(Facts):
     """One search, told by the cut that it was made for.
