@@ -42,6 +42,8 @@ class LlamaCpp:
             self._server = xllamacpp.Server(settings)
         except RuntimeError as error:
             raise UserError(f"llama.cpp does not load {path}: {error}") from None
+        # Its loop starts some time after it is there; closed before that, it waits for the loop's end for ever.
+        self._complete([0], 1)
 
     def losses(self, window: Sequence[int]) -> list[float]:
         """The loss of each token but the first, in nats.

@@ -1,6 +1,8 @@
 """A search trial against the matrix products that it cannot avoid: `python -m tests.benchmarks.trial MODEL_FOLDER`.
 
-A trial scores AdaPruner's metric on ten fresh samples of 128 tokens and measures the pruned model on the search texts.
+A trial of the paper's mode scores AdaPruner's metric on ten fresh samples of 128 tokens and measures the pruned model
+on the search texts. In the default mode a passage's statistics are taken once a search, so that a trial has the second
+part alone.
 What it cannot avoid: the products of one forward and one backward pass over the samples (weight gradients in the
 pruned layers, none below the first of them), and of a forward pass over the texts at the pruned widths. These are timed
 as bare `torch.matmul` on tensors of the same shapes and dtype, in turns with whole trials.
@@ -9,9 +11,9 @@ as bare `torch.matmul` on tensors of the same shapes and dtype, in turns with wh
 from __future__ import annotations
 
 import argparse
-import itertools
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 from tabulate import tabulate
@@ -26,6 +28,7 @@ from reproducer.pruning.allocation import Allocation
 from reproducer.search.objective import Objective
 
 POINT = {"alpha1": 0.3, "alpha2": 0.9, "coarse_second": 1e6, "fine_second": 1e7, "coarse_scale": 1e-2}
+DEFAULT = POINT | {"fine_second": "only"}
 
 
 class Products:
@@ -64,8 +67,8 @@ def attention(products: Products, layer, architecture, plan, index, sequences: i
         products.add((sequences * heads, length, length), (sequences * heads, length, shape.head_dim))
 
 
-def bare(objective: Objective, plan, samples: int, dtype: torch.dtype) -> Products:
-    """The products of a trial: backward on the samples, forward on the texts."""
+def of_statistics(objective: Objective, samples: int, dtype: torch.dtype) -> Products:
+    """The products of a forward and a backward pass over the samples."""
     products = Products(dtype)
     walk, first = objective.text_walk, objective.layers[0]
     tokens, length = samples * objective.pool.shape[1], objective.pool.shape[1]
@@ -79,6 +82,14 @@ def bare(objective: Objective, plan, samples: int, dtype: torch.dtype) -> Produc
         attention(products, walk.layers[index], walk.architecture, None, index, samples, length, 3)
     products.add((tokens, head[1]), (head[1], head[0]))
     products.add((tokens, head[0]), (head[0], head[1]))
+    return products
+
+
+def of_evaluation(objective: Objective, plan, dtype: torch.dtype) -> Products:
+    """The products of a forward pass over the texts at the pruned widths."""
+    products = Products(dtype)
+    walk, first = objective.text_walk, objective.layers[0]
+    head = tuple(walk.architecture.head_of(walk.model).weight.shape)
     count, length = objective._windows.shape
     batch = max(1, BATCH_TOKENS // length)
     for start in range(0, count, batch):
@@ -89,6 +100,12 @@ def bare(objective: Objective, plan, samples: int, dtype: torch.dtype) -> Produc
             attention(products, walk.layers[index], walk.architecture, plan, index, sequences, length, 1)
         products.add((sequences * length, head[1]), (head[1], head[0]))
     return products
+
+
+def seconds(work: Callable, *arguments) -> float:
+    began = time.perf_counter()
+    work(*arguments)
+    return time.perf_counter() - began
 
 
 def main() -> None:
@@ -104,34 +121,36 @@ def main() -> None:
     names = ("python-topics", "python-docstrings")
     texts = {name: windows(load_text(name, "search"), tokenizer, 128, given.windows) for name in names}
     objective = Objective(model, pool.ids, texts, None, Allocation(ratio=0.2))
-    needs = adapruner.make(POINT).needs
-    times: dict[str, list[float]] = {"statistics": [], "plan": [], "evaluation": [], "bare products": []}
-    for round_ in range(given.rounds + 1):
+    needs, additive = adapruner.make(POINT).needs, adapruner.make(DEFAULT).needs
+    rounds: list[dict[str, float]] = []
+    for round_ in range(given.rounds + 1):  # the first is the warm-up
         samples = pool.draw(10, round_)
         objective._below_pool(samples)  # once a search, not once a trial
-        marks = [time.perf_counter()]
-        objective.statistics(samples, needs)
-        marks.append(time.perf_counter())
+        took = {
+            "statistics": seconds(objective.statistics, samples, needs),
+            "plan": seconds(objective.plan, adapruner, POINT, samples),
+        }
         plan = objective.plan(adapruner, POINT, samples)
-        marks.append(time.perf_counter())
-        objective.value(plan)
-        marks.append(time.perf_counter())
-        products = bare(objective, plan, 10, dtype)
-        if round_ == 0:
-            products.run()
-            continue  # warm-up
-        began = time.perf_counter()
-        products.run()
-        marks_apart = [after - before for before, after in itertools.pairwise(marks)]
-        for name, seconds in zip(times, [*marks_apart, time.perf_counter() - began], strict=True):
-            times[name].append(seconds)
-    trials = [sum(parts) for parts in zip(times["statistics"], times["plan"], times["evaluation"], strict=True)]
-    ratio = statistics.median(t / b for t, b in zip(trials, times["bare products"], strict=True))
-    rows = [(name, statistics.median(seconds), min(seconds)) for name, seconds in {**times, "trial": trials}.items()]
+        took["evaluation"] = seconds(objective.value, plan)
+        took["products of statistics"] = seconds(of_statistics(objective, len(samples), dtype).run)
+        took["products of evaluation"] = seconds(of_evaluation(objective, plan, dtype).run)
+        objective.statistics(samples, additive)  # passage by passage, once a search
+        took["plan, passages known"] = seconds(objective.plan, adapruner, DEFAULT, samples[::-1])  # another set
+        if round_:
+            rounds.append(took)
+    rows = [(name, *(of([took[name] for took in rounds]) for of in (statistics.median, min))) for name in rounds[0]]
     print(tabulate(rows, headers=["", "median s", "least s"], floatfmt=".2f"))
+    parts = ("products of statistics", "products of evaluation")
+    trial = statistics.median(
+        (took["statistics"] + took["plan"] + took["evaluation"]) / sum(took[part] for part in parts) for took in rounds
+    )
+    known = statistics.median(
+        (took["plan, passages known"] + took["evaluation"]) / took["products of evaluation"] for took in rounds
+    )
     tokens = sum(len(ids) for ids in texts.values()) * 128
     print(f"\n{given.dtype}, {torch.get_num_threads()} threads, 10x128 samples, {tokens} search tokens")
-    print(f"a trial takes {ratio:.2f} times its bare products (median of {given.rounds})")
+    print(f"a trial takes {trial:.2f} times its bare products (median of {given.rounds})")
+    print(f"one whose passages are known, as in the default mode, takes {known:.2f} times its own, the evaluation's")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import urllib.request
 from pathlib import Path
@@ -243,6 +244,13 @@ def test_a_chat_on_the_terminal(folder, tmp_path, llama_cpp, monkeypatch, capsys
     assert len(capsys.readouterr().out.strip()) > 0
     with pytest.raises(UserError, match=r"llama.cpp does not load .*nothing.gguf"):
         module.talk(str(tmp_path / "nothing.gguf"))
+
+
+def test_a_server_that_was_asked_nothing_can_be_closed(folder, tmp_path, llama_cpp):
+    """In a process of its own: one that hangs does so in compiled code, which no signal handler interrupts."""
+    write_gguf(tiny(**SHAPE), folder, tmp_path / "model.gguf")
+    code = "import sys, reproducer.evaluation.llama_cpp as l\nfor _ in range(20): l.LlamaCpp(sys.argv[1], 48)"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "model.gguf"], check=True, timeout=60)
 
 
 def test_a_token_within_a_character_has_its_loss(folder, tmp_path, llama_cpp):
