@@ -8,7 +8,7 @@ from reproducer.paper import method
 from reproducer.reporting.bootstrap import Interval, interval
 from reproducer.reporting.cost import seen_columns, unseen_columns
 from reproducer.reporting.rows import Line, blocks, lines
-from reproducer.reporting.rules import log_ratio, mapped, percent_change
+from reproducer.reporting.rules.effects import log_ratio, mapped, percent_change
 from reproducer.reporting.runs import Run
 from reproducer.stages.results import Results, Row
 

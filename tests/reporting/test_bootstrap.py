@@ -10,7 +10,7 @@ from scipy.stats import t as student
 from scipy.stats import ttest_rel
 
 from reproducer.reporting.bootstrap import interval, of_error, of_errors, over_items, over_seeds
-from reproducer.reporting.rules import log_ratio, mapped, percent_change, points, share, share_above
+from reproducer.reporting.rules.effects import log_ratio, mapped, percent_change, points, share, share_above
 
 
 def scores(seeds=5, items=60, columns=1, seed=0, gain=0.0, of_seed=0.05, of_item=0.3, of_pair=0.0, rest=0.1):

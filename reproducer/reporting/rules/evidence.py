@@ -1,0 +1,128 @@
+"""What rules find: comparisons with effects and intervals, and what a run lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from reproducer.paper import RowRef, load_item
+from reproducer.reporting.bootstrap import LEVEL, Interval
+from reproducer.reporting.deviations import Deviation
+from reproducer.reporting.rows import Line
+from reproducer.reporting.runs import Run
+
+Unit = Literal["points", "per cent", "times", "trials"]
+Why = Literal["no rows", "not run", "failed", "set", "not the paper's row", "few trials", "no measure"]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A row or measure that the run does not have, and why; `where`: the paper's table of a row, and its tuning.
+
+    `set`: the run was asked for the very value, so that measuring it finds nothing.
+    """
+
+    name: str
+    why: Why
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One comparison that a verdict rests on.
+
+    Attributes:
+        row, baseline: labels of our rows; `baseline` None where a row is held against nothing.
+        model, ratio, structure_ratio, recovery: of our row.
+        measure: what is compared, a column's label or `average`; columns: the keys behind it.
+        seeds: those that are paired. items: items or windows behind the interval, of all columns; 0: seeds alone.
+        paper, ours, interval: in the verdict's unit; no interval: nothing is known of the spread.
+        paper_alike: the paper's effect on the average over the tasks that ours is over, where these are not its own.
+        p: two-sided, not corrected.
+        favour: its distance from the threshold in standard errors, positive as the claim has it.
+        exact: counted, not estimated.
+    """
+
+    row: str
+    baseline: str | None
+    model: str
+    ratio: float | None
+    structure_ratio: float | None
+    recovery: str
+    measure: str
+    columns: tuple[str, ...]
+    seeds: tuple[int, ...]
+    items: int
+    paper: float | None
+    ours: float
+    interval: Interval | None
+    p: float | None
+    favour: float
+    exact: bool = False
+    paper_alike: float | None = None
+
+    @property
+    def significant(self) -> bool:
+        """By itself, without a correction."""
+        return self.exact or (self.p is not None and self.p < LEVEL)
+
+    @property
+    def conditional(self) -> bool:
+        """Of one seed: the interval is over the items of one pruned model, and no verdict rests on it."""
+        return len(self.seeds) == 1 and not self.exact
+
+
+@dataclass
+class Found:
+    """What a rule found: comparisons, what is missing, and what the effects are.
+
+    Attributes:
+        paper: the paper's effect, for want of a comparison.
+        needed: rows that the claim needs, with the recovery of ours where that is another.
+        tuned: the claim is about tuned rows.
+        seeds: that the rule asks for, where these are not the usual ones.
+        conditions: beyond those of the whole run.
+    """
+
+    unit: Unit
+    favourable: Literal["higher", "lower"]
+    threshold: float | None
+    cases: list[Evidence] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+    paper: float | None = None
+    needed: list[tuple[RowRef, str | None]] = field(default_factory=list)
+    tuned: bool = False
+    seeds: int | None = None
+    conditions: list[Deviation] = field(default_factory=list)
+
+
+def missing_rows(
+    refs: Sequence[RowRef], lines: Sequence[Line | None], run: Run, recovery: str | None = None
+) -> list[Missing]:
+    """Of the paper's rows those that the run lacks; `recovery`: that of our rows, where it is not the paper's."""
+    found: list[Missing] = []
+    for ref, line in zip(refs, lines, strict=True):
+        where = f"{load_item(ref.item).item}, {'untuned' if (recovery or ref.recovery) == 'none' else 'tuned'}"
+        if line is None:
+            found.append(Missing(ref.label, "no rows", where))
+        elif not is_measured(line):
+            found.append(Missing(ref.label, "failed" if line["status"] == "failed" else "not run", where))
+        elif run.searched_otherwise(line):
+            found.append(Missing(ref.label, "not the paper's row", where))
+    return found
+
+
+def is_measured(line: Line | None) -> bool:
+    return line is not None and line["measured"]
+
+
+def called(measure: str) -> str:
+    """A measure of the paper in words."""
+    named = {"average_acc": "average accuracy", "tasks": "accuracies"}
+    return named.get(measure) or measure.removesuffix("_ppl").replace("_", " ")
+
+
+def place(line: Line) -> dict:
+    """Where a row stands, as fields of `Evidence`."""
+    return {name: line[name] for name in ("model", "ratio", "structure_ratio", "recovery")}
