@@ -65,7 +65,7 @@ def set_scale(ax: "Axes", values: Sequence[float], of: Literal["x", "y"] = "y") 
         margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
         set_limits(low - 1.6 * margin, high + margin)
         axis.set_major_locator(MaxNLocator(6))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}" if value < 1e6 else f"{value:.0e}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}" if value < 1e6 else f"{value:.0e}"))
 
 
 def labels_at_right(ax: "Axes", labels: Sequence[tuple[float, str]]) -> None:

@@ -160,19 +160,14 @@ def averages(results: Results, kind: str) -> Figure | None:
     tunings.sort(key=lambda text: text != UNTUNED)
     rows = sum(max(wrapped(name).count("\n") + 1.5, 0.8 * len(tunings)) for name in names)
     figure, axes = new_figure(len(panels), width=max(WIDTH, 2.6 + 2.7 * len(panels)), height=1.3 + 0.22 * rows)
-    heights = [_height(line, columns) for _, members, _ in panels for block in members for line in block]
-    means = [height.mean for height in heights if height is not None]
-    ends = [height.mean + side * height.half for height in heights if height and height.half for side in (-1, 1)]
-    known = [*means, *(dense for *_, dense in panels if dense is not None)]
-    if kind == "perplexity":  # what would squeeze the others is named at the edge
-        known = [value for value in known if value <= FAR * median(means)]
-        ends = [end for end in ends if min(known) / FAR < end <= FAR * median(means)]
-    known += ends
-    for ax, (title, members, dense) in zip(axes, panels, strict=True):
-        if kind == "perplexity":
+    extents = [_extent(panel, columns) for panel in panels]
+    for ax, (title, members, dense), known in zip(axes, panels, extents, strict=True):
+        if kind == "perplexity":  # each panel has its own axis: perplexities of other models and cuts are far apart
             set_scale(ax, known, "x")
             ax.grid(axis="y", color="#dddddd", lw=0.7)
             ax.set_axisbelow(True)
+        else:
+            known = [value for extent in extents for value in extent]
         low, high = ax.get_xlim() if kind == "perplexity" else (0.0, max(known))
         right = high * (high / low) ** 0.18 if ax.get_xscale() == "log" else high + 0.18 * (high - low)
         ax.set_xlim(low, right)  # room for the values
@@ -199,6 +194,19 @@ def _panels(found: Sequence[Line], columns: Sequence[Column]) -> list[Panel]:
         for panel in blocks(pruned, PLACE)
         if any(_height(line, columns) is not None for line in panel)
     ]
+
+
+def _extent(panel: Panel, columns: Sequence[Column]) -> list[float]:
+    """What the axis of a panel has to hold: means, ends of intervals, the dense model's value."""
+    _, members, dense = panel
+    heights = [height for block in members for line in block if (height := _height(line, columns)) is not None]
+    means = [height.mean for height in heights]
+    ends = [height.mean + side * height.half for height in heights if height.half for side in (-1, 1)]
+    known = [*means, *([] if dense is None else [dense])]
+    if columns[0].kind == "perplexity":  # what would squeeze the others is named at the edge
+        known = [value for value in known if value <= FAR * median(means)]
+        ends = [end for end in ends if min(known) / FAR < end <= FAR * median(means)]
+    return known + ends
 
 
 def _paper_lines(results: Results) -> list[Line]:

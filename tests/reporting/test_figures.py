@@ -95,6 +95,21 @@ def test_a_perplexity_far_above_the_others_is_named_at_the_edge():
     assert text == f"{worst:.0f} →" and ax.get_xlim()[1] < worst
 
 
+def test_each_panel_has_room_for_its_own_perplexities():
+    """Those of another model, a hundred times as high, were all named at the edge."""
+    keys = ("wikitext2_ppl", "ptb_ppl")
+    other = [
+        fake.change(row, metrics=row.metrics | {key: 100 * row.metrics[key] for key in keys})
+        for row in fake.table1("other").rows
+    ]
+    results = fake.table1()
+    figure = figures.averages(fake.change(results, rows=[*results.rows, *other]), "perplexity")
+    places = [sorted(one.get_offsets()[0][0] for one in ax.collections) for ax in figure.axes]
+    assert places[1] == pytest.approx([100 * place for place in places[0]]) and len(places[0]) > 2
+    for ax, drawn in zip(figure.axes, places, strict=True):
+        assert ax.get_xlim()[0] < drawn[0] and drawn[-1] < ax.get_xlim()[1]
+
+
 def test_long_names_are_broken_into_lines_and_not_cut():
     name = "AdaPruner over the search's own texts, in four steps of equal size"
     results = fake.table1()
