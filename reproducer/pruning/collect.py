@@ -31,8 +31,8 @@ from reproducer.pruning.statistics import (
 
 log = logging.getLogger(__name__)
 
-# Small enough for a CPU's caches, large enough for an efficient product; a GPU wants work enough to fill it.
-CHUNK_BYTES = {"cpu": 2**19, "cuda": 2**27}
+# Small enough for a CPU's last cache, large enough for an efficient product; a GPU wants work enough to fill it.
+CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**27}
 ACTIVATION_BYTES = 3 * 2**27
 REPAIR = "load the model in bfloat16 or float32, or leave the sample out; or the model itself is damaged"
 
