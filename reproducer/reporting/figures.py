@@ -161,13 +161,13 @@ def averages(results: Results, kind: str) -> Figure | None:
     rows = sum(max(wrapped(name).count("\n") + 1.5, 0.8 * len(tunings)) for name in names)
     figure, axes = new_figure(len(panels), width=max(WIDTH, 2.6 + 2.7 * len(panels)), height=1.3 + 0.22 * rows)
     extents = [_extent(panel, columns) for panel in panels]
+    if kind == "accuracy":  # one scale for all; perplexities of other models and cuts are far apart
+        extents = [[value for extent in extents for value in extent]] * len(panels)
     for ax, (title, members, dense), known in zip(axes, panels, extents, strict=True):
-        if kind == "perplexity":  # each panel has its own axis: perplexities of other models and cuts are far apart
+        if kind == "perplexity":
             set_scale(ax, known, "x")
             ax.grid(axis="y", color="#dddddd", lw=0.7)
             ax.set_axisbelow(True)
-        else:
-            known = [value for extent in extents for value in extent]
         low, high = ax.get_xlim() if kind == "perplexity" else (0.0, max(known))
         right = high * (high / low) ** 0.18 if ax.get_xscale() == "log" else high + 0.18 * (high - low)
         ax.set_xlim(low, right)  # room for the values

@@ -28,9 +28,8 @@ def plain_lm_eval(monkeypatch, model, tokenizer, task, rows, limit=None):
         return datasets.DatasetDict(dict.fromkeys(("train", "validation", task.source.split), data))
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setenv(
-        "DISABLE_MULTIPROC", "1"
-    )  # its bootstrap forks; the tests have threads, whose locks a fork keeps
+    # Its bootstrap forks, and the tests have threads, whose locks a fork keeps.
+    monkeypatch.setenv("DISABLE_MULTIPROC", "1")
     report = simple_evaluate(
         HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=1),
         tasks=[task.name],
