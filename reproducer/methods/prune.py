@@ -63,21 +63,24 @@ def prune(
         UserError: an unknown method or parameter, a bad ratio, layers out of range, missing or unfit samples, or a
             quantised model.
     """
+    from reproducer.models.products import wide_products
     from reproducer.pruning.allocation import Allocation
     from reproducer.pruning.plan import fingerprint
 
     cut = Allocation(structure_ratio, ratio, scope, heads, round_to)
-    plan = plan_by(
-        METHODS.get(method),
-        parameters,
-        model,
-        calibration,
-        layers=layers,
-        cut=cut,
-        steps=in_steps,
-        seed=seed,
-        limits=limits,
-    )
+    weight = next(model.parameters())
+    with wide_products(weight.dtype, weight.device):
+        plan = plan_by(
+            METHODS.get(method),
+            parameters,
+            model,
+            calibration,
+            layers=layers,
+            cut=cut,
+            steps=in_steps,
+            seed=seed,
+            limits=limits,
+        )
     plan.base = fingerprint(model)
     return plan
 

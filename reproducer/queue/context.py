@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class Context:
     _progress: Callable[[float, float, str], None] = lambda done, total, text: None
     _say: Callable[[str], None] = lambda text: None
     _record: Callable[[str, Any], None] = lambda name, value: None
-    _engines: ExitStack = field(default_factory=ExitStack)
+    _until_end: ExitStack = field(default_factory=ExitStack)
     offload: bool = False
 
     def progress(self, done: float, total: float, text: str = "") -> None:
@@ -71,9 +71,13 @@ class Context:
         from reproducer.queue.engines.local import Processes
 
         engine = (engines.of_stages or Processes)(count)
-        self._engines.callback(engine.close)
+        self._until_end.callback(engine.close)
         return engine
 
+    def enter(self, manager: AbstractContextManager[object]) -> None:
+        """Enter a context that is left when the stage ends."""
+        self._until_end.enter_context(manager)
+
     def close(self) -> None:
-        """End the stage's engines."""
-        self._engines.close()
+        """End the stage's engines, and leave what it has entered."""
+        self._until_end.close()

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from reproducer.errors import UserError
 from reproducer.models.memory import give_back
+from reproducer.models.products import wide_products
 from reproducer.search.objective import Objective
 from reproducer.search.samplers import make_sampler
 from reproducer.search.settings import SearchSettings
@@ -240,7 +241,10 @@ def _join(
         study, before = open_study(directory, phase.study), [open_study(directory, name) for name in earlier]
         objective = build()
         objective.expect(expected)
-        Worker(objective, space, settings, seed, directory, study, phase, before, number=number).work()
+        worker = Worker(objective, space, settings, seed, directory, study, phase, before, number=number)
+        weight = next(objective.model.parameters())
+        with wide_products(weight.dtype, weight.device):
+            worker.work()
 
 
 @contextmanager

@@ -204,8 +204,11 @@ class OnModel(Stage):
         """Model and tokenizer as the stage's inputs make them: the base, its plan applied, its recovery active.
 
         The last one stays in memory for the next stage of the process, which must find it as it was. Where the run
-        offloads, each stage leaves as many layers on the device as it has room for beside its own work.
+        offloads, each stage leaves as many layers on the device as it has room for beside its own work. Products are
+        formed as `wide_products` says until the stage ends, but not where times are taken: those are torch's own.
         """
+        from reproducer.models.products import wide_products
+
         parts = tuple(
             (name, str(context.inputs[name])) for name in ("model", "plan", "recovery") if getattr(self, name)
         )
@@ -214,8 +217,11 @@ class OnModel(Stage):
             forget()  # before the next is loaded: two may not fit
             _Last.loaded = self._read(context)
             _Last.wanted = wanted
+        model = _Last.loaded[0]
         if context.offload:
-            self._offload(_Last.loaded[0], context)
+            self._offload(model, context)
+        if not self.timed:
+            context.enter(wide_products(model.dtype, model.device))
         return _Last.loaded
 
     def passages(self, context: Context, cut: Cut) -> Path:

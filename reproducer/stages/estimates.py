@@ -23,7 +23,7 @@ from reproducer.stages.base import OnModel
 from reproducer.stages.cost import CHARACTERS_PER_TOKEN, Cost, ModelCost, Work
 
 if TYPE_CHECKING:
-    pass
+    import torch
 
 PROBE_SECONDS = 0.05  # that a rate is measured for
 READING, FETCHING = 1e9, 5e7  # bytes a second from a disk, and from a hub or a package registry
@@ -278,11 +278,20 @@ class Device:
 
 
 def _rates(name: str, dtype: str) -> Rates:
-    """Measured in about half a second."""
+    """Measured in about half a second, products formed as stages form them."""
+    import torch
+
+    from reproducer.models.products import wide_products
+
+    with wide_products(getattr(torch, dtype), torch.device(name)):
+        return _measured(name, getattr(torch, dtype))
+
+
+def _measured(name: str, dtype: torch.dtype) -> Rates:
     import torch
     from torch.nn.functional import linear, silu
 
-    options: Any = {"device": name, "dtype": getattr(torch, dtype)}
+    options: Any = {"device": name, "dtype": dtype}
     flops, size, least = 0.0, 256, 0.0
     while least < 0.03 and size <= 8192:  # from small to large: a dtype without fast products must not take minutes
         left, right = torch.ones(2, size, size, **options)

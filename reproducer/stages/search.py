@@ -183,5 +183,8 @@ class Search(OnModel):
 def _objective_elsewhere(stage: Search, folder: Path, device: str, passages: Path) -> Objective:
     """The objective once more, in another process of the same search."""
     from reproducer.models.load import load_model
+    from reproducer.models.products import wide_products
 
-    return stage._objective(*load_model(folder, stage.dtype, device), passages)[0]
+    model, tokenizer = load_model(folder, stage.dtype, device)
+    with wide_products(model.dtype, model.device):
+        return stage._objective(model, tokenizer, passages)[0]

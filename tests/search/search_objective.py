@@ -42,6 +42,7 @@ class Objective:
     sample_tokens: int = 0
     text_tokens: int = 0
     pool: torch.Tensor = field(default_factory=lambda: torch.arange(20)[:, None])
+    model: torch.nn.Module = field(default_factory=lambda: torch.nn.Linear(1, 1))
 
     def spent(self):
         tokens = {"sample_tokens": self.sample_tokens, "text_tokens": self.text_tokens}

@@ -1,0 +1,148 @@
+"""Products of narrow matrices in float32: the numbers are those of the exact product, rounded once."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from reproducer import prune
+from reproducer.models import products
+from reproducer.models.products import WideProducts, has_fast_products, wide_products
+from reproducer.models.walk import LayerWalk
+from tests.helpers import examples, tiny, tokens
+
+CPU = torch.device("cpu")
+NARROW = pytest.mark.parametrize("dtype", products.NARROW)
+linear, attention = nn.functional.linear, nn.functional.scaled_dot_product_attention
+
+
+def random(*shape, dtype, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def assert_rounded(value, exact, magnitude):
+    """`value` is `exact` but for one rounding to its dtype, and those of a float32 sum of terms up to `magnitude`."""
+    ulp, wide_ulp = torch.finfo(value.dtype).eps, torch.finfo(torch.float32).eps
+    tiny = torch.finfo(value.dtype).tiny
+    assert ((value.double() - exact).abs() <= ulp / 2 * exact.abs() + 100 * wide_ulp * magnitude + tiny).all()
+
+
+@NARROW
+@examples(25)
+@given(data=st.data())
+def test_a_linear_layer_and_its_gradients_are_rounded_once(dtype, data):
+    batch = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=2))
+    rows, columns, biased = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40)), data.draw(st.booleans())
+    given = [random(*batch, columns, dtype=dtype), random(rows, columns, dtype=dtype, seed=1)]
+    given += [random(rows, dtype=dtype, seed=2)] if biased else []
+    upstream = random(*batch, rows, dtype=dtype, seed=3)
+    ours, exact, sizes = (
+        [one.detach().requires_grad_() for one in found]
+        for found in (given, [one.double() for one in given], [one.double().abs() for one in given])
+    )
+    with WideProducts():
+        made = linear(*ours)
+        gradients = torch.autograd.grad(made, ours, upstream)
+    assert made.dtype == dtype
+    assert_rounded(made, linear(*exact), linear(*sizes))
+    true = torch.autograd.grad(linear(*exact), exact, upstream.double())
+    size = torch.autograd.grad(linear(*sizes), sizes, upstream.double().abs())
+    for own, one, of_one in zip(gradients, true, size, strict=True):
+        assert own.dtype == dtype
+        assert_rounded(own, one, of_one)
+
+
+@NARROW
+@pytest.mark.parametrize(
+    "product",
+    [torch.matmul, torch.bmm, torch.Tensor.matmul, torch.Tensor.bmm, lambda a, b: a @ b],
+    ids=["torch.matmul", "torch.bmm", "matmul", "bmm", "@"],
+)
+def test_products_are_rounded_once(dtype, product):
+    a, b = random(3, 5, 64, dtype=dtype), random(3, 64, 7, dtype=dtype, seed=1)
+    with WideProducts():
+        made = product(a, b)
+    assert made.dtype == dtype
+    assert_rounded(made, a.double() @ b.double(), a.double().abs() @ b.double().abs())
+
+
+@NARROW
+def test_attention_with_a_mask_is_rounded_once(dtype):
+    query, key, value = (random(2, 3, 9, 8, dtype=dtype, seed=seed) for seed in range(3))
+    for mask in (torch.ones(9, 9).tril().bool(), random(9, 9, dtype=dtype, seed=3)):
+        wide = mask if mask.dtype == torch.bool else mask.double()
+        exact = attention(query.double(), key.double(), value.double(), attn_mask=wide)
+        with WideProducts():
+            made = attention(query, key, value, attn_mask=mask)
+        assert made.dtype == dtype
+        assert_rounded(made, exact, value.double().abs().amax())
+
+
+def test_other_calls_are_left_alone(monkeypatch):
+    """Products of wide or of mixed factors, those into a given tensor, and everything that is no product."""
+
+    def refuse(*arguments, **keywords):
+        raise AssertionError("widened")
+
+    monkeypatch.setattr(products, "_wide", refuse)
+    monkeypatch.setattr(products, "_linear", refuse)
+    narrow, wide = random(4, 4, dtype=torch.bfloat16), random(4, 4, dtype=torch.float32)
+    with WideProducts():
+        assert torch.equal(wide @ wide, torch.mm(wide, wide))
+        assert (narrow + narrow).dtype == torch.bfloat16
+        torch.mm(narrow, narrow, out=torch.empty_like(narrow))
+        with pytest.raises(RuntimeError, match="dtype"):
+            narrow @ wide
+        with pytest.raises(AssertionError, match="widened"):
+            narrow @ narrow
+
+
+def test_only_where_a_processor_is_slow_at_them(monkeypatch):
+    monkeypatch.setattr(products, "has_fast_products", lambda dtype: dtype == torch.float16)
+    assert isinstance(wide_products(torch.bfloat16, CPU), WideProducts)
+    for dtype, device in ((torch.float16, "cpu"), (torch.float32, "cpu"), (torch.bfloat16, "cuda")):
+        assert not isinstance(wide_products(dtype, torch.device(device)), WideProducts)
+
+
+@NARROW
+def test_torch_can_say_whether_it_has_fast_kernels(dtype):
+    assert has_fast_products(dtype) in (True, False)
+
+
+@NARROW
+def test_no_wide_copy_of_a_weight_is_kept_for_the_backward_pass(dtype):
+    weight, kept = random(16, 8, dtype=dtype), []
+    with WideProducts(), torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one) or one, lambda one: one):
+        linear(random(3, 8, dtype=dtype).requires_grad_(), weight)
+    assert {one.dtype for one in kept} == {dtype} and weight.data_ptr() in {one.data_ptr() for one in kept}
+
+
+def test_a_model_says_the_same_to_its_rounding():
+    """Losses in bfloat16 with and without: as far from float32's, within what bfloat16 rounds."""
+    model, ids = tiny(layers=2), tokens(4, 12)
+    exact = _losses(model, ids)
+    narrow = model.to(torch.bfloat16)
+    with WideProducts():
+        ours = _losses(narrow, ids)
+    rounding = 16 * torch.finfo(torch.bfloat16).eps  # of a handful of roundings a layer, relative to losses of about 4
+    assert torch.allclose(ours, exact, rtol=rounding) and torch.allclose(_losses(narrow, ids), exact, rtol=rounding)
+
+
+def _losses(model, ids):
+    walk = LayerWalk(model, ids.shape[1])
+    with torch.no_grad():
+        hidden = walk.embed(ids)
+        for index in range(len(walk.layers)):
+            hidden = walk.run(index, hidden)
+        return walk.losses(hidden, ids)
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_pruning_uses_them_where_they_are_needed(monkeypatch, slow):
+    calls = []
+    monkeypatch.setattr(products, "has_fast_products", lambda dtype: not slow)
+    plain = products._linear
+    monkeypatch.setattr(products, "_linear", lambda *given: calls.append(given) or plain(*given))
+    prune(tiny(dtype=torch.bfloat16), "llm-pruner-e2", tokens(2, 8), ratio=0.2, layers=[1])
+    assert bool(calls) == slow
