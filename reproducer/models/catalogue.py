@@ -243,7 +243,7 @@ CATALOGUE: dict[str, Entry] = {
             "float32",
             SMOLLM2_135M,
             "SmolLM2-135M-Instruct, dequantised from 4-bit Q4_1 (embeddings from 8-bit Q8_0): not the published "
-            "bfloat16 weights. bfloat16 halves the time on a CPU with avx512_bf16 or AMX; others take as long as in float32.",
+            "bfloat16 weights. bfloat16 halves the time on a CPU with avx512_bf16 or AMX; on others it gains nothing.",
             "HuggingFaceTB/SmolLM2-135M-Instruct",
             "apache-2.0",
         ),
