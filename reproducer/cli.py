@@ -163,6 +163,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     out = _Parser(add_help=False)
     out.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="reports (default: out)")
+    known = _Parser(add_help=False)
+    known.add_argument(
+        "--known",
+        type=Path,
+        metavar="FILE",
+        help="the results.json of an earlier run: finished rows of the same recipe are taken from it, and not run",
+    )
     machine = _Parser(add_help=False)
     machine.add_argument(
         "--device",
@@ -194,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     run = commands.add_parser(
-        "run", parents=[spec, store, remote, out, machine], help="run a spec and render its report"
+        "run", parents=[spec, known, store, remote, out, machine], help="run a spec and render its report"
     )
     run.add_argument("--dry-run", action="store_true", help="print the queue and stop")
     run.add_argument(
@@ -203,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="COUNTxDEVICE",
         help="with --dry-run: on such devices, for example 8xa100-80gb, or 2xhere for two jobs on this machine",
     )
-    commands.add_parser("report", parents=[spec, store, remote, out], help="render from the store, run nothing")
+    commands.add_parser("report", parents=[spec, known, store, remote, out], help="render from the store, run nothing")
     status = commands.add_parser(
         "status", parents=[spec, store, remote], help="what of a spec is done, and what runs where"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from tabulate import tabulate
@@ -24,6 +25,7 @@ from reproducer.spec import Document, Spec, load
 from reproducer.stages.collect import collect
 from reproducer.stages.document import expand_all
 from reproducer.stages.expand import Expansion, Row, expand
+from reproducer.stages.known import Known
 from reproducer.stages.results import Results
 from reproducer.watching import find_stage, holder_cells, log_text, watch
 
@@ -257,7 +259,13 @@ def _find_modules(spec: Path) -> None:
 
 def _load(given: Namespace) -> Expansion:
     _find_modules(given.spec)
-    return expand_all(load(given.spec, given.profile, given.overrides))
+    expansion = expand_all(load(given.spec, given.profile, given.overrides))
+    if (path := getattr(given, "known", None)) is None:  # of the commands that render a report
+        return expansion
+    known = Known.read(path)
+    taken = sum(known.find(row) is not None for row in expansion.rows)
+    print(f"{taken} of {len(expansion.rows)} rows are taken from {path}")
+    return replace(expansion, known=known)
 
 
 def _finish(expansion: Expansion, outcome: Outcome, given: Namespace) -> tuple[int, Results]:
@@ -271,7 +279,9 @@ def _finish(expansion: Expansion, outcome: Outcome, given: Namespace) -> tuple[i
         raise unwritable(folder, error) from error
     failed = _told_failures(outcome)
     print(f"\n{summary(results)}")
-    print(f"{expansion.spec.name}: {len(expansion.rows)} rows from {len(outcome.results)} stages ({_counts(outcome)})")
+    count = sum(row.earlier is not None for row in results.rows)
+    rows = f"{len(expansion.rows)} rows{f' ({count} taken over)' if count else ''}"
+    print(f"{expansion.spec.name}: {rows} from {len(outcome.results)} stages ({_counts(outcome) or 'none to run'})")
     for name in ("report.md", "report.html"):
         print(f"report: {next(path for path in written if path.name == name)}")
     return FAILED if failed else DONE, results

@@ -75,6 +75,9 @@ def run_stages(expansion: Expansion, given: Namespace, folder: Path | None) -> O
     check_folder(folder)
     store.prepare()
     todo = [stage for stage in expansion.stages if outcome[stage].artifact is None]
+    if expansion.known.results is not None:  # before hours are spent on rows that could not stand beside the known ones
+        read = (stage.fingerprints(surveyed or "cpu") for stage in todo)
+        expansion.known.check({name: digest for one in read for name, digest in one.items() if name != "device"})
     memory = _announce(expansion, todo, outcome, devices[0], given, here=not elsewhere)
     if elsewhere:
         engine: Any = factory(given.jobs or 0, device=",".join(given.devices), **options)

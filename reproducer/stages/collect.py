@@ -6,36 +6,48 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from reproducer.queue import Artifact, Outcome, Result, Stage, describe_machine
+from reproducer.queue import Artifact, Outcome, Result, Stage, describe_machine, topological
 from reproducer.stages import results as facts
 from reproducer.stages.base import Measure
 from reproducer.stages.document import Whole
 from reproducer.stages.expand import Expansion, Row
+from reproducer.stages.known import AVERAGE, Known, unknowns
 from reproducer.stages.perplexity import Perplexity
 from reproducer.stages.recovery import Recover
 from reproducer.stages.resolve import DENSE, ResolvedModel
 from reproducer.stages.search import Search
 from reproducer.stages.zeroshot import ZeroShot
 
-AVERAGE = "average_acc"
 DECIDING = ("search", "transfer", "training", "plan")  # roles of the stages that decide what goes
 
 
 def collect(expansion: Expansion, outcome: Outcome, command: Sequence[str] = ()) -> facts.Results:
-    """Read every row's artifacts; a row with a stage that failed, or has not run, says so."""
+    """Read every row's artifacts; a row with a stage that failed, or has not run, says so.
+
+    Raises:
+        UserError: rows that are taken over were measured on other data.
+    """
+    known = expansion.known
     searches = _searches(expansion, outcome)
-    averaged = {row.model: _averaged(row, outcome) for row in expansion.rows if row.method == DENSE}
+    averaged = _all_averaged(expansion, outcome)
+    rows = [
+        _known_row(known, row, averaged) or _row(row, outcome, searches, averaged[row.model]) for row in expansion.rows
+    ]
     made = [artifact for stage in expansion.stages if (artifact := outcome[stage].artifact)]
     read = {name: digest for artifact in made for name, digest in artifact.record["fingerprints"].items()}
     read.pop("device", None)
+    taken = any(row.earlier is not None for row in rows)
+    if taken:
+        known.check(read)
+        read = {**known.sources, **read}
     return facts.Results(
         spec=expansion.resolved_spec,
         profile=list(expansion.spec.profile),
         command=list(command),
-        environment=_environment(made),
+        environment=known.earlier[-1].environment if taken and not made else _environment(made),
         models=[_model(expansion, model, outcome, averaged[model.name]) for model in expansion.found.models],
         columns=columns_of(expansion),
-        rows=[_row(row, outcome, searches, averaged[row.model]) for row in expansion.rows],
+        rows=rows,
         searches=list(searches.values()),
         **_uses(expansion, outcome),
         stages=_kinds(expansion, outcome),
@@ -43,6 +55,7 @@ def collect(expansion: Expansion, outcome: Outcome, command: Sequence[str] = ())
         wall_seconds=_covered(_interval(artifact) for artifact in made),
         parts=_parts(expansion),
         sources=[facts.Source(name=name, digest=digest) for name, digest in sorted(read.items())],
+        earlier=known.earlier if taken else [],
     )
 
 
@@ -53,13 +66,13 @@ def _parts(expansion: Expansion) -> list[facts.Part]:
     found = []
     for part in expansion.parts:
         keys = {column.key for column in part.columns}
-        shown = [one.key for one in known if one.key in keys or (one.key == AVERAGE and keys & _accuracies(known))]
+        shown = [one.key for one in known if one.key in keys or (one.key == AVERAGE and keys & {*_accuracies(known)})]
         found.append(facts.Part(spec=part.spec, rows=list(part.rows), columns=shown))
     return found
 
 
-def _accuracies(columns: Sequence[facts.Column]) -> set[str]:
-    return {column.key for column in columns if column.kind == "accuracy"}
+def _accuracies(columns: Sequence[facts.Column]) -> list[str]:
+    return [column.key for column in columns if column.kind == "accuracy"]
 
 
 def settled_rows(expansion: Expansion, stage: Stage, results: Mapping[str, Result]) -> list[facts.Row]:
@@ -76,7 +89,7 @@ def settled_rows(expansion: Expansion, stage: Stage, results: Mapping[str, Resul
     if not ended:
         return []
     outcome = Outcome({one.key: results.get(one.key) or Result(one, "missing") for one in expansion.stages})
-    averaged = {row.model: _averaged(row, outcome) for row in expansion.rows if row.method == DENSE}
+    averaged = _all_averaged(expansion, outcome)
     return [_row(row, outcome, {}, averaged[row.model]) for row in ended]
 
 
@@ -97,12 +110,20 @@ def columns_of(expansion: Expansion) -> list[facts.Column]:
     return columns
 
 
-def _averaged(dense: Row, outcome: Outcome) -> list[str]:
+def _all_averaged(expansion: Expansion, outcome: Outcome) -> dict[str, list[str]]:
+    """The accuracies that averages are over, by model."""
+    return {row.model: _averaged(row, outcome, expansion.known) for row in expansion.rows if row.method == DENSE}
+
+
+def _averaged(dense: Row, outcome: Outcome, known: Known) -> list[str]:
     """The accuracies that a model's averages are over, by their columns' keys.
 
     Without the tasks in which its dense row is no better than the majority class; where one of the two is not known,
     the task stays.
     """
+    if (model := known.model(dense)) is not None:
+        own = _accuracies(dense.columns)
+        return [key for key in own if model.averaged is None or key in model.averaged]
     return [
         column.key
         for stage in dense.stages.values()
@@ -114,13 +135,25 @@ def _averaged(dense: Row, outcome: Outcome) -> list[str]:
 
 
 def _model(expansion: Expansion, model: ResolvedModel, outcome: Outcome, averaged: list[str]) -> facts.Model:
-    artifact = outcome[model.state.model].artifact
+    artifact = _artifact(outcome, model.state.model)
+    dense = next(row for row in expansion.rows if row.method == DENSE and row.model == model.name)
+    before = expansion.known.model(dense)
     stands_for = expansion.spec.stands_for.get(model.given.name)
     if stands_for is None and model.name not in (model.given.name, model.given.label):
         stands_for = model.given.name  # a document renamed it
     told = model.facts(stands_for)
-    parameters = artifact.facts["parameters"] if artifact else model.entry.parameters
+    parameters = artifact.facts["parameters"] if artifact else before.parameters if before else model.entry.parameters
     return facts.Model(**told, parameters=parameters, averaged=averaged)
+
+
+def _known_row(known: Known, row: Row, averaged: Mapping[str, Sequence[str]]) -> facts.Row | None:
+    """The row as an earlier run has it, if that is known, with the average of this run's accuracies."""
+    columns = row.columns
+    found = known.take(row, columns)
+    if found is None or not (accuracies := _accuracies(columns)):
+        return found
+    average = _average(found.metrics, averaged[row.model], len(accuracies))
+    return found.model_copy(update={"metrics": {**found.metrics, AVERAGE: average}})
 
 
 def _row(row: Row, outcome: Outcome, searches: Mapping[str, facts.Search], averaged: Sequence[str]) -> facts.Row:
@@ -172,10 +205,13 @@ def _measured(row: Row, outcome: Outcome, averaged: Sequence[str]) -> dict[str, 
         for name, value in stage.facts(stage.read(artifact.directory), device).items():
             _merge(merged, name, value)
     if accuracies:
-        values = [merged["metrics"].get(key) for key in averaged]
-        known = len(values) >= min(accuracies, 2) and None not in values
-        merged["metrics"][AVERAGE] = sum(values) / len(values) if known else None
+        merged["metrics"][AVERAGE] = _average(merged["metrics"], averaged, accuracies)
     return merged
+
+
+def _average(metrics: Mapping[str, float | None], averaged: Sequence[str], accuracies: int) -> float | None:
+    values = [value for key in averaged if (value := metrics.get(key)) is not None]
+    return sum(values) / len(values) if len(values) == len(averaged) >= min(accuracies, 2) else None
 
 
 def _merge(into: dict[str, Any], name: str, value: Any) -> None:
@@ -250,11 +286,16 @@ def _searches(expansion: Expansion, outcome: Outcome) -> dict[str, facts.Search]
     found: dict[str, tuple[bool, facts.Search]] = {}
     for row in expansion.rows:
         stage = row.stages.get("search") or row.stages.get("transfer")
-        if not isinstance(stage, Search) or (artifact := outcome[stage].artifact) is None:
+        if not isinstance(stage, Search):
             continue
         own = "search" in row.stages
-        if stage.key not in found or (own and not found[stage.key][0]):
-            found[stage.key] = (own, stage.told(artifact, row.model if own else stage.model.label, row.label))
+        if stage.key in found and (found[stage.key][0] or not own):
+            continue
+        model = row.model if own else stage.model.label
+        if (before := expansion.known.search(row)) is not None:
+            found[stage.key] = own, before.model_copy(update={"model": model, "label": row.label})
+        elif (artifact := _artifact(outcome, stage)) is not None:
+            found[stage.key] = own, stage.told(artifact, model, row.label)
     return {key: search for key, (_, search) in found.items()}
 
 
@@ -264,19 +305,21 @@ def _uses(expansion: Expansion, outcome: Outcome) -> dict[str, Any]:
     tasks: dict[str, facts.TaskUse] = {}
     calibration: dict[Any, facts.CalibrationUse] = {}
     recoveries: dict[str, facts.RecoveryUse] = {}
-    for stage in expansion.stages:
-        artifact = outcome[stage].artifact
+    taken = _taken(expansion)
+    for stage in _all_stages(expansion):
+        artifact = _artifact(outcome, stage)
+        known = expansion.known if stage.key in taken and artifact is None else Known()
         if isinstance(stage, Perplexity):
-            _first(texts, stage.text.name, stage.use(artifact))
+            _first(texts, stage.text.name, known.use(stage.use(artifact)))
         elif isinstance(stage, ZeroShot):
-            _first(tasks, stage.task.name, stage.use(artifact))
+            _first(tasks, stage.task.name, known.use(stage.use(artifact)))
         elif isinstance(stage, Recover):
-            use = stage.use(artifact)
+            use = known.use(stage.use(artifact))
             runs = recoveries[name].runs + 1 if (name := repr(use)) in recoveries else 1
             recoveries[name] = use.model_copy(update={"runs": runs})
         if used := getattr(stage, "calibration", None):
             pool = artifact.facts.get("pool") if artifact else None
-            _first(calibration, repr(used), used.use(pool))
+            _first(calibration, repr(used), known.use(used.use(pool)))
     return {
         "texts": list(texts.values()),
         "tasks": list(tasks.values()),
@@ -285,23 +328,36 @@ def _uses(expansion: Expansion, outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def _all_stages(expansion: Expansion) -> list[Stage]:
+    """With those that only known rows have."""
+    return topological(stage for row in expansion.rows for stage in row.stages.values())
+
+
+def _taken(expansion: Expansion) -> set[str]:
+    """Keys of the stages of known rows, their inputs included."""
+    known = (row for row in expansion.rows if expansion.known.find(row) is not None)
+    return {stage.key for stage in topological(stage for row in known for stage in row.stages.values())}
+
+
+def _artifact(outcome: Outcome, stage: Stage) -> Artifact | None:
+    """What a stage made; None: nothing, or a known row stands for it."""
+    result = outcome.results.get(stage.key)
+    return result.artifact if result else None
+
+
 def _first(known: dict[Any, Any], key: Any, use: Any) -> None:
     """Keep `use` unless one that knows more is there already."""
-    if key not in known or _unknowns(use) < _unknowns(known[key]):
+    if key not in known or unknowns(use) < unknowns(known[key]):
         known[key] = use
 
 
-def _unknowns(use: Any) -> int:
-    return sum(value is None for value in vars(use).values())
-
-
 def _kinds(expansion: Expansion, outcome: Outcome) -> list[facts.StageUse]:
-    found = []
-    for kind in dict.fromkeys(stage.kind for stage in expansion.stages):
-        of_kind = [stage for stage in expansion.stages if stage.kind == kind]
-        made = [artifact for stage in of_kind if (artifact := outcome[stage].artifact)]
-        seconds = sum(artifact.seconds for artifact in made)
-        found.append(facts.StageUse(kind=kind, stages=len(of_kind), done=len(made), seconds=seconds))
+    found, stages, taken = [], _all_stages(expansion), _taken(expansion)
+    for kind in dict.fromkeys(stage.kind for stage in stages):
+        of_kind = [stage for stage in stages if stage.kind == kind]
+        seconds = [artifact.seconds for stage in of_kind if (artifact := _artifact(outcome, stage))]
+        done = sum(stage.key in taken or _artifact(outcome, stage) is not None for stage in of_kind)
+        found.append(facts.StageUse(kind=kind, stages=len(of_kind), done=done, seconds=sum(seconds)))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from reproducer.queue import Stage, topological
 from reproducer.recovery.registry import Recovery
 from reproducer.spec import MethodSpec, PruneSpec, Spec
 from reproducer.stages.base import Cut, Measure, OnModel, State, measures, named
+from reproducer.stages.known import Known
 from reproducer.stages.model import FetchModel
 from reproducer.stages.prune import Prune, PruneAsFound
 from reproducer.stages.recovery import Recover
@@ -49,13 +50,24 @@ class Row:
         """The fields that results.json has too."""
         return {name: value for name, value in vars(self).items() if name not in ("stages", "plain")}
 
+    @property
+    def columns(self) -> list[Column]:
+        """Those that its measures fill."""
+        measured = [stage for stage in self.stages.values() if isinstance(stage, Measure)]
+        return [column for stage in measured for column in stage.columns()]
+
 
 @dataclass(frozen=True)
 class Expansion:
-    """A spec's rows and columns."""
+    """A spec's rows and columns.
+
+    Attributes:
+        known: rows that are taken over from an earlier run.
+    """
 
     found: Resolved
     rows: Sequence[Row]
+    known: Known = field(default=Known(), kw_only=True)
 
     @property
     def spec(self) -> Spec:
@@ -63,8 +75,9 @@ class Expansion:
 
     @cached_property
     def stages(self) -> list[Stage]:
-        """Every stage once, inputs before what needs them."""
-        return topological(stage for row in self.rows for stage in row.stages.values())
+        """Every stage once, inputs before what needs them; without those that only known rows have."""
+        own = (row for row in self.rows if self.known.find(row) is None)
+        return topological(stage for row in own for stage in row.stages.values())
 
     @property
     def resolved_spec(self) -> dict[str, Any]:
@@ -127,8 +140,7 @@ class Expansion:
     @property
     def columns(self) -> list[Column]:
         """Those of the dense model's measures: every row has the same."""
-        measured = [stage for stage in self.rows[0].stages.values() if isinstance(stage, Measure)]
-        return [column for stage in measured for column in stage.columns()]
+        return self.rows[0].columns
 
 
 def expand(spec: Spec) -> Expansion:

@@ -178,6 +178,14 @@ class Gguf(Facts):
     device: str = ""
 
 
+class Earlier(Facts):
+    """An earlier run that rows were taken over from: the command, where its newest artifact was made, its work."""
+
+    command: list[str] = Field(default_factory=list)
+    environment: Environment
+    seconds: float = 0.0
+
+
 class Sight(Facts):
     """A text that made a row: what for, which split, and how many samples were drawn (None: all of the windows)."""
 
@@ -227,6 +235,7 @@ class Row(Facts):
         tokens: what deciding that took, its search and training included; None: not known.
         search_objective: its own search's, or what a search of the same cut and seed saw of this method.
         task_scores, items: by task. window_losses: by column key, the mean loss of each window.
+        earlier: place in the results' `earlier` of the run that it was taken over from; None: it ran here.
     """
 
     model: str
@@ -261,6 +270,7 @@ class Row(Facts):
     latency: Latency | None = None
     speed: Speed | None = None
     gguf: list[Gguf] = Field(default_factory=list)
+    earlier: int | None = None
 
     @property
     def measured(self) -> bool:
@@ -464,7 +474,8 @@ class Part(Facts):
 class Results(Facts):
     """A run. `spec`: as it was run, with profile, `--set` and defaults. `paper`: added by the report, if it has one.
 
-    `parts`: of a document, whose `spec` holds little more than its name.
+    `parts`: of a document, whose `spec` holds little more than its name. `earlier`: runs whose rows were taken over;
+    what is told of stages and their seconds is without those, but for how many are done.
     """
 
     spec: Settings
@@ -485,6 +496,7 @@ class Results(Facts):
     sources: list[Source] = Field(default_factory=list)
     parts: list[Part] = Field(default_factory=list)
     paper: PaperComparison | None = None
+    earlier: list[Earlier] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _fractions(self) -> Self:

@@ -147,6 +147,13 @@ def test_statistics_are_of_the_columns_means():
     assert percent_change(float(log_ratio(np.array([[math.log(18), math.log(20)]])))) == pytest.approx(-10)
 
 
+def test_equal_means_are_a_tie_in_whatever_order_they_were_added():
+    """They are off by a rounding that depends on the processor; it must not decide which side is above."""
+    means = np.array([[0.1 + 0.2 + 0.3, 0.3 + 0.2 + 0.1]])
+    assert means[0, 0] != means[0, 1]
+    assert share_above(means) == share_above(means[:, ::-1]) == 50
+
+
 def test_another_scale_moves_ends_and_what_is_detectable():
     found = mapped(of_error(math.log(0.9), 0.02, 4), percent_change, lower=True)
     half = student.ppf(0.975, 4) * 0.02

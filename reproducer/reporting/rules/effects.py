@@ -10,6 +10,8 @@ import numpy as np
 
 from reproducer.reporting.bootstrap import Array, Interval
 
+TIE = 9  # decimals to which two means are compared: far more than scores have, far fewer than rounding leaves right
+
 
 def points(means: Array) -> Array:
     """The difference of the columns' mean accuracy, in points."""
@@ -28,7 +30,8 @@ def share(means: Array) -> Array:
 
 def share_above(means: Array) -> Array:
     """On how many per cent of the columns it is above; equal ones count half."""
-    return 50 * (1 + np.sign(means[..., 0] - means[..., 1])).mean(axis=-1)
+    # Equal means are sums in whatever order a processor adds: without rounding, chance would say which is above.
+    return 50 * (1 + np.sign(np.round(means[..., 0] - means[..., 1], TIE))).mean(axis=-1)
 
 
 def percent_change(value: float) -> float:

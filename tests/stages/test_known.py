@@ -1,0 +1,168 @@
+"""Rows taken over from an earlier results.json: the same as if they had run, and nothing of them runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from reproducer.cli import main
+
+SPEC = """\
+name: known
+models: [tiny]
+methods: [magnitude, {name: adapruner, search: {mode: paper, trials: 3, windows: 2}}]
+prune: {ratio: 0.2}
+calibration: {dataset: python-topics, samples: 2, length: 16}
+evaluate: {perplexity: [python-topics], windows: 2, seq_len: 32, tasks: [quiz], limit: 6}
+"""
+MORE = SPEC.replace("magnitude,", "magnitude, llm-pruner-e2,")
+TIMED = SPEC.replace("limit: 6", "limit: 6, speed: {prefill: 4, decode: 2, repeats: 1}")
+COST = ("seconds", "deciding_seconds", "recovery_seconds", "peak_memory_bytes")  # never twice the same
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of a finished run of SPEC."""
+    folder = tmp_path_factory.mktemp("made")
+    run(folder, SPEC)
+    return folder
+
+
+def run(folder, spec, *options, code=0, command="run"):
+    """Results of a run in `folder`, with a store of its own; and how many stages it holds."""
+    (folder / "spec.yaml").write_text(spec)
+    places = ["--store", str(folder / "store"), "--out", str(folder / "out")]
+    assert main([command, str(folder / "spec.yaml"), *places, *options]) == code
+    return results(folder) if code == 0 else None
+
+
+def results(folder):
+    return json.loads((folder / "out/known/results.json").read_text())
+
+
+def stages(folder):
+    return sorted(path.parent.parent.name for path in (folder / "store").glob("*/*/record.json"))
+
+
+def file_of(folder):
+    return str(folder / "out/known/results.json")
+
+
+def same(row, other):
+    """Whether two rows say the same, but for what they cost and where they ran."""
+    left_out = (*COST, "earlier")
+    return {k: v for k, v in row.items() if k not in left_out} == {k: v for k, v in other.items() if k not in left_out}
+
+
+def test_nothing_runs_and_the_report_is_the_same(made, tmp_path, capsys):
+    found, before = run(tmp_path, SPEC, "--known", file_of(made)), results(made)
+    assert stages(tmp_path) == []
+    assert [row["earlier"] for row in found["rows"]] == [0, 0, 0]
+    assert [{**row, "earlier": None} for row in found["rows"]] == before["rows"]
+    for name in ("models", "columns", "searches", "texts", "tasks", "calibration", "environment", "sources"):
+        assert found[name] == before[name], name
+    kinds = {one["kind"]: (one["stages"], one["done"]) for one in found["stages"]}
+    assert kinds == {one["kind"]: (one["stages"], one["done"]) for one in before["stages"]}
+    assert found["seconds"] == 0 and found["earlier"][0]["seconds"] == before["seconds"] > 0
+    printed = capsys.readouterr().out
+    assert f"3 of 3 rows are taken from {file_of(made)}" in printed
+    assert "3 rows (3 taken over) from 0 stages (none to run)" in printed
+    pages = [(tmp_path / "out/known" / name).read_text() for name in ("report.md", "appendix.md")]
+    assert any("That is without the rows that were taken over from earlier runs" in page for page in pages)
+    assert any("3 rows are from an earlier run, on" in page for page in pages)
+
+
+@pytest.fixture(scope="module")
+def added(made, tmp_path_factory):
+    """The folder of a run of MORE beside the known rows."""
+    folder = tmp_path_factory.mktemp("added")
+    run(folder, MORE, "--known", file_of(made))
+    return folder
+
+
+def test_a_new_row_runs_alone_and_stands_beside_the_known_ones(added, tmp_path):
+    assert stages(added) == ["model", "perplexity", "prune", "zeroshot"]
+    found, whole = results(added), run(tmp_path, MORE)
+    assert [row["earlier"] for row in found["rows"]] == [0, 0, None, 0]
+    for one, other in zip(found["rows"], whole["rows"], strict=True):
+        assert same(one, other), one["label"]
+    assert found["rows"][2]["search_objective"] == whole["rows"][2]["search_objective"] is not None
+    assert found["models"] == whole["models"] and found["sources"] == whole["sources"]
+
+
+def test_of_what_was_taken_over_already_the_first_run_is_told(made, added, tmp_path):
+    found = run(tmp_path, MORE, "--known", file_of(added))
+    assert [row["earlier"] for row in found["rows"]] == [0, 0, 1, 0]
+    assert [one["seconds"] for one in found["earlier"]] == [results(made)["seconds"], results(added)["seconds"]]
+
+
+def test_a_report_from_an_empty_store(made, tmp_path):
+    found = run(tmp_path, MORE, "--known", file_of(made), command="report")
+    assert [row["status"] for row in found["rows"]] == ["done", "done", "missing", "done"]
+    assert found["rows"][0]["metrics"] == results(made)["rows"][0]["metrics"]
+
+
+def test_a_row_with_fewer_measures_takes_those_alone(made, tmp_path):
+    found = run(tmp_path, SPEC.replace(", tasks: [quiz], limit: 6", ", tasks: []"), "--known", file_of(made))
+    for row, before in zip(found["rows"], results(made)["rows"], strict=True):
+        assert row["metrics"] == {"python_topics_ppl": before["metrics"]["python_topics_ppl"]}
+        assert row["window_losses"] == before["window_losses"]
+        assert (row["items"], row["task_scores"], row["seconds"]) == ({}, {}, None)
+        assert row["earlier"] == 0
+
+
+def test_a_plan_alone_is_told(made, tmp_path, capsys):
+    run_dry = ["--known", file_of(made), "--dry-run"]
+    (tmp_path / "spec.yaml").write_text(MORE)
+    assert main(["run", str(tmp_path / "spec.yaml"), "--store", str(tmp_path / "store"), *run_dry]) == 0
+    assert "4 rows, 4 stages, 4 to run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", [("ratio: 0.2", "ratio: 0.3"), ("windows: 2, seq_len", "windows: 3, seq_len")])
+def test_another_recipe_is_another_row(made, tmp_path, change):
+    found = run(tmp_path, SPEC.replace(*change), "--known", file_of(made), command="report")
+    dense, *pruned = (row["status"] for row in found["rows"])
+    assert pruned == ["missing", "missing"]
+    assert dense == ("done" if "ratio" in change[0] else "missing")
+
+
+def test_times_are_taken_here(made, tmp_path):
+    """Of another machine they cannot stand beside this one's, so rows with times run."""
+    run(tmp_path, TIMED)
+    other = tmp_path / "other"
+    other.mkdir()
+    found = run(other, TIMED, "--known", file_of(tmp_path), command="report")
+    assert {row["status"] for row in found["rows"]} == {"missing"} and found["earlier"] == []
+
+
+@pytest.mark.parametrize("status", ["failed", "missing"])
+def test_only_finished_rows_are_taken(made, tmp_path, status):
+    changed = results(made)
+    changed["rows"][1]["status"] = status
+    (tmp_path / "changed.json").write_text(json.dumps(changed))
+    found = run(tmp_path, SPEC, "--known", str(tmp_path / "changed.json"), command="report")
+    assert [row["status"] for row in found["rows"]] == ["done", "missing", "done"]
+
+
+def test_rows_on_other_data_are_refused_before_anything_runs(made, tmp_path, capsys):
+    changed = results(made)
+    source = next(one for one in changed["sources"] if one["name"].startswith("python-topics (report"))
+    source["digest"] = "0" * 64
+    (tmp_path / "changed.json").write_text(json.dumps(changed))
+    run(tmp_path, MORE, "--known", str(tmp_path / "changed.json"), code=2)
+    assert f"other data than here was read for {tmp_path / 'changed.json'}: python-topics (report)" in (
+        capsys.readouterr().err
+    )
+    assert stages(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "is no results.json"), ('{"rows": []}', "is no results.json: spec"), (None, "cannot be read")],
+)
+def test_what_is_no_results_file_is_told(tmp_path, capsys, content, message):
+    path = Path(tmp_path / "file.json")
+    if content is not None:
+        path.write_text(content)
+    run(tmp_path, SPEC, "--known", str(path), code=2)
+    assert message in capsys.readouterr().err and not (tmp_path / "store").exists()
