@@ -15,11 +15,13 @@ from pydantic import ValidationError
 
 from reproducer.errors import UserError
 from reproducer.stages import results as facts
+from reproducer.stages.base import Measure
 
 if TYPE_CHECKING:
     from reproducer.stages.expand import Row
 
 AVERAGE = "average_acc"
+BEYOND_COLUMNS: dict[str, Any] = {"generations": [], "latency": None, "speed": None, "gguf": []}  # of a row: none
 Use = TypeVar("Use", facts.TextUse, facts.TaskUse, facts.CalibrationUse, facts.RecoveryUse)
 
 
@@ -48,18 +50,16 @@ class Known:
             raise UserError(f"{path} cannot be read: {error}", "name the results.json of a finished run") from None
 
     def find(self, row: Row) -> facts.Row | None:
-        """The file's row of the same stages; if there is none, one that has other perplexities and accuracies too."""
+        """The file's row of the same stages; if there is none, one that was measured in more ways.
+
+        What fills no column, such as generated text, is not told apart: `row` has all of it, or none.
+        """
         if self.results is None or any(stage.timed for stage in row.stages.values()):
             return None
         keys = {role: stage.key for role, stage in row.stages.items()}
-        wider = None
-        for one in self.results.rows:
-            if one.status == "done" and keys.items() <= one.stages.items():
-                if len(one.stages) == len(keys):
-                    return one
-                if one.stages.keys() - keys.keys() <= one.metrics.keys():
-                    wider = wider or one
-        return wider
+        fitting = [one for one in self.results.rows if one.status == "done" and keys.items() <= one.stages.items()]
+        exact = next((one for one in fitting if len(one.stages) == len(keys)), None)
+        return exact or next((one for one in fitting if _more(one, row) <= one.metrics.keys() or _plain(row)), None)
 
     def take(self, row: Row, columns: list[facts.Column]) -> facts.Row | None:
         """The row as a row of this run, with its measures alone and without its average; None if it is not known.
@@ -70,7 +70,7 @@ class Known:
         if (one := self.find(row)) is None or self.results is None:
             return None
         keys, sources = {column.key for column in columns}, {column.source for column in columns}
-        whole = keys == one.metrics.keys() - {AVERAGE}
+        more = _more(one, row)
         return facts.Row.model_validate(
             {
                 **dict(one),
@@ -80,7 +80,8 @@ class Known:
                 "window_losses": {name: value for name, value in one.window_losses.items() if name in keys},
                 "task_scores": {name: value for name, value in one.task_scores.items() if name in sources},
                 "items": {name: value for name, value in one.items.items() if name in sources},
-                "seconds": one.seconds if whole else None,  # what single measures took is not in the file
+                **(BEYOND_COLUMNS if more - one.metrics.keys() else {}),
+                "seconds": None if more else one.seconds,  # what single measures took is not in the file
                 "earlier": one.earlier if one.earlier is not None else len(self.results.earlier),
             }
         )
@@ -136,6 +137,17 @@ class Known:
                 f"other data than here was read for {self.path}: {', '.join(others)}",
                 "run its rows again, without --known; built-in texts differ from one Python version to another",
             )
+
+
+def _more(one: facts.Row, row: Row) -> set[str]:
+    """Roles of the stages that a row of the file has more."""
+    return one.stages.keys() - row.stages.keys()
+
+
+def _plain(row: Row) -> bool:
+    """Whether each of its measures is one column, as perplexities and accuracies are."""
+    keys = {column.key for column in row.columns}
+    return all(role in keys for role, stage in row.stages.items() if isinstance(stage, Measure))
 
 
 def unknowns(use: Any) -> int:

@@ -111,6 +111,25 @@ def test_a_row_with_fewer_measures_takes_those_alone(made, tmp_path):
         assert row["earlier"] == 0
 
 
+TALKING = SPEC.replace("limit: 6", "limit: 6, generate: [A b]")
+
+
+def test_generated_text_is_taken_whole_or_not_at_all(tmp_path):
+    made, less, other = (tmp_path / name for name in ("made", "less", "other"))
+    for folder in (made, less, other):
+        folder.mkdir()
+    before = run(made, TALKING)
+    assert all(row["generations"] for row in before["rows"])
+    found = run(less, SPEC, "--known", file_of(made), command="report")
+    assert [row["status"] for row in found["rows"]] == ["done"] * 3
+    for row, known in zip(found["rows"], before["rows"], strict=True):
+        assert (row["generations"], row["metrics"], row["seconds"]) == ([], known["metrics"], None)
+    two = TALKING.replace("generate: [A b]", "generate: [A b, C d]")
+    run(other, two)
+    found = run(less, TALKING, "--known", file_of(other), command="report")
+    assert {row["status"] for row in found["rows"]} == {"missing"}
+
+
 def test_a_plan_alone_is_told(made, tmp_path, capsys):
     run_dry = ["--known", file_of(made), "--dry-run"]
     (tmp_path / "spec.yaml").write_text(MORE)
