@@ -75,9 +75,8 @@ def run_stages(expansion: Expansion, given: Namespace, folder: Path | None) -> O
     check_folder(folder)
     store.prepare()
     todo = [stage for stage in expansion.stages if outcome[stage].artifact is None]
-    if expansion.known.results is not None:  # before hours are spent on rows that could not stand beside the known ones
-        read = (stage.fingerprints(surveyed or "cpu") for stage in todo)
-        expansion.known.check({name: digest for one in read for name, digest in one.items() if name != "device"})
+    if not elsewhere and any(expansion.known.find(row) is not None for row in expansion.rows):
+        _check_known(expansion, todo, surveyed)
     memory = _announce(expansion, todo, outcome, devices[0], given, here=not elsewhere)
     if elsewhere:
         engine: Any = factory(given.jobs or 0, device=",".join(given.devices), **options)
@@ -106,6 +105,16 @@ def run_stages(expansion: Expansion, given: Namespace, folder: Path | None) -> O
         memory={stage.key: max(memory.get(stage.key, 0), WORKER_MEMORY) for stage in todo} if elsewhere else None,
         offload=given.offload,
     )
+
+
+def _check_known(expansion: Expansion, todo: list[Stage], device: str) -> None:
+    """UserError if other data would be read than known rows were measured on: before hours are spent on the rest."""
+    for stage in todo:
+        try:
+            read = stage.fingerprints(device)
+        except UserError:  # what is not there fails its stage alone
+            continue
+        expansion.known.check({name: digest for name, digest in read.items() if name != "device"})
 
 
 def _say_rows(expansion: Expansion, progress: Progress, stage: Stage, results: Mapping[str, Result]) -> None:

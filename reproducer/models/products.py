@@ -7,28 +7,27 @@ widened to float32, which loses nothing, multiplied, and the product is rounded 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 NARROW = (torch.bfloat16, torch.float16)
-LINEAR = nn.functional.linear
-PRODUCTS: frozenset[Callable[..., Any]] = frozenset(
+aten = torch.ops.aten
+ATTENTION = aten._scaled_dot_product_flash_attention_for_cpu.default
+PRODUCTS = frozenset(
     {
-        torch.matmul,
-        torch.mm,
-        torch.bmm,
-        torch.Tensor.matmul,
-        torch.Tensor.__matmul__,
-        torch.Tensor.mm,
-        torch.Tensor.bmm,
-        nn.functional.scaled_dot_product_attention,
+        aten.mm.default,
+        aten.addmm.default,
+        aten.bmm.default,
+        aten.baddbmm.default,
+        aten.linear.default,  # it and matmul come undivided in inference mode
+        aten.matmul.default,
+        ATTENTION,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
     }
 )
 
@@ -36,7 +35,8 @@ PRODUCTS: frozenset[Callable[..., Any]] = frozenset(
 def wide_products(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
     """Inside, this thread's products of matrices in `dtype` are formed in float32 and rounded, if that is needed here.
 
-    It is where `device` is a processor that multiplies them slowly. Gradients are formed so too, those of first order.
+    It is where `device` is a processor that multiplies them slowly. Backward passes that are run inside form theirs so
+    too, hooks and recomputed parts included.
     """
     if device.type == "cpu" and dtype in NARROW and not has_fast_products(dtype):
         return WideProducts()
@@ -52,47 +52,29 @@ def has_fast_products(dtype: torch.dtype) -> bool:
     return bool(getattr(kernels, asked)())
 
 
-class WideProducts(TorchFunctionMode):
+class WideProducts(TorchDispatchMode):
     """Forms products of narrow factors in float32; whatever else is called stays as it is."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is not LINEAR and func not in PRODUCTS:
+        narrow = _narrow_dtype(args) if func in PRODUCTS else None
+        if narrow is None:
             return func(*args, **kwargs)
-        dtypes = {leaf.dtype for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)} - {torch.bool}
-        narrow = dtypes.pop() if len(dtypes) == 1 else None
-        if narrow not in NARROW or "out" in kwargs:
-            return func(*args, **kwargs)
-        if func is LINEAR:
-            return _linear(*args, **kwargs)
-        return func(*tree_map(_wide, args), **tree_map(_wide, kwargs)).to(narrow)
+        made = func(*tree_map(_wide, args), **tree_map(_wide, kwargs))
+        if func is ATTENTION:
+            return made[0].to(narrow), made[1]  # the logarithms of its sums are float32 in any case
+        return tree_map(lambda one: one.to(narrow) if isinstance(one, Tensor) else one, made)
+
+
+def _narrow_dtype(args: Any) -> torch.dtype | None:
+    """The narrow dtype of the factors; None where they are wide, or differ, which torch refuses.
+
+    A sixth argument is what attention's backward pass has kept in float32.
+    """
+    dtypes = {one.dtype for one in args[:5] if isinstance(one, Tensor)}
+    dtype = dtypes.pop()
+    return dtype if dtype in NARROW and not dtypes else None
 
 
 def _wide(value: Any) -> Any:
     return value.float() if isinstance(value, Tensor) and value.dtype in NARROW else value
-
-
-def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return _Linear.apply(input, weight, bias)
-
-
-class _Linear(torch.autograd.Function):
-    """`input @ weight.T + bias`; keeps the narrow factors for the backward pass, no wide copy of the weight."""
-
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(input, weight)
-        return LINEAR(input.float(), weight.float(), _wide(bias)).to(input.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        input, weight = ctx.saved_tensors
-        of_input, of_weight, of_bias = ctx.needs_input_grad
-        wide = gradient.float()
-        rows = wide.flatten(0, -2)
-        return (
-            (wide @ weight.float()).to(input.dtype) if of_input else None,
-            (rows.T @ input.float().flatten(0, -2)).to(weight.dtype) if of_weight else None,
-            rows.sum(0).to(weight.dtype) if of_bias else None,
-        )

@@ -231,7 +231,10 @@ class OnModel(Stage):
         """
         import torch
 
+        from reproducer.models.products import NARROW, has_fast_products
+
         arithmetic = [torch.__version__, torch.device(context.device).type, torch.backends.cpu.get_cpu_capability()]
+        arithmetic += [str(dtype) for dtype in NARROW if has_fast_products(dtype)]
         return context.shared("model", passages=1, dtype=self.dtype, layers=cut.layers, arithmetic=arithmetic)
 
     def _read(self, context: Context) -> tuple[Any, Any]:
@@ -289,9 +292,11 @@ class Measure(OnModel):
 
     Attributes:
         rank: where its columns stand among those of other kinds.
+        of_device: what it finds out holds for the device that it ran on alone.
     """
 
     rank: ClassVar[int] = 100
+    of_device: ClassVar[bool] = False
     Keys: ClassVar[type[Section]]
     Result: ClassVar[type[Facts]]
 

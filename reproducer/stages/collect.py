@@ -31,20 +31,21 @@ def collect(expansion: Expansion, outcome: Outcome, command: Sequence[str] = ())
     searches = _searches(expansion, outcome)
     averaged = _all_averaged(expansion, outcome)
     rows = [
-        _known_row(known, row, averaged) or _row(row, outcome, searches, averaged[row.model]) for row in expansion.rows
+        _known_row(known, row, averaged, searches) or _row(row, outcome, searches, averaged[row.model])
+        for row in expansion.rows
     ]
+    rows, earlier = _numbered(rows, known.earlier)
     made = [artifact for stage in expansion.stages if (artifact := outcome[stage].artifact)]
     read = {name: digest for artifact in made for name, digest in artifact.record["fingerprints"].items()}
     read.pop("device", None)
-    taken = any(row.earlier is not None for row in rows)
-    if taken:
+    if earlier:
         known.check(read)
         read = {**known.sources, **read}
     return facts.Results(
         spec=expansion.resolved_spec,
         profile=list(expansion.spec.profile),
         command=list(command),
-        environment=known.earlier[-1].environment if taken and not made else _environment(made),
+        environment=earlier[-1].environment if earlier and not made else _environment(made),
         models=[_model(expansion, model, outcome, averaged[model.name]) for model in expansion.found.models],
         columns=columns_of(expansion),
         rows=rows,
@@ -55,7 +56,7 @@ def collect(expansion: Expansion, outcome: Outcome, command: Sequence[str] = ())
         wall_seconds=_covered(_interval(artifact) for artifact in made),
         parts=_parts(expansion),
         sources=[facts.Source(name=name, digest=digest) for name, digest in sorted(read.items())],
-        earlier=known.earlier if taken else [],
+        earlier=earlier,
     )
 
 
@@ -146,14 +147,28 @@ def _model(expansion: Expansion, model: ResolvedModel, outcome: Outcome, average
     return facts.Model(**told, parameters=parameters, averaged=averaged)
 
 
-def _known_row(known: Known, row: Row, averaged: Mapping[str, Sequence[str]]) -> facts.Row | None:
-    """The row as an earlier run has it, if that is known, with the average of this run's accuracies."""
+def _known_row(
+    known: Known, row: Row, averaged: Mapping[str, Sequence[str]], searches: Mapping[str, facts.Search]
+) -> facts.Row | None:
+    """The row as an earlier run has it, if that is known; what follows from other rows is this run's."""
     columns = row.columns
     found = known.take(row, columns)
-    if found is None or not (accuracies := _accuracies(columns)):
-        return found
-    average = _average(found.metrics, averaged[row.model], len(accuracies))
-    return found.model_copy(update={"metrics": {**found.metrics, AVERAGE: average}})
+    if found is None:
+        return None
+    update: dict[str, Any] = {"search_objective": _objective(row, searches)}
+    if accuracies := _accuracies(columns):
+        average = _average(found.metrics, averaged[row.model], len(accuracies))
+        update["metrics"] = {**found.metrics, AVERAGE: average}
+    return found.model_copy(update=update)
+
+
+def _numbered(
+    rows: Sequence[facts.Row], earlier: Sequence[facts.Earlier]
+) -> tuple[list[facts.Row], list[facts.Earlier]]:
+    """The earlier runs that a row is from, and the rows with their places among these."""
+    used = sorted({row.earlier for row in rows if row.earlier is not None})
+    places: dict[int | None, int | None] = {number: place for place, number in enumerate(used)}
+    return [row.model_copy(update={"earlier": places.get(row.earlier)}) for row in rows], [earlier[one] for one in used]
 
 
 def _row(row: Row, outcome: Outcome, searches: Mapping[str, facts.Search], averaged: Sequence[str]) -> facts.Row:
@@ -292,10 +307,10 @@ def _searches(expansion: Expansion, outcome: Outcome) -> dict[str, facts.Search]
         if stage.key in found and (found[stage.key][0] or not own):
             continue
         model = row.model if own else stage.model.label
-        if (before := expansion.known.search(row)) is not None:
-            found[stage.key] = own, before.model_copy(update={"model": model, "label": row.label})
-        elif (artifact := _artifact(outcome, stage)) is not None:
+        if (artifact := _artifact(outcome, stage)) is not None:
             found[stage.key] = own, stage.told(artifact, model, row.label)
+        elif (before := expansion.known.search(row)) is not None:
+            found[stage.key] = own, before.model_copy(update={"model": model, "label": row.label})
     return {key: search for key, (_, search) in found.items()}
 
 

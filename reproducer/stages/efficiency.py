@@ -32,6 +32,7 @@ class Efficiency(Measure):
     """Counts and measurements of forward passes. A recovery plays no part: merged into the weights it costs nothing."""
 
     kind: ClassVar[str] = "efficiency"
+    of_device: ClassVar[bool] = True
     timed: ClassVar[bool] = True
     rank: ClassVar[int] = 20
 

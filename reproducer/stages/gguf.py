@@ -45,6 +45,7 @@ class MeasureGguf(Measure):
     """The model as a GGUF file of one type, in llama.cpp on the CPU; the file itself is not kept."""
 
     kind: ClassVar[str] = "gguf"
+    of_device: ClassVar[bool] = True
     Result: ClassVar = Gguf
 
     type: str

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from reproducer.errors import UserError
+from reproducer.facts import Facts
 from reproducer.stages import results as facts
 from reproducer.stages.base import Measure
 
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 AVERAGE = "average_acc"
 BEYOND_COLUMNS: dict[str, Any] = {"generations": [], "latency": None, "speed": None, "gguf": []}  # of a row: none
-Use = TypeVar("Use", facts.TextUse, facts.TaskUse, facts.CalibrationUse, facts.RecoveryUse)
+MAKING = {"model", "search", "transfer", "training", "plan", "recovery"}  # roles of the stages that are no measures
+COUNTED = ("pool", "windows", "items", "majority", "steps", "examples", "runs")  # fields of a use that only a run knows
+Use = TypeVar("Use", bound=Facts)
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,16 @@ class Known:
 
         What fills no column, such as generated text, is not told apart: `row` has all of it, or none.
         """
-        if self.results is None or any(stage.timed for stage in row.stages.values()):
+        if self.results is None or any(isinstance(one, Measure) and one.of_device for one in row.stages.values()):
             return None
-        keys = {role: stage.key for role, stage in row.stages.items()}
-        fitting = [one for one in self.results.rows if one.status == "done" and keys.items() <= one.stages.items()]
+        keys, columns = {role: stage.key for role, stage in row.stages.items()}, {one.key for one in row.columns}
+        fitting = [
+            one
+            for one in self.results.rows
+            if one.status == "done" and keys.items() <= one.stages.items() and columns <= one.metrics.keys()
+        ]
         exact = next((one for one in fitting if len(one.stages) == len(keys)), None)
-        return exact or next((one for one in fitting if _more(one, row) <= one.metrics.keys() or _plain(row)), None)
+        return exact or next((one for one in fitting if _measured_more(one, row)), None)
 
     def take(self, row: Row, columns: list[facts.Column]) -> facts.Row | None:
         """The row as a row of this run, with its measures alone and without its average; None if it is not known.
@@ -81,7 +88,9 @@ class Known:
                 "task_scores": {name: value for name, value in one.task_scores.items() if name in sources},
                 "items": {name: value for name, value in one.items.items() if name in sources},
                 **(BEYOND_COLUMNS if more - one.metrics.keys() else {}),
-                "seconds": None if more else one.seconds,  # what single measures took is not in the file
+                # of single measures the file does not have these
+                "seconds": None if more else one.seconds,
+                "peak_memory_bytes": None if more else one.peak_memory_bytes,
                 "earlier": one.earlier if one.earlier is not None else len(self.results.earlier),
             }
         )
@@ -97,22 +106,20 @@ class Known:
         key = stage.key if (stage := row.stages.get("search") or row.stages.get("transfer")) else None
         if self.results is None or key is None:
             return None
-        made = {
-            (one.model, one.label, one.ratio, one.structure_ratio, one.seed)
-            for one in self.results.rows
-            if one.status == "done" and one.stages.get("search") == key
-        }
-        for search in self.results.searches:
-            if (search.model, search.label, search.ratio, search.structure_ratio, search.seed) in made:
-                return search
-        return None
+        rows = [one for one in self.results.rows if one.status == "done"]
+        made = {_as_made(one) for one in rows if one.stages.get("search") == key}
+        found = next((one for one in self.results.searches if _as_made(one) in made), None)
+        # one that no row of the file made itself is told under the label of a row that took it over
+        over = {(one.label, one.seed) for one in rows if one.stages.get("transfer") == key}
+        return found or next((one for one in self.results.searches if (one.label, one.seed) in over), None)
 
     def use(self, use: Use) -> Use:
         """What was used where a known row was made: `use` as the file has it, which knows the numbers."""
         found = self.results
         known: list[Any] = [*found.texts, *found.tasks, *found.calibration, *found.recoveries] if found else []
         fitting = [one for one in known if type(one) is type(use) and _agree(use, one)]
-        return min([*fitting, use], key=unknowns)
+        told: Use = min([*fitting, use], key=unknowns)
+        return told.model_copy(update={"runs": 1}) if isinstance(told, facts.RecoveryUse) else told
 
     @property
     def earlier(self) -> list[facts.Earlier]:
@@ -135,7 +142,7 @@ class Known:
         if others:
             raise UserError(
                 f"other data than here was read for {self.path}: {', '.join(others)}",
-                "run its rows again, without --known; built-in texts differ from one Python version to another",
+                "leave --known out, so that all rows run; built-in texts differ from one Python version to another",
             )
 
 
@@ -144,10 +151,19 @@ def _more(one: facts.Row, row: Row) -> set[str]:
     return one.stages.keys() - row.stages.keys()
 
 
-def _plain(row: Row) -> bool:
-    """Whether each of its measures is one column, as perplexities and accuracies are."""
+def _measured_more(one: facts.Row, row: Row) -> bool:
+    """Whether what a row of the file has more are measures, and can be left out.
+
+    It can if they are columns, as perplexities and accuracies are, or if `row` has nothing but columns.
+    """
+    more = _more(one, row)
     keys = {column.key for column in row.columns}
-    return all(role in keys for role, stage in row.stages.items() if isinstance(stage, Measure))
+    plain = all(role in keys for role, stage in row.stages.items() if isinstance(stage, Measure))
+    return not more & MAKING and (more <= one.metrics.keys() or plain)
+
+
+def _as_made(one: facts.Row | facts.Search) -> tuple[Any, ...]:
+    return one.model, one.label, one.ratio, one.structure_ratio, one.seed
 
 
 def unknowns(use: Any) -> int:
@@ -156,5 +172,5 @@ def unknowns(use: Any) -> int:
 
 
 def _agree(use: Any, known: Any) -> bool:
-    """Whether `known` says the same where `use` says anything; `runs` are counts of their own."""
-    return all(value in (None, getattr(known, name)) for name, value in vars(use).items() if name != "runs")
+    """Whether the settings are the same."""
+    return all(value == getattr(known, name) for name, value in vars(use).items() if name not in COUNTED)

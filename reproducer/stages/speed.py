@@ -34,6 +34,7 @@ class MeasureSpeed(Measure):
     """Timed passes with a cache. A recovery plays no part: merged into the weights it costs nothing."""
 
     kind: ClassVar[str] = "speed"
+    of_device: ClassVar[bool] = True
     timed: ClassVar[bool] = True
     Result: ClassVar = Speed
 

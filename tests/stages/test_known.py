@@ -69,7 +69,7 @@ def test_nothing_runs_and_the_report_is_the_same(made, tmp_path, capsys):
     assert "3 rows (3 taken over) from 0 stages (none to run)" in printed
     pages = [(tmp_path / "out/known" / name).read_text() for name in ("report.md", "appendix.md")]
     assert any("That is without the rows that were taken over from earlier runs" in page for page in pages)
-    assert any("3 rows are from an earlier run, on" in page for page in pages)
+    assert any("rows from an earlier run: 3, made on" in page for page in pages)
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +185,64 @@ def test_what_is_no_results_file_is_told(tmp_path, capsys, content, message):
         path.write_text(content)
     run(tmp_path, SPEC, "--known", str(path), code=2)
     assert message in capsys.readouterr().err and not (tmp_path / "store").exists()
+
+
+LORA = "recovery: [none, {name: lora, dataset: builtin-instructions, steps: 2, warmup_steps: 1, batch: 4}]\n"
+TUNED = SPEC.replace(", {name: adapruner, search: {mode: paper, trials: 3, windows: 2}}", "") + LORA
+
+
+def test_rows_of_other_stages_than_measures_are_other_rows(tmp_path):
+    """A row that is measured in nothing is not one with a plan or an adapter more."""
+    made, other = tmp_path / "made", tmp_path / "other"
+    made.mkdir()
+    other.mkdir()
+    before = run(made, TUNED)
+    nothing = TUNED.replace("perplexity: [python-topics]", "perplexity: []").replace("tasks: [quiz]", "tasks: []")
+    found = run(other, nothing, "--known", file_of(made), command="report")
+    for row, known in zip(found["rows"], before["rows"], strict=True):
+        assert row["status"] == "done"
+        assert all(row[name] == known[name] for name in ("params", "params_removed", "training", "recovery_seconds"))
+    assert found["recoveries"] == before["recoveries"]
+
+
+def test_a_search_that_ran_here_is_told_and_not_the_files(made, tmp_path):
+    changed = results(made)
+    changed["searches"][0]["best"]["value"] = 999.0
+    (tmp_path / "changed.json").write_text(json.dumps(changed))
+    found = run(tmp_path, SPEC.replace("limit: 6", "limit: 5"), "--known", str(tmp_path / "changed.json"))
+    assert found["earlier"] == [] and found["searches"][0]["best"]["value"] != 999.0
+    assert all(row["search_objective"] != 999.0 for row in found["rows"])
+
+
+def test_a_search_objective_is_that_of_this_runs_search(made, tmp_path):
+    spec = SPEC.replace("trials: 3, windows: 2", "trials: 3, windows: 3")
+    found = run(tmp_path, spec, "--known", file_of(made))
+    _, magnitude, searched = found["rows"]
+    assert (magnitude["earlier"], searched["earlier"]) == (0, None)
+    (baseline,) = (one for one in found["searches"][0]["baselines"] if one["method"] == "magnitude")
+    assert magnitude["search_objective"] == baseline["value"] != results(made)["rows"][1]["search_objective"]
+
+
+def test_a_search_that_was_only_taken_over_is_still_told(tmp_path):
+    spec = SPEC.replace("trials: 3,", "transfer: {ratio: 0.3}, trials: 3,")
+    made, other = tmp_path / "made", tmp_path / "other"
+    made.mkdir()
+    other.mkdir()
+    before = run(made, spec)
+    found = run(other, spec, "--known", file_of(made))
+    assert before["searches"] == found["searches"] != []
+
+
+def test_of_a_file_that_gives_no_row_nothing_is_asked_or_told(made, tmp_path):
+    changed = results(made)
+    for source in changed["sources"]:
+        source["digest"] = "0" * 64
+    (tmp_path / "changed.json").write_text(json.dumps(changed))
+    spec = SPEC.replace("seq_len: 32", "seq_len: 16")
+    found = run(tmp_path, spec, "--known", str(tmp_path / "changed.json"))
+    assert {row["status"] for row in found["rows"]} == {"done"} and found["earlier"] == []
+
+
+def test_a_run_that_no_row_is_from_is_not_told(added, tmp_path):
+    found = run(tmp_path, MORE.replace("magnitude, llm-pruner-e2,", "magnitude,"), "--known", file_of(added))
+    assert [row["earlier"] for row in found["rows"]] == [0, 0, 0] and len(found["earlier"]) == 1

@@ -1,7 +1,7 @@
 """Stages form narrow products in float32 where the processor is slow at them, and take times without."""
 
 import pytest
-from torch.overrides import _get_current_function_mode
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from reproducer.cli import main
 from reproducer.evaluation import perplexity, speed
@@ -28,12 +28,12 @@ def test_until_a_stage_ends_but_not_while_it_is_timed(tmp_path, monkeypatch, slo
     (tmp_path / "spec.yaml").write_text(SPEC)
     assert main(["spec.yaml", "--device", "cpu"]) == 0
     assert seen == {"perplexity": slow, "measure": False}
-    assert not isinstance(_get_current_function_mode(), WideProducts)  # nothing is left of it
+    assert not isinstance(_get_current_dispatch_mode(), WideProducts)  # nothing is left of it
 
 
 def spy(function, seen, name):
     def spied(*arguments, **keywords):
-        seen[name] = isinstance(_get_current_function_mode(), WideProducts)
+        seen[name] = isinstance(_get_current_dispatch_mode(), WideProducts)
         return function(*arguments, **keywords)
 
     return spied

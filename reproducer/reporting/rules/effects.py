@@ -10,7 +10,7 @@ import numpy as np
 
 from reproducer.reporting.bootstrap import Array, Interval
 
-TIE = 9  # decimals to which two means are compared: far more than scores have, far fewer than rounding leaves right
+TIE = 9  # decimals to which two means are compared: coarser than errors of rounding, finer than any real difference
 
 
 def points(means: Array) -> Array:
