@@ -16,7 +16,6 @@ from reproducer.reporting.axes import (
     GREEN,
     GREY,
     HEIGHT,
-    LINES,
     ORANGE,
     PURPLE,
     RED,
@@ -25,6 +24,7 @@ from reproducer.reporting.axes import (
     apart,
     labels_at_right,
     legend,
+    line_style,
     new_figure,
     new_rows,
     set_scale,
@@ -426,7 +426,7 @@ def convergence(group: Histories) -> Figure:
     figure, (ax,) = new_figure()
     shown: list[float] = []
     for i, (label, searches) in enumerate(group.by_label.items()):
-        color = LINES[i % len(LINES)]
+        style = line_style(i)
         curves = [best_so_far(search) for search in searches.values()]
         start = max(sum(value == float("inf") for value in curve) for curve in curves)
         at = range(start, max(start + 1, min(map(len, curves))))
@@ -435,9 +435,9 @@ def convergence(group: Histories) -> Figure:
         low, high = ([pick(curve[i] for curve in curves) for i in at] for pick in (min, max))
         counts = [i + 1 for i in at]
         text = f"{short(label)} ({len(curves)} seeds)" if len(curves) > 1 else short(label)
-        ax.step(counts, mean, where="post", color=color, lw=2, label=text, zorder=3)
+        ax.step(counts, mean, where="post", lw=2, label=text, zorder=3, **style)
         if len(curves) > 1:
-            ax.fill_between(counts, low, high, step="post", color=color, alpha=0.2, lw=0, zorder=2)
+            ax.fill_between(counts, low, high, step="post", color=style["color"], alpha=0.2, lw=0, zorder=2)
         settled = len(at) // 10  # what lies above the curves from here on may be cut off
         shown += low[settled:] + high[settled:]
     set_scale(ax, shown)
@@ -453,14 +453,14 @@ def losses(rows: Sequence[Row]) -> Figure:
     labels = list(dict.fromkeys(line["label"] for panel in panels for line in panel))
     for ax, panel in zip(axes, panels, strict=True):
         for line in panel:
-            color, label = LINES[labels.index(line["label"]) % len(LINES)], short(line["label"])
+            style, label = line_style(labels.index(line["label"])), short(line["label"])
             for row in line["rows"]:
                 loss = pandas.Series([step.loss for step in row.training], [step.step for step in row.training])
                 window = 2 * (len(loss) // 15) + 1
                 if window > 1:
-                    ax.plot(loss.index, loss, color=color, lw=0.6, alpha=0.25)
+                    ax.plot(loss.index, loss, color=style["color"], lw=0.6, alpha=0.25)
                 ax.plot(
-                    loss.rolling(window, center=True, min_periods=1).mean(), color=color, label=label,
+                    loss.rolling(window, center=True, min_periods=1).mean(), **style, label=label,
                     lw=1.5 if len(line["rows"]) == 1 else 1, marker="o" if len(loss) == 1 else None,
                 )  # fmt: skip
         if len(panels) > 1:

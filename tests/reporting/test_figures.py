@@ -204,6 +204,13 @@ def test_the_band_reaches_from_the_least_to_the_greatest_seed():
     assert line.get_label() == "TPE (2 seeds)"
 
 
+def test_no_two_of_many_searches_look_the_same():
+    many = [search([10.0, 5.0 + i], label=f"TPE {i}") for i in range(20)]
+    (group,) = histories(many)
+    drawn = figures.convergence(group).axes[0].lines
+    assert len({(line.get_color(), line.get_linestyle()) for line in drawn}) == len(drawn) == 20
+
+
 def test_a_seed_that_starts_behind_the_end_of_another_does_no_harm():
     (group,) = histories([search([3.0, 2.0]), search([None, None, None, 5.0, 4.0], seed=1)])
     (line,) = figures.convergence(group).axes[0].lines
