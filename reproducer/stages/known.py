@@ -88,7 +88,7 @@ class Known:
                 "task_scores": {name: value for name, value in one.task_scores.items() if name in sources},
                 "items": {name: value for name, value in one.items.items() if name in sources},
                 **(BEYOND_COLUMNS if more - one.metrics.keys() else {}),
-                # of single measures the file does not have these
+                # what single measures took is not in the file
                 "seconds": None if more else one.seconds,
                 "peak_memory_bytes": None if more else one.peak_memory_bytes,
                 "earlier": one.earlier if one.earlier is not None else len(self.results.earlier),
