@@ -1,11 +1,19 @@
 """Rows taken over from an earlier results.json: the same as if they had run, and nothing of them runs."""
 
 import json
+from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from reproducer.cli import main
+from reproducer.queue import Store, survey
+from reproducer.running import run_stages
+from reproducer.spec import load
+from reproducer.stages.collect import collect
+from reproducer.stages.document import expand_all
+from reproducer.stages.known import Known
 
 SPEC = """\
 name: known
@@ -28,24 +36,40 @@ def made(tmp_path_factory):
     return folder
 
 
-def run(folder, spec, *options, code=0, command="run"):
-    """Results of a run in `folder`, with a store of its own; and how many stages it holds."""
+def run(folder, spec, known=None, running=True):
+    """Results of a run in `folder`, with a store of its own, or of what is there; no report is rendered."""
+    (folder / "spec.yaml").write_text(spec)
+    expansion = expand_all(load(folder / "spec.yaml"))
+    if known is not None:
+        expansion = replace(expansion, known=Known.read(known))
+    given = {"store": folder / "store", "remote": None, "devices": ("cpu",), "engine": "local", "jobs": None}
+    given |= {"offload": False, "profile": [], "spec": folder / "spec.yaml"}
+    if running:
+        outcome = run_stages(expansion, Namespace(**given), None)
+    else:
+        outcome = survey(expansion.stages, Store(folder / "store"))
+    text = collect(expansion, outcome).to_json()
+    file_of(folder).write_text(text)
+    return json.loads(text)
+
+
+def command(folder, spec, *options):
+    """The exit code of `reproduce`."""
     (folder / "spec.yaml").write_text(spec)
     places = ["--store", str(folder / "store"), "--out", str(folder / "out")]
-    assert main([command, str(folder / "spec.yaml"), *places, *options]) == code
-    return results(folder) if code == 0 else None
+    return main(["run", str(folder / "spec.yaml"), *places, *options])
 
 
 def results(folder):
-    return json.loads((folder / "out/known/results.json").read_text())
+    return json.loads(file_of(folder).read_text())
+
+
+def file_of(folder):
+    return folder / "results.json"
 
 
 def stages(folder):
     return sorted(path.parent.parent.name for path in (folder / "store").glob("*/*/record.json"))
-
-
-def file_of(folder):
-    return str(folder / "out/known/results.json")
 
 
 def same(row, other):
@@ -55,7 +79,8 @@ def same(row, other):
 
 
 def test_nothing_runs_and_the_report_is_the_same(made, tmp_path, capsys):
-    found, before = run(tmp_path, SPEC, "--known", file_of(made)), results(made)
+    assert command(tmp_path, SPEC, "--known", str(file_of(made))) == 0
+    found, before = json.loads((tmp_path / "out/known/results.json").read_text()), results(made)
     assert stages(tmp_path) == []
     assert [row["earlier"] for row in found["rows"]] == [0, 0, 0]
     assert [{**row, "earlier": None} for row in found["rows"]] == before["rows"]
@@ -76,7 +101,7 @@ def test_nothing_runs_and_the_report_is_the_same(made, tmp_path, capsys):
 def added(made, tmp_path_factory):
     """The folder of a run of MORE beside the known rows."""
     folder = tmp_path_factory.mktemp("added")
-    run(folder, MORE, "--known", file_of(made))
+    run(folder, MORE, file_of(made))
     return folder
 
 
@@ -91,19 +116,19 @@ def test_a_new_row_runs_alone_and_stands_beside_the_known_ones(added, tmp_path):
 
 
 def test_of_what_was_taken_over_already_the_first_run_is_told(made, added, tmp_path):
-    found = run(tmp_path, MORE, "--known", file_of(added))
+    found = run(tmp_path, MORE, file_of(added))
     assert [row["earlier"] for row in found["rows"]] == [0, 0, 1, 0]
     assert [one["seconds"] for one in found["earlier"]] == [results(made)["seconds"], results(added)["seconds"]]
 
 
 def test_a_report_from_an_empty_store(made, tmp_path):
-    found = run(tmp_path, MORE, "--known", file_of(made), command="report")
+    found = run(tmp_path, MORE, file_of(made), running=False)
     assert [row["status"] for row in found["rows"]] == ["done", "done", "missing", "done"]
     assert found["rows"][0]["metrics"] == results(made)["rows"][0]["metrics"]
 
 
 def test_a_row_with_fewer_measures_takes_those_alone(made, tmp_path):
-    found = run(tmp_path, SPEC.replace(", tasks: [quiz], limit: 6", ", tasks: []"), "--known", file_of(made))
+    found = run(tmp_path, SPEC.replace(", tasks: [quiz], limit: 6", ", tasks: []"), file_of(made))
     for row, before in zip(found["rows"], results(made)["rows"], strict=True):
         assert row["metrics"] == {"python_topics_ppl": before["metrics"]["python_topics_ppl"]}
         assert row["window_losses"] == before["window_losses"]
@@ -120,18 +145,18 @@ def test_generated_text_is_taken_whole_or_not_at_all(tmp_path):
         folder.mkdir()
     before = run(made, TALKING)
     assert all(row["generations"] for row in before["rows"])
-    found = run(less, SPEC, "--known", file_of(made), command="report")
+    found = run(less, SPEC, file_of(made), running=False)
     assert [row["status"] for row in found["rows"]] == ["done"] * 3
     for row, known in zip(found["rows"], before["rows"], strict=True):
         assert (row["generations"], row["metrics"], row["seconds"]) == ([], known["metrics"], None)
     two = TALKING.replace("generate: [A b]", "generate: [A b, C d]")
     run(other, two)
-    found = run(less, TALKING, "--known", file_of(other), command="report")
+    found = run(less, TALKING, file_of(other), running=False)
     assert {row["status"] for row in found["rows"]} == {"missing"}
 
 
 def test_a_plan_alone_is_told(made, tmp_path, capsys):
-    run_dry = ["--known", file_of(made), "--dry-run"]
+    run_dry = ["--known", str(file_of(made)), "--dry-run"]
     (tmp_path / "spec.yaml").write_text(MORE)
     assert main(["run", str(tmp_path / "spec.yaml"), "--store", str(tmp_path / "store"), *run_dry]) == 0
     assert "4 rows, 4 stages, 4 to run" in capsys.readouterr().out
@@ -139,7 +164,7 @@ def test_a_plan_alone_is_told(made, tmp_path, capsys):
 
 @pytest.mark.parametrize("change", [("ratio: 0.2", "ratio: 0.3"), ("windows: 2, seq_len", "windows: 3, seq_len")])
 def test_another_recipe_is_another_row(made, tmp_path, change):
-    found = run(tmp_path, SPEC.replace(*change), "--known", file_of(made), command="report")
+    found = run(tmp_path, SPEC.replace(*change), file_of(made), running=False)
     dense, *pruned = (row["status"] for row in found["rows"])
     assert pruned == ["missing", "missing"]
     assert dense == ("done" if "ratio" in change[0] else "missing")
@@ -150,7 +175,7 @@ def test_times_are_taken_here(made, tmp_path):
     run(tmp_path, TIMED)
     other = tmp_path / "other"
     other.mkdir()
-    found = run(other, TIMED, "--known", file_of(tmp_path), command="report")
+    found = run(other, TIMED, file_of(tmp_path), running=False)
     assert {row["status"] for row in found["rows"]} == {"missing"} and found["earlier"] == []
 
 
@@ -159,7 +184,7 @@ def test_only_finished_rows_are_taken(made, tmp_path, status):
     changed = results(made)
     changed["rows"][1]["status"] = status
     (tmp_path / "changed.json").write_text(json.dumps(changed))
-    found = run(tmp_path, SPEC, "--known", str(tmp_path / "changed.json"), command="report")
+    found = run(tmp_path, SPEC, tmp_path / "changed.json", running=False)
     assert [row["status"] for row in found["rows"]] == ["done", "missing", "done"]
 
 
@@ -168,7 +193,7 @@ def test_rows_on_other_data_are_refused_before_anything_runs(made, tmp_path, cap
     source = next(one for one in changed["sources"] if one["name"].startswith("python-topics (report"))
     source["digest"] = "0" * 64
     (tmp_path / "changed.json").write_text(json.dumps(changed))
-    run(tmp_path, MORE, "--known", str(tmp_path / "changed.json"), code=2)
+    assert command(tmp_path, MORE, "--known", str(tmp_path / "changed.json")) == 2
     assert f"other data than here was read for {tmp_path / 'changed.json'}: python-topics (report)" in (
         capsys.readouterr().err
     )
@@ -183,7 +208,7 @@ def test_what_is_no_results_file_is_told(tmp_path, capsys, content, message):
     path = Path(tmp_path / "file.json")
     if content is not None:
         path.write_text(content)
-    run(tmp_path, SPEC, "--known", str(path), code=2)
+    assert command(tmp_path, SPEC, "--known", str(path)) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "store").exists()
 
 
@@ -198,7 +223,7 @@ def test_rows_of_other_stages_than_measures_are_other_rows(tmp_path):
     other.mkdir()
     before = run(made, TUNED)
     nothing = TUNED.replace("perplexity: [python-topics]", "perplexity: []").replace("tasks: [quiz]", "tasks: []")
-    found = run(other, nothing, "--known", file_of(made), command="report")
+    found = run(other, nothing, file_of(made), running=False)
     for row, known in zip(found["rows"], before["rows"], strict=True):
         assert row["status"] == "done"
         assert all(row[name] == known[name] for name in ("params", "params_removed", "training", "recovery_seconds"))
@@ -209,14 +234,14 @@ def test_a_search_that_ran_here_is_told_and_not_the_files(made, tmp_path):
     changed = results(made)
     changed["searches"][0]["best"]["value"] = 999.0
     (tmp_path / "changed.json").write_text(json.dumps(changed))
-    found = run(tmp_path, SPEC.replace("limit: 6", "limit: 5"), "--known", str(tmp_path / "changed.json"))
+    found = run(tmp_path, SPEC.replace("limit: 6", "limit: 5"), tmp_path / "changed.json")
     assert found["earlier"] == [] and found["searches"][0]["best"]["value"] != 999.0
     assert all(row["search_objective"] != 999.0 for row in found["rows"])
 
 
 def test_a_search_objective_is_that_of_this_runs_search(made, tmp_path):
     spec = SPEC.replace("trials: 3, windows: 2", "trials: 3, windows: 3")
-    found = run(tmp_path, spec, "--known", file_of(made))
+    found = run(tmp_path, spec, file_of(made))
     _, magnitude, searched = found["rows"]
     assert (magnitude["earlier"], searched["earlier"]) == (0, None)
     (baseline,) = (one for one in found["searches"][0]["baselines"] if one["method"] == "magnitude")
@@ -229,7 +254,7 @@ def test_a_search_that_was_only_taken_over_is_still_told(tmp_path):
     made.mkdir()
     other.mkdir()
     before = run(made, spec)
-    found = run(other, spec, "--known", file_of(made))
+    found = run(other, spec, file_of(made))
     assert before["searches"] == found["searches"] != []
 
 
@@ -239,10 +264,10 @@ def test_of_a_file_that_gives_no_row_nothing_is_asked_or_told(made, tmp_path):
         source["digest"] = "0" * 64
     (tmp_path / "changed.json").write_text(json.dumps(changed))
     spec = SPEC.replace("seq_len: 32", "seq_len: 16")
-    found = run(tmp_path, spec, "--known", str(tmp_path / "changed.json"))
+    found = run(tmp_path, spec, tmp_path / "changed.json")
     assert {row["status"] for row in found["rows"]} == {"done"} and found["earlier"] == []
 
 
 def test_a_run_that_no_row_is_from_is_not_told(added, tmp_path):
-    found = run(tmp_path, MORE.replace("magnitude, llm-pruner-e2,", "magnitude,"), "--known", file_of(added))
+    found = run(tmp_path, MORE.replace("magnitude, llm-pruner-e2,", "magnitude,"), file_of(added))
     assert [row["earlier"] for row in found["rows"]] == [0, 0, 0] and len(found["earlier"]) == 1
