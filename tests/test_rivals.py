@@ -9,7 +9,7 @@ from reproducer.cli import main
 from reproducer.methods.registry import METHODS
 
 SPEC = Path(__file__).parents[1] / "specs" / "rivals.yaml"
-MODELS = ["tiny-gqa", "tiny-phi3", "tiny-opt"]
+MODELS = ["tiny-phi3", "tiny-opt"]  # grouped queries and fused projections; biases and learned positions
 SEARCHED = {"best-draw"}  # a control, which a word in a spec adds
 
 
