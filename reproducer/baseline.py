@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from reproducer.errors import UserError
+from reproducer.facts import read_results
 from reproducer.stages.results import Results, Source
 
 
@@ -33,14 +34,7 @@ class Baseline(BaseModel):
 
 def read_baseline(path: Path) -> Baseline:
     """The baseline in a file. UserError: it is none, or has no rows."""
-    try:
-        found = Baseline.model_validate_json(path.expanduser().read_bytes(), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UserError(f"the baseline {path} is no results.json: {place or 'the file'}: {first['msg']}") from None
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"the baseline {path} cannot be read: {error}") from None
+    found = read_results(Baseline, path, f"the baseline {path}", strict=True)
     if not found.rows:
         raise UserError(f"the baseline {path} has no rows to compare with")
     return found

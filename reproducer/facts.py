@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from reproducer.errors import UserError
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class Facts(BaseModel):
@@ -19,6 +24,25 @@ class Facts(BaseModel):
     @classmethod
     def _without_surrogates(cls, data: Any) -> Any:
         return _encodable(data)
+
+
+def read_results(kind: type[M], path: Path, name: str, strict: bool = False) -> M:
+    """A results.json as `kind`, which may be a part of what it holds.
+
+    Args:
+        name: of the file in errors.
+
+    Raises:
+        UserError: it cannot be read, or holds something else; tells where.
+    """
+    try:
+        return kind.model_validate_json(path.expanduser().read_bytes(), strict=strict)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise UserError(f"{name} is no results.json: {place}: {first['msg']}") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{name} cannot be read: {error}", "name the results.json of a finished run") from None
 
 
 def _encodable(data: Any) -> Any:

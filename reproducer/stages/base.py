@@ -292,7 +292,7 @@ class Measure(OnModel):
 
     Attributes:
         rank: where its columns stand among those of other kinds.
-        of_device: what it finds out holds for the device that it ran on alone.
+        of_device: what it finds out holds for the device that it ran on alone; on another one it is measured again.
     """
 
     rank: ClassVar[int] = 100
@@ -318,6 +318,9 @@ class Measure(OnModel):
     def lengths(cls, evaluate: Any) -> Sequence[tuple[Loc, int]]:
         """Sequence lengths that a model has to take, and the key below `evaluate` that sets each."""
         return ()
+
+    def fingerprints(self, device: str) -> dict[str, str]:
+        return {"device": device_name(device)} if self.of_device else {}
 
     @property
     def role(self) -> str:

@@ -151,12 +151,11 @@ def _known_row(
     known: Known, row: Row, averaged: Mapping[str, Sequence[str]], searches: Mapping[str, facts.Search]
 ) -> facts.Row | None:
     """The row as an earlier run has it, if that is known; what follows from other rows is this run's."""
-    columns = row.columns
-    found = known.take(row, columns)
+    found = known.take(row)
     if found is None:
         return None
     update: dict[str, Any] = {"search_objective": _objective(row, searches)}
-    if accuracies := _accuracies(columns):
+    if accuracies := _accuracies(row.columns):
         average = _average(found.metrics, averaged[row.model], len(accuracies))
         update["metrics"] = {**found.metrics, AVERAGE: average}
     return found.model_copy(update=update)

@@ -12,7 +12,7 @@ from reproducer.facts import Facts
 from reproducer.queue import Context
 from reproducer.spec import Count, Section, Spec, Tokens
 from reproducer.spec.origins import Loc
-from reproducer.stages.base import Measure, State, device_name, write_result
+from reproducer.stages.base import Measure, State, write_result
 from reproducer.stages.results import Column, Latency
 
 if TYPE_CHECKING:
@@ -89,10 +89,6 @@ class Efficiency(Measure):
         metrics = {column.key: getattr(result, column.key) for column in self.columns()}
         latency = Latency(device=device or "", seconds=result.seconds, quartiles=result.quartiles)
         return {"metrics": metrics, "latency": latency}
-
-    def fingerprints(self, device: str) -> dict[str, str]:
-        """A time holds for the device that it was taken on: on another one it is taken again."""
-        return {"device": device_name(device)}
 
     @property
     def whole(self) -> str:

@@ -19,7 +19,7 @@ from reproducer.models.gguf.types import file_type
 from reproducer.queue import Context
 from reproducer.spec import Count, NonEmpty, Section, Spec, Text, Tokens
 from reproducer.spec.origins import Loc
-from reproducer.stages.base import Measure, State, TextSource, device_name, forget, named, write_result
+from reproducer.stages.base import Measure, State, TextSource, forget, named, write_result
 from reproducer.stages.perplexity import TEXTS
 from reproducer.stages.recovery import Recover
 from reproducer.stages.results import Gguf
@@ -95,7 +95,7 @@ class MeasureGguf(Measure):
 
     def fingerprints(self, device: str) -> dict[str, str]:
         """llama.cpp computes on the CPU, whatever the device of the run."""
-        return {**self.text.fingerprints(), "device": device_name("cpu")}
+        return {**self.text.fingerprints(), **super().fingerprints("cpu")}
 
     def run(self, context: Context) -> None:
         import torch

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import ValidationError
-
 from reproducer.errors import UserError
-from reproducer.facts import Facts
+from reproducer.facts import Facts, read_results
 from reproducer.stages import results as facts
 from reproducer.stages.base import Measure
 
@@ -43,14 +41,7 @@ class Known:
     @classmethod
     def read(cls, path: Path) -> Known:
         """UserError: there is no such file, or it is no results.json."""
-        try:
-            return cls(path, facts.Results.model_validate_json(path.expanduser().read_bytes()))
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the file"
-            raise UserError(f"{path} is no results.json: {place}: {first['msg']}") from None
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(f"{path} cannot be read: {error}", "name the results.json of a finished run") from None
+        return cls(path, read_results(facts.Results, path, str(path)))
 
     def find(self, row: Row) -> facts.Row | None:
         """The file's row of the same stages; if there is none, one that was measured in more ways.
@@ -68,14 +59,11 @@ class Known:
         exact = next((one for one in fitting if len(one.stages) == len(keys)), None)
         return exact or next((one for one in fitting if _measured_more(one, row)), None)
 
-    def take(self, row: Row, columns: list[facts.Column]) -> facts.Row | None:
-        """The row as a row of this run, with its measures alone and without its average; None if it is not known.
-
-        Args:
-            columns: of the row.
-        """
+    def take(self, row: Row) -> facts.Row | None:
+        """The row as a row of this run, with its measures alone and without its average; None if it is not known."""
         if (one := self.find(row)) is None or self.results is None:
             return None
+        columns = row.columns
         keys, sources = {column.key for column in columns}, {column.source for column in columns}
         more = _more(one, row)
         return facts.Row.model_validate(

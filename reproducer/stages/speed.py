@@ -11,7 +11,7 @@ from pydantic import Field
 from reproducer.queue import Context
 from reproducer.spec import Count, Section, Spec, Tokens
 from reproducer.spec.origins import Loc
-from reproducer.stages.base import Measure, State, device_name, write_result
+from reproducer.stages.base import Measure, State, write_result
 from reproducer.stages.results import Speed
 
 if TYPE_CHECKING:
@@ -66,10 +66,6 @@ class MeasureSpeed(Measure):
 
     def facts(self, result: Any, device: str | None) -> Mapping[str, Any]:
         return {"speed": result.model_copy(update={"device": device or ""})}
-
-    def fingerprints(self, device: str) -> dict[str, str]:
-        """A time holds for the device that it was taken on: on another one it is taken again."""
-        return {"device": device_name(device)}
 
     @property
     def whole(self) -> str:
