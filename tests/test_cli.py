@@ -175,11 +175,9 @@ def test_killed_in_the_search_it_ends_with_the_same_rows(here, ran):
 
 
 def test_interrupted_again_and_again_it_says_so_and_goes_on(here):
-    """By Ctrl-C, by a cluster's preemption, by a closed terminal, by an impatient user."""
+    """By a cluster's preemption and by an impatient user; tests/queue/test_signals.py has the other signals."""
     ends = {
-        (signal.SIGINT,): (130, "interrupted"),
         (signal.SIGTERM,): (143, "ended by SIGTERM"),
-        (signal.SIGHUP,): (129, "ended by SIGHUP"),
         (signal.SIGINT, signal.SIGINT): (130, ""),
     }
     for number, (signals, (code, message)) in enumerate(ends.items()):
@@ -195,7 +193,9 @@ def test_interrupted_again_and_again_it_says_so_and_goes_on(here):
     assert list(here.glob("store/prune/*/plan.safetensors")) and not list(here.glob("out/*/*"))
 
 
+@pytest.mark.slow
 def test_two_runs_on_one_store_share_the_work(here):
+    """A whole run twice; tests/queue/test_run.py has the same of stages that cost nothing."""
     processes = [start("spec.yaml", "--out", f"out{n}", cwd=here) for n in range(2)]
     outputs = [finish(process) for process in processes]
     found = [json.loads((here / f"out{n}/small-run/results.json").read_text()) for n in range(2)]

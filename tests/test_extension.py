@@ -247,6 +247,7 @@ def finish(process: subprocess.Popen) -> str:
     return output
 
 
+@pytest.mark.slow
 def test_killed_in_training_it_goes_on_and_ends_with_the_same_plan(here, tmp_path):
     """Steps are slowed down, so that the kill comes between two of them."""
     step = "job.progress("
@@ -268,6 +269,7 @@ def test_killed_in_training_it_goes_on_and_ends_with_the_same_plan(here, tmp_pat
     assert plan_of(here, "Learned gates") == plan_of(whole, "Learned gates")
 
 
+@pytest.mark.slow
 def test_an_engine_of_ones_own_runs_the_stages(here):
     """Each in a Python of its own, which finds the user's modules too, by the names that the spec has for them."""
     carried_over = SEARCHED.replace(
