@@ -1,3 +1,5 @@
+import statistics
+
 import pytest
 
 from reproducer.reporting.numbers import (
@@ -206,3 +208,38 @@ def test_cuts_and_recoveries():
     row = fake.row("vector", {}, structure_ratio=0.25, recovery="lora")
     assert (cut(row), tuning(row)) == ("25% a layer", "w/ LoRA")
     assert (cut({"ratio": 0.125}), tuning({"recovery": "own"})) == ("12.5%", "w/ own")
+
+
+def test_equal_means_are_a_tie_whatever_the_order_of_the_seeds():
+    """A sum's last digit depends on its order; ranks and orders of methods must not."""
+    results = fake.table1(seeds=(0, 1, 2))
+    a, b = (
+        [row for row in results.rows if row.label == label and row.recovery == "none"]
+        for label in ("LLM-Pruner-E1", "LLM-Pruner-E2")
+    )
+    assert len(a) == len(b) == 3
+    given = [(0.1, 0.2, 0.3), (0.3, 0.2, 0.1)]
+    rows = [
+        fake.change(row, metrics=row.metrics | {"boolq_acc": value})
+        for of, values in zip((a, b), given, strict=True)
+        for row, value in zip(of, values, strict=True)
+    ]
+    assert sum(given[0]) != sum(given[1])
+    first, second = lines(rows)
+    assert first["mean"]["boolq_acc"] == second["mean"]["boolq_acc"] == 0.2
+    assert first["deviation"]["boolq_acc"] == second["deviation"]["boolq_acc"] == pytest.approx(0.1)
+
+
+def test_lines_are_statistics_over_finished_seeds():
+    """Those of each line's finished rows alone; of a line with none, of what was measured."""
+    results = fake.table1(seeds=(0, 1, 2, 3))
+    rows = [fake.change(row, status="failed") if row.seed == 3 else row for row in results.rows]
+    for line in lines(rows):
+        values = [row.metrics["boolq_acc"] for row in rows if row in line["rows"] and row.status == "done"]
+        assert [row.status for row in line["done"]] == ["done"] * len(values)
+        assert line["mean"]["boolq_acc"] == pytest.approx(statistics.fmean(values), rel=1e-11)
+        if len(values) > 1:
+            assert line["deviation"]["boolq_acc"] == pytest.approx(statistics.stdev(values), rel=1e-9)
+    unfinished = [fake.change(row, status="failed") for row in results.rows if row.label == "LLM-Pruner-E1"]
+    (line, *_) = lines(unfinished)
+    assert line["status"] == "failed" and not line["done"] and "boolq_acc" in line["mean"]
