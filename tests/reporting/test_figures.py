@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reproducer.paper import load_item
-from reproducer.reporting import axes, figures
+from reproducer.reporting import figures
 from reproducer.reporting.comparison import compare
+from reproducer.reporting.figures import axes
 from reproducer.reporting.rows import by_seed, estimate, lines
 from reproducer.reporting.searches import histories
 

@@ -17,6 +17,8 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
 )  # fmt: skip
 LINES = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#333333", "#8c6d31", GREY)
 DASHES = ("-", "--", ":", "-.")  # of lines whose colour is taken
+FAR = 3  # so many times above the worst trial, or the median method, a value would squeeze the others together
+PLACE = ("model", "ratio", "structure_ratio")  # what a figure has a panel for
 WIDTH, HEIGHT = 5.4, 3.5  # inches; text stays readable at half a page's width
 
 

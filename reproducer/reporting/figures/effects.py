@@ -1,0 +1,55 @@
+"""The paper's claims: the effect that each asks for, the paper's, and the one that was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from reproducer.reporting.figures.axes import BLUE, GREY, RED, legend, new_rows, wrapped
+from reproducer.reporting.filters import first_screen
+from reproducer.reporting.verdicts import Verdict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+OUTCOMES = {"supported": BLUE, "contradicted": RED, "inconclusive": GREY, "not tested": GREY}
+
+
+def claims(verdicts: Sequence[Verdict]) -> Figure:
+    """A claim with an interval a line: by how much its effect here, and the paper's, is beyond what the claim asks for.
+
+    Right of the line is what the paper claims, left of it the opposite; a panel a unit. Of many claims those of the
+    first screen, where one of them has an effect. Claims have the numbers that the report gives them.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    whole = [(number, one) for number, one in enumerate(verdicts, start=1) if one.low is not None]
+    first = {number for _, members in first_screen(verdicts) for number, _ in members}
+    tested = [(number, one) for number, one in whole if number in first] or whole
+    units = list(dict.fromkeys(one.unit for _, one in tested))
+    panels = [[one for _, one in tested if one.unit == unit] for unit in units]
+    texts = [[wrapped(f"{number}. {one.text}", 58) for number, one in tested if one.unit == unit] for unit in units]
+    figure, axes = new_rows([sum(text.count("\n") + 1.6 for text in of_panel) for of_panel in texts])
+    for ax, panel, names in zip(axes, panels, texts, strict=True):
+        for y, one in enumerate(panel):
+            color = OUTCOMES[one.outcome]
+            if one.low is not None and one.high is not None:
+                ends = [_beyond(one, end) for end in (one.low, one.high)]
+                ax.plot(ends, [y, y], color=color, lw=2, solid_capstyle="butt", zorder=2)
+            if one.ours is not None:
+                ax.scatter(_beyond(one, one.ours), y, s=36, color=color, label=f"here: {one.outcome}", zorder=3)
+            if one.paper is not None:
+                ax.scatter(_beyond(one, one.paper), y, s=30, marker="D", facecolor="none", edgecolor="#333333",
+                           label="the paper", zorder=4)  # fmt: skip
+        ax.axvline(0, color="#333333", lw=0.9, zorder=1)
+        ax.set_yticks(range(len(panel)), names, fontsize=8.5, parse_math=False)
+        ax.set_ylim(len(panel) - 0.4, -0.6)
+        ax.xaxis.set_major_locator(MaxNLocator(6))
+        ax.set_xlabel(f"{panel[0].unit} beyond what the claim asks for (right: as claimed)", fontsize=9)
+    legend(figure, *axes)
+    return figure
+
+
+def _beyond(one: Verdict, value: float) -> float:
+    """How far an effect is beyond what the claim asks for; below 0 on the other side."""
+    return (value - (one.threshold or 0.0)) * (1 if one.favourable == "higher" else -1)
