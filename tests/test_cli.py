@@ -174,13 +174,17 @@ def test_killed_in_the_search_it_ends_with_the_same_rows(here, ran):
     assert broken == unbroken
 
 
-def test_interrupted_again_and_again_it_says_so_and_goes_on(here):
-    """By a cluster's preemption and by an impatient user; tests/queue/test_signals.py has the other signals."""
-    ends = {
-        (signal.SIGTERM,): (143, "ended by SIGTERM"),
-        (signal.SIGINT, signal.SIGINT): (130, ""),
-    }
-    for number, (signals, (code, message)) in enumerate(ends.items()):
+ENDS = {
+    "a cluster's preemption": ((signal.SIGTERM,), 143, "ended by SIGTERM"),
+    "an impatient user": ((signal.SIGINT, signal.SIGINT), 130, ""),
+    "Ctrl-C": ((signal.SIGINT,), 130, "interrupted"),
+    "a closed terminal": ((signal.SIGHUP,), 129, "ended by SIGHUP"),
+}
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_interrupted_again_and_again_it_says_so_and_goes_on(here, count):
+    for number, (signals, code, message) in enumerate(list(ENDS.values())[:count]):
         process = start("spec.yaml", "--set", "search.trials=60", cwd=here)
         wait_for_trials(here, 2 + 2 * number, process)
         for one in signals:
@@ -195,7 +199,7 @@ def test_interrupted_again_and_again_it_says_so_and_goes_on(here):
 
 @pytest.mark.slow
 def test_two_runs_on_one_store_share_the_work(here):
-    """A whole run twice; tests/queue/test_run.py has the same of stages that cost nothing."""
+    """A whole run twice; tests/queue/test_processes.py has the same with stages that cost nothing."""
     processes = [start("spec.yaml", "--out", f"out{n}", cwd=here) for n in range(2)]
     outputs = [finish(process) for process in processes]
     found = [json.loads((here / f"out{n}/small-run/results.json").read_text()) for n in range(2)]

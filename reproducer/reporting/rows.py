@@ -24,7 +24,7 @@ COSTS = [
 Line = Mapping[str, Any]
 """`LINE`'s fields; `rows`, one a seed; `measured`, whether any has a metric; `done`, those that finished; `status`,
 `done` with one of them at least; `mean` and `deviation` (the sample's, n − 1; None for one value), by metric and cost,
-over the finished rows or, where none finished, over what was measured before the failure."""
+over the finished rows or, where none finished, over what was measured before the failure, to twelve digits."""
 
 
 def lines(rows: Sequence[Row]) -> list[Line]:
@@ -34,17 +34,16 @@ def lines(rows: Sequence[Row]) -> list[Line]:
     values = DataFrame([_values(row) for row in rows], dtype=float)
     frame = DataFrame([{name: getattr(row, name) for name in [*LINE, "status"]} for row in rows], dtype=object)
     frame.loc[frame["method"] == "dense", "ratio"] = 0.0
-    grouped = frame.groupby(LINE, sort=False, dropna=False)
-    of_line, done = grouped.ngroup(), frame["status"] == "done"
+    of_line, done = frame.groupby(LINE, sort=False, dropna=False).ngroup(), frame["status"] == "done"
     used = done | ~done.groupby(of_line).transform("any")
     counted = values[used].groupby(of_line[used])  # all lines at once: a group alone costs pandas a millisecond
     means, deviations = counted.mean(), counted.std()
     found: list[Line] = []
-    for number, (key, members) in enumerate(grouped.indices.items()):
+    for number, members in of_line.groupby(of_line).indices.items():
         finished = [rows[i] for i in members if done[i]]
         failed = any(rows[i].status == "failed" for i in members)
         found.append(
-            dict(zip(LINE, map(_plain, key), strict=True))
+            {name: _plain(frame.at[members[0], name]) for name in LINE}
             | {
                 "rows": [rows[i] for i in members],
                 "done": finished,
@@ -75,7 +74,7 @@ def _plain(value: Any) -> Any:
 
 
 def _known(series: Series) -> dict[str, float]:
-    # Equal means are ties, for ranks and orders, in whatever order their values were added: twelve digits are exact.
+    # to twelve digits: equal means are ties, for ranks and orders, in whatever order their values were added
     return {name: float(f"{value:.12g}") for name, value in series.dropna().items()}
 
 
