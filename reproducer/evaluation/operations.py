@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 aten = torch.ops.aten
@@ -28,16 +28,20 @@ class Allocations(TorchDispatchMode):
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        inputs = [tensor.untyped_storage() for tensor in _tensors((args, kwargs))]
-        made = func(*args, **(kwargs or {}))
-        for tensor in _tensors(made):
+        kwargs = kwargs or {}
+        made = func(*args, **kwargs)
+        self._note(_tensors(args, kwargs.values()), _tensors([made]))
+        return made
+
+    def _note(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+        given = [tensor.untyped_storage() for tensor in inputs]
+        for tensor in outputs:
             storage = tensor.untyped_storage()
-            if storage not in self._known and all(storage is not other for other in inputs):  # no view of an input
+            if storage not in self._known and all(storage is not other for other in given):  # no view of an input
                 self._known.add(storage)
                 self.now += storage.nbytes()
                 weakref.finalize(storage, self._freed, storage.nbytes())
         self.peak = max(self.peak, self.now)
-        return made
 
     def _freed(self, size: int) -> None:
         self.now -= size
@@ -72,13 +76,12 @@ class _Counter(Allocations):
         kwargs, packet = dict(kwargs or {}), func._overloadpacket
         if "device" in kwargs:
             kwargs["device"] = torch.device("meta")
-        made = super().__torch_dispatch__(func, types, args, kwargs)
-        inputs = _tensors((args, kwargs))
+        made = func(*args, **kwargs)
+        inputs, outputs = _tensors(args, kwargs.values()), _tensors([made])
+        self._note(inputs, outputs)
         given = {tensor.untyped_storage()._cdata for tensor in inputs}
-        outputs = [
-            one for one in _tensors(made) if func._schema.is_mutable or one.untyped_storage()._cdata not in given
-        ]
-        written = sum(tensor.nbytes for tensor in outputs)
+        changed = func._schema.is_mutable
+        written = sum(one.nbytes for one in outputs if changed or one.untyped_storage()._cdata not in given)
         if written and packet is not aten.empty:  # neither a view nor memory that nobody has touched
             self.bytes += written + sum(tensor.nbytes for tensor in inputs)
         self.calls += 1
@@ -101,5 +104,12 @@ class _FusedAttention(TorchFunctionMode):
         return ATTENTION(query, *(one.repeat_interleave(query.shape[1] // one.shape[1], 1) for one in others))[0]
 
 
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+def _tensors(*groups: Iterable[Any]) -> list[Tensor]:
+    """The tensors among an operator's arguments or results: each is a tensor, a list of them or something else."""
+    found = []
+    for value in chain(*groups):
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += _tensors(value)
+    return found

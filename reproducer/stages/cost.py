@@ -329,7 +329,7 @@ def _collected(model: Any, needs: Sequence[Statistic], samples: int, length: int
 
     from reproducer.pruning.collect import Limits, collect
 
-    limits = Limits(activations=2**62, chunk=2**24)  # larger chunks, fewer calls to count: the traffic is the same
+    limits = Limits(activations=2**62, chunk=2**26)  # larger chunks, fewer calls to count: the traffic is the same
     ids = torch.zeros(samples, length, dtype=torch.long)
     collect(model, ids, range(model.config.num_hidden_layers), needs, limits, per_sample=per_sample)
 
