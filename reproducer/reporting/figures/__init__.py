@@ -56,8 +56,11 @@ def draw(results: Results, directory: Path, verdicts: Sequence[Verdict] = ()) ->
         taken = {picture.name for picture in drawn}
         name = next(n for n in (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3))) if n not in taken)
         png = directory / f"{name}.png"
+        if (layout := figure.get_layout_engine()) is not None:
+            figure.set_dpi(DPI)
+            layout.execute(figure)
+            figure.set_layout_engine(None)  # once found, places stay: savefig would draw another time to find them
         _write_png(figure, png)
-        figure.set_layout_engine("none")  # the places stay as found: to find them takes as long as to draw
         figure.savefig(directory / f"{name}.pdf", metadata={"CreationDate": None})  # same results, same bytes
         drawn.append(Picture(kind, name, of, figure.get_figwidth() > 1.3 * WIDTH, png))
 
