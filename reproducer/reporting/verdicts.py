@@ -64,7 +64,7 @@ class Verdict:
         paper_alike: see `Evidence`.
         favoured, opposed: how many comparisons are significantly for the claim, and against it, each by itself.
         p, p_holm: two-sided p of the claim; corrected over the claims of the report.
-        seeds, seeds_needed: paired seeds behind the effect, and how many the rule asks for.
+        seeds, seeds_needed: paired seeds behind `ours`, and how many the rule asks for of each comparison.
         detectable: the smallest distance from `threshold` that this run would have found in four of five repetitions.
         needs: of one that is not tested, or has too few seeds or rows.
         conditions: what differs from the paper's conditions.
@@ -133,7 +133,6 @@ def _judge(run: Run, claim: Claim, differ: Sequence[Deviation]) -> Verdict:
     worst = cases[0] if cases else None
     shown = worst.interval if worst else None
     model = run.model(claim)
-    seeds = min((len(case.seeds) for case in cases), default=0)
     wanting = reason is not None and reason not in ("people", "interval", "set")
     decided = [case for case in cases if case.significant and _enough(case, found)]
     return Verdict(
@@ -159,7 +158,7 @@ def _judge(run: Run, claim: Claim, differ: Sequence[Deviation]) -> Verdict:
         high=shown.high if shown else None,
         p=p,
         p_holm=None,
-        seeds=seeds,
+        seeds=len(worst.seeds) if worst else 0,
         seeds_needed=needed,
         detectable=shown.detectable if shown else None,
         needs=Needs(model.label, claim.trials, needed, run.hours(found.needed, needed, claim.trials))

@@ -107,7 +107,10 @@ def test_verdicts_are_grouped_and_say_why():
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"reason": "few seeds", "seeds": 2}, "2 of the 5 seeds that it takes"),
+        (
+            {"reason": "few seeds", "seeds": 2, "evidence": (fake.evidence(seeds=(0, 1)),)},
+            "2 of the 5 seeds that it takes",
+        ),
         (
             {"reason": "interval", "threshold": 0.0},
             "the interval holds no difference; such a run finds 4.1% or more, four times in five",

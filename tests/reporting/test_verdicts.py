@@ -8,6 +8,8 @@ from functools import cache
 import pytest
 
 from reproducer.paper import RowRef, load_item, paper
+from reproducer.reporting.formats import MARKDOWN
+from reproducer.reporting.render import article, page
 from reproducer.reporting.significance import holm
 from reproducer.reporting.verdicts import Verdict, deviations, verdicts
 from reproducer.stages.results import Results
@@ -85,6 +87,17 @@ def test_too_few_seeds_are_inconclusive_and_say_what_it_takes():
     assert alone.outcome == "inconclusive" and all(
         e.conditional and e.interval.low < e.interval.high for e in alone.evidence
     )
+
+
+def test_seeds_are_those_of_the_effect_and_the_fewest_those_that_lack():
+    results = run(GOOD)
+    rows = [row for row in results.rows if row.label != "Magnitude" or row.seed < 2]
+    results = results.model_copy(update={"rows": rows})
+    one = judged(results)["untuned-accuracy"]
+    assert (one.outcome, one.reason, one.seeds) == ("inconclusive", "few seeds", 5)
+    assert one.evidence[0].baseline != "Magnitude" and min(len(e.seeds) for e in one.evidence) == 2
+    text = page(article(results), MARKDOWN).text
+    assert "over 5 seeds" in text and "2 of the 5 seeds that it takes" in text
 
 
 def test_tuned_rows_need_three_seeds():
