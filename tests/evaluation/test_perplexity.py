@@ -70,21 +70,22 @@ def test_uneven_layers(uneven_pair):
     assert perplexity(cut, windows).value == pytest.approx(perplexity(masked, windows).value, rel=1e-9)
 
 
-def test_never_more_logits_than_a_chunk(model, monkeypatch):
-    chunk = 5
-    monkeypatch.setattr(loss, "LOGITS_AT_ONCE", chunk * 257)
-    rows = []
+def test_never_more_logits_than_a_block(model, monkeypatch):
+    monkeypatch.setattr(loss, "CPU_BLOCK", (5, 100))
+    made = []
     linear = F.linear
 
     def spy(x, weight, bias=None):
-        if weight.shape[0] == 257:
-            rows.append(x.numel() // x.shape[-1])
-        return linear(x, weight, bias)
+        product = linear(x, weight, bias)
+        if weight.data_ptr() >= head.data_ptr() and weight.shape[1] == head.shape[1] and len(weight) in (100, 57):
+            made.append(product.shape)
+        return product
 
+    head = model.lm_head.weight
     monkeypatch.setattr(F, "linear", spy)
-    windows = random_windows(4, 11)
-    perplexity(model, windows)
-    assert max(rows) == chunk and sum(rows) == 4 * 10
+    perplexity(model, random_windows(4, 11))
+    assert head.shape[0] == 257
+    assert max(made) == (5, 100) and sum(rows * columns for rows, columns in made) == 4 * 10 * 257
 
 
 def test_bfloat16_stays_near_float32_and_mode_is_kept(model):

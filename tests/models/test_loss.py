@@ -1,5 +1,7 @@
 """Next-token losses and their gradient against torch's cross-entropy on all logits at once."""
 
+from unittest import mock
+
 import peft
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from reproducer.models import loss
 from reproducer.models.loss import next_token_losses, token_losses
 from tests.families import ZOO, family_model
 from tests.helpers import examples
@@ -21,6 +24,11 @@ def problem(batch, length, width, vocab, bias, dtype=torch.float64, seed=0):
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
     hidden = torch.randn(batch, length, width, generator=generator, dtype=torch.float64).to(dtype)
     return hidden, head, torch.randint(vocab, (batch, length), generator=generator)
+
+
+def blocks_of(rows, columns):
+    """Inside, logits exist in blocks of this size, and groups of them in a cache that holds two rows of one."""
+    return mock.patch.multiple(loss, CPU_BLOCK=(rows, columns), CACHE_BYTES=2 * columns * 8)
 
 
 def plain(hidden, head, labels, divisor=1.0, cap=None):
@@ -37,25 +45,28 @@ def plain(hidden, head, labels, divisor=1.0, cap=None):
     width=st.integers(1, 7),
     vocab=st.integers(2, 30),
     bias=st.booleans(),
-    chunk=st.one_of(st.none(), st.integers(1, 40)),
+    block=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     ignored=st.floats(0, 1),
     divisor=st.sampled_from([1.0, 0.3, 13.0]),
     cap=st.sampled_from([None, 0.5, 3.0, 30.0]),
     seed=st.integers(0, 99),
 )
 def test_values_and_gradients_equal_cross_entropy(
-    batch, length, width, vocab, bias, chunk, ignored, divisor, cap, seed
+    batch, length, width, vocab, bias, block, ignored, divisor, cap, seed
 ):
     hidden, head, labels = problem(batch, length, width, vocab, bias, seed=seed)
     generator = torch.Generator().manual_seed(seed + 1)
     labels[torch.rand(labels.shape, generator=generator) < ignored] = -100
     upstream = torch.randn(batch, length - 1, generator=generator, dtype=torch.float64)
     results = []
-    for losses_of, arguments in ((token_losses, (chunk, divisor, cap)), (plain, (divisor, cap))):
+    for losses_of in (token_losses, plain):
         leaf = hidden.clone().requires_grad_()
-        losses = losses_of(leaf, head, labels, *arguments)
+        with blocks_of(*block):
+            losses = losses_of(leaf, head, labels, divisor, cap)
         results.append((losses.detach(), torch.autograd.grad((losses * upstream).sum(), leaf)[0]))
     (ours, our_gradient), (expected, expected_gradient) = results
+    with blocks_of(*block), torch.no_grad():
+        assert torch.equal(token_losses(hidden, head, labels, divisor, cap), ours)
     assert ours.shape == (batch, length - 1)
     torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(our_gradient, expected_gradient, rtol=1e-10, atol=1e-10)
@@ -66,7 +77,8 @@ def test_numerical_gradient(divisor, cap):
     hidden, head, labels = problem(2, 4, 3, 7, bias=True)
     labels[0, 2] = -100
     leaf = hidden.requires_grad_()
-    assert torch.autograd.gradcheck(lambda h: token_losses(h, head, labels, 2, divisor, cap), (leaf,))
+    with blocks_of(2, 3):
+        assert torch.autograd.gradcheck(lambda h: token_losses(h, head, labels, divisor, cap), (leaf,))
 
 
 def test_ignored_positions_are_zero_and_cost_nothing():
@@ -99,7 +111,7 @@ def test_half_precision_losses_are_accumulated_in_float32(dtype):
 
 @pytest.mark.parametrize(("divisor", "cap"), [(1.0, None), (2.5, 2.0)])
 def test_no_tensor_holds_all_logits(divisor, cap):
-    """A chunk of three rows: nothing with a vocabulary's width may have more of them."""
+    """Blocks of 7 tokens and 97 words: nothing but the inputs, the head and what has the width of a state is larger."""
     hidden, head, labels = problem(4, 20, 3, 977, bias=True)
     seen = []
 
@@ -107,12 +119,58 @@ def test_no_tensor_holds_all_logits(divisor, cap):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             result = function(*args, **(kwargs or {}))
             outputs = result if isinstance(result, tuple | list) else [result]
-            seen.extend(o.numel() for o in outputs if isinstance(o, torch.Tensor) and 977 in o.shape[1:])
+            seen.extend(o.numel() for o in outputs if isinstance(o, torch.Tensor) and 3 not in o.shape)
             return result
 
-    with Watch():
-        token_losses(hidden.requires_grad_(), head, labels, 3, divisor, cap).sum().backward()
-    assert seen and max(seen) == 3 * 977
+    with Watch(), blocks_of(7, 97):
+        token_losses(hidden.requires_grad_(), head, labels, divisor, cap).sum().backward()
+    assert max(number for number in seen if number not in (labels.numel(), 977)) == 7 * 97
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_gradient_of_a_likely_target_keeps_its_precision(dtype):
+    """With a probability of 0.999 for the target, the others' words must not be lost beside it."""
+    width, vocab = 16, 40
+    hidden, head, labels = problem(3, 30, width, vocab, bias=True, dtype=dtype)
+    labels[:, 1:] = 0
+    with torch.no_grad():
+        head.bias[0] = head(hidden).float().max() + 10
+    gradients = []
+    for losses_of, dtypes in ((token_losses, dtype), (plain, torch.float64)):
+        leaf = hidden.to(dtypes, copy=True).requires_grad_()
+        losses = losses_of(leaf, head.to(dtypes), labels)
+        assert 0 < losses.max() < 0.01
+        gradients.append(torch.autograd.grad(losses.sum(), leaf)[0].double())
+    ours, exact = gradients
+    # Each word's probability is off by the rounding of its logit, which may be as large as the bias, and by its own;
+    # what is smaller than the smallest number of the dtype is lost.
+    off = torch.finfo(dtype).eps * (head.bias[0].abs() + 4) * losses.detach()[..., None]
+    smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    allowed = (off + vocab * smallest) * head.weight.abs().amax()
+    assert ((ours - exact)[:, :-1].abs() <= allowed).all()
+
+
+def test_words_that_are_ruled_out_have_no_part_in_the_loss():
+    results = []
+    for losses_of in (token_losses, plain):
+        hidden, head, labels = problem(2, 6, 3, 12, bias=True)
+        labels.clamp_(min=9)
+        with torch.no_grad():
+            head.bias[[0, 1, 2, 4, 5, 6]] = -torch.inf
+        leaf = hidden.requires_grad_()
+        with blocks_of(4, 4):
+            losses = losses_of(leaf, head, labels)
+        results += [losses.detach(), torch.autograd.grad(losses.sum(), leaf)[0]]
+    for ours, expected in zip(results[:2], results[2:], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_logits_that_are_not_finite_are_not_hidden():
+    hidden, head, labels = problem(1, 4, 3, 12, bias=True)
+    for bad in (torch.inf, torch.nan):
+        with torch.no_grad():
+            head.bias[5] = bad
+        assert not torch.isfinite(token_losses(hidden, head, labels)).any()
 
 
 def test_the_losses_of_a_model_with_an_adapter():
