@@ -135,11 +135,12 @@ class _Head:
                 mean.mul_((others - joined).exp_()).add_((of_others - joined).exp_() * (logits @ weight))
             others = joined
             del logits  # before the next block's are made
-        losses = (nn.functional.softplus(others - own) * counted).squeeze(1)
+        gap = (others - own).masked_fill_(own == torch.inf, torch.nan)  # else an infinite target would be a sure one
+        losses = (torch.logaddexp(gap, torch.zeros_like(gap)) * counted).squeeze(1)
         if mean is None:
             return losses, None
         mean.sub_(own_slope * self.weight[targets.squeeze(1)])
-        return losses, mean.mul_(torch.sigmoid(others - own) / self.divisor * counted).to(rows.dtype)
+        return losses, mean.mul_(torch.sigmoid(gap) / self.divisor * counted).to(rows.dtype)
 
     def _scaled(self, values: Tensor, with_slope: bool) -> tuple[Tensor, Tensor | None]:
         """Scaled and capped logits, in place, and, where they are capped, the slope of the cap."""

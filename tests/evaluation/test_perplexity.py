@@ -77,7 +77,7 @@ def test_never_more_logits_than_a_block(model, monkeypatch):
 
     def spy(x, weight, bias=None):
         product = linear(x, weight, bias)
-        if weight.data_ptr() >= head.data_ptr() and weight.shape[1] == head.shape[1] and len(weight) in (100, 57):
+        if weight.untyped_storage().data_ptr() == head.untyped_storage().data_ptr():
             made.append(product.shape)
         return product
 

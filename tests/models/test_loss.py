@@ -1,5 +1,6 @@
 """Next-token losses and their gradient against torch's cross-entropy on all logits at once."""
 
+import math
 from unittest import mock
 
 import peft
@@ -165,12 +166,28 @@ def test_words_that_are_ruled_out_have_no_part_in_the_loss():
         torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
 
 
-def test_logits_that_are_not_finite_are_not_hidden():
+@pytest.mark.parametrize("bad", [torch.inf, torch.nan])
+@pytest.mark.parametrize("is_target", [True, False])
+def test_logits_that_are_not_finite_are_not_hidden(bad, is_target):
     hidden, head, labels = problem(1, 4, 3, 12, bias=True)
-    for bad in (torch.inf, torch.nan):
-        with torch.no_grad():
-            head.bias[5] = bad
-        assert not torch.isfinite(token_losses(hidden, head, labels)).any()
+    labels.fill_(5 if is_target else 6)
+    with torch.no_grad():
+        head.bias[5] = bad
+    losses = token_losses(hidden.requires_grad_(), head, labels)
+    assert not torch.isfinite(losses).any()
+    (gradient,) = torch.autograd.grad(losses.sum(), hidden)
+    assert gradient[:, :-1].isnan().all()
+
+
+def test_unlikely_targets_keep_their_precision():
+    """Losses of 25, to which exp(-25) still adds in float64."""
+    hidden, head, labels = problem(2, 6, 3, 2, bias=True)
+    labels.zero_()
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.copy_(torch.tensor([0.0, 25.0]))
+    expected = torch.full((2, 5), 25 + math.log1p(math.exp(-25)), dtype=torch.float64)
+    torch.testing.assert_close(token_losses(hidden, head, labels), expected, rtol=4e-16, atol=0)
 
 
 def test_the_losses_of_a_model_with_an_adapter():
