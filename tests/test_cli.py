@@ -8,13 +8,16 @@ import os
 import re
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 from reproducer import commands, running
 from reproducer.cli import main
@@ -94,12 +97,10 @@ def finish(process: subprocess.Popen) -> str:
 
 def trials_done(folder: Path) -> int:
     """Trials that a running search has finished."""
-    for path in folder.glob("store/work/*/study.db"):
-        try:
-            with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
-                return database.execute("select count(*) from trials where state = 'COMPLETE'").fetchone()[0]
-        except sqlite3.Error:
-            continue
+    for path in folder.glob("store/work/*/study.journal"):
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        studies = [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
+        return sum(len(study.get_trials(states=(TrialState.COMPLETE,))) for study in studies)
     return 0
 
 

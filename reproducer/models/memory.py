@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+from functools import cache
 
 
 def give_back() -> None:
@@ -12,6 +13,11 @@ def give_back() -> None:
     glibc keeps them where tensors of ever other sizes come and go, as sliced weights do: a search on a model of 135
     million parameters grew by 100 to 300 MB a trial. Does nothing with another C library.
     """
-    library = ctypes.CDLL(ctypes.util.find_library("c"))
+    library = _of_c()
     if hasattr(library, "malloc_trim"):
         library.malloc_trim(0)
+
+
+@cache  # a process is started to find it
+def _of_c() -> ctypes.CDLL:
+    return ctypes.CDLL(ctypes.util.find_library("c"))

@@ -75,8 +75,8 @@ def search(
     """Search, or go on with the search that `directory` holds.
 
     Leaves `search.json`, the record; `plan.safetensors`, the best plan as it was evaluated; and what it goes on from:
-    `study.db` (Optuna's own; `storage.py` has others), `baselines.json`, `plan-*.safetensors`, and `scores.json` or
-    `features.json` where the settings ask for them.
+    `study.journal` (Optuna's own; `storage.py` has others), `baselines.json`, `plan-*.safetensors`, and `scores.json`
+    or `features.json` where the settings ask for them.
 
     Args:
         method: what is searched, and `space` its parameters' ranges, a section of the class `method.space`.
@@ -94,8 +94,7 @@ def search(
         raise ValueError("a search by several workers needs `engine` and `build`")
     chosen = settings.data in ("search", "ten-spaces") and method.calibrated
     one_by_one = settings.order == "sequential" and chosen and varies(space)
-    together = getattr(engine, "elsewhere", False)
-    studies = [open_study(directory, name, together) for name in ((SAMPLES, PARAMETERS) if one_by_one else (JOINT,))]
+    studies = [open_study(directory, name) for name in ((SAMPLES, PARAMETERS) if one_by_one else (JOINT,))]
     for study in studies:
         fail_unfinished(study)
     baselines = {one.name: one for one in map(METHODS.get, settings.baselines)}

@@ -61,11 +61,9 @@ class Phase:
     points: Sequence[tuple[str, dict[str, Any]]] = ()
 
 
-def open_study(directory: Path, name: str, together: bool = False) -> optuna.Study:
+def open_study(directory: Path, name: str) -> optuna.Study:
     """A study of the search in `directory`, made if it is not there; `storage.py` says where.
 
-    Args:
-        together: of a new one: its workers may be on several machines.
     Raises:
         UserError: it is damaged, and left as it is; or the database cannot be used.
     """
@@ -73,7 +71,7 @@ def open_study(directory: Path, name: str, together: bool = False) -> optuna.Stu
     # It writes a traceback where an interrupt comes while it reads, beside the one that ends the call in order.
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     try:
-        storage, prefix = storage_in(directory, together)
+        storage, prefix = storage_in(directory)
         study = optuna.create_study(
             study_name=prefix + name, storage=storage, load_if_exists=True, direction="minimize"
         )

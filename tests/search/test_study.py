@@ -10,6 +10,8 @@ import sys
 import optuna
 import pytest
 import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from pydantic import ValidationError
 from search_objective import DRAW, MIXTURES, Objective, run
 
@@ -32,6 +34,15 @@ def finished(directory, *states):
 
 def without_times(trials):
     return [{key: value for key, value in trial.items() if key != "seconds"} for trial in trials]
+
+
+def journal_in(directory):
+    return JournalStorage(JournalFileBackend(str(directory / "study.journal")))
+
+
+def plain(directory):
+    """The study as Optuna alone opens it."""
+    return optuna.load_study(study_name="joint", storage=journal_in(directory))
 
 
 def beside(directory):
@@ -245,8 +256,7 @@ def test_a_stopped_trial_counts_has_no_value_and_tells_the_sampler_its_partial_o
     assert all(trial["value"] is None and trial["baseline"] is None for trial in stopped)
     assert all(trial["partial"] > record.best.value for trial in stopped)
     assert all(trial["partial"] is None for trial in finished(tmp_path, "complete"))
-    study = optuna.load_study(study_name="joint", storage=f"sqlite:///{tmp_path / 'study.db'}")
-    pruned = study.get_trials(states=(optuna.trial.TrialState.PRUNED,))
+    pruned = plain(tmp_path).get_trials(states=(optuna.trial.TrialState.PRUNED,))
     assert [t.intermediate_values for t in pruned] == [{1: trial["partial"]} for trial in stopped]
     costs = record.costs
     assert (costs.trials, costs.stopped) == (30, len(stopped))
@@ -388,19 +398,57 @@ def test_without_both_to_search_there_is_nothing_to_do_one_after_the_other(tmp_p
 # The storage.
 
 
-def test_a_damaged_study_is_reported_and_left_as_it_is(tmp_path):
-    run(Objective(), tmp_path)
-    database = tmp_path / "study.db"
-    database.write_bytes(b"garbage" * 1000)
-    with pytest.raises(UserError, match=r"study\.db cannot be read"):
-        run(Objective(), tmp_path)
-    assert database.read_bytes() == b"garbage" * 1000
+DAMAGES = {
+    "of something else": lambda content: b"garbage" * 1000,
+    "of something else, with lines": lambda content: b"garbage\n" * 1000,
+    "a byte in the middle": lambda content: content[:5000] + b"\n" + content[5000:],
+    "zeros at the end": lambda content: content + bytes(100),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_study_is_reported_and_left_as_it_is(tmp_path, damage):
+    run(Objective(), tmp_path, trials=10)
+    journal = tmp_path / "study.journal"
+    damaged = DAMAGES[damage](journal.read_bytes())
+    journal.write_bytes(damaged)
+    with pytest.raises(UserError, match=r"study\.journal cannot be read"):
+        run(Objective(), tmp_path, trials=12)
+    assert journal.read_bytes() == damaged
+
+
+def test_a_line_that_a_full_disk_cut_off_is_as_if_it_had_never_been(tmp_path):
+    run(Objective(), tmp_path, trials=10)
+    journal = tmp_path / "study.journal"
+    whole = journal.read_bytes()
+    last = len(whole.splitlines(keepends=True)[-1])
+    ends = {}
+    for name, content in {
+        "whole": whole[:-last],
+        "first byte": whole[: 1 - last],
+        "all but its end": whole[:-1],
+    }.items():
+        journal.write_bytes(content)
+        run(Objective(), tmp_path, trials=12)
+        ends[name] = without_times(finished(tmp_path))
+    assert len(ends["whole"]) == 12 and ends["whole"] == ends["first byte"] == ends["all but its end"]
 
 
 def test_the_storage_is_plain_optuna(tmp_path):
     best = run(Objective(), tmp_path).best
-    study = optuna.load_study(study_name="joint", storage=f"sqlite:///{tmp_path / 'study.db'}")
-    assert study.best_value == best.value
+    assert plain(tmp_path).best_value == best.value
+
+
+def test_a_search_that_an_earlier_version_began_in_sqlite_goes_on_there(tmp_path):
+    run(Objective(), tmp_path, trials=10)
+    (tmp_path / "study.db").touch()
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    optuna.copy_study(from_study_name="joint", from_storage=journal_in(tmp_path), to_storage=storage)
+    (tmp_path / "study.journal").unlink()
+    objective = Objective()
+    run(objective, tmp_path, trials=12)
+    assert objective.evaluated == 2 and not (tmp_path / "study.journal").exists()
+    assert len(optuna.load_study(study_name="joint", storage=storage).trials) == 12
 
 
 def test_a_finished_search_computes_nothing_again(tmp_path):
