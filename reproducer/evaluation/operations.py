@@ -76,7 +76,7 @@ class _Counter(Allocations):
         kwargs, packet = dict(kwargs or {}), func._overloadpacket
         if "device" in kwargs:
             kwargs["device"] = torch.device("meta")
-        made = func(*args, **kwargs)
+        made = _made(func, args, kwargs)
         inputs, outputs = _tensors(args, kwargs.values()), _tensors([made])
         self._note(inputs, outputs)
         given = {tensor.untyped_storage()._cdata for tensor in inputs}
@@ -92,6 +92,51 @@ class _Counter(Allocations):
         elif packet in flop_registry:
             self.flops += flop_registry[packet](*args, **kwargs, out_val=made)
         return made
+
+
+_ITSELF = object()
+_known: dict[Any, Any] = {}  # an operator and what its arguments look like -> what its results look like
+
+
+def _made(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """What an operator makes on the meta device, where torch derives its shape, slowly, in Python.
+
+    Here that is done once for all arguments that look the same; views are always made by the operator.
+    """
+    changed = [one.alias_info is not None for one in func._schema.returns]
+    itself = changed == [True] and func._schema.is_mutable
+    if any(changed) and not itself:
+        return func(*args, **kwargs)
+    key = func, _look(args), _look(tuple(kwargs.items()))
+    try:
+        found = _known.get(key)
+    except TypeError:  # an argument that cannot be compared
+        return func(*args, **kwargs)
+    if found is _ITSELF:
+        return args[0]
+    if found is not None:
+        made = [
+            aten.empty_strided.default(size, step, dtype=dtype, device=device) for size, step, dtype, device in found
+        ]
+        return made[0] if len(func._schema.returns) == 1 else tuple(made)
+    made = func(*args, **kwargs)
+    results = (made,) if isinstance(made, Tensor) else made
+    if itself:
+        if made is args[0] and _look(made) == key[1][0]:  # it keeps its shape
+            _known[key] = _ITSELF
+    elif isinstance(results, tuple) and all(isinstance(one, Tensor) for one in results):
+        given = {tensor.untyped_storage()._cdata for tensor in _tensors(args, kwargs.values())}
+        if not any(one.untyped_storage()._cdata in given for one in results):  # `_unsafe_view` is a view, too
+            _known[key] = [_look(one) for one in results]
+    return made
+
+
+def _look(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.shape, value.stride(), value.dtype, value.device
+    if isinstance(value, list | tuple):
+        return tuple(_look(one) for one in value)
+    return type(value), value  # 2 is not 2.0
 
 
 class _FusedAttention(TorchFunctionMode):

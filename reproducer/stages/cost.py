@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
-from functools import cache, lru_cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from reproducer.data.sizes import INSTRUCTION, instruction_rows, text_size
@@ -258,7 +258,7 @@ class ModelCost:
             total[one.name] = max(0.0, less - DEPTHS[0] * layer) + number * layer * share
         return Cost(Work(total["flops"], total["bytes"], total["calls"]), total["memory"])
 
-    @property
+    @cached_property  # asked for at every turn
     def _small(self) -> _Small:
         recovery = self.recovery and (type(self.recovery), self.recovery.model_dump_json())
         return _small(json.dumps(dict(self.config), sort_keys=True), self.dtype, recovery)

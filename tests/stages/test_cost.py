@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from reproducer.data import sizes
+from reproducer.evaluation import operations
 from reproducer.evaluation.operations import Allocations, Operations, count
 from reproducer.models.catalogue import CATALOGUE
 from reproducer.pruning.counting import count as count_model
@@ -144,6 +146,18 @@ FUNCTIONS = [
     (cost._training, (3, 16), GroupWise(rank=2, group=12)),
     (cost._pass, (3, 16, "losses", 16), GroupWise()),
 ]
+
+
+@pytest.mark.parametrize(("function", "sizes", "recovery"), FUNCTIONS)
+def test_shapes_that_are_known_count_as_those_that_torch_derives(function, sizes, recovery, monkeypatch):
+    config = llama(hidden=64, channels=160).config.to_dict()
+    model = replace(ModelCost(config, "bfloat16"), recovery=recovery)._small._models[0]
+    run = partial(function, model, *sizes)
+    monkeypatch.setattr(operations, "_known", {})
+    found = [count(run), count(run)]
+    assert operations._known
+    monkeypatch.setattr(operations, "_made", lambda operator, args, kwargs: operator(*args, **kwargs))
+    assert found == [count(run)] * 2
 
 
 @pytest.mark.parametrize(("function", "sizes", "recovery"), FUNCTIONS)
