@@ -6,7 +6,9 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from reproducer.paper import method, paper
 from reproducer.reporting import comparison, figures, gguf, majority, significance, speed
@@ -31,12 +33,17 @@ class Article:
         results: with the paper's numbers attached.
         verdicts, deviations: of the paper's claims, and of the run from the paper.
         drawn: the figures.
+        content: what templates are rendered with.
     """
 
     results: Results
     verdicts: Sequence[Verdict]
     deviations: Sequence[Deviation]
     drawn: Sequence[figures.Picture] = ()
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        return _content(self)
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,12 @@ def row_line(row: Row, columns: Sequence[Column]) -> str:
 
 def page(told: Article, form: Format, template: str = "report.j2") -> Page:
     """The article in one format."""
+    found: dict[str, Table] = {}
+    text = environment(form).get_template(template).render(told.content, tables=found)
+    return Page(squeezed(text), found)
+
+
+def _content(told: Article) -> dict[str, Any]:
     results = told.results
     columns = [column for column in results.columns if not column.is_margin]
     named = {column.source: column.label for column in columns}
@@ -126,9 +139,7 @@ def page(told: Article, form: Format, template: str = "report.j2") -> Page:
     every = lines(results.rows)
     whole = blocks(with_results(every))
     first = results.of_part(results.parts[0]) if results.parts else None
-    found: dict[str, Table] = {}
-    content = {
-        "tables": found,
+    return {
         "results": results,
         "compared": [run for run in (results, *map(results.of_part, results.parts)) if run.paper is not None],
         "rows": results.rows,
@@ -158,8 +169,6 @@ def page(told: Article, form: Format, template: str = "report.j2") -> Page:
         "paper_method": method(),
         "paper_models": paper().conditions.models,
     }
-    text = environment(form).get_template(template).render(content)
-    return Page(squeezed(text), found)
 
 
 def _key_figure(told: Article) -> figures.Picture | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import fmean, stdev
 from typing import Any
 
@@ -29,8 +31,27 @@ over the finished rows or, where none finished, over what was measured before th
 
 def lines(rows: Sequence[Row]) -> list[Line]:
     """Rows that differ in the seed alone, together, in the order in which they first appear."""
-    if not rows:
-        return []
+    return list(_lines(_These(tuple(rows)))) if rows else []
+
+
+@dataclass(frozen=True, eq=False)
+class _These:
+    """The very same rows, for a cache; nothing changes a row."""
+
+    rows: tuple[Row, ...]
+
+    def __hash__(self) -> int:
+        return hash(tuple(map(id, self.rows)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _These) or len(self.rows) != len(other.rows):
+            return False
+        return all(map(operator.is_, self.rows, other.rows))
+
+
+@lru_cache(maxsize=32)  # every part of a report asks for its rows' lines
+def _lines(these: _These) -> list[Line]:
+    rows = these.rows
     values = DataFrame([_values(row) for row in rows], dtype=float)
     frame = DataFrame([{name: getattr(row, name) for name in [*LINE, "status"]} for row in rows], dtype=object)
     frame.loc[frame["method"] == "dense", "ratio"] = 0.0
