@@ -21,7 +21,6 @@ from statistics import fmean
 from urllib.parse import quote
 
 import optuna
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from reproducer.errors import UserError
@@ -311,6 +310,8 @@ def _importances(study: optuna.Study) -> dict[str, float]:
     varying = [name for name in names if len({trial.params.get(name) for trial in complete}) > 1]
     if len(complete) < LEAST_TRIALS or len(varying) < 2:
         return {}
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances  # scikit-learn: over a second
+
     evaluator = PedAnovaImportanceEvaluator(target_quantile=max(0.1, TOP_TRIALS / len(complete)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

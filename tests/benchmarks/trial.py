@@ -6,6 +6,9 @@ part alone.
 What it cannot avoid: the products of one forward and one backward pass over the samples (weight gradients in the
 pruned layers, none below the first of them), and of a forward pass over the texts at the pruned widths. These are timed
 as bare `torch.matmul` on tensors of the same shapes and dtype, in turns with whole trials.
+
+Second-order scores need the weight gradients of each sample alone: as many products as samples in place of one over all
+tokens, of the same operations but fewer of them at once. They are timed too, as what such a trial really multiplies.
 """
 
 from __future__ import annotations
@@ -67,8 +70,8 @@ def attention(products: Products, layer, architecture, plan, index, sequences: i
         products.add((sequences * heads, length, length), (sequences * heads, length, shape.head_dim))
 
 
-def of_statistics(objective: Objective, samples: int, dtype: torch.dtype) -> Products:
-    """The products of a forward and a backward pass over the samples."""
+def of_statistics(objective: Objective, samples: int, dtype: torch.dtype, apart: bool = False) -> Products:
+    """The products of a forward and a backward pass over the samples; `apart`: weight gradients of each alone."""
     products = Products(dtype)
     walk, first = objective.text_walk, objective.layers[0]
     tokens, length = samples * objective.pool.shape[1], objective.pool.shape[1]
@@ -78,7 +81,9 @@ def of_statistics(objective: Objective, samples: int, dtype: torch.dtype) -> Pro
             products.add((tokens, into), (into, out))  # forward
             products.add((tokens, out), (out, into))  # gradient of the input
             if index in objective.layers:
-                products.add((out, tokens), (tokens, into))  # gradient of the weight
+                for _ in range(samples if apart else 1):
+                    of = length if apart else tokens
+                    products.add((out, of), (of, into))  # gradient of the weight
         attention(products, walk.layers[index], walk.architecture, None, index, samples, length, 3)
     products.add((tokens, head[1]), (head[1], head[0]))
     products.add((tokens, head[0]), (head[0], head[1]))
@@ -134,6 +139,9 @@ def main() -> None:
         plan = objective.plan(adapruner, POINT, samples)
         took["evaluation"] = seconds(objective.value, plan)
         took["products of statistics"] = seconds(of_statistics(objective, len(samples), dtype).run)
+        took["products of statistics, each sample alone"] = seconds(
+            of_statistics(objective, len(samples), dtype, apart=True).run
+        )
         took["products of evaluation"] = seconds(of_evaluation(objective, plan, dtype).run)
         known.statistics(samples, additive)  # passage by passage, once a search
         took["plan, passages known"] = seconds(known.plan, adapruner, DEFAULT, samples[::-1])  # another set
@@ -141,16 +149,20 @@ def main() -> None:
             rounds.append(took)
     rows = [(name, *(of([took[name] for took in rounds]) for of in (statistics.median, min))) for name in rounds[0]]
     print(tabulate(rows, headers=["", "median s", "least s"], floatfmt=".2f"))
-    parts = ("products of statistics", "products of evaluation")
-    trial = statistics.median(
-        (took["statistics"] + took["plan"] + took["evaluation"]) / sum(took[part] for part in parts) for took in rounds
+    of_one, of_each = (
+        statistics.median(
+            (took["statistics"] + took["plan"] + took["evaluation"]) / (took[products] + took["products of evaluation"])
+            for took in rounds
+        )
+        for products in ("products of statistics", "products of statistics, each sample alone")
     )
     default = statistics.median(
         (took["plan, passages known"] + took["evaluation"]) / took["products of evaluation"] for took in rounds
     )
     tokens = sum(len(ids) for ids in texts.values()) * 128
     print(f"\n{given.dtype}, {torch.get_num_threads()} threads, 10x128 samples, {tokens} search tokens")
-    print(f"a trial takes {trial:.2f} times its bare products (median of {given.rounds})")
+    print(f"a trial takes {of_one:.2f} times its bare products (median of {given.rounds})")
+    print(f"and {of_each:.2f} times those with the weight gradients of each sample alone, as its scores need them")
     print(f"one whose passages are known, as in the default mode, takes {default:.2f} times its own, the evaluation's")
 
 
