@@ -95,7 +95,7 @@ class _Counter(Allocations):
 
 
 _ITSELF = object()
-_known: dict[Any, Any] = {}  # an operator and what its arguments look like -> what its results look like
+_results: dict[Any, Any] = {}  # an operator and what its arguments look like -> what its results look like
 
 
 def _made(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -109,7 +109,7 @@ def _made(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return func(*args, **kwargs)
     key = func, _look(args), _look(tuple(kwargs.items()))
     try:
-        found = _known.get(key)
+        found = _results.get(key)
     except TypeError:  # an argument that cannot be compared
         return func(*args, **kwargs)
     if found is _ITSELF:
@@ -123,11 +123,11 @@ def _made(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     results = (made,) if isinstance(made, Tensor) else made
     if itself:
         if made is args[0] and _look(made) == key[1][0]:  # it keeps its shape
-            _known[key] = _ITSELF
+            _results[key] = _ITSELF
     elif isinstance(results, tuple) and all(isinstance(one, Tensor) for one in results):
         given = {tensor.untyped_storage()._cdata for tensor in _tensors(args, kwargs.values())}
         if not any(one.untyped_storage()._cdata in given for one in results):  # `_unsafe_view` is a view, too
-            _known[key] = [_look(one) for one in results]
+            _results[key] = [_look(one) for one in results]
     return made
 
 

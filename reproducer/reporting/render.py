@@ -126,6 +126,7 @@ def page(told: Article, form: Format, template: str = "report.j2") -> Page:
 
 
 def _content(told: Article) -> dict[str, Any]:
+    """The same for every format; `tables` is each one's own."""
     results = told.results
     columns = [column for column in results.columns if not column.is_margin]
     named = {column.source: column.label for column in columns}

@@ -31,7 +31,7 @@ class Journal(JournalFileBackend):
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
-        self.path, self.lock = path, FileLock(path.with_suffix(".flock"))  # Optuna's has the suffix .lock
+        self.path, self.lock = path, FileLock(f"{path}.flock")  # `.lock` is Optuna's own
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = "".join(f"{json.dumps(log, separators=(',', ':'))}\n" for log in logs).encode()

@@ -153,9 +153,9 @@ def test_shapes_that_are_known_count_as_those_that_torch_derives(function, sizes
     config = llama(hidden=64, channels=160).config.to_dict()
     model = replace(ModelCost(config, "bfloat16"), recovery=recovery)._small._models[0]
     run = partial(function, model, *sizes)
-    monkeypatch.setattr(operations, "_known", {})
+    monkeypatch.setattr(operations, "_results", {})
     found = [count(run), count(run)]
-    assert operations._known
+    assert operations._results
     monkeypatch.setattr(operations, "_made", lambda operator, args, kwargs: operator(*args, **kwargs))
     assert found == [count(run)] * 2
 
