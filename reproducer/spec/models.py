@@ -5,14 +5,15 @@ Names of models, methods, data sets, tasks and recoveries are any text here; `re
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import InitErrorDetails
 
-from reproducer.errors import nearest
+from reproducer.errors import UserError, nearest
 from reproducer.spec.explain import OVERRIDES, explain
 from reproducer.spec.origins import Loc, Mistake, Node, Origin, SpecError, dotted, wrap
 from reproducer.spec.overlay import merge
@@ -219,6 +220,16 @@ class Spec(Section):
         wrong = name or (found if isinstance(found, str) else "")
         hint = nearest(wrong, list(choices)) if choices else ""
         return SpecError([Mistake(origin, dotted(written), "; ".join(filter(None, (message, hint))))])
+
+    @contextmanager
+    def at(self, loc: Loc) -> Iterator[None]:
+        """A UserError raised inside becomes a SpecError with the file and the line of `loc`."""
+        try:
+            yield
+        except SpecError:
+            raise
+        except UserError as error:
+            raise self.error(loc, str(error).replace("\n", "; ")) from None
 
     def _locate(self, loc: Loc) -> tuple[Origin, list[str | int]]:
         loc = self._nearest(loc)

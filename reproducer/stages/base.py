@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from reproducer.data.text import resolve_text, text_fingerprints
-from reproducer.errors import UserError
 from reproducer.facts import Facts
 from reproducer.queue import Artifact, Context, Outcome, Result, Stage, describe_machine
-from reproducer.spec import PruneSpec, Section, Spec, SpecError
+from reproducer.spec import PruneSpec, Section, Spec
 from reproducer.spec.origins import Loc
 from reproducer.stages.results import CalibrationUse, Column
 
@@ -31,12 +30,8 @@ T = TypeVar("T")
 
 def named(spec: Spec, loc: Loc, look: Callable[[], T]) -> T:
     """What `look` finds for the name that stands at `loc` of a spec; a mistake is told with its file and line."""
-    try:
+    with spec.at(loc):
         return look()
-    except SpecError:
-        raise
-    except UserError as error:
-        raise spec.error(loc, str(error).replace("\n", "; ")) from None
 
 
 class Value(BaseModel):

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, model_validator
 
+from reproducer.errors import UserError
 from reproducer.spec import (
     Count,
     Listed,
@@ -212,6 +213,16 @@ def test_a_name_deep_in_an_open_section_gets_its_nearest(load):
         ("evaluate", "tasks", 1, "name"): "x.yaml:5: evaluate.tasks[1].name: no; did you mean 'piqa'?",
     }.items():
         assert str(spec.error(loc, "no", choices)) == told
+
+
+def test_an_error_raised_at_a_place_is_told_with_its_line(load):
+    spec = load(BASE + "evaluate:\n  tasks: [quizz]\n")
+    with pytest.raises(SpecError) as caught, spec.at(("evaluate", "tasks", 0)):
+        raise UserError("no such task", "did you mean 'quiz'?")
+    assert str(caught.value) == "x.yaml:5: evaluate.tasks[0]: no such task; did you mean 'quiz'?"
+    with pytest.raises(SpecError) as caught, spec.at(("models",)), spec.at(("evaluate",)):
+        raise UserError("inner")
+    assert caught.value.line == 4
 
 
 def test_mistakes_in_a_profile_and_an_option_name_them(load, write):
