@@ -20,7 +20,7 @@ from reproducer.models.catalogue import CATALOGUE
 from reproducer.models.export.formats import writer
 from reproducer.planning import queue_text, rest_text
 from reproducer.queue import Monitor, Outcome, Result, Store, survey
-from reproducer.running import check_folder, fetch_shared, run_stages, store_of, unwritable
+from reproducer.running import check_folder, fetch, remote_of, run_stages, unwritable
 from reproducer.spec import Document, Spec, load
 from reproducer.stages.collect import collect
 from reproducer.stages.document import expand_all
@@ -47,20 +47,21 @@ def report(given: Namespace) -> int:
     """Render from the store, running nothing."""
     expansion = _load(given)
     check_folder(given.out / expansion.spec.name)
-    store = store_of(given)
-    fetch_shared(expansion, store, None)
+    store = Store(given.store)
+    fetch(expansion, store, remote_of(given), None)
     return _finish(expansion, survey(expansion.stages, store), given)[0]
 
 
 def status(given: Namespace) -> int:
     """What of a spec is done."""
     expansion = _load(given)
-    store = store_of(given)
+    store = Store(given.store)
     if given.watch:
         watch(expansion.spec.name, expansion.stages, store)
         return DONE
     outcome = survey(expansion.stages, store, surveyed_device(expansion, ("auto",)))
-    there = store.remote.keys() if store.remote else set()
+    remote = remote_of(given)
+    there = remote.keys() if remote else set()
     at_work = {stage.key: holder for stage, holder in Monitor(expansion.stages, store).look().running}
     lines = []
     for key, result in outcome.results.items():
@@ -108,8 +109,8 @@ def export(given: Namespace) -> int:
     expansion = _load(given)
     row = find_row(expansion, given)
     _check_target(given)
-    store = store_of(given)
-    fetch_shared(expansion, store, None)
+    store = Store(given.store)
+    fetch(expansion, store, remote_of(given), None)
     outcome = survey(expansion.stages, store)
     check_made(expansion, outcome, row)  # before everything else is read
     _deliver(given, expansion, outcome, row, {})

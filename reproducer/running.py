@@ -12,6 +12,7 @@ from typing import Any
 
 from reproducer.devices import check_offload, devices_named, surveyed_device
 from reproducer.errors import UserError
+from reproducer.files import tree_bytes
 from reproducer.queue import (
     Outcome,
     Progress,
@@ -19,17 +20,14 @@ from reproducer.queue import (
     Result,
     Stage,
     Store,
-    check_shared,
     console_progress,
     duration,
     engine_named,
-    fetch,
     fitting_slots,
     survey,
 )
 from reproducer.queue import run as run_queue
 from reproducer.queue.engines.local import WORKER_MEMORY
-from reproducer.queue.files import tree_bytes
 from reproducer.spec.profiles import find_profile
 from reproducer.stages.collect import columns_of, settled_rows
 from reproducer.stages.expand import Expansion
@@ -40,16 +38,17 @@ LARGE = 10**9  # parameters of a model whose stages are estimated before they ru
 LONG = 24 * 3600  # seconds of work that a user may want to hear of before they begin
 
 
-def store_of(given: Namespace) -> Store:
-    return Store(given.store, Remote(given.remote) if given.remote is not None else None)
+def remote_of(given: Namespace) -> Remote | None:
+    """The remote that the command line names, if any."""
+    return None if given.remote is None else Remote(given.remote)
 
 
-def fetch_shared(expansion: Expansion, store: Store, device: str | None) -> None:
+def fetch(expansion: Expansion, store: Store, remote: Remote | None, device: str | None) -> None:
     """Bring into the store what the remote has of it, if there is one."""
-    if store.remote is not None:
-        fetched = fetch(expansion.stages, store, store.remote, device, print)
+    if remote is not None:
+        fetched = remote.fetch(expansion.stages, store, device, print)
         size = sum(tree_bytes(artifact.directory) for artifact in fetched) / 2**20
-        print(f"fetched {len(fetched)} of {len(expansion.stages)} stages ({size:.1f} MiB) from {store.remote.url}")
+        print(f"fetched {len(fetched)} of {len(expansion.stages)} stages ({size:.1f} MiB) from {remote.url}")
 
 
 def run_stages(expansion: Expansion, given: Namespace, folder: Path | None) -> Outcome:
@@ -58,12 +57,16 @@ def run_stages(expansion: Expansion, given: Namespace, folder: Path | None) -> O
     Args:
         folder: of the report; None: there will be none.
     """
-    store = store_of(given)
+    store, remote = Store(given.store), remote_of(given)
     surveyed = surveyed_device(expansion, given.devices)
-    fetch_shared(expansion, store, surveyed)
+    fetch(expansion, store, remote, surveyed)
     outcome = survey(expansion.stages, store, surveyed)
-    unshared = outcome.results.keys() - store.remote.keys() if store.remote else ()
-    if outcome.ok and not unshared:  # nothing to compute: torch need not even be imported
+    if remote is not None:
+        keys = remote.keys()
+        for key, result in outcome.results.items():
+            if result.artifact is not None and key not in keys:
+                remote.store(result.artifact)
+    if outcome.ok:  # nothing to compute: torch need not even be imported
         check_folder(folder)
         return outcome
     factory, options = engine_named(given.engine)
@@ -85,8 +88,6 @@ def run_stages(expansion: Expansion, given: Namespace, folder: Path | None) -> O
         try:
             if given.offload:
                 check_offload(devices)
-            if store.remote is None:
-                check_shared(store, engine)
         except BaseException:
             engine.close()
             raise
@@ -101,9 +102,8 @@ def run_stages(expansion: Expansion, given: Namespace, folder: Path | None) -> O
         devices,
         progress=(progress := console_progress()),
         environment={"packages": _packages(), "device": ",".join(devices)},
-        settled=partial(_say_rows, expansion, progress),
+        settled=partial(_settled, expansion, remote, progress),
         memory={stage.key: max(memory.get(stage.key, 0), WORKER_MEMORY) for stage in todo} if elsewhere else None,
-        offload=given.offload,
     )
 
 
@@ -117,8 +117,16 @@ def _check_known(expansion: Expansion, todo: list[Stage], device: str) -> None:
         expansion.known.check({name: digest for name, digest in read.items() if name != "device"})
 
 
-def _say_rows(expansion: Expansion, progress: Progress, stage: Stage, results: Mapping[str, Result]) -> None:
-    """Show the rows that have ended with `stage`."""
+def _settled(
+    expansion: Expansion, remote: Remote | None, progress: Progress, stage: Stage, results: Mapping[str, Result]
+) -> None:
+    """Store at the remote what a stage has made, and show the rows that have ended with it."""
+    artifact = results[stage.key].artifact
+    if remote is not None and artifact is not None:
+        try:
+            remote.store(artifact)
+        except UserError as error:  # no reason to end a run: the next one stores it
+            progress.say(f"{stage.label}: not stored at the remote: {error}")
     if rows := settled_rows(expansion, stage, results):
         from reproducer.reporting import row_line
 

@@ -15,14 +15,12 @@ from reproducer.queue.artifact import Artifact, Failure
 from reproducer.queue.context import Context
 from reproducer.queue.engines import ENGINES, Engine, MachineLost, engine_named
 from reproducer.queue.engines.local import fitting_slots
-from reproducer.queue.exchange import fetch
 from reproducer.queue.locks import Holder
 from reproducer.queue.machine import describe_machine
 from reproducer.queue.outcome import Outcome, Result, survey
 from reproducer.queue.progress import LiveProgress, Progress, console_progress, duration
 from reproducer.queue.remote import Remote
 from reproducer.queue.scheduler import run
-from reproducer.queue.shared import check_shared
 from reproducer.queue.signals import Interrupted, exit_code, interruptible
 from reproducer.queue.simulate import Schedule, critical_path, simulate
 from reproducer.queue.stage import Stage, canonical, topological
@@ -49,14 +47,12 @@ __all__ = [
     "Standing",
     "Store",
     "canonical",
-    "check_shared",
     "console_progress",
     "critical_path",
     "describe_machine",
     "duration",
     "engine_named",
     "exit_code",
-    "fetch",
     "fitting_slots",
     "interruptible",
     "run",

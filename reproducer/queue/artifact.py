@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reproducer.queue.files import write_json
+from reproducer.files import write_json
 from reproducer.queue.stage import Stage, canonical
 
 

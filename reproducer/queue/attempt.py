@@ -12,19 +12,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from reproducer.errors import UserError
-from reproducer.queue import engines
 from reproducer.queue.artifact import Artifact, Failure
 from reproducer.queue.context import Context
-from reproducer.queue.exchange import agree, bring
 from reproducer.queue.locks import StageLock
 from reproducer.queue.logs import logged
 from reproducer.queue.machine import Meter, describe_machine
-from reproducer.queue.remote import Remote
 from reproducer.queue.stage import Stage
 from reproducer.queue.store import Store
 
@@ -40,9 +37,7 @@ def attempt(
     device: str,
     run: str,
     environment: Mapping[str, Any],
-    offload: bool = False,
-    url: str | None = None,
-    digests: Mapping[str, str] | None = None,
+    digests: Mapping[str, str],
 ) -> End | None:
     """Bring `stage`, whose inputs are in the store at `root`, to an artifact, running it where need be.
 
@@ -51,24 +46,20 @@ def attempt(
     Args:
         run: the name of the run, for the record.
         environment: for the record.
-        offload: see `Context`.
-        url: of a remote. What it made is there too, and the inputs may be there instead of in the store, which on
-            another machine may be empty.
-        digests: of the inputs' artifacts as the run has them; None: of those that are in the store.
+        digests: of the inputs' artifacts as the run has them.
     Returns:
         How it ended; None: another process is at it.
     Raises:
-        UserError: the store or the remote cannot be used, or the disk is full.
+        UserError: the store cannot be used, or the disk is full.
     """
-    store = Store(root, Remote(url) if url else None)
-    if store.remote:
-        engines.of_stages = None  # a stage's own workers see its store only on its own machine
-        if not (root / "locks").is_dir():
-            store.prepare()
+    store = Store(root)
+    if not (root / "locks").is_dir():
+        hint = "take a --store in a folder that all machines share, under the same path"
+        raise UserError(f"the store {root} is not on {socket.gethostname()}", hint)
     with errors_of(store, stage), store.lock(stage) as lock:
         if not lock.acquire([needed.key for needed in stage.inputs.values()], device):
             return None
-        return _Attempt(store, stage, lock, device, run, environment, offload, digests).make()
+        return _Attempt(store, stage, lock, device, run, environment, digests).make()
 
 
 @contextmanager
@@ -96,12 +87,10 @@ class _Attempt:
     device: str
     run: str
     environment: Mapping[str, Any]
-    offload: bool
-    digests: Mapping[str, str] | None
+    digests: Mapping[str, str]
     told: float = 0.0
 
     def make(self) -> End | None:
-        self.bring_inputs()
         try:
             inputs = self.inputs()
             today = fingerprints(self.stage, self.device, self.run)
@@ -111,32 +100,16 @@ class _Attempt:
         if state is None:
             self.store.recover(self.stage)
             state = self.usable(inputs, today)
-        state = self.agreed(state, inputs, today)
         if state is not None:
             return "done" if state.record.get("run") == self.run else "cached"
         return self.execute(inputs, today)
-
-    def bring_inputs(self) -> None:
-        if self.store.remote is not None and self.digests is not None:
-            for name, needed in self.stage.inputs.items():
-                digest = self.digests[name]
-                state = self.store.inspect(needed, {})
-                if not isinstance(state, Artifact) or state.digest != digest:
-                    wanted = partial(_has_digest, digest)
-                    bring(self.store, self.store.remote, needed, wanted, self.say, wait=True)
-
-    def agreed(self, mine: Artifact | None, inputs: dict[str, Artifact], today: dict[str, str]) -> Artifact | None:
-        """What the remote has of the stage too from now on; without one `mine`."""
-        if self.store.remote is None:
-            return mine
-        return agree(self.store, self.store.remote, self.stage, mine, inputs, today, self.say)
 
     def inputs(self) -> dict[str, Artifact]:
         found = {name: self.store.read(needed) for name, needed in self.stage.inputs.items()}
         for name, artifact in found.items():
             if artifact is None:
                 raise UserError(f"its input '{name}' has gone from the store", "run again to make it anew")
-            if self.digests is not None and artifact.digest != self.digests[name]:
+            if artifact.digest != self.digests[name]:
                 what = f"its input '{name}' is another in the store than this run has found or made"
                 raise UserError(what, "something else has made it anew meanwhile: run again to go on from that")
         return {name: artifact for name, artifact in found.items() if artifact}
@@ -145,8 +118,7 @@ class _Attempt:
         state = self.store.inspect(self.stage, inputs, today)
         if isinstance(state, str):
             kept = self.store.discard(self.stage).relative_to(self.store.root)
-            what = "runs again" if self.store.remote is None else "is fetched or runs again"
-            self.say(f"{what}: {state} (what was there is kept in {kept})", joint=" ")
+            self.say(f"runs again: {state} (what was there is kept in {kept})", joint=" ")
             return None
         return state
 
@@ -157,7 +129,7 @@ class _Attempt:
         digests = {name: artifact.digest for name, artifact in inputs.items()}
         shared = self.store.root / "shared"
         hear = self.progress, self.say, work.record
-        context = Context(work.directory, folders, self.device, shared, digests, *hear, offload=self.offload)
+        context = Context(work.directory, folders, self.device, shared, digests, *hear)
         self.log(started=True)
         self.write(f"started on {socket.gethostname()}, {self.device}, process {os.getpid()}")
         if work.resumed:
@@ -179,7 +151,7 @@ class _Attempt:
             }
             if not self.lock.is_ours():
                 return None
-            made = self.store.commit(self.stage, inputs, today, details)
+            self.store.commit(self.stage, inputs, today, details)
         except (Exception, SystemExit) as error:
             if is_disk_full(error):
                 raise _disk_full(self.store, self.stage, error) from error
@@ -187,8 +159,6 @@ class _Attempt:
         finally:
             if not resumable and self.lock.is_ours():
                 self.store.leave(self.stage)
-        if self.agreed(made, inputs, today) != made:
-            return "cached"
         self.write(f"done in {meter.seconds:.1f} s")
         return "done"
 
@@ -229,10 +199,6 @@ class _Attempt:
                 stream.write(json.dumps(event) + "\n")
         except OSError:
             pass  # a full disk is reported by the stage itself
-
-
-def _has_digest(digest: str, record: Mapping[str, Any]) -> bool:
-    return bool(record["digest"] == digest)
 
 
 def _disk_full(store: Store, stage: Stage, error: BaseException) -> UserError:

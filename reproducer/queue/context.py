@@ -24,7 +24,6 @@ class Context:
             Files only, no links; the name `record.json` is taken. All that is there at the end is the artifact.
         inputs: the folder of each input's artifact, to be read only.
         device: where to compute.
-        offload: what does not fit on the device may wait in host memory.
     """
 
     directory: Path

@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from reproducer.queue.files import read_json, write_json
+from reproducer.files import read_json, write_json
 
 
 @dataclass(frozen=True)

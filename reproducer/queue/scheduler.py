@@ -10,15 +10,12 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
-from reproducer.queue.artifact import Artifact, Failure, misfit
+from reproducer.queue.artifact import Artifact, Failure
 from reproducer.queue.attempt import End, attempt, errors_of, fingerprints
 from reproducer.queue.engines import Engine, MachineLost
 from reproducer.queue.engines.local import InProcess
-from reproducer.queue.exchange import bring
-from reproducer.queue.leases import Leases
 from reproducer.queue.locks import Holder
 from reproducer.queue.outcome import Outcome, Result, inputs_of
 from reproducer.queue.progress import Progress
@@ -43,12 +40,11 @@ def run(
     environment: Mapping[str, Any] | None = None,
     settled: Settled | None = None,
     memory: Mapping[str, int] | None = None,
-    offload: bool = False,
 ) -> Outcome:
     """Bring `stages`, and all that they need, to an artifact each.
 
-    A stage that fails blocks those that need it; all others still run. Stages that another run on the same store or
-    remote is at are left for later and then waited for. Whatever ends this process, the next run goes on from what
+    A stage that fails blocks those that need it; all others still run. Stages that another run on the same store is
+    at are left for later and then waited for. Whatever ends this process, the next run goes on from what
     was finished.
 
     Args:
@@ -58,13 +54,12 @@ def run(
         environment: package versions and the like for the records, beside Python, platform and CPU.
         settled: called after each stage that this run settles.
         memory: bytes that stages need, by key, for an engine that finds machines by itself.
-        offload: what does not fit on a device may wait in host memory.
     Raises:
         UserError: the store cannot be used, or the disk is full; what was finished is kept.
         KeyboardInterrupt: likewise.
     """
     engine, progress = engine or InProcess(), progress or Progress()
-    scheduler = _Scheduler(stages, store, engine, devices, progress, environment or {}, settled, memory, offload)
+    scheduler = _Scheduler(stages, store, engine, devices, progress, environment or {}, settled, memory)
     with scheduler:
         scheduler.collect()
         scheduler.loop()
@@ -84,22 +79,18 @@ class _Scheduler:
         environment: Mapping[str, Any],
         settled: Settled | None,
         memory: Mapping[str, int] | None,
-        offload: bool,
     ) -> None:
         self.order = topological(stages)
         self.results: dict[str, Result] = {}
         canonical(environment, "environment")  # fail now and not when the first stage has finished
         self._store, self._engine, self._devices = store, engine, list(devices)
         self._progress, self._environment, self._settled = progress, dict(environment), settled
-        self._memory, self._offload = memory, offload
+        self._memory = memory
         self._run = uuid.uuid4().hex[:12]
         self._watch = Watch(store, self._run, progress)
         self._running: dict[int, tuple[Stage, Future[End | None]]] = {}  # by slot
         self._lost: Counter[tuple[str, str]] = Counter()
         self._announced: set[tuple[str, Holder]] = set()
-        self._remote = store.remote
-        self._unshared: dict[str, str] = {}  # what the store has and the remote has not, and the device it is good for
-        self._leases = Leases(self._remote.objects, self._run, self._remote.lease) if self._remote else None
         self._stranded = False
         self._closing = ExitStack()
 
@@ -108,8 +99,6 @@ class _Scheduler:
         self._closing.callback(self._progress.close)
         self._closing.callback(self._store.remove_logs, self._run)
         self._closing.callback(self._watch.close)
-        if self._leases is not None:
-            self._closing.callback(self._leases.close)
         self._closing.callback(self._engine.close)
 
     def __exit__(self, *_: object) -> None:
@@ -120,11 +109,9 @@ class _Scheduler:
         return [stage for stage in self.order if stage.key not in self.results]
 
     def collect(self) -> None:
-        """Settle what is good in the store, and at the remote if there is one; needs no lock and changes nothing."""
-        there = self._remote.versions(self.order) if self._remote else None
-        here: dict[str, Result] = {}
+        """Settle what is good in the store; needs no lock and changes nothing."""
         for stage in self.order:
-            inputs = inputs_of(stage, here)
+            inputs = inputs_of(stage, self.results)
             if not isinstance(inputs, dict):
                 continue
             for device in dict.fromkeys(self._devices):  # one made on any of them is good
@@ -133,12 +120,7 @@ class _Scheduler:
                 except Exception:  # said by the attempt that follows
                     break
                 if isinstance(state, Artifact):
-                    here[stage.key] = Result(stage, "cached", artifact=state)
-                    settled = all(one.key in self.results for one in stage.inputs.values())
-                    if there is None or (settled and there[stage.key].have(state)):
-                        self.results[stage.key] = here[stage.key]
-                    else:
-                        self._unshared[stage.key] = device
+                    self.results[stage.key] = Result(stage, "cached", artifact=state)
                     break
 
     def loop(self) -> None:
@@ -146,8 +128,6 @@ class _Scheduler:
         todo = self.open()
         if todo:
             self._store.prepare()
-            if self._remote is not None:
-                self._remote.objects.check()
         typical = self._store.typical_seconds(stage.kind for stage in todo)
         self._progress.begin(todo, len(self.order) - len(todo), typical, self._engine.slots)
         self._watch.start()
@@ -166,7 +146,7 @@ class _Scheduler:
                         continue
                     with errors_of(self._store, stage):
                         is_free = self._store.lock(stage).is_free()
-                    if is_free and self._take_lease(stage, free[0]):
+                    if is_free:
                         self._submit(stage, free[0], inputs)
                     else:
                         held.append(stage)
@@ -180,23 +160,13 @@ class _Scheduler:
     def _is_running(self, stage: Stage) -> bool:
         return any(stage == running for running, _ in self._running.values())
 
-    def _take_lease(self, stage: Stage, slot: int) -> bool:
-        return self._leases is None or self._leases.acquire(stage.key, self._device(slot))
-
-    def _device(self, slot: int) -> str:
-        return self._devices[slot % len(self._devices)]
-
     def _submit(self, stage: Stage, slot: int, inputs: Mapping[str, Artifact]) -> None:
         self._watch.add(stage)
-        engine, device = self._engine, self._device(slot)
+        device = self._devices[slot % len(self._devices)]
         needs = {} if self._memory is None else {"memory": self._memory.get(stage.key, 0)}
-        known = self._unshared.pop(stage.key, None)
-        if known and isinstance(self._store.inspect(stage, inputs), Artifact):
-            engine, device, needs = InProcess(), known, {}  # it is uploaded from here: others do not have it
-        url = self._remote.given if self._remote is not None else None
         digests = {name: artifact.digest for name, artifact in inputs.items()}
-        how = self._run, self._environment, self._offload, url, digests
-        self._running[slot] = stage, engine.submit(attempt, stage, self._store.root, device, *how, **needs)
+        how = device, self._run, self._environment, digests
+        self._running[slot] = stage, self._engine.submit(attempt, stage, self._store.root, *how, **needs)
 
     def _take_finished(self) -> None:
         self._watch.check()
@@ -204,8 +174,6 @@ class _Scheduler:
             if not future.done():
                 continue
             del self._running[slot]
-            if self._leases is not None:
-                self._leases.release(stage.key)
             error = future.exception()
             if isinstance(error, MachineLost):
                 self._take_lost(stage, *GONE)
@@ -220,15 +188,9 @@ class _Scheduler:
         """Settle a stage by what is in the store. It stays open where that is nothing: another run is at it, or was."""
         self._watch.remove(stage)
         if isinstance(end, Failure):
-            if self._store.failure(stage) != end:  # it was another machine's, with a store of its own
-                self._write_failure(stage, end)
             self._settle(Result(stage, "failed", end.message))
         elif end is not None and isinstance(inputs := inputs_of(stage, self.results), dict):
             state = self._store.inspect(stage, inputs)
-            if self._remote is not None and not isinstance(state, Artifact):
-                with errors_of(self._store, stage):
-                    wanted = partial(_fits, inputs)
-                    state = bring(self._store, self._remote, stage, wanted, self._progress.say)
             if isinstance(state, Artifact):
                 self._settle(Result(stage, end, artifact=state))
 
@@ -263,13 +225,9 @@ class _Scheduler:
 
     def _announce(self, held: Sequence[Stage]) -> None:
         for stage in held:
-            holder = (self._leases and self._leases.holder(stage.key)) or self._store.lock(stage).holder()
+            holder = self._store.lock(stage).holder()
             who = holder and (stage.key, replace(holder, progress=None))
             if holder and who and who not in self._announced:
                 self._announced.add(who)
                 self._progress.say(f"waiting for {stage.label}: {holder}")
                 self._watch.add(stage)
-
-
-def _fits(inputs: Mapping[str, Artifact], record: Mapping[str, Any]) -> bool:
-    return misfit(record, inputs, None) is None

@@ -22,20 +22,18 @@ import re
 import shutil
 import statistics
 import tempfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reproducer.errors import UserError
+from reproducer.files import read_json, tree_bytes, write_json
 from reproducer.queue.artifact import Artifact, Damaged, Failure, Work, files_digest, is_record, misfit
-from reproducer.queue.files import Hashes, read_json, tree, tree_bytes, write_json
+from reproducer.queue.hashes import Hashes
 from reproducer.queue.locks import StageLock
 from reproducer.queue.stage import KEY_LENGTH, RESERVED, Stage, topological
-
-if TYPE_CHECKING:
-    from reproducer.queue.remote import Remote
 
 RECORD = "record.json"
 _KEY = re.compile(rf"\.?([0-9a-f]{{{KEY_LENGTH}}})(?![0-9a-f])")  # a leading dot: a partly written file
@@ -46,14 +44,11 @@ _LONGEST = "x" * 250  # no path below work/<key>/ is longer
 class Store:
     """The store in the folder `root`. Nothing is written before `prepare` or a run.
 
-    Args:
-        remote: where finished artifacts are shared with other machines' stores.
     Raises:
         UserError: `root` cannot be the path of a folder.
     """
 
-    def __init__(self, root: str | Path, remote: Remote | None = None) -> None:
-        self.remote = remote
+    def __init__(self, root: str | Path) -> None:
         try:
             self.root = Path(root).expanduser().absolute()  # a stage may change the working directory
             if any(len(os.fsencode(part)) > NAME_MAX for part in self.root.parts):
@@ -223,8 +218,13 @@ class Store:
         if (directory / RECORD).exists():
             raise ValueError(f"the stage wrote {RECORD}, which is the store's own name")
         hashes = self._hashes(stage)
-        names = [(path, path.relative_to(directory).as_posix()) for path in tree(directory)]
-        files = {name: hashes.digest(path, name) for path, name in names}
+        files = {}
+        for path in sorted(directory.rglob("*")):
+            name = path.relative_to(directory).as_posix()
+            if path.is_symlink():
+                raise ValueError(f"'{name}' is a link; an artifact holds plain files only")
+            if path.is_file():
+                files[name] = hashes.digest(path, name)
         record = {
             "key": stage.key,
             "kind": stage.kind,
@@ -241,9 +241,13 @@ class Store:
         hashes.save()
         return self._complete(stage, record)
 
-    def receive(self, stage: Stage, record: Mapping[str, Any], remote: Remote) -> Artifact:
-        """Make what the remote has under that record the stage's artifact. One that was there is moved into corrupt/.
+    def receive(
+        self, stage: Stage, record: Mapping[str, Any], download: Callable[[str, str, str, Path], None]
+    ) -> Artifact:
+        """Make what a remote has under that record the stage's artifact. One that was there is moved into corrupt/.
 
+        Args:
+            download: makes the file of a key, a name and a SHA-256 at a path.
         Raises:
             Damaged: it is not what was recorded; nothing has changed.
             OSError: likewise.
@@ -259,7 +263,7 @@ class Store:
                     raise Damaged(f"{name!r} cannot be a file of an artifact")
                 path = fetched / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                remote.download(stage.key, name, digest, path)
+                download(stage.key, name, digest, path)
                 if hashes.digest(path, name) != digest:
                     raise Damaged(f"{name} does not have the recorded SHA-256")
         except BaseException:

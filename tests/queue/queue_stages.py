@@ -235,20 +235,8 @@ if __name__ == "__main__":  # STORE PLAN SLOTS ENGINE: a run in a process of its
     from queue_stages import PLANS as plans  # under the name that other processes know the classes by
 
     from reproducer.errors import UserError as Wrong
-    from reproducer.queue import Remote, Store, console_progress, engine_named, exit_code, interruptible, run
+    from reproducer.queue import Store, console_progress, engine_named, exit_code, interruptible, run
     from reproducer.queue.engines import ray
-    from reproducer.queue.objects import Objects
-
-    if kill_after := int(os.environ.get("QUEUE_KILL_AFTER", "0")):  # so many uploads
-        upload, uploaded = Objects.upload, []
-
-        def upload_or_die(objects: Objects, path: Path, name: str) -> None:
-            upload(objects, path, name)
-            uploaded.append(name)
-            if len(uploaded) == kill_after:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        Objects.upload = upload_or_die  # type: ignore[method-assign]
 
     print("ready", flush=True)
     sys.stdin.readline()  # a test that wants several to begin together holds them here
@@ -258,9 +246,7 @@ if __name__ == "__main__":  # STORE PLAN SLOTS ENGINE: a run in a process of its
             ray.TAKEN_ALONG = ("QUEUE_",)
             engine = factory(int(sys.argv[3]), **options)
             devices = ["cpu:0", "cpu:1"]
-            url, lease = os.environ.get("QUEUE_REMOTE"), float(os.environ.get("QUEUE_LEASE", "60"))
-            store = Store(sys.argv[1], Remote(url, lease) if url else None)
-            outcome = run(plans[sys.argv[2]](), store, engine, devices, progress=console_progress())
+            outcome = run(plans[sys.argv[2]](), Store(sys.argv[1]), engine, devices, progress=console_progress())
             print(dict(outcome.counts))
         except KeyboardInterrupt as error:
             print("interrupted", flush=True)

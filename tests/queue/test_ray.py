@@ -4,21 +4,17 @@ import json
 import os
 import signal
 from collections import Counter
-from types import SimpleNamespace
 
 import psutil
 import pytest
 from engine_contract import EngineContract, until
-from queue_stages import PLANS, SPEC, Mistake, Wait, sleep_long, text
+from queue_stages import PLANS, SPEC, Wait, sleep_long, text
 
 from reproducer.cli import main
 from reproducer.errors import UserError
-from reproducer.queue import MachineLost, Progress, Remote, Store, check_shared, run
+from reproducer.queue import MachineLost, Progress, Store, run
 from reproducer.queue.engines import ray as engines_ray
-from reproducer.queue.locks import StageLock
-from tests.own_stores import OwnStores
 from tests.ray_cluster import add_node, start_cluster
-from tests.s3_server import BUCKET, s3_server
 
 ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
 
@@ -110,27 +106,6 @@ def test_nothing_outlives_a_driver_that_is_ended(cluster, bench, how):
     assert all(store.artifact(stage) for stage in PLANS["waits"]())
 
 
-@pytest.mark.slow
-def test_nodes_without_a_common_folder(cluster, engine, log, tmp_path, monkeypatch):
-    """Each with a store of its own, and an object store behind them."""
-    for package in ("moto", "s3fs"):
-        pytest.importorskip(package, reason=f"{package} is not installed: there is no object store to test with")
-    with s3_server() as variables:
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(engines_ray, "TAKEN_ALONG", ("QUEUE_", "AWS_"))
-        store = Store(tmp_path / "store", Remote(f"s3://{BUCKET}/ray"))
-        stages = [*PLANS["graph"](), text("blocked", a=Mistake())]
-        outcome = run(stages, store, OwnStores(engine, os.getppid))  # a worker's parent is its node
-        assert outcome.counts == {"done": 12, "failed": 1, "blocked": 1}
-        assert Counter(log()).most_common(1)[0][1] == 1, "each stage ran exactly once in all"
-        assert store.failure(Mistake()).message == outcome[Mistake()].message
-        made = [len(list(node.glob("write/*"))) for node in tmp_path.glob("store-of-*/")]
-        assert len(made) == 2 and all(made)
-    alone = run(PLANS["graph"](), Store(tmp_path / "alone"))
-    assert all(result.artifact.digest == outcome[key].artifact.digest for key, result in alone.results.items())
-
-
 def test_a_spec_on_a_cluster_gives_the_rows_of_a_local_run(cluster, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "spec.yaml").write_text(SPEC)
@@ -161,20 +136,6 @@ def test_a_stages_own_workers_are_tasks_too(cluster, engine, store):
     assert run([stage], store, engine).ok
     artifact = store.artifact(stage)
     assert (artifact.directory / "out.txt").read_text() == "[0, 1, 4, 9, 16, 25]" and artifact.facts["others"] >= 1
-
-
-def test_a_store_that_nodes_do_not_share_is_refused(engine, store, monkeypatch):
-    store.prepare()
-    check_shared(store, engine)
-    assert not list(store.root.glob("locks/*"))
-    lone = SimpleNamespace(everywhere=lambda function, path: {"n1 (ab)": "held", "n2 (cd)": "absent"})
-    with pytest.raises(UserError, match=r"is not on n2 \(cd\)"):
-        check_shared(store, lone)
-    # locks that hold within a machine alone, as those of another file
-    monkeypatch.setattr(StageLock, "is_free", lambda lock: True)
-    alone = SimpleNamespace(everywhere=lambda function, path: {"n1 (ab)": function(path)})
-    with pytest.raises(UserError, match="are not seen on n1"):
-        check_shared(store, alone)
 
 
 def test_devices_and_addresses_that_are_not_there(cluster, monkeypatch):

@@ -12,7 +12,7 @@ from reproducer.errors import UserError
 from reproducer.queue import Progress, Store, run, survey
 from reproducer.queue import artifact as artifact_module
 from reproducer.queue import store as store_module
-from reproducer.queue.files import LARGE
+from reproducer.queue.hashes import LARGE
 
 
 class Lines(Progress):

@@ -12,9 +12,9 @@ import pytest
 from queue_stages import Crash, Mistake, kind, text
 
 from reproducer.errors import UserError
+from reproducer.files import read_json
 from reproducer.queue import Monitor, Progress, run
 from reproducer.queue.attempt import attempt
-from reproducer.queue.files import read_json
 from reproducer.watching import find_stage, log_text, standing_text, watch
 
 
@@ -33,7 +33,7 @@ def test_who_has_lost_its_lock_publishes_nothing(store):
     for n in range(2):
         stage = kind("cut-off", run_cut_off)(n=n)
         store.prepare()
-        assert attempt(stage, store.root, "cpu", "a run", {}) is None
+        assert attempt(stage, store.root, "cpu", "a run", {}, {}) is None
         assert store.read(stage) is None and store.failure(stage) is None
         assert (store.root / "work" / stage.key / "theirs").exists(), "what the other works on is left alone"
         holder = store.lock(stage).holder()
