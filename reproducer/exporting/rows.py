@@ -150,5 +150,5 @@ def export_row(
         plan.apply_(cut_model)
     recovery = row.stages.get("recovery")
     if isinstance(recovery, Recover):
-        cut_model = recovery.how.merge(cut_model, made["recovery"].directory)
+        cut_model = recovery.how.apply(cut_model, made["recovery"].directory, merge=True)
     return write(cut_model, plan, directory, found, tokenizer=tokenizer, origin=Origin(results, told), files=files)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from reproducer.errors import UserError
 from reproducer.methods.parameters import POSITIVE, check_number, whole_from
 from reproducer.methods.registry import Decision, Request, TrainingJob, register
-from reproducer.methods.training import train_steps, trained
+from reproducer.methods.training import text_loss, train_steps, trained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -91,7 +91,6 @@ def learn_gates(job: TrainingJob, settings: Mapping[str, Any], remove: int) -> N
     """
     import torch
 
-    from reproducer.models.loss import next_token_losses
     from reproducer.pruning.together import cut_together
 
     model, architecture = job.model, job.architecture
@@ -108,14 +107,12 @@ def learn_gates(job: TrainingJob, settings: Mapping[str, Any], remove: int) -> N
     target = 1 - remove / total
     multiplier = torch.zeros((), dtype=torch.float64)
     optimizer = torch.optim.Adam(gates.values(), lr=settings["learning_rate"])
-    decoder, device = architecture.decoder_of(model), architecture.head_of(model).weight.device
+    device = architecture.head_of(model).weight.device
 
     def step(number: int, ids: Tensor) -> float:
         progress = number / max(1, settings["steps"] - 1)
         epsilon = settings["epsilon_start"] * (settings["epsilon_end"] / settings["epsilon_start"]) ** progress
-        ids = ids.to(device)
-        hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
-        loss = next_token_losses(model, hidden, ids).mean()
+        loss = text_loss(job, ids)
         open_ = {name: (1 + epsilon) * gate.square() / (gate.square() + epsilon) for name, gate in gates.items()}
         share = torch.stack([costs[name] * values.sum().to(device) for name, values in open_.items()]).sum() / total
         optimizer.zero_grad()

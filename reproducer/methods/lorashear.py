@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from reproducer.errors import UserError
 from reproducer.methods.parameters import POSITIVE, check_number, whole_from
 from reproducer.methods.registry import Decision, Request, TrainingJob, register
-from reproducer.methods.training import train_steps, trained
+from reproducer.methods.training import text_loss, train_steps, trained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -252,7 +252,6 @@ def shear(job: TrainingJob, settings: Mapping[str, Any], statistic: GradientStat
     """Both parts; leaves the variables, factors and periods in the job's directory."""
     import torch
 
-    from reproducer.models.loss import next_token_losses
     from reproducer.pruning.allocation import parameters_to_remove
     from reproducer.pruning.together import cut_together
 
@@ -266,7 +265,6 @@ def shear(job: TrainingJob, settings: Mapping[str, Any], statistic: GradientStat
     remove = parameters_to_remove(model, job.layers, job.cut)
     cut_together(model, architecture, _by_layer(state, "scale", job.layers), remove, job.cut.round_to)  # reachable?
     samples = job.ids[: settings["score_samples"]]
-    decoder, device = architecture.decoder_of(model), architecture.head_of(model).weight.device
     warmup, duration = settings["warmup_steps"], settings["period_steps"]
 
     def begin() -> None:
@@ -297,9 +295,7 @@ def shear(job: TrainingJob, settings: Mapping[str, Any], statistic: GradientStat
     def step(number: int, ids: Tensor) -> float:
         if number == warmup:
             split()
-        ids = ids.to(device)
-        hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
-        loss = next_token_losses(model, hidden, ids).mean()
+        loss = text_loss(job, ids)
         optimizer.zero_grad()
         loss.backward()
         before = {name: tensor.detach().clone() for name, tensor in state.items()} if number >= warmup else {}
@@ -318,7 +314,7 @@ def _fresh(job: TrainingJob, rank: int) -> dict[str, Tensor]:
     import torch
 
     from reproducer.models.architecture import linear_at
-    from reproducer.recovery.training.run import derived_seed
+    from reproducer.models.training import derived_seed
 
     generator = torch.Generator().manual_seed(derived_seed(job.seed, "lorashear"))
     blocks, state = job.architecture.decoder_layers(job.model), {}

@@ -46,25 +46,29 @@ class GroupWise(LowRank):
     group: Annotated[int, Field(ge=2, le=2**16)] = 32
 
     def adapted(self, model: Any) -> Any:
-        from reproducer.recovery.training.groups import add_grouped
-
-        add_grouped(model, self, seed=0)
+        self._add(model, seed=0)
         return model
 
     def train(self, job: Job) -> list[dict[str, Any]]:
-        from reproducer.recovery.training.groups import FILE, add_grouped, save_grouped
-        from reproducer.recovery.training.run import derived_seed
+        from reproducer.models.training import derived_seed
+        from reproducer.recovery.training.groups import FILE, save_grouped
 
         (job.directory / FILE).unlink(missing_ok=True)
-        weights = add_grouped(job.model, self, derived_seed(job.seed, "adapter"))
-        return self.fit(job, job.model, weights, lambda: save_grouped(weights, self, job.directory))
+        weights = self._add(job.model, derived_seed(job.seed, "adapter"))
+        return self.fit(job, job.model, weights, lambda: save_grouped(weights, self._layout(), job.directory))
 
-    def load(self, model: Any, directory: Path) -> Any:
-        from reproducer.recovery.training.groups import load_grouped
+    def apply(self, model: Any, directory: Path, merge: bool = False) -> Any:
+        from reproducer.recovery.training.groups import apply_grouped
 
-        return load_grouped(model, directory)
+        return apply_grouped(model, directory, merge)
 
-    def merge(self, model: Any, directory: Path) -> Any:
-        from reproducer.recovery.training.groups import merge_grouped
+    def _layout(self) -> Any:
+        from reproducer.recovery.training.groups import Layout
 
-        return merge_grouped(model, directory)
+        return Layout(self.bits, self.group, self.alpha / self.rank)
+
+    def _add(self, model: Any, seed: int) -> Any:
+        from reproducer.recovery.training.groups import add_grouped
+
+        options: dict[str, Any] = {"rank": self.rank, "dropout": self.dropout, "targets": self.targets}
+        return add_grouped(model, seed, self._layout(), **options)

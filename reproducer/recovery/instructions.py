@@ -16,7 +16,7 @@ from reproducer.spec import Count, Name, NonEmpty, Positive, Tokens, mistake
 if TYPE_CHECKING:
     from torch import nn
 
-    from reproducer.recovery.training.run import Phase
+    from reproducer.recovery.training.examples import Phase
 
 DATASET = "alpaca"
 
@@ -99,8 +99,8 @@ class InstructionTuning(Recovery):
 
         Returns, raises: as `train`.
         """
-        from reproducer.recovery.training.examples import tokenised
-        from reproducer.recovery.training.run import Phase, TrainingRun, train
+        from reproducer.recovery.training.examples import Phase, tokenised
+        from reproducer.recovery.training.run import fine_tune
 
         limit = getattr(model.config, "max_position_embeddings", None)
         for key, length in self.lengths().items():
@@ -114,13 +114,18 @@ class InstructionTuning(Recovery):
         steps = self._step_count(len(examples), dropped)
         if dropped:
             job.say(f"{dropped} of {len(rows)} rows are left out: a cut at {self.cutoff} tokens leaves no response")
-        # any token will do behind the end of a sequence: nothing sees it and nothing is learned from it
-        known = (job.tokenizer.pad_token_id, job.tokenizer.eos_token_id, 0)
-        padding = next(token for token in known if token is not None)
         instructions = Phase(examples, steps, self.warmup_steps, self.epochs * len(examples))
-        run = TrainingRun(model, weights, [*self.before(job), instructions], self, job.seed, padding)
-        train(run, job, save)
-        return run.losses
+        return fine_tune(
+            job,
+            model,
+            weights,
+            [*self.before(job), instructions],
+            save,
+            learning_rate=self.learning_rate,
+            batch=self.batch,
+            micro_batch=self.micro_batch,
+            settings=self.model_dump_json(exclude={"dataset", "examples", "text"}),  # examples themselves are compared
+        )
 
     def _step_count(self, examples: int, dropped: int) -> int:
         if not examples:

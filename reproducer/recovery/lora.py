@@ -22,28 +22,27 @@ class Lora(LowRank):
     source: ClassVar[str] = "Hu et al. 2022; settings of Ma et al. 2023 (LLM-Pruner)"
 
     def adapted(self, model: Any) -> Any:
-        from reproducer.recovery.training.adapter import add_adapter
-
-        return add_adapter(model, self, seed=0).get_base_model()
+        return self._add(model, seed=0).get_base_model()
 
     def train(self, job: Job) -> list[dict[str, Any]]:
-        from reproducer.recovery.training.adapter import add_adapter, save_adapter
-        from reproducer.recovery.training.run import derived_seed
+        from reproducer.models.training import derived_seed
+        from reproducer.recovery.training.adapter import save_adapter
 
         for stale in ("adapter", "adapter.tmp"):
             shutil.rmtree(job.directory / stale, ignore_errors=True)
-        adapted = add_adapter(job.model, self, derived_seed(job.seed, "adapter"))
+        adapted = self._add(job.model, derived_seed(job.seed, "adapter"))
         weights = {name: weight for name, weight in adapted.named_parameters() if weight.requires_grad}
         return self.fit(
             job, adapted.get_base_model(), weights, lambda: save_adapter(adapted, job.directory / "adapter")
         )
 
-    def load(self, model: Any, directory: Path) -> Any:
-        from reproducer.recovery.training.adapter import load_adapter
+    def apply(self, model: Any, directory: Path, merge: bool = False) -> Any:
+        from reproducer.recovery.training.adapter import apply_adapter
 
-        return load_adapter(model, directory)
+        return apply_adapter(model, directory, merge)
 
-    def merge(self, model: Any, directory: Path) -> Any:
-        from reproducer.recovery.training.adapter import merge_adapter
+    def _add(self, model: Any, seed: int) -> Any:
+        from reproducer.recovery.training.adapter import add_adapter
 
-        return merge_adapter(model, directory)
+        options: dict[str, Any] = {"rank": self.rank, "alpha": self.alpha, "dropout": self.dropout}
+        return add_adapter(model, seed, targets=self.targets, **options)

@@ -77,7 +77,7 @@ class Recovery(Section):
         return model
 
     def train(self, job: Job) -> list[dict[str, Any]]:
-        """Recovers `job.model` and writes what `load` needs into `job.directory`; goes on with what is there.
+        """Recovers `job.model` and writes what `apply` needs into `job.directory`; goes on with what is there.
 
         Returns:
             One {step, loss, learning_rate, examples} a step: steps count from 1, the mean loss of the step's batch is
@@ -88,16 +88,18 @@ class Recovery(Section):
         """
         raise NotImplementedError
 
-    def load(self, model: Any, directory: Path) -> Any:
-        """`model`, as it was before training, with the result in `directory` active; UserError where it does not fit.
+    def apply(self, model: Any, directory: Path, merge: bool = False) -> Any:
+        """`model`, as it was before training, with the result in `directory` active, in evaluation mode.
 
         The caller does not use `model` itself afterwards.
+
+        Args:
+            merge: return a plain model of `model`'s class, for `save_pretrained`.
+
+        Raises:
+            UserError: the result is missing or garbled, or does not fit the model.
         """
         raise NotImplementedError
-
-    def merge(self, model: Any, directory: Path) -> Any:
-        """As `load`, but a plain model of `model`'s class, for `save_pretrained`."""
-        return self.load(model, directory)
 
 
 RECOVERIES: Registry[type[Recovery]] = Registry("recovery", "reproducer.recovery", "reproducer.recoveries")

@@ -16,7 +16,7 @@ from reproducer.recovery.registry import Job, register
 from reproducer.spec import Count, Name, Tokens, mistake
 
 if TYPE_CHECKING:
-    from reproducer.recovery.training.run import Phase
+    from reproducer.recovery.training.examples import Phase
 
 TEXT = "bookcorpus"
 
@@ -83,9 +83,8 @@ class TwoSource(Lora):
     def before(self, job: Job) -> Sequence[Phase]:
         from reproducer.data.files import DataError
         from reproducer.data.pool import calibration_pool
-        from reproducer.recovery.training.examples import Example
+        from reproducer.recovery.training.examples import Example, Phase
         from reproducer.recovery.training.passages import most_lost
-        from reproducer.recovery.training.run import Phase
 
         text = load_text(self.text or TEXT, "calibration")
         try:

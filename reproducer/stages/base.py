@@ -242,7 +242,7 @@ class OnModel(Stage):
         if self.plan is not None:
             Plan.load(context.inputs["plan"] / PLAN).apply_(model)
         if isinstance(self.recovery, Recover):
-            model = self.recovery.how.load(model, context.inputs["recovery"])
+            model = self.recovery.how.apply(model, context.inputs["recovery"])
         return model, tokenizer
 
     def _offload(self, model: Any, context: Context) -> None:

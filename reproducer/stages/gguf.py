@@ -159,7 +159,7 @@ class MeasureGguf(Measure):
             return self.load(context)
         model, tokenizer = self.model_copy(update={"recovery": None}).load(context)
         forget()  # merging may change it
-        return self.recovery.how.merge(model, context.inputs["recovery"]), tokenizer
+        return self.recovery.how.apply(model, context.inputs["recovery"], merge=True), tokenizer
 
     def cost(self, model: ModelCost) -> Cost:
         tokens = model.window_tokens([self.text], self.seq_len, self.windows)

@@ -69,7 +69,7 @@ class DeriveModel(OnModel):
         assert isinstance(self.recovery, Recover)
         forget()
         model, tokenizer = load_model(context.inputs["model"], self.dtype, context.device)
-        merged: Any = self.recovery.how.merge(model, context.inputs["recovery"])
+        merged: Any = self.recovery.how.apply(model, context.inputs["recovery"], merge=True)
         merged.save_pretrained(context.directory)
         tokenizer.save_pretrained(context.directory)
         context.record("parameters", parameter_count(merged))

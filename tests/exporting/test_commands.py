@@ -75,7 +75,7 @@ def ours(row_label, recovery):
     Plan.load(found["plan"].directory / "plan.safetensors").apply_(model)
     if recovery == "lora":
         kind = RECOVERIES.get("lora")()
-        model = kind.load(model, found["recovery"].directory)
+        model = kind.apply(model, found["recovery"].directory)
     return model.eval()
 
 

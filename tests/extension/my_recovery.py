@@ -11,7 +11,7 @@ FILE = "norms.safetensors"
 
 @register
 class NormTuning(InstructionTuning):
-    """Changes the model's own tensors: they are what it leaves, and `merge` is the same as `load`."""
+    """Changes the model's own tensors, so that the result is a plain model, merged or not."""
 
     name: ClassVar[str] = "norms"
     label: ClassVar[str] = "Norm tuning"
@@ -23,7 +23,7 @@ class NormTuning(InstructionTuning):
         weights = {name: weight for name, weight in job.model.named_parameters() if "norm" in name}
         return self.fit(job, job.model, weights, lambda: save_file(weights, job.directory / FILE))
 
-    def load(self, model: Any, directory: Path) -> Any:
+    def apply(self, model: Any, directory: Path, merge: bool = False) -> Any:
         from safetensors.torch import load_file
 
         model.load_state_dict(load_file(directory / FILE), strict=False)

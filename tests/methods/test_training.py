@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from reproducer.errors import UserError
-from reproducer.methods import training
 from reproducer.methods.prune import train
 from reproducer.methods.registry import METHODS, TrainingJob
 from reproducer.methods.training import train_steps, trained
+from reproducer.models import training
 from reproducer.models.architecture import architecture_of
 from reproducer.models.tokens import Tokens
 from reproducer.pruning.allocation import Allocation
@@ -112,7 +112,7 @@ def test_every_sample_once_before_one_comes_again(batch, tmp_path):
 
 def test_a_loss_that_is_not_finite(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    with pytest.raises(UserError, match="the loss is inf at step 3 of 6"):
+    with pytest.raises(UserError, match="the loss is not finite at step 3 of 6"):
         count(job(tmp_path), losses=[1.0, 2.0, float("inf")])
     assert not (tmp_path / "trained.safetensors").exists()
     assert len(count(job(tmp_path))) == 4  # what was there before that step is taken up

@@ -15,9 +15,11 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from reproducer.data.instructions import format_prompt
+from reproducer.models.training import derived_seed
 from reproducer.recovery.groupwise import GroupWise
 from reproducer.recovery.lora import Lora
 from reproducer.recovery.registry import Job
+from reproducer.recovery.training.adapter import add_adapter
 from reproducer.recovery.two_source import TwoSource
 
 ROWS = [
@@ -89,6 +91,12 @@ NINE_STEPS = {
     "groupwise": groupwise(dropout=0.2, epochs=5),
     "two-source": two_source(dropout=0.2, epochs=5, steps=5),  # four on text, with epochs of five passages
 }
+
+
+def fresh_adapter(model: Any, settings: Lora, seed: int) -> Any:
+    """peft's model with the adapter that a training of this seed starts with."""
+    options = settings.model_dump(include={"rank", "alpha", "dropout", "targets"})
+    return add_adapter(model, derived_seed(seed, "adapter"), **options)
 
 
 def word_tokenizer(rows: list[dict[str, Any]] = ROWS) -> PreTrainedTokenizerFast:

@@ -65,7 +65,7 @@ def test_one_file_with_a_pair_for_each_linear_layer(case):
 
 def test_what_is_loaded_runs_on_quantised_weights_and_everything_else_is_the_models(case):
     directory, family = case
-    before, loaded = pruned(family), groupwise().load(pruned(family), directory)
+    before, loaded = pruned(family), groupwise().apply(pruned(family), directory)
     expected = {name: tensor.clone() for name, tensor in before.state_dict().items()}
     for path, linear in targets(before).items():
         expected[f"{path}.weight"] = grouped(linear.weight, BITS, GROUP).weight()
@@ -89,7 +89,7 @@ def test_merging_moves_the_offsets_and_keeps_codes_and_steps(case):
     """From the file by hand: the difference is one number a group, scale · B · A, and the model gives the same."""
     directory, family = case
     before, tensors = pruned(family), load_file(directory / FILE)
-    merged = groupwise(rank=4).merge(pruned(family), directory)  # the file says what it was made with
+    merged = groupwise(rank=4).apply(pruned(family), directory, merge=True)  # the file says what it was made with
     assert [type(module) for module in merged.modules()] == [type(module) for module in before.modules()]
     assert merged.state_dict().keys() == before.state_dict().keys()
     effect = 0.0
@@ -101,7 +101,7 @@ def test_merging_moves_the_offsets_and_keeps_codes_and_steps(case):
             torch.testing.assert_close(columns, shift, rtol=0, atol=1e-13)
             effect = max(effect, shift.abs().max().item())
     assert effect > 1e-3
-    loaded = logits(groupwise().load(pruned(family), directory))
+    loaded = logits(groupwise().apply(pruned(family), directory))
     torch.testing.assert_close(logits(merged), loaded, rtol=1e-10, atol=1e-10)
     assert (loaded - logits(before)).abs().max() > 1e-2
 
@@ -118,7 +118,7 @@ def test_a_fresh_adapter_changes_nothing_and_training_lowers_the_loss(tmp_path):
 def test_a_bfloat16_model_has_adapters_in_float32_and_merges_to_within_its_rounding(tmp_path):
     groupwise().train(job(tmp_path, model=uneven_llama(torch.bfloat16)))
     assert {tensor.dtype for tensor in load_file(tmp_path / FILE).values()} == {torch.float32}
-    base, merged = (how(uneven_llama(torch.bfloat16), tmp_path) for how in (groupwise().load, groupwise().merge))
+    base, merged = (groupwise().apply(uneven_llama(torch.bfloat16), tmp_path, merge=merge) for merge in (False, True))
     assert {weight.dtype for weight in merged.parameters()} == {torch.bfloat16}
     for path, linear in targets(merged).items():
         part = base.get_submodule(path)
@@ -136,7 +136,7 @@ def test_a_bfloat16_model_has_adapters_in_float32_and_merges_to_within_its_round
 def test_targets_are_quantised_and_no_others(tmp_path):
     groupwise(targets=["down_proj"], steps=3).train(job(tmp_path))
     before = uneven_llama()
-    merged = groupwise().merge(uneven_llama(), tmp_path)
+    merged = groupwise().apply(uneven_llama(), tmp_path, merge=True)
     changed = {name for name, tensor in merged.state_dict().items() if not tensor.equal(before.state_dict()[name])}
     assert changed == {f"model.layers.{index}.mlp.down_proj.weight" for index in range(3)}
     with pytest.raises(UserError, match=r"no linear layer 'downproj'\ndid you mean 'down_proj'"):
@@ -148,11 +148,11 @@ def test_an_adapter_of_another_plan_is_refused(tmp_path):
     groupwise(steps=3).train(job(tmp_path))
     other = uneven_llama()
     other.model.layers[2].mlp.down_proj = nn.Linear(20, 32, bias=False)
-    for how in (groupwise().load, groupwise().merge):
+    for merge in (False, True):
         with pytest.raises(UserError, match=r"does not fit this model: that of model\.layers\.2\.mlp\.down_proj is"):
-            how(other, tmp_path)
+            groupwise().apply(other, tmp_path, merge=merge)
     with pytest.raises(UserError, match=r"that of model\.layers\.0\.mlp\.down_proj is"):
-        groupwise().load(family_model("opt", dtype=torch.float32), tmp_path)
+        groupwise().apply(family_model("opt", dtype=torch.float32), tmp_path)
 
 
 @pytest.mark.parametrize("how", ["missing", "cut short", "no layout", "bad layout"])
@@ -173,7 +173,7 @@ def test_a_garbled_file_is_refused(tmp_path, how):
     if how == "bad layout":
         save_file(tensors, path, metadata={"layout": json.dumps(layout | {"group": 0})})
     with pytest.raises(UserError, match="is no usable group-wise adapter"):
-        groupwise().load(uneven_llama(), tmp_path)
+        groupwise().apply(uneven_llama(), tmp_path)
 
 
 @pytest.mark.parametrize("wrong", [{"bits": 1}, {"bits": 9}, {"bits": 3.5}, {"group": 1}, {"group": 0}, {"rank": 0}])

@@ -56,13 +56,13 @@ def by_hand(model: nn.Module, directory) -> nn.Module:
 def test_a_loaded_adapter_is_active_and_the_model_stays_as_it_was(case):
     directory, model = case
     before = logits(model)
-    adapted = SETTINGS.load(model, directory)
+    adapted = SETTINGS.apply(model, directory)
     assert type(adapted) is type(model) and not adapted.training
     assert torch.equal(logits(model), before)
     effect = (logits(adapted) - before).abs().max()
     assert effect > 0.1 * before.abs().max()
     assert (logits(adapted) - logits(by_hand(model, directory))).abs().max() < effect * of_effect(before.dtype)
-    assert torch.equal(logits(SETTINGS.load(model, directory / "adapter")), logits(adapted))
+    assert torch.equal(logits(SETTINGS.apply(model, directory / "adapter")), logits(adapted))
 
 
 def test_loading_shares_the_weights_and_leaves_random_numbers_alone(case):
@@ -70,7 +70,7 @@ def test_loading_shares_the_weights_and_leaves_random_numbers_alone(case):
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    adapted = SETTINGS.load(model, directory)
+    adapted = SETTINGS.apply(model, directory)
     assert torch.equal(torch.rand(2), expected)
     shared = adapted.model.layers[1].self_attn.q_proj.base_layer.weight
     assert shared.data_ptr() == model.model.layers[1].self_attn.q_proj.weight.data_ptr()
@@ -81,11 +81,11 @@ def test_loading_shares_the_weights_and_leaves_random_numbers_alone(case):
 def test_merging_gives_a_plain_model_and_leaves_the_base_weights_alone(case):
     directory, model = case
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    merged = SETTINGS.merge(model, directory)
+    merged = SETTINGS.apply(model, directory, merge=True)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert [type(module) for module in merged.modules()] == [type(module) for module in model.modules()]
     assert merged.state_dict().keys() == before.keys() and not hasattr(merged, "peft_config")
-    adapted = logits(SETTINGS.load(model, directory))
+    adapted = logits(SETTINGS.apply(model, directory))
     effect = (adapted - logits(model)).abs().max()
     assert (logits(merged) - adapted).abs().max() < effect * of_effect(adapted.dtype)
     assert merged.model.layers[0].mlp.up_proj.weight.data_ptr() == model.model.layers[0].mlp.up_proj.weight.data_ptr()
@@ -95,7 +95,7 @@ def test_peft_reads_what_was_written(case):
     directory, model = case
     twin = uneven_llama(next(model.parameters()).dtype)
     theirs = peft.PeftModel.from_pretrained(twin, directory / "adapter")
-    assert torch.equal(logits(theirs), logits(SETTINGS.load(model, directory)))
+    assert torch.equal(logits(theirs), logits(SETTINGS.apply(model, directory)))
 
 
 def test_an_adapter_of_another_plan_is_refused(case):
@@ -103,7 +103,7 @@ def test_an_adapter_of_another_plan_is_refused(case):
     other = uneven_llama(next(model.parameters()).dtype)
     other.model.layers[2].mlp.down_proj = nn.Linear(30, 32, bias=False)
     with pytest.raises(UserError, match=r"does not fit this model: .*layers\.2\.mlp\.down_proj\.lora_A.* \(4, 33\)"):
-        SETTINGS.load(other, directory)
+        SETTINGS.apply(other, directory)
     assert type(other.model.layers[0].self_attn.q_proj) is nn.Linear
 
 
@@ -118,7 +118,7 @@ def test_a_garbled_adapter_is_refused(case, tmp_path, file, how):
     if how == "cut short":
         (copied / file).write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="holds no usable adapter"):
-        SETTINGS.merge(model, tmp_path)
+        SETTINGS.apply(model, tmp_path, merge=True)
 
 
 def test_the_configuration_is_the_same_in_every_process(case):

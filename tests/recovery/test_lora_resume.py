@@ -13,7 +13,7 @@ import pytest
 import torch
 from lora_cases import NINE_STEPS, contents, job, lora, uneven_llama
 
-from reproducer.recovery.training import run
+from reproducer.models import training
 
 SETTINGS = NINE_STEPS["lora"]
 
@@ -24,9 +24,9 @@ import torch
 sys.path.insert(0, sys.argv[1])
 torch.set_num_threads(1)
 from lora_cases import NINE_STEPS, job
-from reproducer.recovery.training import run
+from reproducer.models import training
 
-run.CHECKPOINT_SECONDS = 0
+training.CHECKPOINT_SECONDS = 0
 slow = lambda *call: time.sleep(0.05)
 NINE_STEPS[sys.argv[3]].train(job(Path(sys.argv[2]), seed=1, progress=slow))
 """
@@ -34,7 +34,7 @@ NINE_STEPS[sys.argv[3]].train(job(Path(sys.argv[2]), seed=1, progress=slow))
 
 @pytest.fixture(autouse=True)
 def a_checkpoint_a_step(monkeypatch):
-    monkeypatch.setattr(run, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
 
 
 def train(directory: Path, stop_behind: int | None = None, settings=SETTINGS, model=None):
@@ -141,7 +141,7 @@ def test_a_garbled_checkpoint_is_named_and_the_one_before_is_used(tmp_path, unbr
     garble(tmp_path / "checkpoints" / "step-00000004" / file, how)
     _, said = train(tmp_path)
     assert "step-00000004 is not used" in said[0] and file in said[0]
-    assert said[1:] == ["fine-tuning goes on from step 3"]
+    assert said[1:] == ["training goes on from step 3"]
     assert contents(tmp_path) == unbroken
 
 

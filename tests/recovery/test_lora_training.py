@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from lora_cases import ROWS, TARGETS, contents, lora, uneven_llama, word_tokenizer
+from lora_cases import ROWS, TARGETS, contents, fresh_adapter, lora, uneven_llama, word_tokenizer
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import nn
@@ -21,9 +21,8 @@ from reproducer.models.architecture import architecture_of, family_of
 from reproducer.recovery.lora import Lora
 from reproducer.recovery.registry import Job
 from reproducer.recovery.training import run as training
-from reproducer.recovery.training.adapter import add_adapter
-from reproducer.recovery.training.examples import padded, tokenised
-from reproducer.recovery.training.run import Phase, derived_seed, response_losses
+from reproducer.recovery.training.examples import Phase, padded, tokenised
+from reproducer.recovery.training.run import response_losses
 from tests.families import ZOO, family_model
 
 
@@ -97,7 +96,7 @@ def test_training_equals_a_plain_loop_with_peft_and_transformers(tmp_path, monke
     model, tokenizer = uneven_llama(torch.float64), word_tokenizer()
     ours = train(settings, tmp_path, 3, model)
 
-    plain = add_adapter(model, settings, derived_seed(3, "adapter")).train()
+    plain = fresh_adapter(model, settings, seed=3).train()
     weights = [parameter for parameter in plain.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.0)
     schedule = get_linear_schedule_with_warmup(optimizer, settings.warmup_steps, len(ours))
@@ -273,7 +272,7 @@ def test_every_family_is_trained_in_all_its_declared_modules(tmp_path, family):
     ids = torch.randint(0, len(tokenizer), (2, 9), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         plain, adapted, merged = (
-            m(ids).logits for m in (model, settings.load(model, tmp_path), settings.merge(model, tmp_path))
+            m(ids).logits for m in (model, settings.apply(model, tmp_path), settings.apply(model, tmp_path, merge=True))
         )
     effect = (adapted - plain).abs().max()
     assert (adapted - merged).abs().max() < 0.01 * effect  # rounding is some 1e-6 of the logits, the effect 1e-2

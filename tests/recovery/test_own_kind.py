@@ -8,8 +8,8 @@ import pytest
 import torch
 from lora_cases import contents, rows_file, uneven_llama, word_tokenizer
 
+from reproducer.models import training
 from reproducer.recovery.registry import RECOVERIES, Job
-from reproducer.recovery.training import run
 from reproducer.registry import source_digest
 
 SETTINGS = {"dataset": rows_file(), "learning_rate": 1e-2, "epochs": 4, "batch": 4, "warmup_steps": 0, "cutoff": 96}
@@ -29,7 +29,7 @@ def test_it_learns_and_what_it_leaves_is_loaded(kind, tmp_path):
     losses = kind.train(Job(model, word_tokenizer(), tmp_path, seed=0))
     assert losses[-1]["loss"] < losses[0]["loss"]
     assert contents(tmp_path).keys() == {"norms.safetensors"}
-    loaded, merged = (how(uneven_llama(), tmp_path) for how in (kind.load, kind.merge))
+    loaded, merged = (kind.apply(uneven_llama(), tmp_path, merge=merge) for merge in (False, True))
     changed = {
         name for name, tensor in uneven_llama().state_dict().items() if not tensor.equal(loaded.state_dict()[name])
     }
@@ -40,7 +40,7 @@ def test_it_learns_and_what_it_leaves_is_loaded(kind, tmp_path):
 
 
 def test_interrupted_it_ends_with_the_same_bits(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
 
     def interrupt(done: float, total: float, text: str) -> None:
         if done > 3:

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from lora_cases import ROWS, contents, job, lora, text_file, two_source, uneven_llama, word_tokenizer
+from lora_cases import ROWS, contents, fresh_adapter, job, lora, text_file, two_source, uneven_llama, word_tokenizer
 from pydantic import ValidationError
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
 from reproducer.errors import UserError
-from reproducer.recovery.training.adapter import add_adapter
-from reproducer.recovery.training.examples import tokenised
-from reproducer.recovery.training.run import Phase, derived_seed
+from reproducer.recovery.training.examples import Phase, tokenised
 from reproducer.recovery.two_source import TwoSource
 
 DENSE = 7  # the seed of `job`'s dense model
@@ -64,7 +62,7 @@ def test_text_comes_first_and_one_adapter_goes_through_both(tmp_path):
     (text,) = settings.before(job(tmp_path / "..", 3, model, dense=lambda: dense))
     rows, _ = tokenised(ROWS, word_tokenizer(), settings.cutoff)
     instructions = Phase(rows, steps=3, warmup=1, passes=len(rows))
-    plain = add_adapter(model, settings, derived_seed(3, "adapter")).train()
+    plain = fresh_adapter(model, settings, seed=3).train()
     weights = [parameter for parameter in plain.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.0)
     schedules = [
@@ -104,7 +102,7 @@ def test_what_it_leaves_is_loaded_as_lora_is(tmp_path):
     assert contents(tmp_path).keys() == names
     ids = torch.arange(2, 42).view(2, 20)
     with torch.no_grad():
-        ours, theirs = (how.load(uneven_llama(), tmp_path)(ids).logits for how in (two_source(), lora()))
+        ours, theirs = (how.apply(uneven_llama(), tmp_path)(ids).logits for how in (two_source(), lora()))
     assert torch.equal(ours, theirs)
 
 

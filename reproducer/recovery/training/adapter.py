@@ -10,20 +10,16 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from reproducer.errors import UserError, nearest
 from reproducer.models.architecture import architecture_of
 from reproducer.models.quiet import quiet
-
-if TYPE_CHECKING:
-    from reproducer.recovery.instructions import LowRank
+from reproducer.models.training import seeded
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
 
@@ -39,19 +35,17 @@ def twin(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, shared)
 
 
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """torch's random numbers start at `seed` inside; the caller's go on undisturbed afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
-def add_adapter(model: nn.Module, settings: LowRank, seed: int) -> Any:
+def add_adapter(
+    model: nn.Module, seed: int, *, rank: int, alpha: float, dropout: float, targets: Sequence[str] | None
+) -> Any:
     """A peft model around a twin of `model` with a fresh adapter; `model` itself is left as it was.
 
     A is random, B is 0, so that the adapter changes nothing yet. Adapter weights are float32 where the base is
     in half precision (float64 on a float64 base). Layers may have any widths: peft looks at the modules.
+
+    Args:
+        seed: of A.
+        rank, alpha, dropout, targets: as `LowRank` has them.
 
     Raises:
         UserError: the architecture is unknown, or a target is no linear layer of its decoder layers.
@@ -59,10 +53,10 @@ def add_adapter(model: nn.Module, settings: LowRank, seed: int) -> Any:
     from peft import LoraConfig
 
     config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # any number will do
-        lora_dropout=settings.dropout,
-        target_modules=target_names(model, settings.targets),
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # any number will do
+        lora_dropout=dropout,
+        target_modules=target_names(model, targets),
         bias="none",
         task_type="CAUSAL_LM",
     )
@@ -92,33 +86,27 @@ def save_adapter(adapted: Any, directory: Path) -> None:
     os.replace(unfinished, directory)
 
 
-def load_adapter(model: nn.Module, directory: Path) -> nn.Module:
-    """`model` with a trained adapter active, for inference.
+def apply_adapter(model: nn.Module, directory: Path, merge: bool = False) -> nn.Module:
+    """`model` with a trained adapter, in evaluation mode; `model` itself is left as it was, and shares its memory.
 
     Args:
-        model: the (pruned) model that the adapter was trained on; it is left as it was and shares its weights'
-            memory with the returned one.
+        model: the (pruned) model that the adapter was trained on.
         directory: the folder that `Lora.train` wrote to, or a folder with peft's two files.
+        merge: add the adapter to the weights, for a plain model without peft in it. Targeted weights are then new and
+            in the base's dtype, to which the sum is rounded: in bfloat16 that loses part of a small adapter.
 
     Returns:
-        A model of the same class in evaluation mode, whose targeted linear layers are peft's. It is no `PeftModel`:
-        `model.model` and `model.lm_head` are where they were.
+        A model of the same class, no `PeftModel`: `model.model` and `model.lm_head` are where they were. If the
+        adapter is not merged, targeted linear layers are peft's.
 
     Raises:
         UserError: a file is missing or garbled, or the adapter was made for other widths.
     """
-    return _loaded(model, directory).get_base_model()
-
-
-def merge_adapter(model: nn.Module, directory: Path) -> nn.Module:
-    """`model` with a trained adapter added to its weights: a plain model without peft in it, in evaluation mode.
-
-    Targeted weights are new and in the base's dtype, to which the sum is rounded (in bfloat16 that loses part of
-    a small adapter: measure with `load_adapter`). All others share their memory with `model`, which is left as it
-    was. Arguments and errors are those of `load_adapter`.
-    """
+    adapted = _loaded(model, directory)
+    if not merge:
+        return adapted.get_base_model()
     # safe_merge adds out of place; peft's default would write into the memory that the twin shares.
-    merged = _loaded(model, directory).merge_and_unload(safe_merge=True)
+    merged = adapted.merge_and_unload(safe_merge=True)
     if hasattr(merged, "peft_config"):
         del merged.peft_config
     return merged.eval()

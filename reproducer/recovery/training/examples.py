@@ -1,4 +1,4 @@
-"""Instruction rows as token sequences of which only the response is learned."""
+"""What is learned from: token sequences of which only the response is learned, and their order in phases."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from reproducer.models.training import batch_rows
 
 IGNORED = -100  # the label of a token that is not learned
 
@@ -28,6 +30,35 @@ class Example:
     def targets(self) -> int:
         """Response tokens that have a prediction: nothing predicts the very first token of a sequence."""
         return max(0, len(self.ids) - max(1, self.prompt))
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a training run: examples of one source, under a schedule of their own.
+
+    Attributes:
+        examples: what to train on, in the order of the rows.
+        steps: how many the phase has.
+        warmup: steps before the rate is at its peak, fewer than `steps`.
+        passes: how many examples are passed at most, each epoch in an order of its own.
+        source: joins the seed of that order.
+    """
+
+    examples: list[Example]
+    steps: int
+    warmup: int
+    passes: int
+    source: str = ""
+
+    def learning_rate(self, done: int, peak: float) -> float:
+        """The rate behind `done` steps of the phase: up in a line over the warm-up, then down in a line to 0."""
+        share = done / self.warmup if done < self.warmup else (self.steps - done) / (self.steps - self.warmup)
+        return peak * share
+
+    def batch(self, step: int, size: int, seed: int) -> list[Example]:
+        """The examples of a step of the phase, counted from 0."""
+        rows = batch_rows(len(self.examples), step, size, seed, self.source, self.passes)
+        return [self.examples[row] for row in rows]
 
 
 def tokenised(rows: Sequence[dict[str, Any]], tokenizer: Any, cutoff: int) -> tuple[list[Example], int]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,8 @@ from torch.nn import functional
 
 from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of
-from reproducer.recovery.training.adapter import seeded, target_names
-
-if TYPE_CHECKING:
-    from reproducer.recovery.groupwise import GroupWise
+from reproducer.models.training import seeded
+from reproducer.recovery.training.adapter import target_names
 
 FILE = "groupwise.safetensors"
 PARTS = ("lora_A", "lora_B")
@@ -107,8 +105,14 @@ class GroupedLinear(nn.Linear):
         return (output + self.layout.scale * adapted).to(output.dtype)
 
 
-def add_grouped(model: nn.Module, settings: GroupWise, seed: int) -> dict[str, nn.Parameter]:
+def add_grouped(
+    model: nn.Module, seed: int, layout: Layout, *, rank: int, dropout: float, targets: Sequence[str] | None
+) -> dict[str, nn.Parameter]:
     """Quantises linear layers of `model`, in place, and gives each a fresh adapter, which changes nothing yet.
+
+    Args:
+        seed: of the adapters' random numbers.
+        rank, dropout, targets: as `GroupWise` has them.
 
     Returns:
         The adapters' weights by name.
@@ -117,62 +121,56 @@ def add_grouped(model: nn.Module, settings: GroupWise, seed: int) -> dict[str, n
         UserError: the architecture is unknown, or a target is no linear layer of its decoder layers.
     """
     architecture = architecture_of(model)
-    names = target_names(model, settings.targets)
-    layout = Layout(settings.bits, settings.group, settings.alpha / settings.rank)
+    names = target_names(model, targets)
     paths = [
         f"{architecture.layers}.{index}.{path}"
         for index, layer in enumerate(architecture.decoder_layers(model))
         for path, module in layer.named_modules()
         if isinstance(module, nn.Linear) and path.rpartition(".")[2] in names
     ]
-    found: dict[str, nn.Parameter] = {}
+    adapters: dict[str, nn.Parameter] = {}
     with seeded(seed, next(model.parameters()).device):
         for path in paths:
-            module = GroupedLinear(_linear(model, path), layout, settings.rank, settings.dropout)
+            module = GroupedLinear(_linear(model, path), layout, rank, dropout)
             model.set_submodule(path, module)
-            found |= {f"{path}.{part}": getattr(module, part) for part in PARTS}
-    return found
+            adapters |= {f"{path}.{part}": getattr(module, part) for part in PARTS}
+    return adapters
 
 
-def save_grouped(weights: dict[str, nn.Parameter], settings: GroupWise, directory: Path) -> None:
+def save_grouped(weights: dict[str, nn.Parameter], layout: Layout, directory: Path) -> None:
     """Writes what `add_grouped` returned. Quantised weights are not: they follow from the model and two numbers."""
     from safetensors.torch import save_file
 
-    layout = Layout(settings.bits, settings.group, settings.alpha / settings.rank)
     tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     unfinished = directory / f"{FILE}.tmp"
     save_file(tensors, unfinished, metadata={"layout": json.dumps(asdict(layout), sort_keys=True)})
     os.replace(unfinished, directory / FILE)
 
 
-def load_grouped(model: nn.Module, directory: Path) -> nn.Module:
-    """`model` with quantised weights and trained adapters in it, changed in place, in evaluation mode.
+def apply_grouped(model: nn.Module, directory: Path, merge: bool = False) -> nn.Module:
+    """`model` with quantised weights and trained adapters, changed in place, in evaluation mode.
+
+    Args:
+        merge: put the adapters into the quantised weights, for a plain model. The sums are made of the wide values and
+            rounded to the model's dtype once.
 
     Raises:
         UserError: the file is missing or garbled, or was made for other widths.
     """
     layout, adapters = _read(model, directory)
     for path, (a, b) in adapters.items():
-        module = GroupedLinear(_linear(model, path), layout, len(a), dropout=0.0)
+        linear = _linear(model, path)
+        if merge:
+            quantised = grouped(linear.weight, layout.bits, layout.group)
+            shift = layout.scale * (b.to(quantised.low) @ a.to(quantised.low))
+            linear.weight = nn.Parameter(quantised.weight(shift).to(linear.weight.dtype), requires_grad=False)
+            continue
+        module = GroupedLinear(linear, layout, len(a), dropout=0.0)
         with torch.no_grad():
             module.lora_A.copy_(a)
             module.lora_B.copy_(b)
         model.set_submodule(path, module)
-    return model.requires_grad_(False).eval()
-
-
-def merge_grouped(model: nn.Module, directory: Path) -> nn.Module:
-    """As `load_grouped`, but with the adapters in the quantised weights: a plain model.
-
-    The sums are made of the wide values and rounded to the model's dtype once.
-    """
-    layout, adapters = _read(model, directory)
-    for path, (a, b) in adapters.items():
-        linear = _linear(model, path)
-        quantised = grouped(linear.weight, layout.bits, layout.group)
-        shift = layout.scale * (b.to(quantised.low) @ a.to(quantised.low))
-        linear.weight = nn.Parameter(quantised.weight(shift).to(linear.weight.dtype), requires_grad=False)
-    return model.eval()
+    return model.eval() if merge else model.requires_grad_(False).eval()
 
 
 def _read(model: nn.Module, directory: Path) -> tuple[Layout, dict[str, tuple[Tensor, Tensor]]]:
@@ -187,7 +185,7 @@ def _read(model: nn.Module, directory: Path) -> tuple[Layout, dict[str, tuple[Te
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as problem:
         raise UserError(f"{path} is no usable group-wise adapter: {problem}") from None
     architecture_of(model)
-    found = {}
+    adapters = {}
     for name in sorted({name.rpartition(".")[0] for name in tensors}):
         a, b = (tensors.get(f"{name}.{part}", torch.empty(0)) for part in PARTS)
         try:
@@ -201,8 +199,8 @@ def _read(model: nn.Module, directory: Path) -> tuple[Layout, dict[str, tuple[Te
                 f"{tuple(a.shape)}, the model's weight has {weight.shape[0]} outputs and {groups} groups of inputs",
                 "an adapter goes with the base model and the pruning plan that it was trained on",
             )
-        found[name] = (a, b)
-    return layout, found
+        adapters[name] = (a, b)
+    return layout, adapters
 
 
 def _linear(model: nn.Module, path: str) -> nn.Linear:

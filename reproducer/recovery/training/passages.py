@@ -15,9 +15,10 @@ from reproducer.errors import UserError
 from reproducer.models.architecture import family_of
 from reproducer.models.loss import next_token_losses
 from reproducer.models.memory import give_back
+from reproducer.models.training import require_finite
 from reproducer.models.walk import BATCH_TOKENS, frozen
 from reproducer.recovery.registry import Job
-from reproducer.recovery.training.run import require_finite, weights_digest
+from reproducer.recovery.training.run import weights_digest
 
 FILE = "passages.json"
 
