@@ -108,6 +108,16 @@ def _p(sources: Sequence[Source], away: float) -> float:
     return 2 * math.exp(log_tail)
 
 
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """p-values after Holm's correction: the k-th smallest of m times m - k, never falling; None stays out of it."""
+    ranked = sorted((p, place) for place, p in enumerate(values) if p is not None)
+    corrected: dict[int, float] = {}
+    reached = 0.0
+    for rank, (p, place) in enumerate(ranked):
+        reached = corrected[place] = max(reached, min(1.0, (len(ranked) - rank) * p))
+    return [corrected.get(place) for place in range(len(values))]
+
+
 def over_seeds(pairs: Sequence[Array], draws: int = DRAWS) -> Array:
     """The columns' means in each resample of the seeds: [draws, columns, 2]."""
     shares = _shares(-1, len(pairs[0]), draws)

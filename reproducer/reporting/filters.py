@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reproducer.reporting import cost, searches, significance
+from reproducer.reporting import cost, searches
 from reproducer.reporting.escape import Raw, one_line
 from reproducer.reporting.numbers import perplexity, plus_minus, signed
 from reproducer.reporting.rows import CUT, Estimate, Line, by_seed, cells, estimate, lines
@@ -197,11 +197,6 @@ def by_cut(found: Sequence[Any]) -> list[list[Any]]:
     return list(groups.values())
 
 
-def difference(test: significance.PairedTest) -> str | None:
-    """The mean difference of a test of margins and half the width of its interval; None of a single item."""
-    return None if test.difference is None else plus_minus(test.difference, test.half, signs=True)
-
-
 def tau(block: Sequence[Order], key: str) -> str | None:
     return next((f"{order.tau:.2f}".replace("-", "−") for order in block if order.metric == key), None)
 
@@ -260,7 +255,6 @@ FILTERS = {
         best_candidates,
         distinct_searches,
         by_cut,
-        difference,
         tau,
         printed_columns,
         paper_cell,

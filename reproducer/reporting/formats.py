@@ -15,9 +15,8 @@ from jinja2.lexer import Token, TokenStream
 from jinja2.runtime import Context
 
 from reproducer.paper import costs
-from reproducer.reporting import cost, filters, gguf, numbers, recoveries, searches, significance
+from reproducer.reporting import cost, filters, gguf, numbers, recoveries, searches
 from reproducer.reporting.controls import controls
-from reproducer.reporting.correlations import FEWEST, correlations
 from reproducer.reporting.escape import (
     Raw,
     escape_html,
@@ -103,7 +102,7 @@ def environment(form: Format) -> Environment:
             searches.settled, searches.candidates, searches.importances,
             searches.flop_7b, searches.histories, searches.against_random,
             controls, cost.seen_columns, cost.unseen_columns, cost.sights, cost.uneven, cost.whole_costs,
-            cost.seconds_7b, correlations, gguf.spread,
+            cost.seconds_7b, gguf.spread,
             recoveries.ends,
         )
     }  # fmt: skip
@@ -113,10 +112,9 @@ def environment(form: Format) -> Environment:
     made.globals |= {
         "paper_costs": costs(),
         "SPEED": searches.SPEED,
-        "LEVEL": significance.LEVEL,
         "CONFIDENCE": CONFIDENCE,
     }
-    made.globals |= {"ENDS": recoveries.ENDS, "MOST": recoveries.MOST, "FEWEST": FEWEST}
+    made.globals |= {"ENDS": recoveries.ENDS, "MOST": recoveries.MOST}
     made.globals |= {"MANY": searches.MANY, "FEW": filters.FEW, "Table": Table}
     made.globals |= {
         name: macro for name, macro in vars(made.get_template(form.macros).module).items() if name[0] != "_"

@@ -71,12 +71,6 @@ def ranged(value: float, low: float | None, high: float | None, unit: str, signs
     return f"{_with_unit(number, unit)} [{ends[0]}, {ends[1]}]"
 
 
-def correlation(value: float, low: float, high: float) -> str:
-    """A coefficient and its interval: `−0.42 [−0.71, 0.05]`."""
-    number, *ends = (f"{one:.2f}".replace("-0.00", "0.00").replace("-", "−") for one in (value, low, high))
-    return f"{number} [{ends[0]}, {ends[1]}]"
-
-
 def _signed(value: float, places: int, unit: str, signs: bool) -> str:
     text = _fixed(abs(value), places)
     plus = "+" if signs and unit != "times" else ""
@@ -179,6 +173,6 @@ FILTERS = {
     function.__name__: function
     for function in (
         perplexity, percent, other, signed, signed_percent, p_value, seconds, size, thousands, ordinal,
-        short, percent1, cut, tuning, setting, effect, ranged, plus_minus, correlation,
+        short, percent1, cut, tuning, setting, effect, ranged, plus_minus,
     )
 }  # fmt: skip

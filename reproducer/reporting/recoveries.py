@@ -17,12 +17,11 @@ from typing import Literal
 import numpy as np
 
 from reproducer.paper import PaperRow, items, load_item, method
-from reproducer.reporting.bootstrap import LEVEL, Array, of_error
+from reproducer.reporting.bootstrap import LEVEL, Array, holm, of_error
 from reproducer.reporting.comparison import is_row, plain
 from reproducer.reporting.cost import seen_columns
 from reproducer.reporting.rows import CUT, Line, blocks
 from reproducer.reporting.runs import Run
-from reproducer.reporting.significance import holm
 from reproducer.stages.results import Results, Row
 
 Measure = Literal["loss", "perplexity", "accuracy"]

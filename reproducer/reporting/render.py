@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reproducer.paper import method, paper
-from reproducer.reporting import comparison, figures, gguf, majority, significance, speed
+from reproducer.reporting import comparison, figures, gguf, majority, speed
 from reproducer.reporting.controls import beside, control_rows
 from reproducer.reporting.formats import FORMATS, TERMINAL, Format, environment
 from reproducer.reporting.recoveries import recovered
@@ -22,7 +22,7 @@ from reproducer.reporting.verdicts import Deviation, Verdict, deviations, verdic
 from reproducer.stages.results import Column, Results, Row
 
 APPENDIX = "\n## Appendix\n"
-CONTENT = "every search, training losses, tests within one pruned model, generated text, settings and provenance"
+CONTENT = "every search, training losses, generated text, settings and provenance"
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,6 @@ def _content(told: Article) -> dict[str, Any]:
         "beside": beside(results),
         "left_out": len(every) - sum(map(len, whole)),
         "standings": comparison.standings(results),
-        "tests": significance.paired_tests(results),
         "verdicts": told.verdicts,
         "deviations": told.deviations,
         "recovered": recovered(results),

@@ -13,12 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from reproducer.paper import Claim, Paper
-from reproducer.reporting.bootstrap import LEVEL
+from reproducer.reporting.bootstrap import LEVEL, holm
 from reproducer.reporting.comparison import reproduces
 from reproducer.reporting.deviations import Deviation, deviations
 from reproducer.reporting.rules import Evidence, Found, Missing, Unit, Why, apply
 from reproducer.reporting.runs import Run
-from reproducer.reporting.significance import holm
 from reproducer.stages.results import Results
 
 __all__ = ["Deviation", "Evidence", "Needs", "Verdict", "deviations", "verdicts"]

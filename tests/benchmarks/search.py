@@ -191,7 +191,7 @@ def main() -> None:
     if given.part:
         print(json.dumps(measure(given)))
         return
-    from reproducer.reporting.correlations import interval, spearman
+    from scipy.stats import spearmanr
 
     found: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
     for seed in range(given.rounds):
@@ -215,9 +215,8 @@ def main() -> None:
     count = len(given.texts) * given.windows
     print(f"default: {given.trials} trials; samples from {given.calibration}, {count} windows of {LENGTH} tokens")
     pairs = [pair for one in found["default"] for pair in one["expected and found"]]
-    correlation = spearman(pairs)
-    low, high = interval(correlation, len(pairs))
-    print(f"what the model expected of {len(pairs)} candidates: correlation {correlation:.2f} [{low:.2f}, {high:.2f}]")
+    correlation = float(spearmanr(*zip(*pairs, strict=True)).statistic)
+    print(f"what the model expected of {len(pairs)} candidates: correlation {correlation:.2f}")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from functools import cache
 import pytest
 
 from reproducer.paper import RowRef, load_item, paper
+from reproducer.reporting.bootstrap import holm
 from reproducer.reporting.formats import MARKDOWN
 from reproducer.reporting.render import article, page
-from reproducer.reporting.significance import holm
 from reproducer.reporting.verdicts import Verdict, deviations, verdicts
 from reproducer.stages.results import Results
 from tests.reporting.claimed import BASELINES, run
