@@ -8,7 +8,7 @@ from typing import Any
 
 from reproducer.paper import SEVEN_TASKS, Item, items, load_item, method
 from reproducer.paper import PaperRow as Printed
-from reproducer.paper import paper as whole_paper
+from reproducer.paper import paper as the_paper
 from reproducer.reporting.cost import seen_columns
 from reproducer.reporting.rows import CUT, Line, blocks, by_seed, estimate, lines
 from reproducer.stages.results import Column, ComparedRow, Order, PaperCell, PaperComparison, Place, Results
@@ -17,27 +17,26 @@ PLACE = [*CUT, "label"]
 
 
 def item_of(results: Results) -> Item | None:
-    """The paper's item that the spec reproduces, its averages over the tasks of ours; None if none is held.
+    """The paper's item that the spec reproduces, or None if its numbers are not here.
 
-    Of a model of the paper's, over those that the average of the model in its place is over.
-
-    Where an item prints no single tasks, an average over others than the seven that the paper has is not known.
+    Its averages are over the tasks that the average of our model in the place of the paper's is over. Where an item
+    prints no single tasks, only the average over all seven is known.
     """
     key = "".join(f"{kind}{number}" for kind, number in reproduces(results).items())
     if key not in items():
         return None
     item = load_item(key)
     tasks = [column.key for column in results.columns if column.kind == "accuracy" and column.source]
-    told = {model.name: model.averaged for model in results.models if model.averaged is not None}
-    of_paper = {paper: told.get(name, tasks) for name, paper in stands_for(results, item).items()}
-    rows = [averaged_over(row, of_paper.get(row.model, tasks), len(tasks)) for row in item.rows]
+    ours = {model.name: model.averaged for model in results.models if model.averaged is not None}
+    by_paper = {paper: ours.get(name, tasks) for name, paper in stands_for(results, item).items()}
+    rows = [averaged_over(row, by_paper.get(row.model, tasks), len(tasks)) for row in item.rows]
     return item.model_copy(update={"rows": rows})
 
 
 def reproduces(results: Results) -> dict[str, Any]:
     """`{"table": 1}`; empty for a spec that reproduces nothing."""
-    found = results.spec.get("reproduces")
-    return found if isinstance(found, dict) else {}
+    item = results.spec.get("reproduces")
+    return item if isinstance(item, dict) else {}
 
 
 def averaged_over(row: Printed, tasks: Sequence[str], measured: int) -> Printed:
@@ -53,7 +52,7 @@ def averaged_over(row: Printed, tasks: Sequence[str], measured: int) -> Printed:
 
 
 def compare(results: Results) -> PaperComparison | None:
-    """The paper's rows beside ours; None if the spec reproduces no item that is held.
+    """The paper's rows beside ours; None if the spec reproduces no item whose numbers are here.
 
     A row of ours and one of the paper's are the same when model, method, label, recovery and ratio are (the method
     plays no part where the item says `any_method`); the model is the one that ours stands for.
@@ -87,16 +86,16 @@ def compare(results: Results) -> PaperComparison | None:
 
 
 def stands_for(results: Results, item: Item) -> dict[str, str]:
-    """The paper's model by ours, of the models of an item: as told, else in their order.
+    """The paper's model by ours, of the models of an item: as the results name them, else in their order.
 
     A model that stands for one that the paper does not have stands for none of the paper's.
     """
-    told = {model.name: model.stands_for or model.name for model in results.models}
+    named = {model.name: model.stands_for or model.name for model in results.models}
     papers = list(dict.fromkeys(row.model for row in item.rows))
-    known = whole_paper().conditions.models
-    elsewhere = {one.name for one in results.models if one.stands_for and one.stands_for not in known}
+    known = the_paper().conditions.models
+    elsewhere = {model.name for model in results.models if model.stands_for and model.stands_for not in known}
     names = [name for name in dict.fromkeys(row.model for row in results.rows) if name not in elsewhere]
-    models = {name: told.get(name, name) for name in names if told.get(name, name) in papers}
+    models = {name: named.get(name, name) for name in names if named.get(name, name) in papers}
     left = [paper for paper in papers if paper not in models.values()]
     return models | dict(zip((name for name in names if name not in models), left, strict=False))
 
@@ -128,12 +127,12 @@ def is_row(line: Line, paper: Printed, models: Mapping[str, str], any_method: bo
 
 
 def _partner(line: Line, ours: Sequence[Line], item: Item, models: Mapping[str, str]) -> Printed | None:
-    found = [paper for paper in item.rows if is_row(line, paper, models, item.any_method)]
-    named = [paper for paper in found if plain(paper.label) == plain(line["label"])]
+    possible = [paper for paper in item.rows if is_row(line, paper, models, item.any_method)]
+    named = [paper for paper in possible if plain(paper.label) == plain(line["label"])]
     if named:
         return named[0]
     alike = [other for other in ours if all(other[name] == line[name] for name in ["method", *CUT])]
-    return found[0] if (len(alike) == 1 or item.any_method) and len(found) == 1 else None
+    return possible[0] if (len(alike) == 1 or item.any_method) and len(possible) == 1 else None
 
 
 def _compared(line: Line, paper: Printed, dense: tuple[Line, Printed] | None, columns: Sequence[Column]) -> ComparedRow:
@@ -192,11 +191,11 @@ def _orders(rows: Sequence[ComparedRow]) -> list[Order]:
 
 @dataclass(frozen=True)
 class Standing:
-    """The mean over perplexities of a line of the paper's own method, and of the best baseline beside it (no control).
+    """The mean perplexity of a line of the paper's own method, and of the best baseline of its block (no control).
 
-    Over the seeds that both have finished, and the texts that all of these measured.
-
-    `interval`: by how many per cent of the other's value the line's is above it, paired by seed; None of a single seed.
+    Attributes:
+        value, other_value: over the seeds that both have finished, and the texts that all of these measured.
+        interval: by how many per cent of the other's value the line's is above it, paired by seed; None of one seed.
     """
 
     line: Line
@@ -210,7 +209,7 @@ class Standing:
 
 def standings(results: Results) -> list[Standing]:
     columns = seen_columns(results)
-    found = []
+    compared = []
     for block in blocks(lines(results.rows)):
         block = [line for line in block if line["rows"][0].control is None]
         own = [line for line in block if line["method"] == method().name]
@@ -218,13 +217,13 @@ def standings(results: Results) -> list[Standing]:
         for line in own:
             pairs = [pair for other in others if (pair := _standing(line, other, columns)) is not None]
             if pairs:
-                found.append(min(pairs, key=lambda pair: pair.other_value))
-    return found
+                compared.append(min(pairs, key=lambda pair: pair.other_value))
+    return compared
 
 
 def _standing(line: Line, other: Line, columns: list[Column]) -> Standing | None:
     keys = [column.key for column in columns]
-    ours, theirs = (by_seed(one, keys) if one["done"] else {} for one in (line, other))
+    ours, theirs = (by_seed(side, keys) if side["done"] else {} for side in (line, other))
     seeds = sorted(ours.keys() & theirs.keys())
     means = [estimate([side[seed] for seed in seeds]) for side in (ours, theirs)]
     gap = estimate([ours[seed] - theirs[seed] for seed in seeds])

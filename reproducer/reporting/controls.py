@@ -49,7 +49,7 @@ def beside(results: Results) -> list[Beside]:
     for block in blocks(lines(control_rows(results))):
         own = next((line for line in block if (line["method"], line["label"]) == (method().name, method().label)), None)
         for other in block if own is not None and own["recovery"] == "none" else []:
-            measured = run.measured(own, other, columns) if own and other is not own else None
+            measured = run.pair(own, other, columns) if own and other is not own else None
             if own is None or measured is None or len(measured.seeds) < 2 or other["method"] == "dense":
                 continue
             effect = mapped(interval(measured.pairs, log_ratio), percent_change, lower=True)

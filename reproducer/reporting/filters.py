@@ -14,7 +14,7 @@ from typing import Any
 from reproducer.reporting import cost, searches
 from reproducer.reporting.escape import Raw, one_line
 from reproducer.reporting.numbers import perplexity, plus_minus, signed
-from reproducer.reporting.rows import CUT, Estimate, Line, by_seed, cells, estimate, lines
+from reproducer.reporting.rows import CUT, Estimate, Line, by_seed, cells, estimate, grouped, lines
 from reproducer.reporting.tables import Cell, best
 from reproducer.reporting.verdicts import Verdict
 from reproducer.stages.results import Column, Order, PaperCell, PaperComparison, Results, Row, Search
@@ -183,18 +183,12 @@ def best_candidates(found: Sequence[searches.Candidate]) -> set[int]:
 
 def distinct_searches(found: Sequence[Search]) -> list[Search]:
     """The first of those that differ in model, cut and seed alone."""
-    first: dict[Any, Search] = {}
-    for search in found:
-        first.setdefault(search.label, search)
-    return list(first.values())
+    return [group[0] for group in grouped(found, lambda search: search.label)]
 
 
 def by_cut(found: Sequence[Any]) -> list[list[Any]]:
     """Things with a model, a cut and a recovery together that share them, in the order of their first."""
-    groups: dict[Any, list[Any]] = {}
-    for one in found:
-        groups.setdefault(tuple(getattr(one, name) for name in CUT), []).append(one)
-    return list(groups.values())
+    return grouped(found, lambda one: tuple(getattr(one, name) for name in CUT))
 
 
 def tau(block: Sequence[Order], key: str) -> str | None:

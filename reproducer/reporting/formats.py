@@ -103,7 +103,7 @@ def environment(form: Format) -> Environment:
             searches.flop_7b, searches.histories, searches.against_random,
             controls, cost.seen_columns, cost.unseen_columns, cost.sights, cost.uneven, cost.whole_costs,
             cost.seconds_7b, gguf.spread,
-            recoveries.ends,
+            recoveries.ends, recoveries.exploratory,
         )
     }  # fmt: skip
     made.filters |= {"mean": fmean, "median": median, "verbatim": Raw, "with_interval": numbers.with_interval}
@@ -114,8 +114,8 @@ def environment(form: Format) -> Environment:
         "SPEED": searches.SPEED,
         "CONFIDENCE": CONFIDENCE,
     }
-    made.globals |= {"ENDS": recoveries.ENDS, "MOST": recoveries.MOST}
-    made.globals |= {"MANY": searches.MANY, "FEW": filters.FEW, "Table": Table}
+    made.globals |= {"ENDS": recoveries.ENDS}
+    made.globals |= {"FEW": filters.FEW, "Table": Table}
     made.globals |= {
         name: macro for name, macro in vars(made.get_template(form.macros).module).items() if name[0] != "_"
     }

@@ -1,30 +1,19 @@
-"""What a run's tasks can tell: its dense models beside the majority class, for which no model is needed."""
+"""What an average is over: the tasks in which the dense model is above the majority class, which needs no model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reproducer.stages.results import Column, Model, Results, Row
+from reproducer.stages.results import Column, Model, Results
 
 
 @dataclass(frozen=True)
 class Tasks:
-    """The accuracies of a run by what a model's dense row shows in them.
-
-    Attributes:
-        averaged: those that the averages of the model's rows are over.
-        no_better: those that are left out: the dense row is not above the majority class.
-        close: those in which it is, by no more than a standard error of its accuracy.
-        unknown: those that the dense row has not measured; they count in the averages.
-        partly: whether some rows measure only some of the averaged ones, and so have no average.
-    """
+    """The accuracies that averages of a model's rows are over, and those left out as its dense row is `no_better`."""
 
     model: Model
     averaged: list[Column]
     no_better: list[Column]
-    close: list[Column]
-    unknown: list[Column]
-    partly: bool
 
 
 def majorities(results: Results) -> dict[str, float]:
@@ -35,41 +24,16 @@ def majorities(results: Results) -> dict[str, float]:
 
 def tasks_by_model(results: Results) -> list[Tasks]:
     """Of each model of which it was recorded what its averages are over."""
-    rates, found = majorities(results), []
+    found = []
     for model in results.models:
-        if model.averaged is None:
-            continue
-        dense = next((row for row in results.rows if (row.model, row.method) == (model.name, "dense")), None)
-        measured = dense.metrics if dense is not None else {}  # in a document not every model is measured on all tasks
-        accuracies = [one for one in _accuracies(results) if not measured or one.key in measured]
-        if not accuracies:
-            continue
-        known = [one for one in accuracies if dense is not None and dense.metrics.get(one.key) is not None]
-        averaged = [one for one in accuracies if one.key in model.averaged]
-        found.append(
-            Tasks(
-                model=model,
-                averaged=averaged,
-                no_better=[one for one in accuracies if one not in averaged],
-                close=[one for one in averaged if one in known and one.key in rates and _close(dense, one, rates)],
-                unknown=[one for one in accuracies if one not in known],
-                partly=any(row.model == model.name and _measures_some(row, averaged) for row in results.rows),
-            )
-        )
+        # in a document not every model is measured on all tasks
+        measured = {key for row in results.rows if row.model == model.name for key in row.metrics}
+        accuracies = [column for column in _accuracies(results) if column.key in measured]
+        if model.averaged is not None and accuracies:
+            averaged = [column for column in accuracies if column.key in model.averaged]
+            found.append(Tasks(model, averaged, [column for column in accuracies if column not in averaged]))
     return found
-
-
-def _measures_some(row: Row, columns: list[Column]) -> bool:
-    """Some of the columns, and not all; a column without a value counts as measured."""
-    return 0 < sum(column.key in row.metrics for column in columns) < len(columns)
 
 
 def _accuracies(results: Results) -> list[Column]:
     return [column for column in results.columns if column.kind == "accuracy" and column.source is not None]
-
-
-def _close(dense: Row | None, column: Column, rates: dict[str, float]) -> bool:
-    scores = dense.task_scores.get(column.source or "") if dense else None
-    error = scores.stderr.get(scores.shown) if scores else None
-    value = dense.metrics[column.key] if dense else None
-    return error is not None and value is not None and value - rates[column.key] <= error

@@ -13,12 +13,13 @@ from typing import Any
 from reproducer.paper import method, paper
 from reproducer.reporting import comparison, figures, gguf, majority, speed
 from reproducer.reporting.controls import beside, control_rows
+from reproducer.reporting.deviations import Deviation, deviations
 from reproducer.reporting.formats import FORMATS, TERMINAL, Format, environment
-from reproducer.reporting.recoveries import recovered
+from reproducer.reporting.recoveries import resolutions
 from reproducer.reporting.rows import blocks, lines, with_results
 from reproducer.reporting.tables import Table, tabular
 from reproducer.reporting.transfers import transfers
-from reproducer.reporting.verdicts import Deviation, Verdict, deviations, verdicts
+from reproducer.reporting.verdicts import Verdict, verdicts
 from reproducer.stages.results import Column, Results, Row
 
 APPENDIX = "\n## Appendix\n"
@@ -86,8 +87,7 @@ def write(told: Article, directory: Path) -> list[Path]:
         tables |= made.tables
     (directory / "tables").mkdir(exist_ok=True)
     written += [_write(directory / "tables" / f"{name}.tex", _to_paste(table)) for name, table in tables.items()]
-    endings = ("png", "pdf")
-    return written + [directory / "figures" / f"{picture.name}.{end}" for picture in told.drawn for end in endings]
+    return written + [picture.png for picture in told.drawn]
 
 
 def _in_two(text: str, report: str, appendix: str) -> dict[str, str]:
@@ -152,7 +152,7 @@ def _content(told: Article) -> dict[str, Any]:
         "standings": comparison.standings(results),
         "verdicts": told.verdicts,
         "deviations": told.deviations,
-        "recovered": recovered(results),
+        "recovered": resolutions(results),
         "carried_over": transfers(results),
         "drawn": told.drawn,
         "key_figure": _key_figure(told),
@@ -174,7 +174,7 @@ def _content(told: Article) -> dict[str, Any]:
 def _key_figure(told: Article) -> figures.Picture | None:
     """The one figure of the first screen: what the paper's item is about or, where it is none, the first there is."""
     item = comparison.item_of(told.results)
-    kinds = ["perplexity", "accuracy", "histories", "cost", "search", "training"]
+    kinds = ["perplexity", "accuracy", "histories", "cost", "training"]
     if item is not None and item.trials_to_converge:
         kinds.insert(0, "histories")
     elif item is not None and item.columns and all(key.endswith("_acc") for key in item.columns):

@@ -1,16 +1,11 @@
-"""Rows brought together with pandas: seeds of one configuration into a line, lines of one cut into a block."""
+"""Rows brought together: seeds of one configuration into a line, lines of one cut into a block."""
 
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from statistics import fmean, stdev
-from typing import Any
-
-from pandas import DataFrame, Series
+from typing import Any, NamedTuple, TypeVar
 
 from reproducer.reporting.bootstrap import LEVEL
 from reproducer.reporting.numbers import with_interval
@@ -23,84 +18,65 @@ LINE = [*CUT, "method", "label"]
 COSTS = [
     "params_removed", "seconds", "deciding_seconds", "recovery_seconds", "peak_memory_bytes", "search_objective",
 ]  # fmt: skip
+Thing = TypeVar("Thing")
 Line = Mapping[str, Any]
-"""`LINE`'s fields; `rows`, one a seed; `measured`, whether any has a metric; `done`, those that finished; `status`,
-`done` with one of them at least; `mean` and `deviation` (the sample's, n − 1; None for one value), by metric and cost,
-over the finished rows or, where none finished, over what was measured before the failure, to twelve digits."""
+"""A row without its seed: `LINE`'s fields; `rows`, one a seed; `measured`, whether any has a metric; `done`, those
+that finished; `status`, `done` with one of them at least; `mean`, by metric and cost, over the finished rows or, where
+none finished, over what was measured before the failure."""
 
 
-def lines(rows: Sequence[Row]) -> list[Line]:
+def grouped(things: Iterable[Thing], key: Callable[[Thing], Hashable]) -> list[list[Thing]]:
+    """The things with the same key together, in the order in which they first appear."""
+    groups: dict[Hashable, list[Thing]] = {}
+    for thing in things:
+        groups.setdefault(key(thing), []).append(thing)
+    return list(groups.values())
+
+
+def lines(rows: Iterable[Row]) -> list[Line]:
     """Rows that differ in the seed alone, together, in the order in which they first appear."""
-    return list(_lines(_These(tuple(rows)))) if rows else []
+    return [_line(group) for group in grouped(rows, lambda row: tuple(_identity(row).values()))]
 
 
-@dataclass(frozen=True, eq=False)
-class _These:
-    """The very same rows, for a cache; nothing changes a row."""
-
-    rows: tuple[Row, ...]
-
-    def __hash__(self) -> int:
-        return hash(tuple(map(id, self.rows)))
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _These) or len(self.rows) != len(other.rows):
-            return False
-        return all(map(operator.is_, self.rows, other.rows))
+def _identity(row: Row) -> dict[str, Any]:
+    identity = {name: getattr(row, name) for name in LINE}
+    return identity | {"ratio": 0.0} if row.method == "dense" else identity
 
 
-@lru_cache(maxsize=32)  # every part of a report asks for its rows' lines
-def _lines(these: _These) -> list[Line]:
-    rows = these.rows
-    values = DataFrame([_values(row) for row in rows], dtype=float)
-    frame = DataFrame([{name: getattr(row, name) for name in [*LINE, "status"]} for row in rows], dtype=object)
-    frame.loc[frame["method"] == "dense", "ratio"] = 0.0
-    of_line, done = frame.groupby(LINE, sort=False, dropna=False).ngroup(), frame["status"] == "done"
-    used = done | ~done.groupby(of_line).transform("any")
-    counted = values[used].groupby(of_line[used])  # all lines at once: a group alone costs pandas a millisecond
-    means, deviations = counted.mean(), counted.std()
-    found: list[Line] = []
-    for number, members in of_line.groupby(of_line).indices.items():
-        finished = [rows[i] for i in members if done[i]]
-        failed = any(rows[i].status == "failed" for i in members)
-        found.append(
-            {name: _plain(frame.at[members[0], name]) for name in LINE}
-            | {
-                "rows": [rows[i] for i in members],
-                "done": finished,
-                "measured": any(rows[i].measured for i in members),
-                "status": "done" if finished else "failed" if failed else "missing",
-                "mean": _known(means.loc[number]),
-                "deviation": _known(deviations.loc[number]),
-            }
-        )
-    return found
+def _line(rows: list[Row]) -> Line:
+    done = [row for row in rows if row.status == "done"]
+    failed = any(row.status == "failed" for row in rows)
+    return _identity(rows[0]) | {
+        "rows": rows,
+        "done": done,
+        "measured": any(row.measured for row in rows),
+        "status": "done" if done else "failed" if failed else "missing",
+        "mean": _means(done or rows),
+    }
 
 
-def _values(row: Row) -> dict[str, Any]:
-    spent = row.tokens.model_dump() if row.tokens else {}
-    return {name: getattr(row, name) for name in COSTS} | spent | row.metrics
+def _means(rows: Sequence[Row]) -> dict[str, float]:
+    known: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in values(row).items():
+            if value is not None:
+                known.setdefault(name, []).append(value)
+    # to twelve digits, so that equal means are ties in whatever order their values were added
+    return {name: float(f"{fmean(of):.12g}") for name, of in known.items()}
 
 
-def blocks(found: Sequence[Line], keys: Sequence[str] = CUT) -> list[list[Line]]:
+def values(row: Row) -> dict[str, Any]:
+    """Metrics and costs of a row by name."""
+    tokens = row.tokens.model_dump() if row.tokens else {}
+    return {name: getattr(row, name) for name in COSTS} | tokens | row.metrics
+
+
+def blocks(found: Iterable[Line], keys: Sequence[str] = CUT) -> list[list[Line]]:
     """The lines with the same `keys` together, in the order in which they first appear."""
-    grouped: dict[tuple, list[Line]] = {}
-    for line in found:
-        grouped.setdefault(tuple(line[key] for key in keys), []).append(line)
-    return list(grouped.values())
+    return grouped(found, lambda line: tuple(line[key] for key in keys))
 
 
-def _plain(value: Any) -> Any:
-    return None if value != value else value  # pandas tells a missing key by NaN
-
-
-def _known(series: Series) -> dict[str, float]:
-    # to twelve digits: equal means are ties, for ranks and orders, in whatever order their values were added
-    return {name: float(f"{value:.12g}") for name, value in series.dropna().items()}
-
-
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """A mean over seeds.
 
     Attributes:
@@ -120,9 +96,8 @@ def estimate(values: Sequence[float]) -> Estimate | None:
         return None
     if len(values) == 1:
         return Estimate(values[0], None)
-    degrees = len(values) - 1
     error = stdev(values) / math.sqrt(len(values))
-    return Estimate(fmean(values), float(student.ppf((1 + CONFIDENCE) / 2, degrees)) * error)
+    return Estimate(fmean(values), float(student.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error)
 
 
 def by_seed(line: Line, keys: Sequence[str]) -> dict[int, float]:
@@ -130,13 +105,12 @@ def by_seed(line: Line, keys: Sequence[str]) -> dict[int, float]:
 
     Of the finished rows or, where none finished, of what was measured before the failure.
     """
-    found = {}
+    means = {}
     for row in line["done"] or line["rows"]:
-        values = [_values(row).get(key) for key in keys]
-        known = [value for value in values if value is not None]
-        if known and len(known) == len(values):
-            found[row.seed] = fmean(known)
-    return found
+        known = [value for key in keys if (value := values(row).get(key)) is not None]
+        if known and len(known) == len(keys):
+            means[row.seed] = fmean(known)
+    return means
 
 
 def with_results(found: Sequence[Line]) -> list[Line]:
@@ -150,25 +124,23 @@ def measuring(found: Sequence[Line], keys: Sequence[str]) -> list[Line]:
 
 
 def leaders(block: Sequence[Line], keys: Sequence[str], higher_is_better: bool) -> list[int]:
-    """The place of a block's best line, then of those that cannot be told from it; the dense model left out.
+    """The index of a block's best line, then of those that cannot be told from it; the dense model left out.
 
     Two lines cannot be told apart where the interval of their difference, paired by seed, holds 0. None is named where
     there is one line alone, or where the best has a single seed.
     """
-    values = {i: by_seed(line, keys) for i, line in enumerate(block) if line["method"] != "dense"}
-    means = {i: fmean(of.values()) for i, of in values.items() if of}
-    if len(means) < 2:
+    seeds = {i: of for i, line in enumerate(block) if line["method"] != "dense" and (of := by_seed(line, keys))}
+    if len(seeds) < 2:
         return []
-    first = (max if higher_is_better else min)(means, key=means.__getitem__)
-    if len(values[first]) < 2:
+    first = (max if higher_is_better else min)(seeds, key=lambda i: fmean(seeds[i].values()))
+    if len(seeds[first]) < 2:
         return []
-    found = [first]
-    for i in means.keys() - {first}:
-        both = values[i].keys() & values[first].keys()
-        gap = estimate([values[i][seed] - values[first][seed] for seed in sorted(both)])
-        if gap is not None and gap.half is not None and abs(gap.mean) <= gap.half:
-            found.append(i)
-    return found
+    return [first, *(i for i in seeds if i != first and not _differ(seeds[i], seeds[first]))]
+
+
+def _differ(ours: Mapping[int, float], theirs: Mapping[int, float]) -> bool:
+    gap = estimate([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
+    return gap is None or gap.half is None or abs(gap.mean) > gap.half
 
 
 def cells(block: Sequence[Line], key: str, column: Column) -> list[Cell]:
@@ -177,12 +149,12 @@ def cells(block: Sequence[Line], key: str, column: Column) -> list[Cell]:
     The best is bold, and what cannot be told from it has a sign of it.
     """
     ahead = leaders(block, [key], column.higher_is_better)
-    found = []
+    column_cells = []
     for i, line in enumerate(block):
         known = estimate([*by_seed(line, [key]).values()])
         if known is None:
-            found.append(Cell("failed" if line["status"] == "failed" and key not in COSTS else None))
+            column_cells.append(Cell("failed" if line["status"] == "failed" and key not in COSTS else None))
         else:
             text = with_interval(known.mean, known.half, column)
-            found.append(Cell(f"{text} ≈" if i in ahead[1:] else text, i in ahead[:1], known.mean))
-    return found
+            column_cells.append(Cell(f"{text} ≈" if i in ahead[1:] else text, i in ahead[:1], known.mean))
+    return column_cells

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
@@ -23,8 +23,8 @@ HOUR = 3600.0
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Paired scores: one array [seeds, items, 2] a column, a row's and its baseline's; `items` 0: metrics alone."""
+class PairedScores:
+    """Scores of a row and of its baseline: one array [seeds, items, 2] a column; `items` 0: metrics alone."""
 
     seeds: tuple[int, ...]
     items: int
@@ -37,59 +37,64 @@ class Run:
     def __init__(self, results: Results) -> None:
         self.results = results
         self.lines = lines(results.rows)
-        self.papers = stands_for_any(results)
+        self.papers = stands_for_any(results)  # the paper's model by ours
 
     def model(self, claim: Claim) -> Model | None:
         """Ours that stands for the model of the claim's first row."""
-        names = [name for ref in claim.rows[:1] for name in self._ours(ref)] or [
-            one.name for one in self.results.models
-        ]
-        return next((one for one in self.results.models if one.name in names), None)
+        known = {model.name: model for model in self.results.models}
+        for ref in claim.rows[:1]:
+            of_paper = {row.model for row in load_item(ref.item).rows if row.label == ref.label} or {"llama-7b"}
+            ours = [name for name, paper in self.papers.items() if paper in of_paper]
+            known = {name: model for name, model in known.items() if name in ours} if ours else known
+        return next(iter(known.values()), None)
 
     def label_of(self, name: str) -> str:
-        return next((one.label for one in self.results.models if one.name == name), name)
-
-    def _ours(self, ref: RowRef) -> Iterator[str]:
-        of = {row.model for row in load_item(ref.item).rows if row.label == ref.label} or {"llama-7b"}
-        yield from (name for name, paper in self.papers.items() if paper in of)
+        return next((model.label for model in self.results.models if model.name == name), name)
 
     def line(self, ref: RowRef, recovery: str | None = None, measure: str | None = None) -> Line | None:
-        """Our rows of a row of the paper: of another `recovery` if one is given, that have a `measure` if there are."""
+        """Our rows of a row of the paper.
+
+        Args:
+            recovery: of ours, where it is another than the paper's.
+            measure: rows that have it go before others.
+        """
         printed = ref.row()
         if recovery is not None:
             printed = printed.model_copy(update={"recovery": recovery})
         item = load_item(ref.item)
         models = stands_for(self.results, item)
-        found = [line for line in self.lines if is_row(line, printed, models, item.any_method)]
-        named = [line for line in found if plain(line["label"]) == plain(printed.label)]
+        alike = [line for line in self.lines if is_row(line, printed, models, item.any_method)]
+        named = [line for line in alike if plain(line["label"]) == plain(printed.label)]
         if printed.method == "dense" or item.any_method:
-            named += found
+            named += alike
         return min(named, key=lambda line: measure is not None and measure not in line["mean"], default=None)
 
     def dense(self, line: Line) -> Line | None:
-        return next((one for one in self.lines if (one["model"], one["method"]) == (line["model"], "dense")), None)
+        """The dense model that a line was pruned from."""
+        ours = (line["model"], "dense")
+        return next((other for other in self.lines if (other["model"], other["method"]) == ours), None)
 
     def searched_otherwise(self, line: Line) -> bool:
         """Whether a row of the paper's own method was not searched as the paper searches."""
-        own = [one for one in self.results.searches if one.label == line["label"]]
-        return line["method"] == method().name and any(one.settings.get("mode") != "paper" for one in own)
+        own = [search for search in self.results.searches if search.label == line["label"]]
+        return line["method"] == method().name and any(search.settings.get("mode") != "paper" for search in own)
 
     def searched(self, label: str) -> bool:
         return any(line["label"] == label and line["method"] == method().name for line in self.lines)
 
     def searches(self, label: str) -> dict[int, Search]:
-        """By seed, those of a label, be they told under the label of another row that shares them."""
-        made = [(row.label, key) for row in self.results.rows if (key := row.stages.get("search"))]
-        own = {key for name, key in made if name == label}
-        labels = {label, *(name for name, key in made if key in own)}
-        return {one.seed: one for one in self.results.searches if one.label in labels}
+        """The searches of a label by seed, also where the results name them by another row that shares them."""
+        keys = [(row.label, key) for row in self.results.rows if (key := row.stages.get("search"))]
+        own = {key for name, key in keys if name == label}
+        labels = {label, *(name for name, key in keys if key in own)}
+        return {search.seed: search for search in self.results.searches if search.label in labels}
 
     @cached_property
     def accuracies(self) -> dict[str, list[Column]]:
         """By model the accuracies that its averages are over."""
         columns = [column for column in self.results.columns if column.kind == "accuracy" and column.source]
         return {
-            model.name: [one for one in columns if model.averaged is None or one.key in model.averaged]
+            model.name: [column for column in columns if model.averaged is None or column.key in model.averaged]
             for model in self.results.models
         }
 
@@ -105,11 +110,11 @@ class Run:
             return [("perplexity", columns)] if columns else []
         return [(column.label, [column]) for column in self.results.columns if column.key == name]
 
-    def measured(self, line: Line, other: Line, columns: Sequence[Column]) -> Measured | None:
+    def pair(self, line: Line, other: Line, columns: Sequence[Column]) -> PairedScores | None:
         """The scores of two lines on the seeds of both; a dense line is the same for every seed."""
         ours, theirs = (
-            {row.seed: row for row in one["rows"] if all(row.metrics.get(c.key) is not None for c in columns)}
-            for one in (line, other)
+            {row.seed: row for row in side["rows"] if all(row.metrics.get(c.key) is not None for c in columns)}
+            for side in (line, other)
         )
         if other["method"] == "dense" and theirs:
             theirs = dict.fromkeys(ours, next(iter(theirs.values())))
@@ -118,46 +123,50 @@ class Run:
             return None
         rows = [(ours[seed], theirs[seed]) for seed in seeds]
         pairs = [_paired(rows, column) for column in columns]
-        return Measured(seeds, sum(pair.shape[1] for pair in pairs if pair.shape[1] > 1), pairs)
+        return PairedScores(seeds, sum(pair.shape[1] for pair in pairs if pair.shape[1] > 1), pairs)
 
     def hours(self, needed: Sequence[tuple[RowRef, str | None]], seeds: int, trials: int | None) -> float | None:
-        """Of this machine, for the paper's rows (of our own recovery, if one is given) and seeds that are missing, at
-        what rows took here: the row's own or, without one, any that was tuned or not, and searched or not, as it is.
+        """Hours of this machine for rows and seeds that are missing, at what rows took here.
 
-        Stages that rows share count in each of them. None: no row tells.
+        The row's own or, without one, any that was tuned or not, and searched or not, as it is. Stages that rows share
+        count in each of them.
+
+        Args:
+            needed: rows of the paper, each with the recovery of ours where that is another.
+            trials: of a search, where the claim says how many.
+
+        Returns:
+            None: nothing is missing, or no row tells.
         """
         total = 0.0
-        for ref, given in dict.fromkeys(needed):
-            label, recovery = ref.label, given or ref.recovery
-            timed = self._timed(recovery)
+        for ref, other_recovery in dict.fromkeys(needed):
+            recovery = other_recovery or ref.recovery
+            timed = [row for row in self.results.rows if row.recovery == recovery and _is_timed(row)]
             if trials is None:
-                line = self.line(ref, given)
-                own = [row for row in timed if line is not None and any(row is one for one in line["rows"])]
+                line = self.line(ref, other_recovery)
+                own = [row for row in timed if line is not None and any(row is member for member in line["rows"])]
             else:  # of a figure of searches, which prints no rows
-                own = [row for row in timed if row.label == label]
-            alike = own or [row for row in timed if self.searched(row.label) == self.searched(label)]
+                own = [row for row in timed if row.label == ref.label]
+            alike = own or [row for row in timed if self.searched(row.label) == self.searched(ref.label)]
             if not alike:
                 return None
             seconds, missing = median(row.seconds or 0.0 for row in alike), seeds - len(own)
-            if trials is not None and (made := self.searches(label)):
-                seconds, missing = seconds * trials / max(counted(one) for one in made.values()), seeds
+            if trials is not None and (searches := self.searches(ref.label)):
+                seconds, missing = seconds * trials / max(map(counted, searches.values())), seeds
             total += max(missing, 0) * seconds
         return total / HOUR if total else None
 
-    def _timed(self, recovery: str) -> list[Row]:
-        return [
-            row
-            for row in self.results.rows
-            if row.recovery == recovery and row.status == "done" and row.seconds and row.method != "dense"
-        ]
+
+def _is_timed(row: Row) -> bool:
+    return row.status == "done" and bool(row.seconds) and row.method != "dense"
 
 
 def _paired(rows: Sequence[tuple[Row, Row]], column: Column) -> Array:
     """[seeds, items, 2]; of one item, the metric, where the rows do not hold the same items."""
     scores = [[_scores(row, column) for row in pair] for pair in rows]
     keys = scores[0][0].keys()
-    if keys and all(one.keys() == keys for pair in scores for one in pair):
-        return np.array([[[one[key] for one in pair] for key in keys] for pair in scores])
+    if keys and all(of_row.keys() == keys for pair in scores for of_row in pair):
+        return np.array([[[of_row[key] for of_row in pair] for key in keys] for pair in scores])
     return np.array([[[_metric(row, column) for row in pair]] for pair in rows])
 
 

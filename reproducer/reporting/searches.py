@@ -1,7 +1,7 @@
 """What the records of searches tell: how far each got beyond its baselines, what it cost, and how soon it got there.
 
 Trials are counted from 1, the baselines' and the failed or stopped ones among them. What the baselines' trials reached
-is no merit of a search, and left out.
+does not count as the search's own.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from statistics import fmean
 from typing import Any
 
 from reproducer.paper import load_item
-from reproducer.reporting.rows import estimate
+from reproducer.reporting.rows import grouped
 from reproducer.stages.results import Baseline, Search
 
-MANY = 12  # searches, of which more stand one by one in the appendix alone
 NEAR = 0.02  # of the final best: what counts as converged
 PARAMETERS_7B = 6.74e9  # LLaMA-7B's
 FORWARD, FORWARD_BACKWARD = 2, 6  # floating-point operations a parameter and token, as usually estimated
@@ -121,106 +120,44 @@ def trials_until(curve: Sequence[float], limit: float) -> int | None:
     return next((count for count, value in enumerate(curve, start=1) if value <= limit), None)
 
 
-def trial_seconds(search: Search) -> float:
-    """Of all its trials, the baselines' and the stopped ones among them; what was prepared before them is left out."""
-    return sum(trial.seconds or 0.0 for trial in search.trials)
-
-
-def best_within(search: Search, seconds: float) -> float | None:
-    """The least value of the search's own that its trials had found after so many seconds."""
-    spent, best = 0.0, float("inf")
-    for trial in sorted(search.trials, key=lambda trial: trial.number):
-        spent += trial.seconds or 0.0
-        if spent <= seconds * (1 + 1e-9) and trial.value is not None and not trial.baseline:
-            best = min(best, trial.value)
-    return best if best < float("inf") else None
-
-
 def settled(search: Search) -> int | None:
     """After how many trials the best so far of its own is within `NEAR` of the final one."""
     curve = best_so_far(search)
     return trials_until(curve, (1 + NEAR) * curve[-1]) if curve and curve[-1] < float("inf") else None
 
 
-def alike(found: Sequence[Search]) -> list[list[Search]]:
+def alike(searches: Sequence[Search]) -> list[list[Search]]:
     """Searches that differ in the seed alone, together."""
-    groups: dict[Any, list[Search]] = {}
-    for one in found:
-        groups.setdefault((one.label, one.model, one.ratio, one.structure_ratio), []).append(one)
-    return list(groups.values())
+    return grouped(searches, lambda one: (one.label, one.model, one.ratio, one.structure_ratio))
 
 
 @dataclass(frozen=True)
 class Histories:
-    """Searches of one model, cut and objective, by label, then by seed; at least two, each with a value of its own."""
+    """Searches of one model, cut and objective, by label, then by seed; each has a value of its own."""
 
     model: str
     ratio: float | None
     structure_ratio: float | None
     by_label: dict[str, dict[int, Search]]
 
-    @property
-    def seconds(self) -> float | None:
-        """What the trials of the quickest of these searches took; None where one does not tell, or had several workers,
-        whose trials ran side by side."""
-        every = [search for searches in self.by_label.values() for search in searches.values()]
-        if any(search.workers > 1 for search in every):
-            return None
-        return min(trial_seconds(search) for search in every) or None
-
-    def lines(self) -> list[dict[str, Any]]:
-        """A line a label and seed and, after several seeds, their mean.
-
-        Each has `label`, `seed` (None: the mean), `best` (of the mean also `half`, of its interval over seeds),
-        `within`, the best after `seconds` (None where one had none then), `own` and `common`: the trials until within
-        `NEAR` of its own final best, and of the best of all searches of its seed (None: never); of the mean, over the
-        seeds that got there, which `own_seeds` and `common_seeds` count.
-        """
-        curves = {
-            label: {seed: best_so_far(search) for seed, search in sorted(searches.items())}
-            for label, searches in self.by_label.items()
-        }
-        least: dict[int, float] = {}
-        for by_seed in curves.values():
-            for seed, curve in by_seed.items():
-                least[seed] = min(curve[-1], least.get(seed, float("inf")))
-        found: list[dict[str, Any]] = []
-        seconds = self.seconds
-        for label, by_seed in curves.items():
-            for seed, curve in by_seed.items():
-                own, common = (trials_until(curve, (1 + NEAR) * best) for best in (curve[-1], least[seed]))
-                within = None if seconds is None else best_within(self.by_label[label][seed], seconds)
-                line = {"label": label, "seed": seed, "best": curve[-1], "within": within}
-                found.append({**line, "own": own, "common": common})
-            if len(by_seed) > 1:
-                lines = found[-len(by_seed) :]
-                known, after = estimate([line["best"] for line in lines]), [line["within"] for line in lines]
-                assert known is not None
-                mean = {
-                    "label": label,
-                    "seed": None,
-                    "best": known.mean,
-                    "half": known.half,
-                    "within": None if None in after else fmean(after),
-                    "seeds": len(lines),
-                }
-                for name in ("own", "common"):
-                    counts = [line[name] for line in lines if line[name] is not None]
-                    mean |= {name: fmean(counts) if counts else None, f"{name}_seeds": len(counts)}
-                found.append(mean)
-        return found
-
 
 def histories(searches: Sequence[Search]) -> list[Histories]:
-    """Searches that differ in label, seed and sampler alone, where there are several to compare."""
-    found: dict[tuple, dict[str, dict[int, Search]]] = {}
-    for search in searches:
-        if any(trial.value is not None and not trial.baseline for trial in search.trials):
-            objective = (*search.texts, search.settings.get("split"), search.settings.get("windows"))
-            key = (search.model, search.ratio, search.structure_ratio, objective)
-            found.setdefault(key, {}).setdefault(search.label, {})[search.seed] = search
-    groups = [Histories(key[0], key[1], key[2], by_label) for key, by_label in found.items()]
-    return [group for group in groups if sum(map(len, group.by_label.values())) > 1]
+    """Searches that differ in label, seed and settings alone, together."""
+
+    def compared_by(search: Search) -> tuple[Any, ...]:
+        objective = (*search.texts, search.settings.get("split"), search.settings.get("windows"))
+        return search.model, search.ratio, search.structure_ratio, objective
+
+    own = [one for one in searches if any(trial.value is not None and not trial.baseline for trial in one.trials)]
+    return [
+        Histories(
+            model=group[0].model,
+            ratio=group[0].ratio,
+            structure_ratio=group[0].structure_ratio,
+            by_label={of[0].label: {one.seed: one for one in of} for of in grouped(group, lambda one: one.label)},
+        )
+        for group in grouped(own, compared_by)
+    ]
 
 
 @dataclass(frozen=True)
@@ -228,54 +165,47 @@ class AgainstRandom:
     """A sampler against random search of the same space that is otherwise alike, on the seeds of both.
 
     Attributes:
-        label, sampler, reference: the search, how it samples, the random search.
-        seeds: compared; `reached`: those on which it got to random search's final best.
+        label, reference: of the search and of the random search.
+        seeds: compared. reached: how many of them got to random search's final best.
         trials, reference_trials: means over the latter of the trials until then; None where there is none.
-        ratio: of the two; `paper_ratio`: that of the paper's text, if it has one for the sampler.
-        paper_trials: what the paper's text says that the sampler, and random search, need.
+        ratio: of the two. paper_ratio: that of the paper's text, if it has one for the sampler.
     """
 
     label: str
-    sampler: str
     reference: str
     seeds: list[int]
     reached: int
     trials: float | None
     reference_trials: float | None
     ratio: float | None
-    paper_trials: tuple[int, int] | None
+    paper_ratio: float | None
 
 
 def against_random(group: Histories) -> list[AgainstRandom]:
-    found = []
-    random = {label: s for label, s in group.by_label.items() if _settings(s)[0] == "random"}
-    for reference, at_random in random.items():
+    """Every sampler of a group beside every random search that differs in the sampler alone."""
+    compared = []
+    for reference, at_random in group.by_label.items():
         for label, searches in group.by_label.items():
-            sampler, *others = _settings(searches)
-            both = sorted(searches.keys() & at_random.keys())
-            same = others == _settings(at_random)[1:] and _space(searches) == _space(at_random)
-            if sampler not in (None, "random") and same and both:
-                pairs = [(best_so_far(searches[seed]), best_so_far(at_random[seed])) for seed in both]
-                found.append(_against_random(label, str(sampler), reference, both, pairs))
-    return found
+            (sampler, *others), (other, *same) = (_settings(side) for side in (searches, at_random))
+            seeds = sorted(searches.keys() & at_random.keys())
+            if other == "random" and sampler not in (None, "random") and others == same and seeds:
+                pairs = [(best_so_far(searches[seed]), best_so_far(at_random[seed])) for seed in seeds]
+                compared.append(_against_random(label, str(sampler), reference, seeds, pairs))
+    return compared
 
 
 def _settings(searches: Mapping[int, Search]) -> list[Any]:
-    settings = next(iter(searches.values())).settings
-    return [settings.get(name) for name in ("sampler", "data", "order")]
-
-
-def _space(searches: Mapping[int, Search]) -> dict[str, Any]:
-    return next(iter(searches.values())).space
+    first = next(iter(searches.values()))
+    return [*(first.settings.get(name) for name in ("sampler", "data", "order")), first.space]
 
 
 def _against_random(
     label: str, sampler: str, reference: str, seeds: list[int], pairs: Sequence[tuple[list[float], list[float]]]
 ) -> AgainstRandom:
     counts = [(trials_until(curve, other[-1]), trials_until(other, other[-1])) for curve, other in pairs]
-    there = [(ours, theirs) for ours, theirs in counts if ours is not None and theirs is not None]
-    trials, reference_trials = (fmean(side) for side in zip(*there, strict=True)) if there else (None, None)
+    reached = [(ours, theirs) for ours, theirs in counts if ours is not None and theirs is not None]
+    trials, reference_trials = (fmean(side) for side in zip(*reached, strict=True)) if reached else (None, None)
     ratio = trials / reference_trials if trials is not None and reference_trials else None
     printed = load_item("figure4").trials_to_converge
-    paper = (printed[sampler], printed["random"]) if sampler in printed else None
-    return AgainstRandom(label, sampler, reference, seeds, len(there), trials, reference_trials, ratio, paper)
+    paper_ratio = printed[sampler] / printed["random"] if sampler in printed else None
+    return AgainstRandom(label, reference, seeds, len(reached), trials, reference_trials, ratio, paper_ratio)

@@ -16,11 +16,10 @@ from reproducer.paper import Claim, Paper
 from reproducer.reporting.bootstrap import LEVEL, holm
 from reproducer.reporting.comparison import reproduces
 from reproducer.reporting.deviations import Deviation, deviations
-from reproducer.reporting.rules import Evidence, Found, Missing, Unit, Why, apply
+from reproducer.reporting.rules import RULES
+from reproducer.reporting.rules.evidence import Evidence, Missing, RuleOutcome, Unit, Why
 from reproducer.reporting.runs import Run
 from reproducer.stages.results import Results
-
-__all__ = ["Deviation", "Evidence", "Needs", "Verdict", "deviations", "verdicts"]
 
 Outcome = Literal["supported", "contradicted", "inconclusive", "not tested"]
 Reason = Literal[Why, "people", "some rows", "few seeds", "interval"]
@@ -105,9 +104,9 @@ def verdicts(results: Results, paper: Paper) -> list[Verdict]:
     run = Run(results)
     items = set(reproduced(results))
     differ = deviations(results, paper)
-    found = [_judge(run, claim, differ) for claim in paper.claims if items & set(claim.items)]
-    corrected = holm([one.p for one in found])
-    return [_settled(one, p) for one, p in zip(found, corrected, strict=True)]
+    judged = [_judge(run, claim, differ) for claim in paper.claims if items & set(claim.items)]
+    corrected = holm([verdict.p for verdict in judged])
+    return [_corrected(verdict, p) for verdict, p in zip(judged, corrected, strict=True)]
 
 
 def reproduced(results: Results) -> list[str]:
@@ -116,7 +115,7 @@ def reproduced(results: Results) -> list[str]:
     return ["".join(f"{kind}{number}" for kind, number in reproduces(run).items()) for run in runs]
 
 
-def _settled(verdict: Verdict, p: float | None) -> Verdict:
+def _corrected(verdict: Verdict, p: float | None) -> Verdict:
     """With the corrected p: what is not significant by it is inconclusive."""
     if p is None or p < LEVEL or verdict.outcome not in ("supported", "contradicted"):
         return replace(verdict, p_holm=p)
@@ -125,15 +124,16 @@ def _settled(verdict: Verdict, p: float | None) -> Verdict:
 
 def _judge(run: Run, claim: Claim, differ: Sequence[Deviation]) -> Verdict:
     """By the claim's rule, p not corrected yet."""
-    found = apply(run, claim)
-    cases = sorted(found.cases, key=lambda case: case.favour)
-    needed = found.seeds or (TUNED_SEEDS if found.tuned else SEEDS)
-    outcome, reason, p = _outcome(claim, cases, found)
-    worst = cases[0] if cases else None
+    ruled = RULES[claim.rule](run, claim)
+    evidence = sorted(ruled.evidence, key=lambda one: one.favour)
+    needed = ruled.seeds or (TUNED_SEEDS if ruled.tuned else SEEDS)
+    outcome, reason, p = _outcome(claim, evidence, ruled)
+    worst = evidence[0] if evidence else None
     shown = worst.interval if worst else None
     model = run.model(claim)
     wanting = reason is not None and reason not in ("people", "interval", "set")
-    decided = [case for case in cases if case.significant and _enough(case, found)]
+    decided = [one for one in evidence if one.significant and _enough(one, ruled)]
+    topics = _topics(run, evidence)
     return Verdict(
         claim=claim.id,
         text=claim.text,
@@ -144,14 +144,14 @@ def _judge(run: Run, claim: Claim, differ: Sequence[Deviation]) -> Verdict:
         in_kind=bool(model and run.papers.get(model.name) != model.name),
         outcome=outcome,
         reason=reason,
-        missing=_lacking(found, reason),
-        unit=found.unit,
-        favourable=found.favourable,
-        threshold=found.threshold,
-        paper=worst.paper if worst else found.paper,
+        missing=_lacking(ruled, reason),
+        unit=ruled.unit,
+        favourable=ruled.favourable,
+        threshold=ruled.threshold,
+        paper=worst.paper if worst else ruled.paper,
         paper_alike=worst.paper_alike if worst else None,
-        favoured=sum(case.favour > 0 for case in decided),
-        opposed=sum(case.favour < 0 for case in decided),
+        favoured=sum(one.favour > 0 for one in decided),
+        opposed=sum(one.favour < 0 for one in decided),
         ours=worst.ours if worst else None,
         low=shown.low if shown else None,
         high=shown.high if shown else None,
@@ -160,55 +160,57 @@ def _judge(run: Run, claim: Claim, differ: Sequence[Deviation]) -> Verdict:
         seeds=len(worst.seeds) if worst else 0,
         seeds_needed=needed,
         detectable=shown.detectable if shown else None,
-        needs=Needs(model.label, claim.trials, needed, run.hours(found.needed, needed, claim.trials))
+        needs=Needs(model.label, claim.trials, needed, run.hours(ruled.needed, needed, claim.trials))
         if wanting and model
         else None,
-        conditions=tuple(one for one in differ if one.topic in _topics(run, claim, cases)) + tuple(found.conditions),
-        evidence=tuple(cases),
+        conditions=tuple(one for one in differ if one.topic in topics) + tuple(ruled.conditions),
+        evidence=tuple(evidence),
     )
 
 
-def _outcome(claim: Claim, cases: Sequence[Evidence], found: Found) -> tuple[Outcome, Reason | None, float | None]:
-    """What the cases say, and the p of that: two-sided, of the claim as a whole."""
+def _outcome(
+    claim: Claim, evidence: Sequence[Evidence], ruled: RuleOutcome
+) -> tuple[Outcome, Reason | None, float | None]:
+    """What the comparisons say, and the p of that: two-sided, of the claim as a whole."""
     if claim.rule == "judged":
         return "not tested", "people", None
-    if not cases:
-        return "not tested", found.missing[0].why if found.missing else "no rows", None
-    enough = [case for case in cases if _enough(case, found) and (case.exact or case.p is not None)]
-    against = [case for case in enough if case.favour < 0]
-    if enough == cases and all(case.exact for case in cases):
+    if not evidence:
+        return "not tested", ruled.missing[0].why if ruled.missing else "no rows", None
+    enough = [one for one in evidence if _enough(one, ruled) and (one.exact or one.p is not None)]
+    against = [one for one in enough if one.favour < 0]
+    if enough == evidence and all(one.exact for one in evidence):
         return "contradicted" if against else "supported", None, None
     if against:  # one of several is enough, so the least p counts as often as there are comparisons
-        return "contradicted", None, min(1.0, len(enough) * min(_p(case) for case in against))
-    if found.missing:
+        return "contradicted", None, min(1.0, len(enough) * min(_p(one) for one in against))
+    if ruled.missing:
         return "inconclusive", "some rows", None
-    if len(enough) < len(cases):
+    if len(enough) < len(evidence):
         return "inconclusive", "few seeds", None
-    return "supported", None, max(_p(case) for case in enough)
+    return "supported", None, max(_p(one) for one in enough)
 
 
-def _lacking(found: Found, reason: Reason | None) -> tuple[Missing, ...]:
+def _lacking(ruled: RuleOutcome, reason: Reason | None) -> tuple[Missing, ...]:
     """What is missing, for the reason alone where that is why the claim is not tested."""
-    whys = {one.why for one in found.missing}
-    return tuple(dict.fromkeys(one for one in found.missing if reason not in whys or one.why == reason))
+    whys = {one.why for one in ruled.missing}
+    return tuple(one for one in ruled.missing if reason not in whys or one.why == reason)
 
 
-def _enough(case: Evidence, found: Found) -> bool:
-    return len(case.seeds) >= (found.seeds or (SEEDS if case.recovery == "none" else TUNED_SEEDS))
+def _enough(one: Evidence, ruled: RuleOutcome) -> bool:
+    return len(one.seeds) >= (ruled.seeds or (SEEDS if one.recovery == "none" else TUNED_SEEDS))
 
 
-def _p(case: Evidence) -> float:
-    return 1.0 if case.p is None else case.p
+def _p(one: Evidence) -> float:
+    return 1.0 if one.p is None else one.p
 
 
-def _topics(run: Run, claim: Claim, cases: Sequence[Evidence]) -> set[str]:
+def _topics(run: Run, evidence: Sequence[Evidence]) -> set[str]:
     """The topics of the conditions that a claim's rows depend on."""
     topics = {*ALWAYS}
-    if any(run.searched(case.row) or (case.baseline and run.searched(case.baseline)) for case in cases):
+    if any(run.searched(one.row) or (one.baseline and run.searched(one.baseline)) for one in evidence):
         topics |= {*SEARCH}
-    if any(case.recovery != "none" for case in cases):
+    if any(one.recovery != "none" for one in evidence):
         topics |= {*TUNING}
-    keys = {key for case in cases for key in case.columns}
+    keys = {key for one in evidence for key in one.columns}
     topics |= {*ACCURACY} if any(key.endswith("_acc") for key in keys) else set()
     topics |= {"texts"} if any(key.endswith("_ppl") for key in keys) else set()
     return topics | ({"device"} if "latency_seconds" in keys else set())

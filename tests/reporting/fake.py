@@ -6,7 +6,9 @@ from hashlib import sha256
 from typing import Any
 
 from reproducer.reporting.bootstrap import Interval
-from reproducer.reporting.verdicts import Deviation, Evidence, Needs, Verdict
+from reproducer.reporting.deviations import Deviation
+from reproducer.reporting.rules.evidence import Evidence
+from reproducer.reporting.verdicts import Needs, Verdict
 from reproducer.stages.results import Column, Results, Row, Search
 
 METHODS = {

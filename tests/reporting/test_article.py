@@ -9,7 +9,7 @@ from reproducer.reporting import figures
 from reproducer.reporting.filters import title
 from reproducer.reporting.formats import TERMINAL
 from reproducer.reporting.render import Article, _key_figure, article, page
-from reproducer.reporting.rules import Missing
+from reproducer.reporting.rules.evidence import Missing
 from reproducer.stages.results import Results
 
 from . import fake

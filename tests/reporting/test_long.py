@@ -3,12 +3,9 @@
 import re
 from dataclasses import replace
 
-import pytest
-
 from reproducer.reporting import figures
 from reproducer.reporting.render import article, write
 from reproducer.reporting.runs import Run
-from reproducer.reporting.searches import MANY
 from reproducer.reporting.tables import FOLDED, Table
 from reproducer.reporting.tables import html as html_table
 from tests.reporting import fake
@@ -59,20 +56,6 @@ def test_of_many_claims_the_figure_has_those_of_the_first_screen():
     shown = [label.get_text() for ax in figures.claims(many).axes for label in ax.get_yticklabels()]
     assert [label[:2] for label in shown] == ["1.", "2."], "the abstract's; the inconclusive ones stand below"
     assert len([label for ax in figures.claims(many[4:]).axes for label in ax.get_yticklabels()]) == 9
-
-
-def test_of_many_searches_means_come_first_and_one_seed_is_drawn(tmp_path):
-    seeds = MANY // 2 + 1
-    results = document(seeds)
-    (means, progress) = tables(results, "Searches")
-    assert [(line["Search"], line["Seeds"]) for line in means] == [("AdaPruner", str(seeds)), ("own", str(seeds))]
-    bests = [one.best.value for one in results.searches[:seeds]]
-    assert float(means[0]["Best↓"].split(" ± ")[0]) == pytest.approx(sum(bests) / seeds, rel=0.01)
-    assert len(progress) == 2 * (seeds + 1)
-    drawn = [picture for picture in figures.draw(results, tmp_path) if picture.kind == "search"]
-    assert [picture.of for picture in drawn] == [0, seeds]
-    few = document(2)
-    assert len(tables(few, "Searches")[0]) == 4 and "All searches" not in markdown(few)
 
 
 def test_the_appendix_of_markdown_is_a_file_of_its_own(tmp_path):

@@ -7,7 +7,6 @@ import pytest
 from reproducer.paper import load_item
 from reproducer.reporting import figures
 from reproducer.reporting.comparison import compare
-from reproducer.reporting.majority import tasks_by_model
 from reproducer.stages.results import Column
 
 from . import fake
@@ -80,14 +79,6 @@ def test_nothing_is_said_of_what_is_not_known_or_not_left_out():
     assert markdown(unmeasured) == plain
 
 
-def test_rows_of_a_document_that_measure_fewer_tasks_are_told():
-    results = rated()
-    less = {name: value for name, value in results.rows[-1].metrics.items() if name != "piqa_acc"}
-    fewer = fake.change(results, rows=[*results.rows[:-1], fake.change(results.rows[-1], metrics=less)])
-    told = "Rows that are not measured on all of these tasks have no average."
-    assert told in text_of(fewer) and told not in text_of(results)
-
-
 @pytest.mark.parametrize(
     ("kept", "words"),
     [(["piqa"], "the majority class; of PIQA alone there is none."), ([], "; no task is left to average.")],
@@ -100,26 +91,6 @@ def test_why_there_is_no_average(kept, words):
     paper = compare(results)
     assert all(row.cells["average_acc"].paper is None for row in paper.rows)
     assert figures.averages(results.model_copy(update={"paper": paper}), "accuracy") is None
-
-
-def test_a_lead_within_a_standard_error_and_a_missing_accuracy_are_told():
-    results = rated()
-    dense = results.rows[0]
-    value = dense.metrics["piqa_acc"]
-    scores = {
-        task: {"items": 20, "shown": "acc", "scores": {"acc": value}, "stderr": {"acc": error}}
-        for task, error in (("piqa", value - 0.3), ("arc_easy", 0.9 * (value - 0.3)))
-    }
-    metrics = dense.metrics | {"openbookqa_acc": None}
-    results = fake.change(results, rows=[fake.change(dense, task_scores=scores, metrics=metrics), *results.rows[1:]])
-    (one,) = tasks_by_model(results)
-    assert ([c.label for c in one.close], [c.label for c in one.unknown]) == (["PIQA"], ["OBQA"])
-    text = text_of(results)
-    assert "It is above it by no more than a standard error on PIQA." in text
-    assert "The dense row has no accuracy on OBQA: nothing is known that would leave it out of the average." in text
-    failed = fake.failed("dense", "boom", model="llama-7b", label="llama-7b")
-    (one,) = tasks_by_model(fake.change(results, rows=[failed, *results.rows[1:]]))
-    assert len(one.unknown) == len(one.averaged) == 7 and one.close == []
 
 
 def test_each_of_several_models_has_its_own_average():

@@ -10,10 +10,11 @@ from pydantic import ValidationError
 
 from reproducer.facts import Facts
 from reproducer.reporting import render
+from reproducer.reporting.deviations import Deviation
 from reproducer.reporting.formats import TERMINAL
 from reproducer.reporting.render import article, page, write
-from reproducer.reporting.rules import Missing
-from reproducer.reporting.verdicts import Deviation, Needs, Verdict
+from reproducer.reporting.rules.evidence import Missing
+from reproducer.reporting.verdicts import Needs, Verdict
 from reproducer.stages.results import Model, Results, schema
 
 from . import fake

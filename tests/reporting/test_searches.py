@@ -4,7 +4,6 @@ from reproducer.paper import load_item
 from reproducer.reporting.searches import (
     against_random,
     best_so_far,
-    best_within,
     candidates,
     counted,
     flop_7b,
@@ -31,36 +30,10 @@ def search(values, label="TPE", sampler="tpe", seed=0, baseline=None, **more):
     return fake.change(fake.search(4, seed), trials=trials, label=label, settings=settings, **more)
 
 
-def timed(values, seconds, **more):
-    found = search(values, **more)
-    trials = [{**trial.model_dump(), "seconds": s} for trial, s in zip(found.trials, seconds, strict=True)]
-    return fake.change(found, trials=trials)
-
-
-def test_samplers_are_compared_after_the_time_of_the_quickest():
-    quick = timed([9.0, 8.0, 7.0], [1.0, 2.0, 3.0], label="A")
-    slow = timed([9.5, None, 6.5, 5.0], [2.0, 1.0, 3.0, 0.5], label="B")
-    assert [best_within(slow, seconds) for seconds in (1.9, 2, 6, 6.5)] == [None, 9.5, 6.5, 5.0]
-    (group,) = histories([quick, slow])
-    assert group.seconds == 6.0
-    assert {line["label"]: line["within"] for line in group.lines()} == {"A": 7.0, "B": 6.5}
-    text = section(quick, slow)
-    assert "At equal time" in text and "after the 6.0 s that the trials of the quickest search took" in text
-    beside = fake.change(slow, workers=2)
-    (group,) = histories([quick, beside])
-    assert group.seconds is None and "At equal time" not in section(quick, beside)
-    (group,) = histories([search([3.0]), search([4.0], label="B")])
-    assert group.seconds is None, "of trials that tell no time"
-
-
 def test_a_trial_that_was_made_up_for_does_not_count():
     found = search([3.0, 4.0, 5.0])
     failed = {**found.trials[1].model_dump(), "state": "failed", "value": None}
     assert counted(fake.change(found, trials=[*found.trials, failed])) == 3
-
-
-def test_what_a_baseline_reached_is_no_merit_at_equal_time_either():
-    assert best_within(timed([1.0, 8.0], [1.0, 1.0], baseline="vector"), 2.0) == 8.0
 
 
 def section(*searches):
@@ -89,27 +62,28 @@ def test_what_a_baselines_trial_reached_is_no_merit_of_the_sampler():
     one = search([2.0, 5.0, 4.0], baseline="vector")
     assert best_so_far(one) == [float("inf"), 5.0, 4.0]
     assert settled(one) == 3
-    assert histories([one, search([2.0, None], seed=1, baseline="vector")]) == []
+    assert histories([search([2.0, None], seed=1, baseline="vector")]) == []
 
 
 def test_only_searches_that_differ_in_seed_and_label_alone_are_compared():
     alike = [search([3.0, 2.0], seed=seed) for seed in (0, 1)]
     others = [search([3.0], ratio=0.5), search([3.0], settings={"windows": 99}), search([3.0], model="another")]
-    (group,) = histories([*alike, *others, search([None], label="nothing")])
+    group, *singles = histories([*alike, *others, search([None], label="nothing")])
+    assert [len(single.by_label) for single in singles] == [1, 1, 1]
     assert {label: list(seeds) for label, seeds in group.by_label.items()} == {"TPE": [0, 1]}
-    assert histories(alike[:1]) == []
 
 
-def test_trials_to_the_own_and_to_the_common_best():
+def test_searches_are_a_line_with_the_means_over_their_seeds():
     found = [search([10.0, 5.05, 5.0, 5.0]), search([10.0, 8.0, 4.0, 4.0], seed=1)]
     found += [search([10.0, 9.0, 6.1, 6.0], "random", "random"), search([9.0, 7.0, 4.05, 4.05], "random", "random", 1)]
-    table = tables(fake.quickstart(searches=found), "Searches")[1]
-    rows = [list(line.values()) for line in table]
-    assert rows[0] == ["TPE", "0", "5.00", "2", "2"]
-    assert rows[1] == ["", "1", "4.00", "3", "3"]
-    assert rows[2] == ["", "mean", "4.5 ± 6.4", "2.5", "2.5"]
-    assert rows[3] == ["random", "0", "6.00", "3", "never"]
-    assert rows[5][1:] == ["mean", "5 ± 12", "3.0", "3.0 (1 of 2 seeds)"]
+    (table,) = tables(fake.quickstart(searches=found), "Searches")
+    assert [(line["Search"], line["Seeds"], line["To within 2%"]) for line in table] == [
+        ("TPE", "2", "2.5"),
+        ("random", "2", "3.0"),
+    ]
+    one = fake.search()
+    (line,) = tables(fake.quickstart(searches=[one]), "Searches")[0]
+    assert line["Gap"] == f"−{100 * (1 - one.best.value / 177.3):.1f}%" and line["Trials"] == "23"
 
 
 def compared(tpe, random, **more):
@@ -123,7 +97,7 @@ def test_a_ratio_is_told_where_every_seed_is_sooner():
     (one,), text = compared([[9.0, 4.0, 3.0, 3.0], [9.0, 9.0, 4.0, 4.0]], [[9.0, 8.0, 7.0, 5.0], [9.0, 9.0, 9.0, 5.0]])
     assert (one.reached, one.trials, one.reference_trials, one.ratio) == (2, 2.5, 4.0, 0.625)
     printed = load_item("figure4").trials_to_converge
-    assert one.paper_trials == (printed["tpe"], printed["random"]) == (150, 300)
+    assert one.paper_ratio == printed["tpe"] / printed["random"] == 0.5
     assert "In 2 of 2 seeds TPE reaches the final best of random, after 2.5 trials on average" in text
     assert "needs 4.0: a ratio of 0.62, the paper’s being 0.50." in text
     assert "holds" not in text, "a few trials say nothing of a claim about 150 against 300"
@@ -146,7 +120,7 @@ def test_searches_with_other_data_are_not_compared_by_their_sampler():
 def test_the_paper_says_nothing_of_other_samplers():
     (group,) = histories([search([9.0, 4.0], "CMA-ES", "cmaes"), search([9.0, 5.0], "random", "random")])
     (one,) = against_random(group)
-    assert one.ratio == 1.0 and one.paper_trials is None
+    assert one.ratio == 1.0 and one.paper_ratio is None
 
 
 def test_the_rival_is_the_best_baseline_with_a_value():
@@ -198,18 +172,9 @@ def test_importances_of_the_samples_are_summed_and_nothing_is_lost():
 
 
 def test_many_searches_are_summed_up_first():
-    results = fake.convergence()
-    text = markdown(results)
+    text = markdown(fake.convergence())
     assert "\n6 searches: the result is below the best baseline on the search objective in 6," in text
-    summary = tables(results, "Searches")[0]
-    assert len(summary) == 6 and text.count("\n### Search: ") == 6
-    best = results.searches[0].best.value
-    assert [*summary[0].values()][:4] == ["TPE", "smollm2-135m", "20%", "0"]
-    assert (summary[0]["Gap"], summary[0]["Stopped"], summary[0]["Failed"]) == (
-        f"−{100 * (1 - best / 177.3):.1f}%",
-        "1",
-        "1",
-    )
+    assert text.count("\n### Search: ") == 6
 
 
 def test_stopped_trials_and_shared_studies_are_told():

@@ -9,9 +9,10 @@ import pytest
 
 from reproducer.paper import RowRef, load_item, paper
 from reproducer.reporting.bootstrap import holm
+from reproducer.reporting.deviations import deviations
 from reproducer.reporting.formats import MARKDOWN
 from reproducer.reporting.render import article, page
-from reproducer.reporting.verdicts import Verdict, deviations, verdicts
+from reproducer.reporting.verdicts import Verdict, verdicts
 from reproducer.stages.results import Results
 from tests.reporting.claimed import BASELINES, run
 from tests.reporting.fake import change, convergence, quickstart

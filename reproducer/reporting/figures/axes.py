@@ -17,42 +17,32 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
 )  # fmt: skip
 LINES = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#333333", "#8c6d31", GREY)
 DASHES = ("-", "--", ":", "-.")  # of lines whose colour is taken
-FAR = 3  # so many times above the worst trial, or the median method, a value would squeeze the others together
-PLACE = ("model", "ratio", "structure_ratio")  # what a figure has a panel for
+FAR = 3  # so many times above the median method a value would squeeze the others together
+PANEL = ("model", "ratio", "structure_ratio")  # what a figure has a panel for
 WIDTH, HEIGHT = 5.4, 3.5  # inches; text stays readable at half a page's width
 
 
-def line_style(place: int) -> dict[str, Any]:
-    """Colour and dashes of a figure's line `place`: no two of 36 are the same."""
-    return {"color": LINES[place % len(LINES)], "ls": DASHES[place // len(LINES) % len(DASHES)]}
+def line_style(index: int) -> dict[str, Any]:
+    """Colour and dashes of a figure's line with this index: no two of 36 are the same."""
+    return {"color": LINES[index % len(LINES)], "ls": DASHES[index // len(LINES) % len(DASHES)]}
 
 
-def new_figure(columns: int = 1, width: float = WIDTH, height: float = HEIGHT) -> tuple["Figure", list["Axes"]]:
+def new_figure(
+    panels: int = 1, width: float = WIDTH, height: float = HEIGHT, heights: Sequence[float] | None = None
+) -> tuple["Figure", list["Axes"]]:
+    """A figure with panels beside each other or, where `heights` (in inches) are given, below each other."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, sum(heights) if heights else height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, columns, squeeze=False, sharey=True)[0]
+    if heights:
+        axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    else:
+        axes = figure.subplots(1, panels, squeeze=False, sharey=True)[0]
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=9)
-    return figure, list(axes)
-
-
-def new_rows(lines: Sequence[float]) -> tuple["Figure", list["Axes"]]:
-    """Panels below each other, each with room for so many lines of text."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    heights = [0.65 + 0.24 * count for count in lines]
-    figure = Figure(figsize=(1.6 * WIDTH, 0.4 + sum(heights)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(lines), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for ax in axes:
-        ax.spines[["top", "right", "left"]].set_visible(False)
-        ax.tick_params(axis="y", length=0)
-        ax.tick_params(axis="x", labelsize=8.5)
     return figure, list(axes)
 
 
@@ -76,33 +66,11 @@ def set_scale(ax: "Axes", values: Sequence[float], of: Literal["x", "y"] = "y") 
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}" if value < 1e6 else f"{value:.0e}"))
 
 
-def labels_at_right(ax: "Axes", labels: Sequence[tuple[float, str]]) -> None:
-    """Write each label right of the axes at the height of its value, moved apart where they lie close."""
-    if not labels:
-        return
-    low, high = ax.get_ylim()
-    log = ax.get_yscale() == "log"
-
-    def height(value: float) -> float:
-        a, b, v = (math.log(x) if log else x for x in (low, high, value))
-        return min((v - a) / (b - a), 1.0)
-
-    ordered = sorted(labels)
-    places = apart([height(value) for value, _ in ordered], 0.062)  # of the axes' height: a line of text
-    for (value, text), place in zip(ordered, places, strict=True):
-        ax.annotate(
-            text + " ↑" * bool(value > high), xy=(1.0, height(value)), xytext=(1.04, place), xycoords="axes fraction",
-            textcoords="axes fraction", fontsize=8, va="center", color="#333333", annotation_clip=False,
-            parse_math=False,
-            arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.7, "shrinkA": 1, "shrinkB": 0},
-        )  # fmt: skip
-
-
-def apart(places: Sequence[float], step: float) -> list[float]:
-    """The sorted `places` moved as little as possible so that neighbours are at least `step` apart."""
-    clusters: list[list[float]] = []  # the places of labels that touch; each cluster is centred on their mean
-    for place in places:
-        clusters.append([place])
+def apart(heights: Sequence[float], step: float) -> list[float]:
+    """The sorted `heights` moved as little as possible so that neighbours are at least `step` apart."""
+    clusters: list[list[float]] = []  # the heights of labels that touch; each cluster is centred on their mean
+    for height in heights:
+        clusters.append([height])
         while len(clusters) > 1 and _top(clusters[-2], step) + step > _bottom(clusters[-1], step):
             clusters[-2:] = [clusters[-2] + clusters[-1]]
     return [_bottom(cluster, step) + i * step for cluster in clusters for i in range(len(cluster))]
@@ -130,12 +98,12 @@ def legend(figure: "Figure", *axes: "Axes") -> None:
     """One legend above the figure for all its panels, each name once; in as many lines as its width asks for."""
     handles = {text: handle for ax in axes for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
     for rows in range(max(1, math.ceil(len(handles) / 4)), len(handles) + 1):
-        made = figure.legend(
+        drawn = figure.legend(
             handles.values(), handles.keys(), loc="outside upper center", ncols=math.ceil(len(handles) / rows),
             fontsize=8, frameon=False, columnspacing=1.2, handletextpad=0.4,
         )  # fmt: skip
-        for text in made.get_texts():
+        for text in drawn.get_texts():
             text.set_parse_math(False)
-        if rows == len(handles) or made.get_window_extent().width <= figure.bbox.width:
+        if rows == len(handles) or drawn.get_window_extent().width <= figure.bbox.width:
             return
-        made.remove()
+        drawn.remove()

@@ -31,9 +31,9 @@ def front(points: Sequence[Point]) -> Figure:
     heights = {i: min(point.quality, edge) for i, point in enumerate(points)}
     order = sorted(heights, key=heights.__getitem__)
     bottom, top = ax.transAxes.transform([(0, 0), (0, 1)])[:, 1]
-    told = [(ax.transData.transform((1, heights[i]))[1] - bottom) / (top - bottom) for i in order]
-    label_of = dict(zip(order, apart(told, 0.05), strict=True))
-    places: list[tuple[float, float]] = []
+    natural = [(ax.transData.transform((1, heights[i]))[1] - bottom) / (top - bottom) for i in order]
+    label_of = dict(zip(order, apart(natural, 0.05), strict=True))
+    joined: list[tuple[float, float]] = []
     for i, point in enumerate(points):
         color, x, y = BLUE if point.best else GREY, max(point.cost, least), heights[i]
         far = point.quality > limit
@@ -41,14 +41,14 @@ def front(points: Sequence[Point]) -> Figure:
         if point.half and not far:
             ax.errorbar(x, y, point.half, color=color, lw=0.9, capsize=2, zorder=2)
         if point.best:
-            places.append((x, y))
+            joined.append((x, y))
         ax.annotate(
             short(point.line["label"]) + (f" ({point.quality:,.0f})" if far else ""),
             xy=(x, y), xytext=(1.5 * most, label_of[i]), textcoords=ax.get_xaxis_transform(), fontsize=8, va="bottom",
             parse_math=False, color=color,
             arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "lw": 0.6, "shrinkA": 0, "shrinkB": 3},
         )  # fmt: skip
-    ax.plot(*zip(*places, strict=True), color=BLUE, lw=1, alpha=0.4, drawstyle="steps-post", zorder=1)
+    ax.plot(*zip(*joined, strict=True), color=BLUE, lw=1, alpha=0.4, drawstyle="steps-post", zorder=1)
     ax.set_xlabel("tokens, backward counted twice (log scale)", fontsize=10)
     ax.set_ylabel("mean perplexity (lower is better)", fontsize=10)
     return figure

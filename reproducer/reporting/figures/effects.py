@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from reproducer.reporting.figures.axes import BLUE, GREY, RED, legend, new_rows, wrapped
+from reproducer.reporting.figures.axes import BLUE, GREY, RED, WIDTH, legend, new_figure, wrapped
 from reproducer.reporting.filters import first_screen
 from reproducer.reporting.verdicts import Verdict
 
@@ -23,13 +23,14 @@ def claims(verdicts: Sequence[Verdict]) -> Figure:
     """
     from matplotlib.ticker import MaxNLocator
 
-    whole = [(number, one) for number, one in enumerate(verdicts, start=1) if one.low is not None]
+    known = [(number, one) for number, one in enumerate(verdicts, start=1) if one.low is not None]
     first = {number for _, members in first_screen(verdicts) for number, _ in members}
-    tested = [(number, one) for number, one in whole if number in first] or whole
+    tested = [(number, one) for number, one in known if number in first] or known
     units = list(dict.fromkeys(one.unit for _, one in tested))
     panels = [[one for _, one in tested if one.unit == unit] for unit in units]
     texts = [[wrapped(f"{number}. {one.text}", 58) for number, one in tested if one.unit == unit] for unit in units]
-    figure, axes = new_rows([sum(text.count("\n") + 1.6 for text in of_panel) for of_panel in texts])
+    heights = [0.65 + 0.24 * sum(text.count("\n") + 1.6 for text in of_panel) for of_panel in texts]
+    figure, axes = new_figure(width=1.6 * WIDTH, heights=heights)
     for ax, panel, names in zip(axes, panels, texts, strict=True):
         for y, one in enumerate(panel):
             color = OUTCOMES[one.outcome]
@@ -42,6 +43,8 @@ def claims(verdicts: Sequence[Verdict]) -> Figure:
                 ax.scatter(_beyond(one, one.paper), y, s=30, marker="D", facecolor="none", edgecolor="#333333",
                            label="the paper", zorder=4)  # fmt: skip
         ax.axvline(0, color="#333333", lw=0.9, zorder=1)
+        ax.spines["left"].set_visible(False)
+        ax.tick_params(axis="y", length=0)
         ax.set_yticks(range(len(panel)), names, fontsize=8.5, parse_math=False)
         ax.set_ylim(len(panel) - 0.4, -0.6)
         ax.xaxis.set_major_locator(MaxNLocator(6))

@@ -1,10 +1,10 @@
-"""What rules find: comparisons with effects and intervals, and what a run lacks."""
+"""What rules give: comparisons with effects and intervals, and what a run lacks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from reproducer.paper import RowRef, load_item
 from reproducer.reporting.bootstrap import LEVEL, Interval
@@ -18,9 +18,11 @@ Why = Literal["no rows", "not run", "failed", "set", "not the paper's row", "few
 
 @dataclass(frozen=True)
 class Missing:
-    """A row or measure that the run does not have, and why; `where`: the paper's table of a row, and its tuning.
+    """A row or measure that the run does not have, and why.
 
-    `set`: the run was asked for the very value, so that measuring it finds nothing.
+    Attributes:
+        why: `set`: the run was asked for the very value, so that measuring it shows nothing.
+        where: the paper's table of a row, and its tuning.
     """
 
     name: str
@@ -35,13 +37,13 @@ class Evidence:
     Attributes:
         row, baseline: labels of our rows; `baseline` None where a row is held against nothing.
         model, ratio, structure_ratio, recovery: of our row.
-        measure: what is compared, a column's label or `average`; columns: the keys behind it.
+        measure: what is compared, a column's label or `average`. columns: the keys behind it.
         seeds: those that are paired. items: items or windows behind the interval, of all columns; 0: seeds alone.
         paper, ours, interval: in the verdict's unit; no interval: nothing is known of the spread.
-        paper_alike: the paper's effect on the average over the tasks that ours is over, where these are not its own.
         p: two-sided, not corrected.
         favour: its distance from the threshold in standard errors, positive as the claim has it.
         exact: counted, not estimated.
+        paper_alike: the paper's effect on the average over the tasks that ours is over, where these are not its own.
     """
 
     row: str
@@ -74,11 +76,12 @@ class Evidence:
 
 
 @dataclass
-class Found:
-    """What a rule found: comparisons, what is missing, and what the effects are.
+class RuleOutcome:
+    """What a rule makes of a claim and a run.
 
     Attributes:
-        paper: the paper's effect, for want of a comparison.
+        unit, favourable, threshold: of the effects; `favourable`: whether a larger or a smaller one is claimed.
+        paper: the paper's effect, where there is no comparison.
         needed: rows that the claim needs, with the recovery of ours where that is another.
         tuned: the claim is about tuned rows.
         seeds: that the rule asks for, where these are not the usual ones.
@@ -88,7 +91,7 @@ class Found:
     unit: Unit
     favourable: Literal["higher", "lower"]
     threshold: float | None
-    cases: list[Evidence] = field(default_factory=list)
+    evidence: list[Evidence] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
     paper: float | None = None
     needed: list[tuple[RowRef, str | None]] = field(default_factory=list)
@@ -96,33 +99,33 @@ class Found:
     seeds: int | None = None
     conditions: list[Deviation] = field(default_factory=list)
 
+    def lacks(self, *missing: Missing) -> None:
+        """Note what the run does not have, each once."""
+        self.missing += [one for one in missing if one not in self.missing]
+
 
 def missing_rows(
     refs: Sequence[RowRef], lines: Sequence[Line | None], run: Run, recovery: str | None = None
 ) -> list[Missing]:
     """Of the paper's rows those that the run lacks; `recovery`: that of our rows, where it is not the paper's."""
-    found: list[Missing] = []
+    missing: list[Missing] = []
     for ref, line in zip(refs, lines, strict=True):
         where = f"{load_item(ref.item).item}, {'untuned' if (recovery or ref.recovery) == 'none' else 'tuned'}"
         if line is None:
-            found.append(Missing(ref.label, "no rows", where))
-        elif not is_measured(line):
-            found.append(Missing(ref.label, "failed" if line["status"] == "failed" else "not run", where))
+            missing.append(Missing(ref.label, "no rows", where))
+        elif not line["measured"]:
+            missing.append(Missing(ref.label, "failed" if line["status"] == "failed" else "not run", where))
         elif run.searched_otherwise(line):
-            found.append(Missing(ref.label, "not the paper's row", where))
-    return found
+            missing.append(Missing(ref.label, "not the paper's row", where))
+    return missing
 
 
-def is_measured(line: Line | None) -> bool:
-    return line is not None and line["measured"]
-
-
-def called(measure: str) -> str:
+def measure_name(measure: str) -> str:
     """A measure of the paper in words."""
     named = {"average_acc": "average accuracy", "tasks": "accuracies"}
     return named.get(measure) or measure.removesuffix("_ppl").replace("_", " ")
 
 
-def place(line: Line) -> dict:
-    """Where a row stands, as fields of `Evidence`."""
+def cut_of(line: Line) -> dict[str, Any]:
+    """Model, cut and recovery of a row, as fields of `Evidence`."""
     return {name: line[name] for name in ("model", "ratio", "structure_ratio", "recovery")}
