@@ -242,12 +242,12 @@ def audit(given: Namespace) -> int:
     for one in wrong:
         print(f"\n{one.where}: {one.what}\n  printed {one.printed}, should be {one.right}\n  {one.arithmetic}")
     print("\nWhat else is wrong in its text, which no arithmetic finds:")
-    for other in other_slips():
-        place = ", ".join(f"{name} {value}" for name, value in other.slip.where.items())
-        print(f"\n{other.item}{f' ({place})' if place else ''}")
-        if other.slip.printed is not None:
-            print(f"  printed: {other.slip.printed}")
-        print(f"  {other.slip.why}")
+    for item, slip in other_slips():
+        place = ", ".join(f"{name} {value}" for name, value in slip.where.items())
+        print(f"\n{item}{f' ({place})' if place else ''}")
+        if slip.printed is not None:
+            print(f"  printed: {slip.printed}")
+        print(f"  {slip.why}")
     return DONE
 
 

@@ -1,7 +1,7 @@
 """The paper's own arithmetic: what it derives from its tables, recomputed with the numbers as it prints them.
 
 An average has to be what its tasks' mean, of numbers that were rounded themselves, can round to. What is derived from
-averages is derived from those that the paper prints, so that a wrong one is told once.
+averages is derived from those that the paper prints, so that a wrong one counts once.
 """
 
 from __future__ import annotations
@@ -36,14 +36,6 @@ class Check:
     holds: bool
 
 
-@dataclass(frozen=True)
-class OtherSlip:
-    """A slip that no arithmetic finds, with the item that it is in."""
-
-    item: str
-    slip: Slip
-
-
 def checks() -> list[Check]:
     """All numbers that can be recomputed: the averages of the tables, then those of the text, in the paper's order."""
     return [*_merged(_averages()), *(check for claim in paper().claims for check in _of_claim(claim))]
@@ -52,20 +44,18 @@ def checks() -> list[Check]:
 def slips() -> list[Check]:
     """The numbers that do not add up, each once: an average that is wrong in a table is no second slip in the text."""
     wrong = [check for check in checks() if not check.holds]
-    return [
-        one for place, one in enumerate(wrong) if one.arithmetic not in [other.arithmetic for other in wrong[:place]]
-    ]
+    return list({one.arithmetic: one for one in reversed(wrong)}.values())[::-1]
 
 
-def other_slips() -> list[OtherSlip]:
-    """What else is recorded: wrong words and headings, and what is announced and not there."""
-    found = [OtherSlip(load_item(key).item, slip) for key in items() for slip in load_item(key).slips]
-    return [one for one in found if "label" not in one.slip.where]
+def other_slips() -> list[tuple[str, Slip]]:
+    """What else is recorded, with its item: wrong words and headings, and what is announced and not there."""
+    every = [(load_item(key).item, slip) for key in items() for slip in load_item(key).slips]
+    return [(item, slip) for item, slip in every if "label" not in slip.where]
 
 
 def _averages() -> Iterator[Check]:
     for ref, printed in _printed_in_tables():
-        yield _check(load_item(ref.item).item, Derived(value=printed, mean=(ref,)))
+        yield _check(load_item(ref.item).item, Derived.model_validate({"value": printed, "mean": [ref]}))
 
 
 def _printed_in_tables() -> Iterator[tuple[RowRef, float]]:
@@ -87,21 +77,16 @@ def _merged(found: Iterator[Check]) -> list[Check]:
 
 def _of_claim(claim: Claim) -> Iterator[Check]:
     """The numbers of a claim; those that it takes from one row stand together."""
+    yield from (_check(claim.where, one) for one in claim.printed if one.way != "cell")
     cells = [one for one in claim.printed if one.way == "cell"]
-    yield from (_check(claim.where, one) for one in claim.printed if one not in cells)
     if cells:
-        told = [_check(claim.where, one) for one in cells]
+        checked = [_check(claim.where, one) for one in cells]
         names = " and ".join(one.metric.removesuffix("_ppl") for one in cells)
-        printed, right = (" and ".join(getattr(one, side) for one in told) for side in ("printed", "right"))
+        printed, right = (" and ".join(getattr(one, side) for one in checked) for side in ("printed", "right"))
         row = cells[0].rows[0]
-        yield Check(
-            where=claim.where,
-            what=f"{row.label}, {row.ratio:.0%}, recovery {row.recovery}: perplexity on {names}",
-            printed=printed,
-            right=right,
-            arithmetic=f"for that condition the appendix has {right}",
-            holds=all(one.holds for one in told),
-        )
+        what = f"{row.label}, {row.ratio:.0%}, recovery {row.recovery}: perplexity on {names}"
+        arithmetic = f"for that condition the appendix has {right}"
+        yield Check(claim.where, what, printed, right, arithmetic, all(one.holds for one in checked))
 
 
 def _check(where: str, one: Derived) -> Check:
@@ -122,26 +107,22 @@ def _computed(one: Derived) -> tuple[float, str]:
         mean = _mean(rows[0])
         return mean, f"({' + '.join(f'{value:.2f}' for value in values)}) / {len(values)} = {mean:.3f}"
     if one.way == "tasks":
-        lost = [task for task in SEVEN_TASKS if _cell(rows[0], task) <= _cell(rows[1], task)]
-        pairs = [f"{task.removesuffix('_acc')}: {_cell(rows[0], task)} against {_cell(rows[1], task)}" for task in lost]
-        count = len(SEVEN_TASKS) - len(lost)
-        return count, f"above on {count} of {len(SEVEN_TASKS)}" + f" (not on {', '.join(pairs)})" * bool(lost)
+        pairs = {task.removesuffix("_acc"): (_cell(rows[0], task), _cell(rows[1], task)) for task in SEVEN_TASKS}
+        lost = ", ".join(f"{task}: {a} against {b}" for task, (a, b) in pairs.items() if a <= b)
+        above = sum(a > b for a, b in pairs.values())
+        return above, f"above on {above} of {len(pairs)}" + (f" (not on {lost})" if lost else "")
     values = [_printed_average(row) if one.metric == "average_acc" else _cell(row, one.metric) for row in rows]
-    shown = [f"{value:.2f}" for value in values]
     if one.way == "cell":
-        return values[0], shown[0]
-    if one.way == "difference":
-        value = values[0] - values[1]
-        return value, f"{shown[0]} − {shown[1]} = {value:.2f}"
-    if one.way == "shares":
-        value = 100 * (values[0] - values[1]) / values[2]
-        return value, f"100 · ({shown[0]} − {shown[1]}) / {shown[2]} = {value:.2f}"
-    value = values[0] / values[1]
-    if one.way == "quotient":
-        return value, f"{shown[0]} / {shown[1]} = {value:.2f}"
-    if one.way == "share":
-        return 100 * value, f"100 · {shown[0]} / {shown[1]} = {100 * value:.2f}"
-    return 100 - 100 * value, f"100 · (1 − {shown[0]} / {shown[1]}) = {100 - 100 * value:.2f}"
+        return values[0], f"{values[0]:.2f}"
+    first, second, *_ = values
+    value, formula = {
+        "difference": (first - second, "{} − {}"),
+        "shares": (100 * (first - second) / values[-1], "100 · ({} − {}) / {}"),
+        "quotient": (first / second, "{} / {}"),
+        "share": (100 * first / second, "100 · {} / {}"),
+        "drop": (100 - 100 * first / second, "100 · (1 − {} / {})"),
+    }[one.way]
+    return value, f"{formula.format(*(f'{known:.2f}' for known in values))} = {value:.2f}"
 
 
 def _what(one: Derived) -> str:
@@ -156,9 +137,9 @@ def _what(one: Derived) -> str:
 @cache
 def _printed_averages() -> dict[tuple[float, ...], float]:
     """By a row's accuracies the average that a table or the text prints for them."""
-    told = [(ref.row(), value) for ref, value in _printed_in_tables()]
-    told += [(one.rows[0], one.value) for claim in paper().claims for one in claim.printed if one.way == "mean"]
-    return {tuple(_cell(row, task) for task in SEVEN_TASKS): value for row, value in told}
+    printed = [(ref.row(), value) for ref, value in _printed_in_tables()]
+    printed += [(one.rows[0], one.value) for claim in paper().claims for one in claim.printed if one.way == "mean"]
+    return {tuple(_cell(row, task) for task in SEVEN_TASKS): value for row, value in printed}
 
 
 def _printed_average(row: PaperRow) -> float:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from ruamel.yaml import YAML
 
 FOLDER = Path(__file__).parent
-OTHERS = ("method", "claims", "conditions", "costs")  # files that are no item
+NO_ITEMS = ("method", "claims", "conditions", "costs")  # files of this folder that are no table or figure
 SEVEN_TASKS = tuple(
     f"{task}_acc"
     for task in ("boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
@@ -123,8 +123,8 @@ class Costs(Data):
 
 
 def items() -> list[str]:
-    """The items that are held here: `figure1`, …, `table10`, `text`."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem not in OTHERS)
+    """The items whose files are here: `figure1`, …, `table10`, `text`."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem not in NO_ITEMS)
 
 
 @cache
@@ -175,7 +175,7 @@ def _row(block: dict[str, Any], row: dict[str, Any], columns: list[str]) -> Pape
     if "average_acc" not in metrics and len(accuracies) == len(SEVEN_TASKS):
         metrics["average_acc"] = round(sum(accuracies) / len(accuracies), 4)
         derived = ["average_acc"]
-    place = {name: value for name, value in block.items() if name != "rows"}
+    shared = {name: value for name, value in block.items() if name != "rows"}
     return PaperRow(
-        **place, method=row["method"], label=row["label"], metrics=metrics, stated=list(stated), derived=derived
+        **shared, method=row["method"], label=row["label"], metrics=metrics, stated=list(stated), derived=derived
     )

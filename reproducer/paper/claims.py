@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import Field, model_validator
 
@@ -42,44 +42,36 @@ class RowRef(NamedTuple):
         raise KeyError(self)
 
 
-class Derived(Data):
-    """A number of the paper's text, and the one way in which it follows from rows of its tables, by `metric`.
+Way = Literal["cell", "mean", "difference", "share", "shares", "drop", "quotient", "tasks"]
+"""How a number follows from rows of the paper's tables:
 
-    Attributes:
-        cell: the number itself. mean: of a row's seven accuracies.
-        difference: of two rows. share: the first as per cent of the second.
-        shares: the difference of the first two, both as per cent of the third.
-        drop: by how many per cent the first is below the second. quotient: of two.
-        tasks: on how many of the seven tasks the first is above the second.
-    """
+cell: the number itself. mean: of a row's seven accuracies. difference, quotient: of two rows.
+share: the first as per cent of the second. drop: by how many per cent the first is below the second.
+shares: the difference of the first two, both as per cent of the third.
+tasks: on how many of the seven tasks the first is above the second.
+"""
+
+
+class Derived(Data):
+    """A number of the paper's text, and the one way in which it follows from rows of its tables, by `metric`."""
 
     value: float
     metric: str = "average_acc"
-    cell: tuple[RowRef, ...] = ()
-    mean: tuple[RowRef, ...] = ()
-    difference: tuple[RowRef, ...] = ()
-    share: tuple[RowRef, ...] = ()
-    shares: tuple[RowRef, ...] = ()
-    drop: tuple[RowRef, ...] = ()
-    quotient: tuple[RowRef, ...] = ()
-    tasks: tuple[RowRef, ...] = ()
+    way: Way
+    refs: tuple[RowRef, ...]
 
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        if len([name for name in WAYS if getattr(self, name)]) != 1:
+    @model_validator(mode="before")
+    @classmethod
+    def _one_way(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """A file has the rows under the name of the way."""
+        named = [name for name in get_args(Way) if name in data]
+        if len(named) != 1:
             raise ValueError("one way is needed")
-        return self
-
-    @property
-    def way(self) -> str:
-        return next(name for name in WAYS if getattr(self, name))
+        return {"way": named[0], "refs": data[named[0]]} | {k: v for k, v in data.items() if k not in named}
 
     @property
     def rows(self) -> list[PaperRow]:
-        return [ref.row() for ref in getattr(self, self.way)]
-
-
-WAYS = ("cell", "mean", "difference", "share", "shares", "drop", "quotient", "tasks")
+        return [ref.row() for ref in self.refs]
 
 
 class Claim(Data):
