@@ -15,7 +15,7 @@ from jinja2.lexer import Token, TokenStream
 from jinja2.runtime import Context
 
 from reproducer.paper import costs
-from reproducer.reporting import cost, filters, gguf, numbers, recoveries, searches
+from reproducer.reporting import cost, filters, gguf, numbers, searches
 from reproducer.reporting.controls import controls
 from reproducer.reporting.escape import (
     Raw,
@@ -100,10 +100,9 @@ def environment(form: Format) -> Environment:
         for function in (
             searches.alike, searches.rival, searches.searches_metric, searches.gap, searches.states, searches.counted,
             searches.settled, searches.candidates, searches.importances,
-            searches.flop_7b, searches.histories, searches.against_random,
+            searches.flop_7b,
             controls, cost.seen_columns, cost.unseen_columns, cost.sights, cost.uneven, cost.whole_costs,
             cost.seconds_7b, gguf.spread,
-            recoveries.ends, recoveries.exploratory,
         )
     }  # fmt: skip
     made.filters |= {"mean": fmean, "median": median, "verbatim": Raw, "with_interval": numbers.with_interval}
@@ -114,7 +113,6 @@ def environment(form: Format) -> Environment:
         "SPEED": searches.SPEED,
         "CONFIDENCE": CONFIDENCE,
     }
-    made.globals |= {"ENDS": recoveries.ENDS}
     made.globals |= {"FEW": filters.FEW, "Table": Table}
     made.globals |= {
         name: macro for name, macro in vars(made.get_template(form.macros).module).items() if name[0] != "_"

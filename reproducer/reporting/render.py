@@ -15,7 +15,6 @@ from reproducer.reporting import comparison, figures, gguf, majority, speed
 from reproducer.reporting.controls import beside, control_rows
 from reproducer.reporting.deviations import Deviation, deviations
 from reproducer.reporting.formats import FORMATS, TERMINAL, Format, environment
-from reproducer.reporting.recoveries import resolutions
 from reproducer.reporting.rows import blocks, lines, with_results
 from reproducer.reporting.tables import Table, tabular
 from reproducer.reporting.transfers import transfers
@@ -152,7 +151,6 @@ def _content(told: Article) -> dict[str, Any]:
         "standings": comparison.standings(results),
         "verdicts": told.verdicts,
         "deviations": told.deviations,
-        "recovered": resolutions(results),
         "carried_over": transfers(results),
         "drawn": told.drawn,
         "key_figure": _key_figure(told),

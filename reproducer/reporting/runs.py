@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,7 @@ from reproducer.reporting.bootstrap import Array
 from reproducer.reporting.comparison import is_row, plain, stands_for, stands_for_any
 from reproducer.reporting.cost import seen_columns
 from reproducer.reporting.rows import Line, lines
-from reproducer.reporting.searches import counted
 from reproducer.stages.results import Column, Model, Results, Row, Search
-
-HOUR = 3600.0
 
 
 @dataclass(frozen=True)
@@ -124,41 +120,6 @@ class Run:
         rows = [(ours[seed], theirs[seed]) for seed in seeds]
         pairs = [_paired(rows, column) for column in columns]
         return PairedScores(seeds, sum(pair.shape[1] for pair in pairs if pair.shape[1] > 1), pairs)
-
-    def hours(self, needed: Sequence[tuple[RowRef, str | None]], seeds: int, trials: int | None) -> float | None:
-        """Hours of this machine for rows and seeds that are missing, at what rows took here.
-
-        The row's own or, without one, any that was tuned or not, and searched or not, as it is. Stages that rows share
-        count in each of them.
-
-        Args:
-            needed: rows of the paper, each with the recovery of ours where that is another.
-            trials: of a search, where the claim says how many.
-
-        Returns:
-            None: nothing is missing, or no row tells.
-        """
-        total = 0.0
-        for ref, other_recovery in dict.fromkeys(needed):
-            recovery = other_recovery or ref.recovery
-            timed = [row for row in self.results.rows if row.recovery == recovery and _is_timed(row)]
-            if trials is None:
-                line = self.line(ref, other_recovery)
-                own = [row for row in timed if line is not None and any(row is member for member in line["rows"])]
-            else:  # of a figure of searches, which prints no rows
-                own = [row for row in timed if row.label == ref.label]
-            alike = own or [row for row in timed if self.searched(row.label) == self.searched(ref.label)]
-            if not alike:
-                return None
-            seconds, missing = median(row.seconds or 0.0 for row in alike), seeds - len(own)
-            if trials is not None and (searches := self.searches(ref.label)):
-                seconds, missing = seconds * trials / max(map(counted, searches.values())), seeds
-            total += max(missing, 0) * seconds
-        return total / HOUR if total else None
-
-
-def _is_timed(row: Row) -> bool:
-    return row.status == "done" and bool(row.seconds) and row.method != "dense"
 
 
 def _paired(rows: Sequence[tuple[Row, Row]], column: Column) -> Array:

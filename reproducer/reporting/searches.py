@@ -7,12 +7,10 @@ does not count as the search's own.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
-from reproducer.paper import load_item
 from reproducer.reporting.rows import grouped
 from reproducer.stages.results import Baseline, Search
 
@@ -158,54 +156,3 @@ def histories(searches: Sequence[Search]) -> list[Histories]:
         )
         for group in grouped(own, compared_by)
     ]
-
-
-@dataclass(frozen=True)
-class AgainstRandom:
-    """A sampler against random search of the same space that is otherwise alike, on the seeds of both.
-
-    Attributes:
-        label, reference: of the search and of the random search.
-        seeds: compared. reached: how many of them got to random search's final best.
-        trials, reference_trials: means over the latter of the trials until then; None where there is none.
-        ratio: of the two. paper_ratio: that of the paper's text, if it has one for the sampler.
-    """
-
-    label: str
-    reference: str
-    seeds: list[int]
-    reached: int
-    trials: float | None
-    reference_trials: float | None
-    ratio: float | None
-    paper_ratio: float | None
-
-
-def against_random(group: Histories) -> list[AgainstRandom]:
-    """Every sampler of a group beside every random search that differs in the sampler alone."""
-    compared = []
-    for reference, at_random in group.by_label.items():
-        for label, searches in group.by_label.items():
-            (sampler, *others), (other, *same) = (_settings(side) for side in (searches, at_random))
-            seeds = sorted(searches.keys() & at_random.keys())
-            if other == "random" and sampler not in (None, "random") and others == same and seeds:
-                pairs = [(best_so_far(searches[seed]), best_so_far(at_random[seed])) for seed in seeds]
-                compared.append(_against_random(label, str(sampler), reference, seeds, pairs))
-    return compared
-
-
-def _settings(searches: Mapping[int, Search]) -> list[Any]:
-    first = next(iter(searches.values()))
-    return [*(first.settings.get(name) for name in ("sampler", "data", "order")), first.space]
-
-
-def _against_random(
-    label: str, sampler: str, reference: str, seeds: list[int], pairs: Sequence[tuple[list[float], list[float]]]
-) -> AgainstRandom:
-    counts = [(trials_until(curve, other[-1]), trials_until(other, other[-1])) for curve, other in pairs]
-    reached = [(ours, theirs) for ours, theirs in counts if ours is not None and theirs is not None]
-    trials, reference_trials = (fmean(side) for side in zip(*reached, strict=True)) if reached else (None, None)
-    ratio = trials / reference_trials if trials is not None and reference_trials else None
-    printed = load_item("figure4").trials_to_converge
-    paper_ratio = printed[sampler] / printed["random"] if sampler in printed else None
-    return AgainstRandom(label, reference, seeds, len(reached), trials, reference_trials, ratio, paper_ratio)

@@ -37,13 +37,11 @@ class Needs:
     Attributes:
         model: ours. trials: of a search, where the claim says how many.
         seeds: of each row.
-        hours: of this machine, for what is missing, at what rows took here; None: nothing to go by.
     """
 
     model: str
     trials: int | None
     seeds: int
-    hours: float | None
 
 
 @dataclass(frozen=True)
@@ -160,9 +158,7 @@ def _judge(run: Run, claim: Claim, differ: Sequence[Deviation]) -> Verdict:
         seeds=len(worst.seeds) if worst else 0,
         seeds_needed=needed,
         detectable=shown.detectable if shown else None,
-        needs=Needs(model.label, claim.trials, needed, run.hours(ruled.needed, needed, claim.trials))
-        if wanting and model
-        else None,
+        needs=Needs(model.label, claim.trials, needed) if wanting and model else None,
         conditions=tuple(one for one in differ if one.topic in topics) + tuple(ruled.conditions),
         evidence=tuple(evidence),
     )

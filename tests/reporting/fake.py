@@ -316,7 +316,7 @@ def four_verdicts() -> list[Verdict]:
         ),
         told(
             "not tested", text="TPE needs less than half of the trials of random search.", unit="trials", paper=-150.0,
-            reason="few trials", where="text, Figure 4", seeds=0, evidence=(), needs=Needs("LLaMA-7B", 300, 5, 41.5),
+            reason="few trials", where="text, Figure 4", seeds=0, evidence=(), needs=Needs("LLaMA-7B", 300, 5),
             **nothing,
         ),
     ]  # fmt: skip

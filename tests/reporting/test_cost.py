@@ -83,7 +83,7 @@ def test_the_same_results_draw_the_same_picture(tmp_path):
     pictures = [draw(made(), tmp_path / name) for name in ("one", "two")]
     names = [picture.name for picture in pictures[0] if picture.kind == "cost"]
     assert names == ["cost-smollm2-135m-20"]
-    one, two = ((tmp_path / name / "cost-smollm2-135m-20.pdf").read_bytes() for name in ("one", "two"))
+    one, two = ((tmp_path / name / "cost-smollm2-135m-20.png").read_bytes() for name in ("one", "two"))
     assert one == two
 
 

@@ -100,7 +100,7 @@ def test_markdown_says_what_a_reader_asks(report):
     assert places == sorted(places)
     assert "Magnitude, 20%, w/o tune, seed 0: no memory left" in text
     assert "\n    reproduce specs/quickstart.yaml --profile small\n" in text
-    for link in ("figures/search-smollm2-135m-adapruner-20-seed0.png", "figures/average-perplexity.png"):
+    for link in ("figures/histories-smollm2-135m-20.png", "figures/average-perplexity.png"):
         assert link in text
         assert (report / link).is_file()
     assert "3f9c1d20ab47" in text and "SHA-256 f7b8cde42808f2f2…" in text
@@ -140,7 +140,7 @@ def hostile() -> Results:
 
 def hostile_verdict() -> Verdict:
     evidence = fake.evidence(row=HOSTILE, baseline=HOSTILE, measure=HOSTILE, model=HOSTILE, recovery=HOSTILE)
-    needs, lacking = Needs(HOSTILE, 300, 5, 1.5), (Missing(HOSTILE, "no measure", HOSTILE),)
+    needs, lacking = Needs(HOSTILE, 300, 5), (Missing(HOSTILE, "no measure", HOSTILE),)
     names = {
         "text": HOSTILE,
         "where": HOSTILE,

@@ -1,8 +1,6 @@
 import pytest
 
-from reproducer.paper import load_item
 from reproducer.reporting.searches import (
-    against_random,
     best_so_far,
     candidates,
     counted,
@@ -84,43 +82,6 @@ def test_searches_are_a_line_with_the_means_over_their_seeds():
     one = fake.search()
     (line,) = tables(fake.quickstart(searches=[one]), "Searches")[0]
     assert line["Gap"] == f"−{100 * (1 - one.best.value / 177.3):.1f}%" and line["Trials"] == "23"
-
-
-def compared(tpe, random, **more):
-    found = [search(values, seed=seed) for seed, values in enumerate(tpe)]
-    found += [search(values, "random", "random", seed, **more) for seed, values in enumerate(random)]
-    (group,) = histories(found)
-    return against_random(group), section(*found)
-
-
-def test_a_ratio_is_told_where_every_seed_is_sooner():
-    (one,), text = compared([[9.0, 4.0, 3.0, 3.0], [9.0, 9.0, 4.0, 4.0]], [[9.0, 8.0, 7.0, 5.0], [9.0, 9.0, 9.0, 5.0]])
-    assert (one.reached, one.trials, one.reference_trials, one.ratio) == (2, 2.5, 4.0, 0.625)
-    printed = load_item("figure4").trials_to_converge
-    assert one.paper_ratio == printed["tpe"] / printed["random"] == 0.5
-    assert "In 2 of 2 seeds TPE reaches the final best of random, after 2.5 trials on average" in text
-    assert "needs 4.0: a ratio of 0.62, the paper’s being 0.50." in text
-    assert "holds" not in text, "a few trials say nothing of a claim about 150 against 300"
-
-
-def test_seeds_on_which_tpe_never_arrives_are_left_out_of_the_ratio():
-    (one,), text = compared([[9.0, 9.0, 9.0]], [[9.0, 8.0, 7.0]])
-    assert one.reached == 0 and one.trials is one.ratio is None
-    assert "TPE does not reach the final best of random." in text
-    (one,), _ = compared([[9.0, 9.0, 5.0]], [[9.0, 5.0, 5.0]])
-    assert one.ratio == 1.5
-    (one,), text = compared([[9.0, 4.0, 4.0], [9.0, 4.0, 4.0], [9.0, 9.0, 9.0]], [[9.0, 9.0, 5.0]] * 3)
-    assert one.reached == 2 and "In 2 of 3 seeds" in text
-
-
-def test_searches_with_other_data_are_not_compared_by_their_sampler():
-    assert compared([[5.0, 4.0]], [[5.0, 4.5]], settings={"data": "random"})[0] == []
-
-
-def test_the_paper_says_nothing_of_other_samplers():
-    (group,) = histories([search([9.0, 4.0], "CMA-ES", "cmaes"), search([9.0, 5.0], "random", "random")])
-    (one,) = against_random(group)
-    assert one.ratio == 1.0 and one.paper_ratio is None
 
 
 def test_the_rival_is_the_best_baseline_with_a_value():

@@ -83,7 +83,7 @@ def test_too_few_seeds_are_inconclusive_and_say_what_it_takes():
     one = found["untuned-accuracy"]
     assert (one.outcome, one.reason, one.seeds, one.seeds_needed) == ("inconclusive", "few seeds", 3, 5)
     assert one.p is one.p_holm is None and one.low < one.ours < one.high and one.detectable > 0
-    assert one.needs.seeds == 5 and one.needs.hours == pytest.approx(6 * 2 * 48.7 / 3600)
+    assert one.needs.seeds == 5
     alone = judged(run(GOOD, seeds=[0]))["untuned-accuracy"]
     assert alone.outcome == "inconclusive" and all(
         e.conditional and e.interval.low < e.interval.high for e in alone.evidence
@@ -196,17 +196,6 @@ def test_of_several_comparisons_it_is_counted_how_they_came_out():
     assert judged(run(BAD))["untuned-accuracy"].opposed > 0
     few = judged(run(GOOD, seeds=range(3)))["untuned-accuracy"]
     assert (few.favoured, few.opposed) == (0, 0), "three untuned seeds are too few to count"
-
-
-def test_what_it_would_take_is_told_by_the_rows_of_the_claims_own_model():
-    results = run({label: GOOD[label] for label in ("dense", "LLM-Pruner-E2", "AdaPruner")}, seeds=range(2))
-    rows = [change(row, seconds=1800.0) for row in results.rows]
-    one = judged(change(results, rows=rows))["untuned-over-llm-pruner"]
-    assert one.needs.hours == pytest.approx(2 * 3 * 0.5), "three more seeds of two rows"
-    other = change(results.models[0], name="other", label="Other", stands_for="vicuna-7b")
-    elsewhere = [change(row, model="other", seconds=1800.0) for row in results.rows]
-    both = change(results, models=[*results.models, other], rows=rows + elsewhere)
-    assert judged(both)["untuned-over-llm-pruner"].needs.hours == pytest.approx(2 * 3 * 0.5)
 
 
 def test_most_tasks():

@@ -57,7 +57,6 @@ def _each_pair(run: Run, claim: Claim, outcome: RuleOutcome, effect: Effect, tog
     refs = list(dict.fromkeys(ref for pair in claim.pairs for ref in pair))
     recovery = _stand_in(run, claim, refs, outcome)
     outcome.tuned = recovery is None and all(ref.recovery != "none" for ref in refs)
-    outcome.needed = [(ref, recovery) for ref in refs]
     printed: list[float] = []
     for ref, other in claim.pairs:
         line, against = (run.line(side, recovery) for side in (ref, other))
@@ -207,7 +206,6 @@ def faster(run: Run, claim: Claim) -> RuleOutcome:
 def _with_dense(run: Run, claim: Claim, outcome: RuleOutcome) -> tuple[Line, Line] | None:
     """The claim's row and the dense one; what is missing is noted."""
     ref = claim.rows[0]
-    outcome.needed = [(ref, None)]
     line = run.line(ref, measure=claim.measures[0])
     if gone := missing_rows([ref], [line], run):
         outcome.lacks(*gone)

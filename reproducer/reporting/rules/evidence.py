@@ -82,7 +82,6 @@ class RuleOutcome:
     Attributes:
         unit, favourable, threshold: of the effects; `favourable`: whether a larger or a smaller one is claimed.
         paper: the paper's effect, where there is no comparison.
-        needed: rows that the claim needs, with the recovery of ours where that is another.
         tuned: the claim is about tuned rows.
         seeds: that the rule asks for, where these are not the usual ones.
         conditions: beyond those of the whole run.
@@ -94,7 +93,6 @@ class RuleOutcome:
     evidence: list[Evidence] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
     paper: float | None = None
-    needed: list[tuple[RowRef, str | None]] = field(default_factory=list)
     tuned: bool = False
     seeds: int | None = None
     conditions: list[Deviation] = field(default_factory=list)

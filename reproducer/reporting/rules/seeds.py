@@ -58,7 +58,6 @@ def _log_perplexities(
     """Of each row of the claim with two seeds the mean log perplexity by seed, and the columns behind it."""
     known = []
     for ref in claim.rows:
-        outcome.needed.append((ref, None))
         line = run.line(ref)
         if gone := missing_rows([ref], [line], run):
             outcome.lacks(*gone)
@@ -132,7 +131,6 @@ def _difference(first: Array, second: Array) -> Interval:
 def _histories(run: Run, claim: Claim, outcome: RuleOutcome) -> tuple[tuple[int, ...], list[Array]] | None:
     """The best so far of both searches after each trial, by seed, for the seeds of both; what is missing is noted."""
     refs = [claim.rows[0], (claim.against or claim.rows)[0]]
-    outcome.needed = [(ref, None) for ref in refs]
     searches = [run.searches(ref.label) for ref in refs]
     seeds = tuple(sorted(searches[0].keys() & searches[1].keys()))
     if not seeds:
