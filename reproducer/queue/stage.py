@@ -113,7 +113,7 @@ class Stage(BaseModel):
         pending = [cls.model_fields[name].annotation]
         while pending:
             one = pending.pop()
-            if get_origin(one) in (Annotated, Union, types.UnionType):
+            if get_origin(one) in (Annotated, Union, types.UnionType, tuple):
                 pending.extend(get_args(one))
             elif isinstance(one, type) and issubclass(one, Stage):
                 return True

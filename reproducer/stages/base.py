@@ -166,37 +166,47 @@ def seed_text(seed: int | None) -> str:
 
 
 @dataclass(frozen=True)
-class State:
-    """A model as a stage finds it: the base, what was cut out of it, and what was learnt since."""
+class ModelState:
+    """A model: a base, and the edits made to it, in order."""
 
     model: Stage
     dtype: str
-    plan: Stage | None = None
-    recovery: Stage | None = None
+    edits: tuple[Edit, ...] = ()
 
     @property
     def fields(self) -> dict[str, Any]:
         """The fields of an `OnModel` stage."""
-        return {"model": self.model, "dtype": self.dtype, "plan": self.plan, "recovery": self.recovery}
+        return {"model": self.model, "dtype": self.dtype, "edits": self.edits}
 
     @property
     def label(self) -> str:
-        return (self.recovery or self.plan or self.model).label
+        return (self.edits or (self.model,))[-1].label
 
-    def untuned(self) -> State:
-        return replace(self, recovery=None)
+    def edited(self, edit: Edit) -> ModelState:
+        """The model after one more edit."""
+        return replace(self, edits=(*self.edits, edit))
+
+    def only_cut(self) -> ModelState:
+        """The model without what was trained: merged into the weights, a recovery changes no size and no speed."""
+        return replace(self, edits=tuple(edit for edit in self.edits if edit.cuts))
 
 
 class OnModel(Stage):
-    """A stage that works on a model."""
+    """A stage that works on a model: a base and the edits made to it, in order."""
 
     dtype: str
     model: Stage
-    plan: Stage | None = None
-    recovery: Stage | None = None
+    edits: tuple[Edit, ...] = ()
 
-    def load(self, context: Context) -> tuple[Any, Any]:
-        """Model and tokenizer as the stage's inputs make them: the base, its plan applied, its recovery active.
+    @property
+    def inputs(self) -> dict[str, Stage]:
+        return {**super().inputs, **named_edits(self.edits)}
+
+    def load(self, context: Context, merge: bool = False) -> tuple[Any, Any]:
+        """Model and tokenizer: the base with its edits applied in order.
+
+        Args:
+            merge: all edits become part of the weights; else the last one may stay an adapter.
 
         The last one stays in memory for the next stage of the process, which must find it as it was. Where the run
         offloads, each stage leaves as many layers on the device as it has room for beside its own work. Products are
@@ -204,13 +214,11 @@ class OnModel(Stage):
         """
         from reproducer.models.products import wide_products
 
-        parts = tuple(
-            (name, str(context.inputs[name])) for name in ("model", "plan", "recovery") if getattr(self, name)
-        )
-        wanted = (parts, self.dtype, context.device, context.offload)
+        parts = tuple(str(context.inputs[name]) for name in ("model", *named_edits(self.edits)))
+        wanted = (parts, self.dtype, context.device, context.offload, merge)
         if _Last.wanted != wanted:
             forget()  # before the next is loaded: two may not fit
-            _Last.loaded = self._read(context)
+            _Last.loaded = self._read(context, merge)
             _Last.wanted = wanted
         model = _Last.loaded[0]
         if context.offload:
@@ -232,18 +240,12 @@ class OnModel(Stage):
         arithmetic += [str(dtype) for dtype in NARROW if has_fast_products(dtype)]
         return context.shared("model", passages=1, dtype=self.dtype, layers=cut.layers, arithmetic=arithmetic)
 
-    def _read(self, context: Context) -> tuple[Any, Any]:
+    def _read(self, context: Context, merge: bool) -> tuple[Any, Any]:
         from reproducer.models.load import load_model
-        from reproducer.pruning.plan import Plan
-        from reproducer.stages.recovery import Recover
 
         model: Any
         model, tokenizer = load_model(context.inputs["model"], self.dtype, context.device, on_host=context.offload)
-        if self.plan is not None:
-            Plan.load(context.inputs["plan"] / PLAN).apply_(model)
-        if isinstance(self.recovery, Recover):
-            model = self.recovery.how.apply(model, context.inputs["recovery"])
-        return model, tokenizer
+        return apply_edits(model, self.edits, context.inputs, merge), tokenizer
 
     def _offload(self, model: Any, context: Context) -> None:
         from reproducer.models.offload import offload
@@ -256,11 +258,51 @@ class OnModel(Stage):
     @property
     def whole(self) -> str:
         """Why all of the model's weights have to be on the device, as the end of "it cannot be offloaded: …"."""
-        return "adapters are not offloaded" if self.recovery is not None else ""
+        return "adapters are not offloaded" if any(not edit.cuts for edit in self.edits) else ""
 
     def cost(self, model: ModelCost) -> Cost:
         """About what the stage takes."""
         raise NotImplementedError
+
+
+class Edit(OnModel):
+    """A stage whose artifact changes the model that it was made on: a plan, tensors, an adapter.
+
+    Attributes:
+        role: what a row calls it.
+        cuts: it makes the model smaller.
+    """
+
+    role: ClassVar[str]
+    cuts: ClassVar[bool] = False
+
+    def apply(self, model: Any, directory: Path, merge: bool = False) -> Any:
+        """The edited model, which may be `model` itself, changed.
+
+        Args:
+            directory: of the stage's artifact.
+            merge: into the weights; an adapter may stay one otherwise.
+        """
+        raise NotImplementedError
+
+
+OnModel.model_rebuild()
+
+
+def named_edits(edits: Sequence[Edit]) -> dict[str, Edit]:
+    """Edits by the names that rows and recipes have for them: `plan`, `recovery`, `recovery-2`."""
+    named: dict[str, Edit] = {}
+    for edit in edits:
+        count = sum(other.role == edit.role for other in named.values())
+        named[f"{edit.role}-{count + 1}" if count else edit.role] = edit
+    return named
+
+
+def apply_edits(model: Any, edits: Sequence[Edit], directories: Mapping[str, Path], merge: bool) -> Any:
+    """A base model with its edits, the folders of which are given by name. An adapter stays one only at the end."""
+    for number, (name, edit) in enumerate(named_edits(edits).items(), 1):
+        model = edit.apply(model, directories[name], merge=merge or number < len(edits))
+    return model
 
 
 class _Last:
@@ -296,7 +338,7 @@ class Measure(OnModel):
     Result: ClassVar[type[Facts]]
 
     @classmethod
-    def stages_for(cls, evaluate: Any, spec: Spec, state: State) -> Sequence[Self]:
+    def stages_for(cls, evaluate: Any, spec: Spec, state: ModelState) -> Sequence[Self]:
         """The stages that measure a model. SpecError for a name that nothing answers to.
 
         Args:

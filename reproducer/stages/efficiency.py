@@ -12,7 +12,7 @@ from reproducer.facts import Facts
 from reproducer.queue import Context
 from reproducer.spec import Count, Section, Spec, Tokens
 from reproducer.spec.origins import Loc
-from reproducer.stages.base import Measure, State, write_result
+from reproducer.stages.base import Measure, ModelState, write_result
 from reproducer.stages.results import Column, Latency
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ class Efficiency(Measure):
         return [(("efficiency", "length"), evaluate.efficiency.length)] if evaluate.efficiency else []
 
     @classmethod
-    def stages_for(cls, evaluate: Any, spec: Spec, state: State) -> Sequence[Self]:
+    def stages_for(cls, evaluate: Any, spec: Spec, state: ModelState) -> Sequence[Self]:
         if evaluate.efficiency is None:
             return []
-        settings, state = evaluate.efficiency.model_dump(), state.untuned()
+        settings, state = evaluate.efficiency.model_dump(), state.only_cut()
         return [cls(**state.fields, **settings, label=f"{state.label}: latency")]
 
     @property

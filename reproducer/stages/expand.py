@@ -14,7 +14,7 @@ from reproducer.models.catalogue import resolve
 from reproducer.queue import Stage, topological
 from reproducer.recovery.registry import Recovery
 from reproducer.spec import MethodSpec, PruneSpec, Spec
-from reproducer.stages.base import Cut, Measure, OnModel, State, measures, named
+from reproducer.stages.base import Cut, Measure, ModelState, measures, named
 from reproducer.stages.known import Known
 from reproducer.stages.model import FetchModel
 from reproducer.stages.prune import Prune, PruneAsFound
@@ -202,7 +202,7 @@ def _pruned(
     seed: int,
 ) -> Row:
     stages: dict[str, Stage] = {"model": model.state.model}
-    plan: OnModel
+    plan: Prune | PruneAsFound
     if method.search is not None:
         search, transfer = _search(found, model, method, cut, seed)
         stages["transfer" if transfer else "search"] = search
@@ -212,10 +212,10 @@ def _pruned(
         if plan.training is not None:
             stages["training"] = plan.training
     stages["plan"] = plan
-    state = State(model.state.model, model.state.dtype, plan)
+    state = model.state.edited(plan)
     if recovery is not None:
         stages["recovery"] = Recover.of(recovery_name, recovery, state, seed)
-        state = State(model.state.model, model.state.dtype, plan, stages["recovery"])
+        state = state.edited(stages["recovery"])
     return Row(
         model=model.name,
         method=method.method.name,
@@ -244,7 +244,7 @@ def _saw(method: ResolvedMethod, cut: Cut) -> list[Sight]:
     return sights + [Sight(dataset=text.name, split=text.role, purpose="search") for text in method.texts]
 
 
-def _measuring(found: Resolved, state: State) -> dict[str, Stage]:
+def _measuring(found: Resolved, state: ModelState) -> dict[str, Stage]:
     stages: dict[str, Stage] = {}
     for kind in measures():
         for stage in kind.stages_for(found.evaluate, found.spec, state):
@@ -268,7 +268,7 @@ def _search(found: Resolved, model: ResolvedModel, method: ResolvedMethod, cut: 
     return search, transfer is not None
 
 
-def _source_state(found: Resolved, name: str, dtype: str) -> State:
+def _source_state(found: Resolved, name: str, dtype: str) -> ModelState:
     """The model that a configuration was searched on: one of the spec's, or any other."""
     known = next((model for model in found.models if model.given.name == name), None)
-    return known.state if known else State(FetchModel.of(resolve(name).with_dtype(dtype)), dtype)
+    return known.state if known else ModelState(FetchModel.of(resolve(name).with_dtype(dtype)), dtype)

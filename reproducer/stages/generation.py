@@ -9,7 +9,7 @@ from pydantic import Field
 
 from reproducer.queue import Context
 from reproducer.spec import Listed, Section, Spec, Text
-from reproducer.stages.base import Measure, State, write_result
+from reproducer.stages.base import Measure, ModelState, write_result
 from reproducer.stages.results import Generation
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Generate(Measure):
         generate: Listed[Text] = Field(default_factory=list)
 
     @classmethod
-    def stages_for(cls, evaluate: Any, spec: Spec, state: State) -> Sequence[Self]:
+    def stages_for(cls, evaluate: Any, spec: Spec, state: ModelState) -> Sequence[Self]:
         return [
             cls(**state.fields, prompt=prompt, number=number, label=f"{state.label}: text after a prompt")
             for number, prompt in enumerate(evaluate.generate)

@@ -19,9 +19,8 @@ from reproducer.models.gguf.types import file_type
 from reproducer.queue import Context
 from reproducer.spec import Count, NonEmpty, Section, Spec, Text, Tokens
 from reproducer.spec.origins import Loc
-from reproducer.stages.base import Measure, State, TextSource, forget, named, write_result
+from reproducer.stages.base import Measure, ModelState, TextSource, named, write_result
 from reproducer.stages.perplexity import TEXTS
-from reproducer.stages.recovery import Recover
 from reproducer.stages.results import Gguf
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class MeasureGguf(Measure):
         return [(("gguf", "prefill"), evaluate.gguf.prefill + evaluate.gguf.decode)] if evaluate.gguf else []
 
     @classmethod
-    def stages_for(cls, evaluate: Any, spec: Spec, state: State) -> Sequence[Self]:
+    def stages_for(cls, evaluate: Any, spec: Spec, state: ModelState) -> Sequence[Self]:
         if evaluate.gguf is None:
             return []
         name = (evaluate.perplexity or [spec.substitute("datasets", TEXTS[0])])[0]
@@ -106,7 +105,7 @@ class MeasureGguf(Measure):
         from reproducer.models.load import locate
 
         engine = llama_cpp.version()  # not installed: said before anything is computed
-        model, tokenizer = self._merged(context)
+        model, tokenizer = self.load(context, merge=True)
         ids = windows(self.text.load(), tokenizer, self.seq_len, self.windows).tolist()
         prompt = [token for window in ids for token in window]
         prompt = (prompt * math.ceil(self.prefill / len(prompt)))[: self.prefill]
@@ -152,14 +151,6 @@ class MeasureGguf(Measure):
                 engine=engine,
             ),
         )
-
-    def _merged(self, context: Context) -> tuple[Any, Any]:
-        """The model as it would be given away: a recovery merged into its weights."""
-        if not isinstance(self.recovery, Recover):
-            return self.load(context)
-        model, tokenizer = self.model_copy(update={"recovery": None}).load(context)
-        forget()  # merging may change it
-        return self.recovery.how.apply(model, context.inputs["recovery"], merge=True), tokenizer
 
     def cost(self, model: ModelCost) -> Cost:
         tokens = model.window_tokens([self.text], self.seq_len, self.windows)

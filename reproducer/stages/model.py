@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from reproducer.models import fetch
 from reproducer.models.catalogue import Entry, Hub, Package
 from reproducer.queue import Context, Stage
-from reproducer.stages.base import OnModel, forget
+from reproducer.stages.base import OnModel
 from reproducer.stages.recovery import Recover
 
 if TYPE_CHECKING:
@@ -60,16 +60,12 @@ class DeriveModel(OnModel):
 
     @classmethod
     def of(cls, name: str, recovery: Recover) -> DeriveModel:
-        return cls(model=recovery.model, dtype=recovery.dtype, recovery=recovery, label=name)
+        return cls(model=recovery.model, dtype=recovery.dtype, edits=(recovery,), label=name)
 
     def run(self, context: Context) -> None:
         from reproducer.models.architecture import parameter_count
-        from reproducer.models.load import load_model
 
-        assert isinstance(self.recovery, Recover)
-        forget()
-        model, tokenizer = load_model(context.inputs["model"], self.dtype, context.device)
-        merged: Any = self.recovery.how.apply(model, context.inputs["recovery"], merge=True)
+        merged, tokenizer = self.load(context, merge=True)
         merged.save_pretrained(context.directory)
         tokenizer.save_pretrained(context.directory)
         context.record("parameters", parameter_count(merged))

@@ -15,7 +15,7 @@ from reproducer.facts import Facts
 from reproducer.queue import Artifact, Context
 from reproducer.spec import Count, Listed, Section, Spec, Text, Tokens
 from reproducer.spec.origins import Loc
-from reproducer.stages.base import Measure, State, TextSource, named, slug, write_result
+from reproducer.stages.base import Measure, ModelState, TextSource, named, slug, write_result
 from reproducer.stages.results import Column, TextUse
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Perplexity(Measure):
         return [(("seq_len",), evaluate.seq_len)] if evaluate.perplexity or evaluate.unseen else []
 
     @classmethod
-    def stages_for(cls, evaluate: Any, spec: Spec, state: State) -> Sequence[Self]:
+    def stages_for(cls, evaluate: Any, spec: Spec, state: ModelState) -> Sequence[Self]:
         return [
             cls(
                 **state.fields,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from reproducer.methods.registry import METHODS, Decision
 from reproducer.models.tokens import Tokens, counting
 from reproducer.queue import Context, Stage
 from reproducer.registry import source_digest
-from reproducer.stages.base import PLAN, Calibration, Cut, OnModel, State, seed_text
+from reproducer.stages.base import PLAN, Calibration, Cut, Edit, ModelState, OnModel, seed_text
 from reproducer.stages.search import Search
 
 if TYPE_CHECKING:
@@ -87,7 +88,22 @@ class Train(_ByMethod):
         return model.learning(forward, both, batch, self.calibration.length)
 
 
-class Prune(_ByMethod):
+class _Cutting(Edit):
+    """A stage that leaves a plan."""
+
+    role: ClassVar[str] = "plan"
+    cuts: ClassVar[bool] = True
+
+    def apply(self, model: Any, directory: Path, merge: bool = False) -> Any:
+        from reproducer.pruning.plan import Plan
+
+        plan = Plan.load(directory / PLAN)
+        plan.check_base(model)
+        plan.apply_(model)
+        return model
+
+
+class Prune(_ByMethod, _Cutting):
     """The plan of a method's scores or decision."""
 
     kind: ClassVar[str] = "prune"
@@ -96,7 +112,7 @@ class Prune(_ByMethod):
     training: Stage | None = None
 
     @classmethod
-    def of(cls, found: ResolvedMethod, state: State, cut: Cut, seed: int) -> Prune:
+    def of(cls, found: ResolvedMethod, state: ModelState, cut: Cut, seed: int) -> Prune:
         """The stage for a method of the spec, with the training in front of it that the method has."""
         method = found.method
         fields: dict[str, Any] = {
@@ -134,7 +150,7 @@ class Prune(_ByMethod):
         return Cost(cost.work, cost.memory + smaller)
 
 
-class PruneAsFound(OnModel):
+class PruneAsFound(_Cutting):
     """The plan of a search, exactly as it was evaluated; or, at another cut or on another model, its configuration.
 
     Attributes:
@@ -150,7 +166,7 @@ class PruneAsFound(OnModel):
     seed: int = 0
 
     @classmethod
-    def of(cls, search: Search, state: State, label: str, cut: Cut, seed: int, transfer: bool) -> PruneAsFound:
+    def of(cls, search: Search, state: ModelState, label: str, cut: Cut, seed: int, transfer: bool) -> PruneAsFound:
         text = f"{state.label} {label} {cut}{seed_text(seed)}"
         if not transfer:
             return cls(**state.fields, search=search, label=text)

@@ -10,14 +10,14 @@ from reproducer.queue import Artifact, Context
 from reproducer.recovery.instructions import InstructionTuning
 from reproducer.recovery.registry import RECOVERIES, Job, Recovery
 from reproducer.registry import source_digest
-from reproducer.stages.base import RESULT, OnModel, State, forget, seed_text, write_result
+from reproducer.stages.base import RESULT, Edit, ModelState, forget, seed_text, write_result
 from reproducer.stages.results import RecoveryUse, TrainingStep
 
 if TYPE_CHECKING:
     from reproducer.stages.cost import Cost, ModelCost
 
 
-class Recover(OnModel):
+class Recover(Edit):
     """What a kind of recovery learns on the (pruned) model of its inputs.
 
     Attributes:
@@ -27,6 +27,7 @@ class Recover(OnModel):
     """
 
     kind: ClassVar[str] = "recovery"
+    role: ClassVar[str] = "recovery"
     resumable: ClassVar[bool] = True
 
     name: str
@@ -36,7 +37,7 @@ class Recover(OnModel):
     seed: int
 
     @classmethod
-    def of(cls, name: str, recovery: Recovery, state: State, seed: int) -> Recover:
+    def of(cls, name: str, recovery: Recovery, state: ModelState, seed: int) -> Recover:
         return cls(
             **state.fields,
             name=name,
@@ -58,6 +59,9 @@ class Recover(OnModel):
     @property
     def whole(self) -> str:
         return "it trains on all layers"
+
+    def apply(self, model: Any, directory: Path, merge: bool = False) -> Any:
+        return self.how.apply(model, directory, merge)
 
     def run(self, context: Context) -> None:
         from reproducer.models.load import load_model

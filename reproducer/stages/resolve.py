@@ -20,7 +20,7 @@ from reproducer.recovery.registry import RECOVERIES, Recovery
 from reproducer.search.settings import SearchSettings
 from reproducer.spec import CalibrationSpec, MethodSpec, ModelSpec, RecoverySpec, Section, Spec
 from reproducer.spec.origins import Loc
-from reproducer.stages.base import Calibration, State, TextSource, measures, named
+from reproducer.stages.base import Calibration, ModelState, TextSource, measures, named
 from reproducer.stages.controls import controlled
 from reproducer.stages.model import DeriveModel, FetchModel
 from reproducer.stages.recovery import Recover
@@ -37,7 +37,7 @@ class ResolvedModel:
     label: str
     given: ModelSpec
     entry: Entry
-    state: State
+    state: ModelState
     tuned: Recovery | None = None
 
     def facts(self, stands_for: str | None) -> dict[str, Any]:
@@ -140,14 +140,14 @@ def _model(spec: Spec, index: int) -> ResolvedModel:
         entry = entry.with_dtype(given.dtype)
     several = sum(other.name == given.name for other in spec.models) > 1
     name = given.label or given.name if several else given.name
-    state = State(FetchModel.of(entry), entry.dtype)
+    state = ModelState(FetchModel.of(entry), entry.dtype)
     if given.tuned is None:
         return ResolvedModel(name, given.label or entry.label, given, entry, state)
     tuned = _recovery(spec, ("models", index, "tuned"), given.tuned)
     assert tuned is not None  # `tuned: none` is refused by the spec
     # the same for all seeds of a spec
     derived = DeriveModel.of(given.name, Recover.of(given.tuned.name, tuned, state, seed=0))
-    return ResolvedModel(name, given.label or given.name, given, entry, State(derived, entry.dtype), tuned)
+    return ResolvedModel(name, given.label or given.name, given, entry, ModelState(derived, entry.dtype), tuned)
 
 
 def _method(spec: Spec, index: int, evaluate: Any) -> ResolvedMethod:

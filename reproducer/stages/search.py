@@ -12,7 +12,7 @@ from reproducer.registry import source_digest
 from reproducer.search.record import Record
 from reproducer.search.settings import SearchSettings
 from reproducer.stages import results
-from reproducer.stages.base import Calibration, Cut, OnModel, State, TextSource, seed_text
+from reproducer.stages.base import Calibration, Cut, ModelState, OnModel, TextSource, seed_text
 
 if TYPE_CHECKING:
     from reproducer.search.objective import Objective
@@ -55,7 +55,9 @@ class Search(OnModel):
     seed: int
 
     @classmethod
-    def of(cls, found: ResolvedMethod, state: State, cut: Cut, baselines: list[str], seq_len: int, seed: int) -> Search:
+    def of(
+        cls, found: ResolvedMethod, state: ModelState, cut: Cut, baselines: list[str], seq_len: int, seed: int
+    ) -> Search:
         """The search of a method of the spec."""
         assert found.search is not None and found.space is not None
         return cls(

@@ -11,7 +11,7 @@ from pydantic import Field
 from reproducer.queue import Context
 from reproducer.spec import Count, Section, Spec, Tokens
 from reproducer.spec.origins import Loc
-from reproducer.stages.base import Measure, State, write_result
+from reproducer.stages.base import Measure, ModelState, write_result
 from reproducer.stages.results import Speed
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ class MeasureSpeed(Measure):
         return [(("speed", "prefill"), evaluate.speed.prefill + evaluate.speed.decode)] if evaluate.speed else []
 
     @classmethod
-    def stages_for(cls, evaluate: Any, spec: Spec, state: State) -> Sequence[Self]:
+    def stages_for(cls, evaluate: Any, spec: Spec, state: ModelState) -> Sequence[Self]:
         if evaluate.speed is None:
             return []
-        state = state.untuned()
+        state = state.only_cut()
         return [cls(**state.fields, **evaluate.speed.model_dump(), label=f"{state.label}: speed")]
 
     @property

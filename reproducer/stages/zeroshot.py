@@ -14,7 +14,7 @@ from reproducer.data.tasks import MARGIN, TASKS, Task, TaskSpec, resolve_task
 from reproducer.facts import Facts
 from reproducer.queue import Artifact, Context
 from reproducer.spec import Count, Listed, Name, Section, Spec
-from reproducer.stages.base import Measure, State, named, slug, write_result
+from reproducer.stages.base import Measure, ModelState, named, slug, write_result
 from reproducer.stages.results import Column, Item, TaskScores, TaskUse
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class ZeroShot(Measure):
         majority: float | None = None
 
     @classmethod
-    def stages_for(cls, evaluate: Any, spec: Spec, state: State) -> Sequence[Self]:
+    def stages_for(cls, evaluate: Any, spec: Spec, state: ModelState) -> Sequence[Self]:
         limits = _limits(evaluate, spec)
         stages = []
         for index, entry in enumerate(evaluate.tasks):

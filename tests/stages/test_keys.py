@@ -1,6 +1,6 @@
 """Stage keys name finished work: they stay as they are unless a result would change.
 
-`python -m tests.stages.test_keys` writes keys.txt anew; a change of it needs its reason in the commit message.
+`python -m tests.stages.test_keys` writes keys.txt anew; the commit says why a key moved.
 """
 
 from collections.abc import Iterator
