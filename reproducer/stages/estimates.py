@@ -124,7 +124,7 @@ def estimate(
     least = memory
     if isinstance(stage, OnModel):
         memory, least = _held(stage, model, cost, device)
-        parts = tuple(part.key for part in (stage.model, stage.plan, stage.recovery) if part is not None)
+        parts = tuple(part.key for part in (stage.model, *stage.edits))
         if parts != loaded:
             loading, loaded = model.loading(), parts
             work = work + loading.work

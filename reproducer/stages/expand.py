@@ -14,7 +14,7 @@ from reproducer.models.catalogue import resolve
 from reproducer.queue import Stage, topological
 from reproducer.recovery.registry import Recovery
 from reproducer.spec import MethodSpec, PruneSpec, Spec
-from reproducer.stages.base import Cut, Measure, ModelState, measures, named
+from reproducer.stages.base import Cut, Measure, ModelState, measures, named, named_edits
 from reproducer.stages.known import Known
 from reproducer.stages.model import FetchModel
 from reproducer.stages.prune import Prune, PruneAsFound
@@ -211,11 +211,9 @@ def _pruned(
         plan = Prune.of(method, model.state, cut, seed)
         if plan.training is not None:
             stages["training"] = plan.training
-    stages["plan"] = plan
     state = model.state.edited(plan)
     if recovery is not None:
-        stages["recovery"] = Recover.of(recovery_name, recovery, state, seed)
-        state = state.edited(stages["recovery"])
+        state = state.edited(Recover.of(recovery_name, recovery, state, seed))
     return Row(
         model=model.name,
         method=method.method.name,
@@ -225,7 +223,7 @@ def _pruned(
         recovery=recovery_name,
         recovery_label=recovery.label if recovery else None,
         seed=seed,
-        stages={**stages, **_measuring(found, state)},
+        stages={**stages, **named_edits(state.edits), **_measuring(found, state)},
         steps=cut.steps,
         saw=_saw(method, cut),
         control=found.controls.get(method.label),
