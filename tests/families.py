@@ -72,6 +72,10 @@ ZOO: dict[str, dict[str, Any]] = {
     "opt bare": {"enable_bias": False, "layer_norm_elementwise_affine": False},
 }
 
+# Kinds for all but the proof that a sliced model equals a masked one: grouped queries and windows, parallel residuals,
+# learned positions, joined projections, norms over all heads, capped and scaled logits.
+SIX = ("qwen2 window", "gemma2", "olmo2", "phi3 grouped tied", "gpt_neox", "opt")
+
 
 def family_model(
     name: str,

@@ -1,28 +1,30 @@
-"""Latency and memory of a forward pass, measured; on a CPU or a GPU."""
+"""Times and memory of forward passes, of random tokens; on a CPU or a GPU."""
 
 from __future__ import annotations
 
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from reproducer.errors import UserError
+from reproducer.evaluation.checks import check_context
 from reproducer.evaluation.operations import Allocations
 from reproducer.models.walk import frozen
+
+Progress = Callable[[int, int], None] | None
 
 
 @dataclass(frozen=True)
 class Efficiency:
-    """What `measure` found.
+    """What `measure_passes` measured.
 
     Attributes:
-        seconds: of every measured pass, in the order in which they ran.
+        seconds: of every timed pass, in the order in which they ran.
         peak_memory_bytes: the most that the weights and everything made in a pass took at once.
         tokens: tokens a pass.
     """
@@ -49,56 +51,88 @@ class Efficiency:
         return self.tokens / self.latency
 
 
-def measure(
-    model: Any,
-    length: int = 64,
-    batch: int = 1,
-    repeats: int = 20,
-    warmup: int = 3,
-    progress: Callable[[int, int], None] | None = None,
-) -> Efficiency:
-    """Time forward passes of random tokens [batch, length] to logits at every position, without a cache.
+@dataclass(frozen=True)
+class Speed:
+    """Seconds of every timed repeat: of reading the prompt, and of all tokens written after it."""
 
-    The passes run one after the other on the model's device; on a GPU each is waited for before the clock is read.
+    prefill: list[float]
+    decode: list[float]
+
+
+def measure_passes(
+    model: Any, length: int = 64, batch: int = 1, repeats: int = 20, warmup: int = 3, progress: Progress = None
+) -> Efficiency:
+    """Time passes over random tokens [batch, length] to logits at every position, without a cache.
+
     A first pass, which is not timed, measures the memory: on a GPU what torch reports as the most allocated at once,
     on a CPU the same counted from the tensors themselves (workspaces inside kernels are not seen there).
 
     Args:
         model: a transformers causal language model, pruned or not; left in the mode it was in.
-        repeats: passes that are timed, at least 1.
-        warmup: passes before them that are not.
+        repeats, warmup: passes that are timed, at least 1, and passes before them that are not.
         progress: called with (passes done, passes in all).
 
     Raises:
         UserError: sequences longer than the model's context.
     """
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if limit is not None and length > limit:
-        raise UserError(
-            f"efficiency.length is {length} tokens, longer than the model's context of {limit}",
-            f"use at most {limit}",
-        )
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(0)  # which tokens they are plays no part
-    ids = torch.randint(model.config.vocab_size, (batch, length), generator=generator).to(device)
-    seconds: list[float] = []
+    ids = _random_tokens(model, batch, length, "efficiency.length")
     with frozen(model), torch.inference_mode():
         peak = _peak_memory(model, ids)
-        for number in range(warmup + repeats):
-            wait(device)
-            start = time.perf_counter()
-            model(input_ids=ids, use_cache=False)
-            wait(device)
-            seconds.append(time.perf_counter() - start)
-            if progress is not None:
-                progress(number + 1, warmup + repeats)
-    return Efficiency(seconds[warmup:], peak, ids.numel())
+        (seconds,) = _times([lambda: model(input_ids=ids, use_cache=False)], ids.device, repeats, warmup, progress)
+    return Efficiency(seconds, peak, ids.numel())
 
 
-def wait(device: torch.device) -> None:
-    """Until the device has done what it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def measure_speed(
+    model: Any, prefill: int, decode: int, batch: int = 1, repeats: int = 10, warmup: int = 2, progress: Progress = None
+) -> Speed:
+    """Time a pass over random tokens [batch, prefill], then `decode` passes of one token each with its cache.
+
+    As in generation, logits are made at the last position alone. Arguments as in `measure_passes`.
+    """
+    ids = _random_tokens(model, batch, prefill + decode, "the prompt of evaluate.speed with what is written after it")
+    cache: Any = None
+
+    def read() -> None:
+        nonlocal cache
+        cache = model(input_ids=ids[:, :prefill], use_cache=True, logits_to_keep=1).past_key_values
+
+    def write() -> None:
+        nonlocal cache
+        for token in ids[:, prefill:].split(1, dim=1):
+            cache = model(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1).past_key_values
+
+    with frozen(model), torch.inference_mode():
+        return Speed(*_times([read, write], ids.device, repeats, warmup, progress))
+
+
+def _random_tokens(model: Any, batch: int, length: int, name: str) -> Tensor:
+    check_context(model, length, name)
+    generator = torch.Generator().manual_seed(0)  # which tokens they are plays no part
+    ids = torch.randint(model.config.vocab_size, (batch, length), generator=generator)
+    return ids.to(next(model.parameters()).device)
+
+
+def _times(
+    steps: Sequence[Callable[[], Any]], device: torch.device, repeats: int, warmup: int, progress: Progress
+) -> list[list[float]]:
+    """The seconds of each step in every repeat but the `warmup` first; on a GPU each step is waited for."""
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    seconds: list[list[float]] = [[] for _ in steps]
+    for number in range(warmup + repeats):
+        before = now()
+        for step, times in zip(steps, seconds, strict=True):
+            step()
+            after = now()
+            times.append(after - before)
+            before = after
+        if progress is not None:
+            progress(number + 1, warmup + repeats)
+    return [times[warmup:] for times in seconds]
 
 
 def _peak_memory(model: Any, ids: Tensor) -> int:
@@ -108,6 +142,6 @@ def _peak_memory(model: Any, ids: Tensor) -> int:
         model(input_ids=ids, use_cache=False)
         return torch.cuda.max_memory_allocated(ids.device)
     storages = {tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())}
-    with Allocations() as made:
+    with Allocations() as allocations:
         model(input_ids=ids, use_cache=False)
-    return made.peak + sum(storage.nbytes() for storage in storages)
+    return allocations.peak + sum(storage.nbytes() for storage in storages)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from reproducer.errors import UserError
+from reproducer.evaluation.checks import check_context, not_finite
 from reproducer.models.walk import frozen
 
 
@@ -24,14 +25,11 @@ def generate(model, tokenizer, prompt: str, max_new_tokens: int = 64) -> str:
         UserError: an empty prompt, prompt and continuation longer than the model's context, non-finite logits.
     """
     step = tokenizer(prompt, return_tensors="pt").input_ids.to(model.device)
-    length, limit = step.shape[1], getattr(model.config, "max_position_embeddings", None)
+    length = step.shape[1]
     if length == 0:
         raise UserError("the prompt to generate from is empty", "give at least one word")
-    if limit is not None and length + max_new_tokens > limit:
-        raise UserError(
-            f"a prompt of {length} tokens and {max_new_tokens} new ones exceed the model's context of {limit}",
-            "shorten the prompt",
-        )
+    name = f"a prompt of {length} tokens with {max_new_tokens} written after it"
+    check_context(model, length + max_new_tokens, name, "shorten the prompt")
     written: list[int] = []
     cache = None
     with frozen(model), torch.no_grad():
@@ -39,10 +37,7 @@ def generate(model, tokenizer, prompt: str, max_new_tokens: int = 64) -> str:
             output = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache, logits = output.past_key_values, output.logits[0, -1]
             if not torch.isfinite(logits).all():
-                raise UserError(
-                    f"the model's logits are not finite after {len(written)} new tokens",
-                    f"its weights hold non-finite values or overflow in {logits.dtype}; try dtype: float32",
-                )
+                raise not_finite(f"the model's logits are not finite after {len(written)} new tokens", model)
             step = logits.argmax().view(1, 1)
             if step.item() == tokenizer.eos_token_id:
                 break

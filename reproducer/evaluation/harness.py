@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 
 import datasets
 import lm_eval.api.task
@@ -25,8 +26,10 @@ from reproducer.data.lm_eval_tasks import task_config
 from reproducer.data.sources import Rows
 from reproducer.data.tasks import TASKS
 from reproducer.errors import UserError
+from reproducer.evaluation.checks import not_finite
 from reproducer.models.quiet import quiet
 
+Progress = Callable[[int, int], None] | None
 SPLIT = "test"
 # Without examples no other split is needed, and a mirror may not have it.
 OTHER_SPLITS = ("training_split", "validation_split", "fewshot_split", "fewshot_config")
@@ -64,29 +67,20 @@ class TaskOnRows(ConfigurableTask):
             super().build_all_requests(**options)
 
     def right(self, row) -> set[int]:
-        """Of a row of a task with choices: the places of the right ones, from 0, as lm-eval finds them; mostly one.
-
-        Empty where it finds none, which counts as a mistake whatever the model says.
-        """
-        # where the choices stand in the prompts and their continuation is shared, the "text" is the right one's place
-        given = self.doc_to_text(row) if self.multiple_input else self.doc_to_target(row)
+        """The right choices of a row, counted from 0, as lm-eval finds them: mostly one; none counts as a mistake."""
+        # where the choices stand in the prompts and their continuation is shared, the "text" is the right one's index
+        answer = self.doc_to_text(row) if self.multiple_input else self.doc_to_target(row)
         choices = self.doc_to_choice(row)
-        places = [
-            choices.index(one) if isinstance(one, str) and one in choices else one
-            for one in (given if isinstance(given, list) else [given])
-        ]
-        return {place for place in places if isinstance(place, int) and 0 <= place < len(choices)}
+        answers = answer if isinstance(answer, list) else [answer]
+        indices = [choices.index(text) if isinstance(text, str) and text in choices else text for text in answers]
+        return {index for index in indices if isinstance(index, int) and 0 <= index < len(choices)}
 
     def margin(self, row, likelihoods: Sequence[float], metric: str) -> float | None:
         """By how much the best right choice of a row is ahead of the best wrong one; None where one of them is missing.
 
-        What is compared is what lm-eval compares for `metric`, so that above 0 the row counts as right and below 0 as
-        wrong: log-likelihoods in nats; over the choice's characters for `acc_norm`, over its bytes in UTF-8 for
-        `acc_bytes`, minus the choice's own without the prompt for `acc_mutual_info`.
-
-        Args:
-            row: of the task's data.
-            likelihoods: of the row's requests, in their order.
+        Compared is what lm-eval compares for `metric`, so that above 0 the row counts as right: log-likelihoods
+        (`likelihoods`, one a request of the row) in nats; over the choice's characters for `acc_norm`, over its bytes
+        for `acc_bytes`, minus the choice's own without the prompt for `acc_mutual_info`.
         """
         choices, right = self.doc_to_choice(row), self.right(row)
         values = numpy.array(likelihoods[: len(choices)], dtype=float)
@@ -96,10 +90,10 @@ class TaskOnRows(ConfigurableTask):
             values = values / [len(choice.encode()) for choice in choices]
         elif metric == "acc_mutual_info":
             values = values - likelihoods[len(choices) :]
-        wrong = [value for place, value in enumerate(values) if place not in right]
+        wrong = [value for index, value in enumerate(values) if index not in right]
         if not right or not wrong:
             return None
-        margin = float(max(values[place] for place in right) - max(wrong))
+        margin = float(max(values[index] for index in right) - max(wrong))
         return margin if math.isfinite(margin) else None  # not so where a choice is an empty text
 
     @contextmanager
@@ -130,22 +124,18 @@ def _first(data: datasets.Dataset, limit: int | None) -> datasets.Dataset:
 
 
 class BudgetedLM(HFLM):
-    """lm-eval's wrapper of a model object, with batches by token budget and no silent cuts.
+    """lm-eval's wrapper of a model object, with batches of so many tokens (one sequence at least) and no silent cuts.
 
-    Args:
-        model: a transformers causal language model, pruned or not.
-        tokenizer: its tokenizer; left as it is (lm-eval would give it a padding token, which goes to a copy;
-            likelihoods never read a padded position).
-        batch_tokens: tokens of a batch, padding included; one sequence at least.
-        progress: called with (requests answered, requests in all).
+    The tokenizer is left as it is: lm-eval would give it a padding token, which goes to a copy. `progress` is called
+    with (requests answered, requests in all).
 
     Raises:
-        UserError: a tokenizer without an end-of-sequence or beginning-of-sequence token; a prompt with its
-            answer that is longer than the model's context (lm-eval would cut the prompt's beginning off); an
-            answer without a token of its own; a likelihood that is not finite.
+        UserError: a tokenizer without an end-of-sequence or beginning-of-sequence token; a prompt with its answer that
+            is longer than the model's context (lm-eval would cut the prompt's beginning off); an answer without a
+            token of its own; a likelihood that is not finite.
     """
 
-    def __init__(self, model, tokenizer, batch_tokens: int, progress: Callable[[int, int], None] | None = None) -> None:
+    def __init__(self, model, tokenizer, batch_tokens: int, progress: Progress = None) -> None:
         if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
             raise UserError(
                 f"the tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has neither a beginning-of-"
@@ -178,14 +168,11 @@ class BudgetedLM(HFLM):
     def _model_generate(self, context, max_length: int, stop: list[str], **options) -> torch.Tensor:
         def finite(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
             if not torch.isfinite(logits).all():
-                raise self._not_finite(f"{self._instances[0].task_name}: the logits of an answer are not finite")
+                name = self._instances[0].task_name
+                raise not_finite(f"{name}: the logits of an answer are not finite", self.model)
             return logits
 
         return super()._model_generate(context, max_length, stop, logits_processor=[finite], **options)
-
-    def _not_finite(self, problem: str) -> UserError:
-        hint = f"the weights hold non-finite values or overflow in {self.model.dtype}; try dtype: float32"
-        return UserError(problem, hint)
 
     def _count(self, requests: list[Instance]) -> None:
         self._instances = requests
@@ -204,45 +191,37 @@ class BudgetedLM(HFLM):
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, override_bs: int | None = None):
         """Answers' log-likelihoods in nats, and whether each is the likeliest token by token, as lm-eval computes them.
 
-        Its own code makes the log-probabilities of a rectangle of positions and looks for the likeliest token at each;
-        here the positions that predict an answer alone get logits. As there, requests share a row that differ in
-        nothing but their last token.
+        But only the positions that predict an answer get logits. As there, requests that differ in nothing but their
+        last token share a row.
         """
         sharing: dict[tuple[int, ...], list[int]] = {}
-        for place, (instance, (_, context, answer)) in enumerate(zip(self._instances, requests, strict=True)):
+        for number, (instance, (_, context, answer)) in enumerate(zip(self._instances, requests, strict=True)):
             self._fits(instance, len(context) + len(answer) - 1)  # the last token is only predicted
             if not answer:
-                raise UserError(
-                    f"item {instance.doc_id} of {instance.task_name}: answer {instance.args[1]!r} adds no token to "
-                    "its prompt"
-                )
-            sharing.setdefault((*context, *answer[:-1]), []).append(place)
-        found: list[tuple[float, bool]] = [(math.nan, False)] * len(requests)
+                item = f"item {instance.doc_id} of {instance.task_name}"
+                raise UserError(f"{item}: answer {instance.args[1]!r} adds no token to its prompt")
+            sharing.setdefault((*context, *answer[:-1]), []).append(number)
+        answered: list[tuple[float, bool]] = [(math.nan, False)] * len(requests)
         inputs = sorted(sharing, key=lambda ids: (-len(ids), ids))  # like lengths together, the longest first
         start = 0
         while start < len(inputs):
             batch = inputs[start : start + max(1, self._batch_tokens // len(inputs[start]))]
             start += len(batch)
-            rows = [(row, place) for row, ids in enumerate(batch) for place in sharing[ids]]
-            scores = self._scores(batch, [(row, requests[place][2]) for row, place in rows])
-            for (_, place), score in zip(rows, scores, strict=True):
+            asked = [(row, number) for row, ids in enumerate(batch) for number in sharing[ids]]
+            scores = self._scores(batch, [(row, requests[number][2]) for row, number in asked])
+            for (_, number), score in zip(asked, scores, strict=True):
                 if not math.isfinite(score[0]):
-                    item = f"item {self._instances[place].doc_id} of {self._instances[place].task_name}"
-                    raise self._not_finite(f"{item}: the likelihood of an answer is {score[0]}")
-                found[place] = score
-                self.cache_hook.add_partial("loglikelihood", requests[place][0], score)
-        return found
+                    item = f"item {self._instances[number].doc_id} of {self._instances[number].task_name}"
+                    raise not_finite(f"{item}: the likelihood of an answer is {score[0]}", self.model)
+                answered[number] = score
+                self.cache_hook.add_partial("loglikelihood", requests[number][0], score)
+        return answered
 
     def _scores(
         self, inputs: Sequence[Sequence[int]], answers: Sequence[tuple[int, Sequence[int]]]
     ) -> list[tuple[float, bool]]:
-        """Log-likelihood and whether it is the likeliest, of each answer.
-
-        Args:
-            inputs: tokens of each row, the longest first.
-            answers: the row of each, and its tokens: those that the last positions of the row predict.
-        """
-        width = len(inputs[0])
+        """Log-likelihoods of answers (row of `inputs`, tokens), and whether each is the likeliest."""
+        width = len(inputs[0])  # the longest comes first
         ids = torch.zeros(len(inputs), width, dtype=torch.long)
         for row, tokens in enumerate(inputs):
             ids[row, : len(tokens)] = torch.tensor(tokens)
@@ -250,23 +229,23 @@ class BudgetedLM(HFLM):
         for row, answer in answers:
             end = row * width + len(inputs[row])
             spans.append(range(end - len(answer), end))
-        needed = {place: number for number, place in enumerate(sorted({place for span in spans for place in span}))}
+        needed = {position: index for index, position in enumerate(sorted(set(chain(*spans))))}
         nats = torch.log_softmax(self._logits(ids, list(needed)), dim=-1)
-        at = torch.tensor([needed[place] for span in spans for place in span], device=nats.device)
+        at = torch.tensor([needed[position] for position in chain(*spans)], device=nats.device)
         wanted = torch.tensor([token for _, answer in answers for token in answer], device=nats.device)
         values, lengths = nats[at, wanted], [len(answer) for _, answer in answers]
         sums = torch.stack([part.sum() for part in values.split(lengths)]).tolist()
         likeliest = torch.stack([part.all() for part in (values == nats.amax(-1)[at]).split(lengths)]).tolist()
-        for number, (rows, answer_ids) in enumerate(zip(at.split(lengths), wanted.split(lengths), strict=True)):
-            if likeliest[number]:  # of several that are, lm-eval means the first; looking for it at once takes longer
-                likeliest[number] = bool((nats[rows].argmax(-1) == answer_ids).all())
+        for index, (positions, tokens) in enumerate(zip(at.split(lengths), wanted.split(lengths), strict=True)):
+            if likeliest[index]:  # of several that are, lm-eval means the first; looking for it at once takes longer
+                likeliest[index] = bool((nats[positions].argmax(-1) == tokens).all())
         return list(zip(sums, likeliest, strict=True))
 
-    def _logits(self, ids: torch.Tensor, places: list[int]) -> torch.Tensor:
-        """[places, vocabulary] of the positions at `places` of the flattened `ids`; the head sees no others."""
-        index = torch.tensor(places, device=self.device)
+    def _logits(self, ids: torch.Tensor, positions: list[int]) -> torch.Tensor:
+        """[positions, vocabulary] at these positions of the flattened `ids`; the head sees no others."""
+        index = torch.tensor(positions, device=self.device)
         head = self.model.get_output_embeddings()
-        picked = head.register_forward_pre_hook(lambda _, given: (given[0].flatten(0, 1)[index].unsqueeze(0),))
+        picked = head.register_forward_pre_hook(lambda _, states: (states[0].flatten(0, 1)[index].unsqueeze(0),))
         try:
             with torch.no_grad():
                 return self.model(ids.to(self.device), use_cache=False).logits[0]
@@ -288,7 +267,7 @@ class _Counter(CacheHook):
 
 @contextmanager
 def alone(device: torch.device) -> Iterator[None]:
-    """lm-eval without its progress bars and remarks, and at the random numbers that its own runs start from.
+    """lm-eval without progress bars and remarks, and at the random numbers that its own runs start from.
 
     Settings and generators are as before afterwards.
     """

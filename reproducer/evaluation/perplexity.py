@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from reproducer.errors import UserError
+from reproducer.evaluation.checks import check_context, not_finite
 from reproducer.models.architecture import family_of
 from reproducer.models.loss import next_token_losses
 from reproducer.models.walk import BATCH_TOKENS, frozen
@@ -32,10 +33,7 @@ class Perplexity:
 
 
 def perplexity(
-    model,
-    windows: Tensor,
-    batch_tokens: int = BATCH_TOKENS,
-    progress: Callable[[int, int], None] | None = None,
+    model, windows: Tensor, batch_tokens: int = BATCH_TOKENS, progress: Callable[[int, int], None] | None = None
 ) -> Perplexity:
     """Perplexity of a causal language model; each window is scored on its own, its first token only as context.
 
@@ -50,16 +48,11 @@ def perplexity(
         UserError: no windows, a window longer than the model's context, or a loss that is not finite.
     """
     count, length = windows.shape
-    limit = getattr(model.config, "max_position_embeddings", None)
     if count == 0:
         raise UserError("no window of text to measure perplexity on", "use a longer text or a smaller seq_len")
     if length < 2:
         raise UserError(f"seq_len is {length}, which leaves no token to predict", "use at least 2")
-    if limit is not None and length > limit:
-        raise UserError(
-            f"seq_len is {length} tokens, longer than the model's context of {limit} (max_position_embeddings)",
-            f"use at most {limit}",
-        )
+    check_context(model, length, "seq_len")
     decoder = family_of(model.config).decoder_of(model)
     step = max(1, batch_tokens // length)
     nll: list[float] = []
@@ -70,10 +63,8 @@ def perplexity(
             nll += next_token_losses(model, hidden, ids).double().mean(dim=1).tolist()
             for window in range(start, len(nll)):
                 if not math.isfinite(nll[window]):
-                    raise UserError(
-                        f"the loss of window {window} (of {count}, counted from 0) is {nll[window]}",
-                        f"the weights hold non-finite values or overflow in {model.dtype}; try dtype: float32",
-                    )
+                    problem = f"the loss of window {window} (of {count}, counted from 0) is {nll[window]}"
+                    raise not_finite(problem, model)
             if progress is not None:
                 progress(len(nll), count)
     mean = torch.tensor(math.fsum(nll) / count, dtype=torch.float64)  # its exp is inf, not an error, beyond 709

@@ -25,15 +25,13 @@ class TaskResult:
 
     Attributes:
         shown: the score that the task's column shows.
-        scores: all scores by their names, as lm-eval has them: `acc`, say, or `exact_match,strict-match` of a task
-            with several ways to find the answer in what the model wrote. Accuracies are shares of 1.
+        scores: all by their names in lm-eval: `acc`, say, or `exact_match,strict-match` of a task with several ways to
+            find the answer in what the model wrote. Accuracies are shares of 1.
         stderr: standard errors of the scores that are means over items.
-        higher_is_better: of each score.
-        majority: of a task with choices: the accuracy of always giving the place that is right most often in these
-            items, for which no model is needed.
+        majority: of a task with choices: the accuracy of always giving the choice (first, second, …) that is right most
+            often in these items, for which no model is needed.
         items: one a row in the order of the data: `id` (its number, from 0) and `scores`, those whose mean is the
-            task's score (0 or 1 each for an accuracy); of a task with choices `margin` too, which is not lm-eval's
-            (see `TaskOnRows.margin`).
+            task's score; of a task with choices `margin` too, which is not lm-eval's (see `TaskOnRows.margin`).
     """
 
     shown: str
@@ -59,14 +57,12 @@ def zeroshot(
 ) -> TaskResult:
     """Scores of a causal language model on a task without examples in the prompt.
 
-    Prompts, choices and metrics are those of lm-eval's own task definition, likelihoods (of choices, or of an answer)
-    are computed as its `HFLM` does, which writes generated answers; items come out as lm-eval itself scores them. In
+    Prompts, choices, metrics and generated answers are lm-eval's own; likelihoods are computed as its `HFLM` does. In
     bfloat16 an item whose best choices nearly tie can fall either way with the shape of its batch, there as here;
     `batch_tokens=1` makes the batches of one sequence that lm-eval has by default, bit for bit.
 
     Args:
         model: a transformers causal language model, pruned or not; left in the mode it was in.
-        tokenizer: the model's tokenizer.
         task: what `reproducer.data.tasks.resolve_task` returns.
         limit: the first so many items; None, or more than there are, for all.
         batch_tokens: tokens of a forward pass, padding included. Logits exist at once of those that predict answers.
@@ -86,8 +82,8 @@ def zeroshot(
             report = evaluate(lm, {"tasks": {task.name: lm_task}}, bootstrap_iters=0)
         except OverflowError:  # exp of a hopeless model's loss
             raise UserError(f"a score of task {task.name} is too large for a number") from None
-    averaged = {name for name, how in lm_task.aggregation().items() if how is mean}
-    several = len({sample["filter"] for sample in report["samples"][task.name]}) > 1
+    samples = report["samples"][task.name]
+    several = len({sample["filter"] for sample in samples}) > 1
     scores = {}
     for key, value in report["results"][task.name].items():
         metric, comma, _ = key.partition(",")
@@ -96,23 +92,8 @@ def zeroshot(
     if task.metric not in scores or not math.isfinite(scores[task.metric]):
         problem = scores.get(task.metric, "missing from lm-eval's results")
         raise UserError(f"task {task.name}: {task.metric} is {problem}", f"its scores: {', '.join(scores)}")
-    items: dict[int, dict[str, float]] = {}
-    for sample in report["samples"][task.name]:
-        item = items.setdefault(sample["doc_id"], {})
-        for metric in averaged & set(sample["metrics"]):
-            item[f"{metric},{sample['filter']}" if several else metric] = float(sample[metric])
-    majority = None
-    if task.choices:
-        samples = {sample["doc_id"]: sample for sample in report["samples"][task.name]}  # any filter's
-        for number, sample in samples.items():
-            likelihoods = [likelihood for likelihood, _ in sample["filtered_resps"]]
-            margin = lm_task.margin(sample["doc"], likelihoods, task.metric.partition(",")[0])
-            if margin is not None:
-                items[number][MARGIN] = margin
-        if margins := [item[MARGIN] for item in items.values() if MARGIN in item]:
-            scores[MARGIN] = math.fsum(margins) / len(margins)
-        right = Counter(place for sample in samples.values() for place in lm_task.right(sample["doc"]))
-        majority = max(right.values(), default=0) / len(samples)
+    items = _item_scores(lm_task, samples, several)
+    majority = _add_margins(lm_task, task.metric, samples, items, scores) if task.choices else None
     return TaskResult(
         shown=task.metric,
         scores={name: value for name, value in scores.items() if math.isfinite(value)},
@@ -123,11 +104,40 @@ def zeroshot(
     )
 
 
+def _item_scores(lm_task: TaskOnRows, samples: list[dict[str, Any]], several: bool) -> dict[int, dict[str, float]]:
+    """Each item's scores of which the task's are means, by the item's number; `several`: filters, each with scores."""
+    averaged = {name for name, aggregation in lm_task.aggregation().items() if aggregation is mean}
+    items: dict[int, dict[str, float]] = {}
+    for sample in samples:
+        item = items.setdefault(sample["doc_id"], {})
+        for metric in averaged & set(sample["metrics"]):
+            item[f"{metric},{sample['filter']}" if several else metric] = float(sample[metric])
+    return items
+
+
+def _add_margins(
+    lm_task: TaskOnRows,
+    metric: str,
+    samples: list[dict[str, Any]],
+    items: dict[int, dict[str, float]],
+    scores: dict[str, float],
+) -> float:
+    """Add margins to the scores of items and task; returns the accuracy of always giving the likeliest index."""
+    by_item = {sample["doc_id"]: sample for sample in samples}  # of several filters any
+    for number, sample in by_item.items():
+        likelihoods = [likelihood for likelihood, _ in sample["filtered_resps"]]
+        margin = lm_task.margin(sample["doc"], likelihoods, metric.partition(",")[0])
+        if margin is not None:
+            items[number][MARGIN] = margin
+    if margins := [item[MARGIN] for item in items.values() if MARGIN in item]:
+        scores[MARGIN] = math.fsum(margins) / len(margins)
+    right = Counter(index for sample in by_item.values() for index in lm_task.right(sample["doc"]))
+    return max(right.values(), default=0) / len(by_item)
+
+
 def _standard_errors(items: list[dict[str, float]]) -> dict[str, float]:
     """Of the means over items, as lm-eval gives them."""
-    found = {}
-    for name in sorted({name for item in items for name in item}):
-        values = [item[name] for item in items if name in item]
-        if len(values) > 1:
-            found[name] = statistics.stdev(values) / math.sqrt(len(values))
-    return found
+    columns = {name: [item[name] for item in items if name in item] for name in sorted(set().union(*items))}
+    return {
+        name: statistics.stdev(values) / math.sqrt(len(values)) for name, values in columns.items() if len(values) > 1
+    }

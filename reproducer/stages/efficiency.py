@@ -1,4 +1,4 @@
-"""Size, latency and memory (Table 9)."""
+"""Size, latency and memory of a pass (Table 9), and latencies of reading a prompt and of writing after it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from reproducer.queue import Context
 from reproducer.spec import Count, Section, Spec, Tokens
 from reproducer.spec.origins import Loc
 from reproducer.stages.base import Measure, ModelState, write_result
-from reproducer.stages.results import Column, Latency
+from reproducer.stages.results import Column, Latency, Speed
 
 if TYPE_CHECKING:
     from reproducer.stages.cost import Cost, ModelCost
+
+
+MULTIPLE = 64  # of 16-bit numbers: 128 bytes, in which GPUs read memory and cut matrices
+Warmup = Annotated[int, Field(ge=0, le=10**6)]
 
 
 class EfficiencyKeys(Section):
@@ -25,7 +29,17 @@ class EfficiencyKeys(Section):
     length: Tokens = 64
     batch: Count = 1
     repeats: Count = 20
-    warmup: Annotated[int, Field(ge=0, le=10**6)] = 3
+    warmup: Warmup = 3
+
+
+class SpeedKeys(Section):
+    """`repeats` prompts of `batch` × `prefill` tokens, each continued by `decode` tokens; `warmup` before them."""
+
+    prefill: Tokens = 128
+    decode: Count = 32
+    batch: Count = 1
+    repeats: Count = 20
+    warmup: Warmup = 2
 
 
 class Efficiency(Measure):
@@ -90,30 +104,90 @@ class Efficiency(Measure):
         latency = Latency(device=device or "", seconds=result.seconds, quartiles=result.quartiles)
         return {"metrics": metrics, "latency": latency}
 
-    @property
-    def whole(self) -> str:
-        return "it measures the model on the device"
-
     def run(self, context: Context) -> None:
-        from reproducer.evaluation.efficiency import measure
+        from reproducer.evaluation.efficiency import measure_passes
         from reproducer.pruning.counting import count
 
         model, _ = self.load(context)
         counts = count(model, length=self.length)
         settings = {name: getattr(self, name) for name in EfficiencyKeys.model_fields}
-        found = measure(model, **settings, progress=partial(context.progress, text="passes"))
+        passes = measure_passes(model, **settings, progress=partial(context.progress, text="passes"))
         result = self.Result(
             params_billion=counts.parameters / 1e9,
             macs_giga=self.batch * counts.macs / 1e9,
-            memory_mib=found.peak_memory_bytes / 2**20,
-            latency_seconds=found.latency,
-            tokens_per_second=found.tokens_per_second,
+            memory_mib=passes.peak_memory_bytes / 2**20,
+            latency_seconds=passes.latency,
+            tokens_per_second=passes.tokens_per_second,
             weights_mib=counts.weight_bytes / 2**20,
-            quartiles=found.quartiles,
-            seconds=found.seconds,
+            quartiles=passes.quartiles,
+            seconds=passes.seconds,
         )
         write_result(context, result)
 
     def cost(self, model: ModelCost) -> Cost:
         tokens = self.batch * self.length
         return model.passes(tokens, self.length, tokens, "logits") * (1 + self.warmup + self.repeats)
+
+
+class MeasureSpeed(Measure):
+    """Timed passes with a cache. A recovery plays no part: merged into the weights it costs nothing."""
+
+    kind: ClassVar[str] = "speed"
+    of_device: ClassVar[bool] = True
+    timed: ClassVar[bool] = True
+    Result: ClassVar = Speed
+
+    prefill: int
+    decode: int
+    batch: int
+    repeats: int
+    warmup: int
+
+    class Keys(Section):
+        """`speed` None: not measured."""
+
+        speed: SpeedKeys | None = None
+
+    @classmethod
+    def lengths(cls, evaluate: Any) -> Sequence[tuple[Loc, int]]:
+        return [(("speed", "prefill"), evaluate.speed.prefill + evaluate.speed.decode)] if evaluate.speed else []
+
+    @classmethod
+    def stages_for(cls, evaluate: Any, spec: Spec, state: ModelState) -> Sequence[Self]:
+        if evaluate.speed is None:
+            return []
+        state = state.only_cut()
+        return [cls(**state.fields, **evaluate.speed.model_dump(), label=f"{state.label}: speed")]
+
+    @property
+    def role(self) -> str:
+        return "speed"
+
+    def facts(self, result: Any, device: str | None) -> Mapping[str, Any]:
+        return {"speed": result.model_copy(update={"device": device or ""})}
+
+    def run(self, context: Context) -> None:
+        from reproducer.evaluation.efficiency import measure_speed
+        from reproducer.models.architecture import architecture_of, layer_shape
+
+        model, _ = self.load(context)
+        settings = {name: getattr(self, name) for name in SpeedKeys.model_fields}
+        speed = measure_speed(model, **settings, progress=partial(context.progress, text="prompts"))
+        architecture = architecture_of(model)
+        channels = [layer_shape(layer, architecture).channels for layer in architecture.decoder_layers(model)]
+        result = Speed(
+            prefill_tokens=self.prefill,
+            decode_tokens=self.decode,
+            batch=self.batch,
+            multiple=MULTIPLE,
+            layers=len(channels),
+            missed=sum(width % MULTIPLE != 0 for width in channels),
+            prefill=speed.prefill,
+            decode=speed.decode,
+        )
+        write_result(context, result)
+
+    def cost(self, model: ModelCost) -> Cost:
+        read, written = self.batch * self.prefill, self.batch * self.decode
+        once = model.passes(read, self.prefill, read, "none") + model.passes(written, 1, self.batch, "logits")
+        return once * (self.warmup + self.repeats)

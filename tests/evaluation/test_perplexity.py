@@ -1,6 +1,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from reproducer.errors import UserError
 from reproducer.evaluation.perplexity import perplexity
 from reproducer.models import loss
-from tests.families import ZOO, family_model
+from tests.families import SIX, family_model
 from tests.helpers import examples
 
 
@@ -27,8 +28,8 @@ def wide(model):
     return copy.deepcopy(model).double()
 
 
-def random_windows(count, length, seed=0):
-    return torch.randint(257, (count, length), generator=torch.Generator().manual_seed(seed))
+def random_windows(count, length, seed=0, vocabulary=257):
+    return torch.from_numpy(np.random.default_rng(seed).integers(vocabulary, size=(count, length)))
 
 
 @given(count=st.integers(1, 9), length=st.integers(2, 33), batch=st.integers(1, 150), seed=st.integers(0, 99))
@@ -42,18 +43,15 @@ def test_equals_full_logits(wide, count, length, batch, seed):
     assert result.tokens == nats.numel()
 
 
-@pytest.mark.parametrize("family", [*ZOO])
+@pytest.mark.parametrize("family", SIX)
 def test_equals_the_models_own_loss_in_every_family(family):
     """Scaled embeddings, learned positions, soft-capped and scaled logits are the model's own."""
     model = family_model(family)
-    windows = torch.randint(model.config.vocab_size, (3, 20), generator=torch.Generator().manual_seed(0))
+    windows = random_windows(3, 20, vocabulary=model.config.vocab_size)
     with torch.no_grad():
         logits = model(windows).logits.double()[:, :-1]
         own = F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()).item()
     assert math.log(perplexity(model, windows, batch_tokens=40).value) == pytest.approx(own, rel=1e-9)
-    if family.split()[0] in ("gemma2", "granite", "opt"):
-        with torch.no_grad():  # transformers takes its loss in float32
-            assert model(windows, labels=windows).loss.item() == pytest.approx(own, rel=1e-5)
 
 
 def test_batches_do_not_change_the_value_and_report_progress(wide):
@@ -88,25 +86,15 @@ def test_never_more_logits_than_a_block(model, monkeypatch):
     assert max(made) == (5, 100) and sum(rows * columns for rows, columns in made) == 4 * 10 * 257
 
 
-def test_bfloat16_stays_near_float32_and_mode_is_kept(model):
-    half = copy.deepcopy(model).to(torch.bfloat16).train()
-    half.model.norm.eval()
-    before = [module.training for module in half.modules()]
-    windows = random_windows(4, 24)
-    with torch.no_grad():
-        largest = model(windows).logits.abs().max().item()
-    # every logit of bfloat16 (8 bits) is off by a few of its last places, so is a loss in nats
-    error = math.log(perplexity(half, windows).value / perplexity(model, windows).value)
-    assert 0 < abs(error) < 8 * 2**-8 * largest
-    assert [module.training for module in half.modules()] == before
-
-
-def test_dropout_plays_no_part(model):
-    noisy = copy.deepcopy(model)
+def test_dropout_plays_no_part_and_modes_are_kept(model):
+    noisy = copy.deepcopy(model).train()
+    noisy.model.norm.eval()
     for layer in noisy.model.layers:
         layer.self_attn.attention_dropout = 0.5
+    before = [module.training for module in noisy.modules()]
     windows = random_windows(2, 24)
-    assert perplexity(noisy.train(), windows).value == perplexity(model, windows).value
+    assert perplexity(noisy, windows).value == perplexity(model, windows).value
+    assert [module.training for module in noisy.modules()] == before
 
 
 def test_hopeless_but_finite_is_infinite(model):
