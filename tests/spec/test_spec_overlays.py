@@ -65,12 +65,6 @@ class TestProfiles:
         assert spec.methods[1].search_for(spec)["texts"] == "ptb"
         assert spec.profile == ("small",)
 
-    def test_what_is_not_written_stays_so(self, load, profiles):
-        spec = load(SPEC, ["small"])
-        assert spec.calibration.dataset is None
-        assert "perplexity" not in spec.evaluate
-        assert spec.recovery[1].parameters == {}
-
     def test_entries_of_recoveries_and_models(self, load, write):
         write(
             "map: {models: {big: small}, datasets: {a: b, b: c}, recovery: {f: {name: g, rank: 2}}}", "profiles/p.yaml"
@@ -117,9 +111,6 @@ class TestProfiles:
         own = spec.methods[1].prune_for(spec, spec.models[0])
         assert (own.ratio, own.structure_ratio) == ([0.20], None)
 
-    def test_structure_ratios_that_the_profile_does_not_know_stay(self, load, profiles):
-        assert load(BASE + "prune: {structure_ratio: 0.3}", ["small"]).prune.structure_ratio == [0.3]
-
     def test_half_a_list_of_structure_ratios_is_refused(self, mistakes, profiles):
         (line,) = mistakes(BASE + "prune:\n  structure_ratio: [0.25, 0.3]", ["small"])
         assert line.startswith(
@@ -141,11 +132,6 @@ class TestProfiles:
         assert spec.profile == ("small", "tiny")
         assert load(SPEC, ["tiny", "small"]).models[0].name == "smollm2-135m"
 
-    def test_set_of_a_ratio_takes_the_place_of_a_structure_ratio(self, load, write):
-        write("set: {prune: {ratio: 0.3}}", "profiles/p.yaml")
-        spec = load(BASE + "prune: {structure_ratio: 0.25}", ["p"])
-        assert (spec.prune.ratio, spec.prune.structure_ratio) == ([0.3], None)
-
     def test_each_value_knows_its_file(self, load, profiles):
         spec = load(SPEC, ["small"], ["seeds=3"])
         assert spec.where(("prune", "layers")) == "profiles/small.yaml:14"
@@ -157,12 +143,6 @@ class TestProfiles:
         assert spec.where(("search", "texts", 1)) == "x.yaml:7"
         assert spec.where(("prune", "ratio", 1)) == "profiles/small.yaml:11"
         assert spec.where(("seeds", 0)) == "--set"
-
-    def test_a_mistake_in_set_is_named_in_the_profile(self, mistakes, write):
-        write("description: d\nset:\n  prune:\n    rato: 1\n    layers: [3, 2]\n", "profiles/bad.yaml")
-        lines = mistakes(BASE + "seeds: -1\n", ["bad"])
-        assert [line.split(": ")[0] for line in lines] == ["x.yaml:4", "profiles/bad.yaml:4", "profiles/bad.yaml:5"]
-        assert "prune: unknown key 'rato'; did you mean 'ratio'?" in lines[1]
 
     @pytest.mark.parametrize(
         ("text", "start", "words"),
@@ -189,10 +169,6 @@ class TestProfiles:
         assert line.startswith(start)
         assert words in line
 
-    def test_an_empty_value_in_the_spec_is_not_hidden_by_a_map(self, mistakes, profiles):
-        (line,) = mistakes(BASE + "recovery: [{name: , dataset: }]\n", ["small"])
-        assert line.startswith("x.yaml:4: recovery[0].name: should be text, not nothing")
-
     @pytest.mark.parametrize("section", ["calibration", "evaluate", "search", "recovery", "prune", "models", "methods"])
     @pytest.mark.parametrize("value", ["5", "null", "[[1]]", "[{name: [a]}]", "[{name: {}}]"])
     def test_a_map_over_a_malformed_section_leaves_the_mistake_to_be_told(self, mistakes, write, section, value):
@@ -210,20 +186,10 @@ class TestFindingProfiles:
         assert load_spec(write(BASE, "mine/x.yaml"), ["small"]).seeds == [1]
         assert load_spec(write(BASE, "elsewhere/x.yaml"), ["small"]).seeds == [2]
 
-    def test_by_path(self, load, write):
-        path = write("set: {seeds: 4}", "somewhere/mine.yaml")
-        spec = load(BASE, [str(path)])
-        assert spec == load(BASE, [path])
-        assert (spec.seeds, spec.profile) == ([4], ("mine",))
-
     def test_unknown_names_are_answered_with_the_nearest(self, mistakes, profiles):
         assert mistakes(BASE, ["smal"]) == ["--profile: unknown profile 'smal'; did you mean 'small'?"]
         assert mistakes(BASE, ["papr"]) == ["--profile: unknown profile 'papr'; did you mean 'paper'?"]
         assert mistakes(BASE, ["zzz"]) == ["--profile: unknown profile 'zzz'; choose one of: paper, small, tiny"]
-
-    def test_where_there_are_none(self, mistakes):
-        (line,) = mistakes(BASE, ["small"])
-        assert line.startswith("--profile: unknown profile 'small'; no profiles in profiles or specs/profiles")
 
     def test_a_path_that_is_not_there(self, mistakes, profiles):
         (line,) = mistakes(BASE, ["profiles/smal.yaml"])
@@ -261,24 +227,6 @@ class TestSet:
         assert [model.name for model in spec.models] == ["tiny", "vicuna-7b"]
         assert spec.where(("methods", 0, "label")) == "--set"
         assert spec.where(("methods", 0, "name")) == "x.yaml:4"
-
-    def test_a_bare_name_in_a_list_takes_keys(self, load):
-        spec = load(BASE + "evaluate: {tasks: [a, b]}", overrides=["evaluate.tasks.1.metric=f1"])
-        assert spec.evaluate["tasks"] == ["a", {"name": "b", "metric": "f1"}]
-
-    def test_entries_of_what_stands_alone(self, load):
-        spec = load(
-            "name: x\nmodels: tiny\nmethods: {name: a}\n", overrides=["models.0.dtype=float32", "methods.0.label=b"]
-        )
-        assert (spec.models[0].name, spec.models[0].dtype) == ("tiny", "float32")
-        assert (spec.methods[0].name, spec.methods[0].label) == ("a", "b")
-
-    def test_one_kind_of_ratio_takes_the_place_of_the_other(self, load):
-        spec = load(BASE + "prune: {ratio: 0.2, layers: [1, 2]}", overrides=["prune.structure_ratio=0.25"])
-        assert (spec.prune.ratio, spec.prune.structure_ratio, spec.prune.layers) == (None, [0.25], (1, 2))
-
-    def test_is_not_mapped_by_a_profile(self, load, profiles):
-        assert load(BASE, ["small"], ["models=llama-7b"]).models[0].name == "llama-7b"
 
     @pytest.mark.parametrize(
         ("override", "start", "words"),
@@ -352,12 +300,6 @@ class TestWholeEntries:
         assert spec.methods[1].search_for(spec) == {"transfer": {"model": "small", "ratio": 0.20}}
         assert spec.methods[0].prune_for(spec, spec.models[1]).ratio == [0.40]
         assert spec.methods[0].prune_for(spec, spec.models[0]).ratio == [0.20]
-
-    def test_the_recoveries_of_a_method_are_mapped(self, load, write):
-        write("map: {recovery: {lora: {name: groupwise, steps: 5}}}", "profiles/g.yaml")
-        text = TRANSFER.replace("- vector", "- {name: vector, recovery: [lora]}")
-        spec = load(text, ["g"])
-        assert spec.methods[0].recovery == ["groupwise"] == [spec.recovery[1].name]
 
     def test_what_stands_for_what(self, spec, load, write):
         assert spec.stands_for == {"sibling": "vicuna-7b", "small": "llama-7b"}
