@@ -44,7 +44,7 @@ def checks() -> list[Check]:
 def slips() -> list[Check]:
     """The numbers that do not add up, each once: an average that is wrong in a table is no second slip in the text."""
     wrong = [check for check in checks() if not check.holds]
-    return list({one.arithmetic: one for one in reversed(wrong)}.values())[::-1]
+    return list({check.arithmetic: check for check in reversed(wrong)}.values())[::-1]
 
 
 def other_slips() -> list[tuple[str, Slip]]:
@@ -66,53 +66,53 @@ def _printed_in_tables() -> Iterator[tuple[RowRef, float]]:
                 yield RowRef(key, row.recovery, row.label), printed
 
 
-def _merged(found: Iterator[Check]) -> list[Check]:
+def _merged(repeated: Iterator[Check]) -> list[Check]:
     """Rows that several tables repeat, once."""
     by_sum: dict[tuple[str, str], Check] = {}
-    for one in found:
-        known = by_sum.get(key := (one.arithmetic, one.printed))
-        by_sum[key] = replace(one, where=f"{known.where}, {one.where}") if known else one
+    for check in repeated:
+        known = by_sum.get(key := (check.arithmetic, check.printed))
+        by_sum[key] = replace(check, where=f"{known.where}, {check.where}") if known else check
     return list(by_sum.values())
 
 
 def _of_claim(claim: Claim) -> Iterator[Check]:
-    """The numbers of a claim; those that it takes from one row stand together."""
-    yield from (_check(claim.where, one) for one in claim.printed if one.way != "cell")
-    cells = [one for one in claim.printed if one.way == "cell"]
+    """The numbers of a claim; those that it takes from number row stand together."""
+    yield from (_check(claim.where, number) for number in claim.printed if number.way != "cell")
+    cells = [number for number in claim.printed if number.way == "cell"]
     if cells:
-        checked = [_check(claim.where, one) for one in cells]
-        names = " and ".join(one.metric.removesuffix("_ppl") for one in cells)
-        printed, right = (" and ".join(getattr(one, side) for one in checked) for side in ("printed", "right"))
+        checked = [_check(claim.where, number) for number in cells]
+        names = " and ".join(number.metric.removesuffix("_ppl") for number in cells)
+        printed, right = (" and ".join(getattr(check, side) for check in checked) for side in ("printed", "right"))
         row = cells[0].rows[0]
         what = f"{row.label}, {row.ratio:.0%}, recovery {row.recovery}: perplexity on {names}"
         arithmetic = f"for that condition the appendix has {right}"
-        yield Check(claim.where, what, printed, right, arithmetic, all(one.holds for one in checked))
+        yield Check(claim.where, what, printed, right, arithmetic, all(check.holds for check in checked))
 
 
-def _check(where: str, one: Derived) -> Check:
-    printed = f"{one.value:.2f}" if one.way in ("mean", "cell") else f"{one.value:g}"
-    value, arithmetic = _computed(one)
+def _check(where: str, number: Derived) -> Check:
+    printed = f"{number.value:.2f}" if number.way in ("mean", "cell") else f"{number.value:g}"
+    value, arithmetic = _computed(number)
     right = f"{value:.{len(printed.partition('.')[2])}f}"
     holds = right == printed
-    if one.way == "mean":  # half of the last digit that the mean is rounded by, and as much that the tasks were
-        holds = abs(value - one.value) < ROUNDED
-    return Check(where, _what(one), printed, right, arithmetic, holds)
+    if number.way == "mean":  # half of the last digit that the mean is rounded by, and as much that the tasks were
+        holds = abs(value - number.value) < ROUNDED
+    return Check(where, _what(number), printed, right, arithmetic, holds)
 
 
-def _computed(one: Derived) -> tuple[float, str]:
+def _computed(number: Derived) -> tuple[float, str]:
     """The number, and how it comes out."""
-    rows = one.rows
-    if one.way == "mean":
+    rows = number.rows
+    if number.way == "mean":
         values = [_cell(rows[0], task) for task in SEVEN_TASKS]
         mean = _mean(rows[0])
         return mean, f"({' + '.join(f'{value:.2f}' for value in values)}) / {len(values)} = {mean:.3f}"
-    if one.way == "tasks":
+    if number.way == "tasks":
         pairs = {task.removesuffix("_acc"): (_cell(rows[0], task), _cell(rows[1], task)) for task in SEVEN_TASKS}
         lost = ", ".join(f"{task}: {a} against {b}" for task, (a, b) in pairs.items() if a <= b)
         above = sum(a > b for a, b in pairs.values())
         return above, f"above on {above} of {len(pairs)}" + (f" (not on {lost})" if lost else "")
-    values = [_printed_average(row) if one.metric == "average_acc" else _cell(row, one.metric) for row in rows]
-    if one.way == "cell":
+    values = [_printed_average(row) if number.metric == "average_acc" else _cell(row, number.metric) for row in rows]
+    if number.way == "cell":
         return values[0], f"{values[0]:.2f}"
     first, second, *_ = values
     value, formula = {
@@ -121,24 +121,26 @@ def _computed(one: Derived) -> tuple[float, str]:
         "quotient": (first / second, "{} / {}"),
         "share": (100 * first / second, "100 · {} / {}"),
         "drop": (100 - 100 * first / second, "100 · (1 − {} / {})"),
-    }[one.way]
+    }[number.way]
     return value, f"{formula.format(*(f'{known:.2f}' for known in values))} = {value:.2f}"
 
 
-def _what(one: Derived) -> str:
-    names = [row.label for row in one.rows]
-    of = "average accuracy" if one.metric == "average_acc" else one.metric.replace("_", " ")
+def _what(number: Derived) -> str:
+    names = [row.label for row in number.rows]
+    of = "average accuracy" if number.metric == "average_acc" else number.metric.replace("_", " ")
     joined = {"difference": "minus", "shares": "minus", "share": "as per cent of", "drop": "below", "quotient": "over"}
-    if one.way == "tasks":
+    if number.way == "tasks":
         return f"tasks on which {names[0]} is above {names[1]}"
-    return f"{f' {joined.get(one.way)} '.join(names[:2])}: {of}"
+    return f"{f' {joined.get(number.way)} '.join(names[:2])}: {of}"
 
 
 @cache
 def _printed_averages() -> dict[tuple[float, ...], float]:
     """By a row's accuracies the average that a table or the text prints for them."""
     printed = [(ref.row(), value) for ref, value in _printed_in_tables()]
-    printed += [(one.rows[0], one.value) for claim in paper().claims for one in claim.printed if one.way == "mean"]
+    printed += [
+        (number.rows[0], number.value) for claim in paper().claims for number in claim.printed if number.way == "mean"
+    ]
     return {tuple(_cell(row, task) for task in SEVEN_TASKS): value for row, value in printed}
 
 

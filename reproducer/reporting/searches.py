@@ -6,10 +6,11 @@ does not count as the search's own.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from reproducer.reporting.rows import grouped
 from reproducer.stages.results import Baseline, Search
@@ -50,29 +51,19 @@ def counted(search: Search) -> int:
     return sum(trial.state != "failed" for trial in search.trials)
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """The search's best or a baseline.
-
-    Attributes:
-        partial: of a baseline that was given up, the objective so far.
-        below: how many of the `trials` with a value are better than it.
-    """
+class Candidate(NamedTuple):
+    """The search's best or a baseline; `partial`: of a baseline that was given up, the objective so far."""
 
     label: str
     value: float | None
     partial: float | None
-    below: int
-    trials: int
 
 
 def candidates(search: Search) -> list[Candidate]:
     """From the best on; those without a value last."""
-    values = [trial.value for trial in search.trials if trial.value is not None]
-    best = [(search.label, search.best.value, None)]
-    found = [*best, *((baseline.label, baseline.value, baseline.partial) for baseline in search.baselines)]
-    found.sort(key=lambda one: (one[1] is None, one[1] or one[2] or 0.0))
-    return [Candidate(*one, sum(one[1] is not None and x < one[1] for x in values), len(values)) for one in found]
+    baselines = [Candidate(base.label, base.value, base.partial) for base in search.baselines]
+    every = [Candidate(search.label, search.best.value, None), *baselines]
+    return sorted(every, key=lambda one: (one.value is None, one.value or one.partial or 0.0))
 
 
 def importances(search: Search) -> list[tuple[list[str], float]]:
@@ -126,7 +117,7 @@ def settled(search: Search) -> int | None:
 
 def alike(searches: Sequence[Search]) -> list[list[Search]]:
     """Searches that differ in the seed alone, together."""
-    return grouped(searches, lambda one: (one.label, one.model, one.ratio, one.structure_ratio))
+    return grouped(searches, lambda search: (search.label, search.model, search.ratio, search.structure_ratio))
 
 
 @dataclass(frozen=True)
@@ -146,13 +137,16 @@ def histories(searches: Sequence[Search]) -> list[Histories]:
         objective = (*search.texts, search.settings.get("split"), search.settings.get("windows"))
         return search.model, search.ratio, search.structure_ratio, objective
 
-    own = [one for one in searches if any(trial.value is not None and not trial.baseline for trial in one.trials)]
+    own = [search for search in searches if min(best_so_far(search), default=math.inf) < math.inf]
     return [
         Histories(
             model=group[0].model,
             ratio=group[0].ratio,
             structure_ratio=group[0].structure_ratio,
-            by_label={of[0].label: {one.seed: one for one in of} for of in grouped(group, lambda one: one.label)},
+            by_label={
+                of[0].label: {search.seed: search for search in of}
+                for of in grouped(group, lambda search: search.label)
+            },
         )
         for group in grouped(own, compared_by)
     ]

@@ -50,8 +50,7 @@ class Verdict:
 
     Attributes:
         claim: its id. text: what is claimed, a sentence. where: in the paper, such as `Abstract` or `Table 1`.
-        items: keys of the paper's items that it rests on, such as `table1`. headline: one of the abstract's.
-        on: the label of our model that it was judged on; in_kind: it is another than the paper's.
+        headline: it is one of the abstract's. on: the label of our model that it was judged on.
         outcome, reason: `reason` says why it is inconclusive or not tested; None of the others.
         missing: rows or measures that the run does not have.
         unit, favourable: of the effects; whether a larger (`higher`) or a smaller effect is what the paper claims.
@@ -70,10 +69,8 @@ class Verdict:
     claim: str
     text: str
     where: str
-    items: tuple[str, ...]
     headline: bool
     on: str | None
-    in_kind: bool
     outcome: Outcome
     reason: Reason | None
     missing: tuple[Missing, ...]
@@ -123,23 +120,21 @@ def _corrected(verdict: Verdict, p: float | None) -> Verdict:
 def _judge(run: Run, claim: Claim, differ: Sequence[Deviation]) -> Verdict:
     """By the claim's rule, p not corrected yet."""
     ruled = RULES[claim.rule](run, claim)
-    evidence = sorted(ruled.evidence, key=lambda one: one.favour)
+    evidence = sorted(ruled.evidence, key=lambda case: case.favour)
     needed = ruled.seeds or (TUNED_SEEDS if ruled.tuned else SEEDS)
     outcome, reason, p = _outcome(claim, evidence, ruled)
     worst = evidence[0] if evidence else None
     shown = worst.interval if worst else None
     model = run.model(claim)
     wanting = reason is not None and reason not in ("people", "interval", "set")
-    decided = [one for one in evidence if one.significant and _enough(one, ruled)]
+    decided = [case for case in evidence if case.significant and _enough(case, ruled)]
     topics = _topics(run, evidence)
     return Verdict(
         claim=claim.id,
         text=claim.text,
         where=claim.where,
-        items=tuple(claim.items),
         headline=claim.headline,
         on=run.label_of(worst.model) if worst else None,
-        in_kind=bool(model and run.papers.get(model.name) != model.name),
         outcome=outcome,
         reason=reason,
         missing=_lacking(ruled, reason),
@@ -148,8 +143,8 @@ def _judge(run: Run, claim: Claim, differ: Sequence[Deviation]) -> Verdict:
         threshold=ruled.threshold,
         paper=worst.paper if worst else ruled.paper,
         paper_alike=worst.paper_alike if worst else None,
-        favoured=sum(one.favour > 0 for one in decided),
-        opposed=sum(one.favour < 0 for one in decided),
+        favoured=sum(case.favour > 0 for case in decided),
+        opposed=sum(case.favour < 0 for case in decided),
         ours=worst.ours if worst else None,
         low=shown.low if shown else None,
         high=shown.high if shown else None,
@@ -159,7 +154,7 @@ def _judge(run: Run, claim: Claim, differ: Sequence[Deviation]) -> Verdict:
         seeds_needed=needed,
         detectable=shown.detectable if shown else None,
         needs=Needs(model.label, claim.trials, needed) if wanting and model else None,
-        conditions=tuple(one for one in differ if one.topic in topics) + tuple(ruled.conditions),
+        conditions=tuple(deviation for deviation in differ if deviation.topic in topics) + tuple(ruled.conditions),
         evidence=tuple(evidence),
     )
 
@@ -172,41 +167,41 @@ def _outcome(
         return "not tested", "people", None
     if not evidence:
         return "not tested", ruled.missing[0].why if ruled.missing else "no rows", None
-    enough = [one for one in evidence if _enough(one, ruled) and (one.exact or one.p is not None)]
-    against = [one for one in enough if one.favour < 0]
-    if enough == evidence and all(one.exact for one in evidence):
+    enough = [case for case in evidence if _enough(case, ruled) and (case.exact or case.p is not None)]
+    against = [case for case in enough if case.favour < 0]
+    if enough == evidence and all(case.exact for case in evidence):
         return "contradicted" if against else "supported", None, None
     if against:  # one of several is enough, so the least p counts as often as there are comparisons
-        return "contradicted", None, min(1.0, len(enough) * min(_p(one) for one in against))
+        return "contradicted", None, min(1.0, len(enough) * min(_p(case) for case in against))
     if ruled.missing:
         return "inconclusive", "some rows", None
     if len(enough) < len(evidence):
         return "inconclusive", "few seeds", None
-    return "supported", None, max(_p(one) for one in enough)
+    return "supported", None, max(_p(case) for case in enough)
 
 
 def _lacking(ruled: RuleOutcome, reason: Reason | None) -> tuple[Missing, ...]:
     """What is missing, for the reason alone where that is why the claim is not tested."""
-    whys = {one.why for one in ruled.missing}
-    return tuple(one for one in ruled.missing if reason not in whys or one.why == reason)
+    whys = {missing.why for missing in ruled.missing}
+    return tuple(missing for missing in ruled.missing if reason not in whys or missing.why == reason)
 
 
-def _enough(one: Evidence, ruled: RuleOutcome) -> bool:
-    return len(one.seeds) >= (ruled.seeds or (SEEDS if one.recovery == "none" else TUNED_SEEDS))
+def _enough(case: Evidence, ruled: RuleOutcome) -> bool:
+    return len(case.seeds) >= (ruled.seeds or (SEEDS if case.recovery == "none" else TUNED_SEEDS))
 
 
-def _p(one: Evidence) -> float:
-    return 1.0 if one.p is None else one.p
+def _p(case: Evidence) -> float:
+    return 1.0 if case.p is None else case.p
 
 
 def _topics(run: Run, evidence: Sequence[Evidence]) -> set[str]:
     """The topics of the conditions that a claim's rows depend on."""
     topics = {*ALWAYS}
-    if any(run.searched(one.row) or (one.baseline and run.searched(one.baseline)) for one in evidence):
+    if any(run.searched(case.row) or (case.baseline and run.searched(case.baseline)) for case in evidence):
         topics |= {*SEARCH}
-    if any(one.recovery != "none" for one in evidence):
+    if any(case.recovery != "none" for case in evidence):
         topics |= {*TUNING}
-    keys = {key for one in evidence for key in one.columns}
+    keys = {key for case in evidence for key in case.columns}
     topics |= {*ACCURACY} if any(key.endswith("_acc") for key in keys) else set()
     topics |= {"texts"} if any(key.endswith("_ppl") for key in keys) else set()
     return topics | ({"device"} if "latency_seconds" in keys else set())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 from scipy.stats import ttest_rel
 
-from reproducer.reporting.bootstrap import interval, of_error, of_errors, over_items, over_seeds
+from reproducer.reporting.bootstrap import interval, of_error, of_errors
 from reproducer.reporting.rules.effects import log_ratio, mapped, percent_change, points, share, share_above
 
 
@@ -22,19 +22,6 @@ def scores(seeds=5, items=60, columns=1, seed=0, gain=0.0, of_seed=0.05, of_item
         item = draw.normal(0, of_item, (1, items, 1)) + draw.normal(0, of_pair, (1, items, 1)) * [1, 0]
         made.append(item + luck + draw.normal(0, rest, (seeds, items, 2)) + np.array([gain, 0.0]))
     return made
-
-
-def test_resamples_have_the_means_that_a_loop_over_indices_gives():
-    pairs = scores(columns=2)
-    draws = 50
-    seeds = np.random.RandomState(2025 - 1).randint(5, size=(draws, 5))
-    for place, pair in enumerate(pairs):
-        items = np.random.RandomState(2025 + place).randint(60, size=(draws, 60))
-        for draw in range(draws):
-            expected = pair[seeds[draw]].mean(axis=(0, 1))
-            np.testing.assert_allclose(over_seeds(pairs, draws)[draw, place], expected, rtol=1e-12)
-            expected = pair[:, items[draw]].mean(axis=(0, 1))
-            np.testing.assert_allclose(over_items(pairs, draws)[draw, place], expected, rtol=1e-12)
 
 
 def test_the_interval_is_that_of_the_closed_form():
@@ -59,14 +46,6 @@ def test_of_one_item_it_is_the_paired_t_test():
     assert found.p == pytest.approx(test.pvalue, rel=0.1)
 
 
-def test_of_one_seed_it_is_the_paired_t_test_over_items():
-    (pair,) = scores(seeds=1, items=30, gain=0.1, of_pair=0.2)
-    found = interval([pair], log_ratio, draws=50_000)
-    test = ttest_rel(pair[0, :, 0], pair[0, :, 1])
-    assert found.distance == pytest.approx(test.statistic, rel=0.02)
-    assert found.p == pytest.approx(test.pvalue, rel=0.1)
-
-
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.floats(0.01, 10), st.integers(0, 60)), min_size=1, max_size=3), st.floats(-20, 20))
 def test_p_and_interval_agree(sources, value):
@@ -79,21 +58,11 @@ def test_p_and_interval_agree(sources, value):
     assert of_errors(value + 1.5, sources, threshold=1.5).p == pytest.approx(found.p, rel=1e-6, abs=1e-99)
 
 
-@pytest.mark.parametrize("seeds", [3, 5])
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        {"of_seed": 0.1, "of_pair": 0.0},
-        {"of_seed": 0.02, "of_pair": 0.0},
-        {"of_seed": 0.0, "of_pair": 0.3},
-        {"of_seed": 0.05, "of_pair": 0.3},
-        {"of_seed": 0.1, "of_pair": 0.3, "rest": 0.2},
-    ],
-)
-def test_intervals_cover_the_truth_at_least_as_often_as_they_say(seeds, sizes):
-    repeats, hit = 400, 0
+@pytest.mark.parametrize(("of_seed", "of_pair"), [(0.1, 0.0), (0.0, 0.3), (0.05, 0.3)])
+def test_intervals_cover_the_truth_at_least_as_often_as_they_say(of_seed, of_pair):
+    repeats, hit = 300, 0
     for seed in range(repeats):
-        pairs = scores(seeds, items=50, seed=seed, gain=0.2, **sizes)
+        pairs = scores(3, items=50, seed=seed, gain=0.2, of_seed=of_seed, of_pair=of_pair)
         found = interval(pairs, log_ratio, draws=200)
         hit += found.low <= 0.2 <= found.high
     assert hit / repeats > 0.95 - 3 * math.sqrt(0.95 * 0.05 / repeats)
@@ -131,14 +100,6 @@ def test_it_is_the_same_every_time_and_turns_with_its_sides():
     assert scaled.p == pytest.approx(first.p) and scaled.low == pytest.approx(10 * first.low)
 
 
-def test_more_seeds_and_more_items_tell_more():
-    few = interval(scores(seeds=3), points)
-    more = interval(scores(seeds=12), points)
-    assert more.high - more.low < few.high - few.low and more.detectable < few.detectable
-    alone = interval(scores(seeds=1, items=50), points)
-    assert 0 < alone.high - alone.low < math.inf  # over the items of one model
-
-
 def test_statistics_are_of_the_columns_means():
     means = np.array([[0.6, 0.5], [0.4, 0.4], [0.2, 0.3]])
     assert points(means) == pytest.approx(0.0)
@@ -161,7 +122,7 @@ def test_another_scale_moves_ends_and_what_is_detectable():
     assert found.detectable == pytest.approx(100 * (1 - math.exp(-half - student.ppf(0.8, 4) * 0.02)))
 
 
-@pytest.mark.parametrize("degrees", [0, 1, 2, 3, 4, 7, 49, 199])
+@pytest.mark.parametrize("degrees", [0, 1, 4, 49])
 def test_what_is_far_beyond_doubt_has_a_p_all_the_same(degrees):
     for error in (0.0, 1e-12, 1.0):
         found = of_errors(1e3, [(1e-9, degrees), (error, 49)])

@@ -41,15 +41,6 @@ def test_of_a_single_search_each_trial_is_a_point_and_the_best_baseline_a_line()
     assert list(baseline.get_ydata()) == [177.3, 177.3]
 
 
-def test_averages_have_a_panel_a_model_and_a_bar_a_row():
-    results = fake.table1()
-    both = fake.change(results, rows=[*results.rows, *fake.table1("other").rows])
-    figure = figures.averages(both, "accuracy")
-    assert len(figure.axes) == 2
-    widths = [bar.get_width() for bar in figure.axes[0].patches]
-    assert widths == pytest.approx([100 * r.metrics["average_acc"] for r in results.rows if r.method != "dense"])
-
-
 def test_perplexities_are_points_and_a_failed_one_is_marked():
     results = fake.quickstart()
     rows = [*results.rows]
@@ -100,15 +91,6 @@ def test_each_panel_has_room_for_its_own_perplexities():
         assert ax.get_xlim()[0] < drawn[0] and drawn[-1] < ax.get_xlim()[1]
 
 
-def test_long_names_are_broken_into_lines_and_not_cut():
-    name = "AdaPruner over the search's own texts, in four steps of equal size"
-    results = fake.table1()
-    rows = [fake.change(row, label=name) if row.method == "adapruner" else row for row in results.rows]
-    (ax,) = figures.averages(fake.change(results, rows=rows), "perplexity").axes
-    labels = [label.get_text() for label in ax.get_yticklabels()]
-    assert labels[-1].replace("\n", " ") == name and "\n" in labels[-1]
-
-
 def test_a_claims_effect_is_right_of_the_line_where_it_is_as_claimed():
     found = fake.four_verdicts()
     figure = figures.claims(found)
@@ -144,9 +126,7 @@ def test_the_papers_own_bars_stand_beside_ours():
     assert len(figures.averages(fake.quickstart(), "accuracy").axes) == 1
 
 
-@pytest.mark.parametrize(
-    "names", [["a", "b", "c", "d", "e"], ["a rather long name of a search"] * 4, ["x" * 60, "y" * 60]]
-)
+@pytest.mark.parametrize("names", [["a", "b", "c", "d", "e"], ["a rather long name of a search"] * 4])
 def test_a_legend_is_no_wider_than_its_figure(names):
     figure, (ax,) = axes.new_figure()
     for place, name in enumerate(names):
@@ -194,13 +174,6 @@ def test_the_band_reaches_from_the_least_to_the_greatest_seed():
     heights = band.get_paths()[0].vertices[:, 1]
     assert (heights.min(), heights.max()) == (2.0, 10.0)
     assert line.get_label() == "TPE (2 seeds)"
-
-
-def test_no_two_of_many_searches_look_the_same():
-    many = [search([10.0, 5.0 + i], label=f"TPE {i}") for i in range(20)]
-    (group,) = histories(many)
-    *drawn, _ = figures.convergence(group).axes[0].lines
-    assert len({(line.get_color(), line.get_linestyle()) for line in drawn}) == len(drawn) == 20
 
 
 def test_a_seed_that_starts_behind_the_end_of_another_does_no_harm():

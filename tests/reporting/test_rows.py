@@ -25,30 +25,14 @@ def shown(*values: float | None) -> list[tuple[float, str] | None]:
     return [None if value is None else (value, perplexity(value)) for value in values]
 
 
-def test_best_follows_the_direction():
-    assert best(shown(3.0, 1.0, 2.0), higher_is_better=False) == {1}
-    assert best(shown(3.0, 1.0, 2.0), higher_is_better=True) == {0}
-
-
 def test_ties_are_what_the_reader_cannot_tell_apart():
     assert best(shown(1.2341, 1.2339, 1.24), higher_is_better=False) == {0, 1}  # both read 1.23
     assert best(shown(1.2349, 1.2351, 1.26), higher_is_better=False) == {0}  # 1.23 and 1.24
 
 
-def test_missing_cells_and_single_cells_are_not_best():
-    assert best(shown(None, 5.0, None), higher_is_better=False) == set()
-    assert best(shown(None, 5.0, 4.0), higher_is_better=False) == {2}
-    assert best(shown(None, None), higher_is_better=False) == set()
-
-
 def results_table(results):
     (table,) = tables(results, "Results")
     return table
-
-
-def test_arrows_tell_the_direction_of_each_metric():
-    headers = results_table(fake.quickstart())[0]
-    assert {"Python topics↓", "Docstrings↓", "Quiz↑"} <= set(headers)
 
 
 def test_bold_leaves_out_dense_and_starts_again_in_every_block():
@@ -58,21 +42,6 @@ def test_bold_leaves_out_dense_and_starts_again_in_every_block():
         bold = [line["Method"] for line in of if line[header].startswith("**")]
         assert bold == ["AdaPruner", "AdaPruner"]  # once w/o, once with tuning; never dense, which is better
     assert [line["Tuning"] for line in table] == ["", "w/o tune", "", "", "", "", "w/ LoRA", "", "", "", ""]
-
-
-def test_a_ratio_is_a_block_of_its_own_and_so_is_a_label_of_a_recovery():
-    results = fake.quickstart()
-    worse = [
-        fake.change(row, metrics={k: (v or 0) * 0.9 for k, v in row.metrics.items()}, **more)
-        for more in ({"ratio": 0.5}, {"recovery": "own", "recovery_label": "one"}, {"recovery": "own"})
-        for row in results.rows
-        if row.method != "dense"
-    ]
-    rows = [*results.rows, *worse]
-    again = [fake.change(row, seed=1) for row in rows if row.method != "dense"]
-    table = results_table(fake.change(results, rows=[*rows, *again]))
-    assert sum(line["Quiz↑"].startswith("**") for line in table) == 4
-    assert [line["Tuning"] for line in table if line["Tuning"]] == ["w/o tune", "w/o tune", "w/ one", "w/ own"]
 
 
 def test_what_cannot_be_told_from_the_best_is_marked():
@@ -122,16 +91,6 @@ def test_lines_and_blocks_keep_the_order_of_the_rows():
     assert [line["method"] for line in found] == [*backwards[:5], *backwards]
     assert [len(block) for block in blocks(found)] == [5, 5, 1]
     assert lines([]) == []
-
-
-def test_what_was_measured_before_a_failure_is_shown_where_no_seed_finished():
-    half = fake.failed("vector", "boom", seed=1)
-    half = fake.change(half, metrics={"quiz_acc": 0.25})
-    assert lines([half])[0]["mean"] == {"quiz_acc": 0.25}
-    both = [fake.row("vector", {"quiz_acc": 0.5}), half]
-    assert lines(both)[0]["mean"]["quiz_acc"] == 0.5
-    line = results_table(fake.quickstart(rows=both, searches=[]))[0]
-    assert (line["Method"], line["Quiz↑"]) == ("Vector (1 of 2 seeds)", "50.0")
 
 
 def test_two_tables_look_the_same_in_both_formats():

@@ -10,8 +10,6 @@ import pytest
 from reproducer.paper import RowRef, load_item, paper
 from reproducer.reporting.bootstrap import holm
 from reproducer.reporting.deviations import deviations
-from reproducer.reporting.formats import MARKDOWN
-from reproducer.reporting.render import article, page
 from reproducer.reporting.verdicts import Verdict, verdicts
 from reproducer.stages.results import Results
 from tests.reporting.claimed import BASELINES, run
@@ -35,7 +33,7 @@ def test_a_claim_that_is_true_is_supported():
     accuracy, perplexity = found["untuned-accuracy"], found["untuned-perplexity"]
     for one in (accuracy, perplexity, found["untuned-over-llm-pruner"], found["untuned-retains-93"]):
         assert (one.outcome, one.reason, one.seeds, one.needs) == ("supported", None, 5, None)
-        assert one.p <= one.p_holm < 0.05 and one.on == "SmolLM2-135M" and one.in_kind
+        assert one.p <= one.p_holm < 0.05 and one.on == "SmolLM2-135M"
     assert accuracy.low > 0 and accuracy.unit == "points" and accuracy.favourable == "higher"
     assert perplexity.high < 0 and perplexity.unit == "per cent" and perplexity.favourable == "lower"
     rivals = ["LLM-Pruner-E1", "LLM-Pruner-E2", "Magnitude", "MoreauPruner", "Vector"]
@@ -71,13 +69,6 @@ def test_a_claim_that_is_false_is_contradicted():
     assert found["untuned-accuracy"].high < 0
 
 
-def test_one_baseline_that_is_better_contradicts_that_all_are_worse():
-    found = judged(run(GOOD | {"MoreauPruner": 0.85}))
-    assert found["untuned-accuracy"].outcome == "contradicted"
-    assert found["untuned-accuracy"].evidence[0].baseline == "MoreauPruner"
-    assert found["untuned-over-llm-pruner"].outcome == "supported"
-
-
 def test_too_few_seeds_are_inconclusive_and_say_what_it_takes():
     found = judged(run(GOOD, seeds=range(3)))
     one = found["untuned-accuracy"]
@@ -88,17 +79,6 @@ def test_too_few_seeds_are_inconclusive_and_say_what_it_takes():
     assert alone.outcome == "inconclusive" and all(
         e.conditional and e.interval.low < e.interval.high for e in alone.evidence
     )
-
-
-def test_seeds_are_those_of_the_effect_and_the_fewest_those_that_lack():
-    results = run(GOOD)
-    rows = [row for row in results.rows if row.label != "Magnitude" or row.seed < 2]
-    results = results.model_copy(update={"rows": rows})
-    one = judged(results)["untuned-accuracy"]
-    assert (one.outcome, one.reason, one.seeds) == ("inconclusive", "few seeds", 5)
-    assert one.evidence[0].baseline != "Magnitude" and min(len(e.seeds) for e in one.evidence) == 2
-    text = page(article(results), MARKDOWN).text
-    assert "over 5 seeds" in text and "2 of the 5 seeds that it takes" in text
 
 
 def test_tuned_rows_need_three_seeds():

@@ -14,9 +14,8 @@ from reproducer.reporting.cost import fronts
 from reproducer.reporting.figures.axes import WIDTH
 from reproducer.reporting.figures.by_method import averaged, averages
 from reproducer.reporting.figures.cost import front
+from reproducer.reporting.figures.curves import convergence, losses
 from reproducer.reporting.figures.effects import claims
-from reproducer.reporting.figures.searches import convergence
-from reproducer.reporting.figures.training import losses
 from reproducer.reporting.numbers import cut
 from reproducer.reporting.searches import histories
 from reproducer.reporting.verdicts import Verdict

@@ -23,24 +23,29 @@ def claims(verdicts: Sequence[Verdict]) -> Figure:
     """
     from matplotlib.ticker import MaxNLocator
 
-    known = [(number, one) for number, one in enumerate(verdicts, start=1) if one.low is not None]
+    known = [(number, verdict) for number, verdict in enumerate(verdicts, start=1) if verdict.low is not None]
     first = {number for _, members in first_screen(verdicts) for number, _ in members}
-    tested = [(number, one) for number, one in known if number in first] or known
-    units = list(dict.fromkeys(one.unit for _, one in tested))
-    panels = [[one for _, one in tested if one.unit == unit] for unit in units]
-    texts = [[wrapped(f"{number}. {one.text}", 58) for number, one in tested if one.unit == unit] for unit in units]
+    tested = [(number, verdict) for number, verdict in known if number in first] or known
+    units = list(dict.fromkeys(verdict.unit for _, verdict in tested))
+    panels = [[verdict for _, verdict in tested if verdict.unit == unit] for unit in units]
+    texts = [
+        [wrapped(f"{number}. {verdict.text}", 58) for number, verdict in tested if verdict.unit == unit]
+        for unit in units
+    ]
     heights = [0.65 + 0.24 * sum(text.count("\n") + 1.6 for text in of_panel) for of_panel in texts]
     figure, axes = new_figure(width=1.6 * WIDTH, heights=heights)
     for ax, panel, names in zip(axes, panels, texts, strict=True):
-        for y, one in enumerate(panel):
-            color = OUTCOMES[one.outcome]
-            if one.low is not None and one.high is not None:
-                ends = [_beyond(one, end) for end in (one.low, one.high)]
+        for y, verdict in enumerate(panel):
+            color = OUTCOMES[verdict.outcome]
+            if verdict.low is not None and verdict.high is not None:
+                ends = [_beyond(verdict, end) for end in (verdict.low, verdict.high)]
                 ax.plot(ends, [y, y], color=color, lw=2, solid_capstyle="butt", zorder=2)
-            if one.ours is not None:
-                ax.scatter(_beyond(one, one.ours), y, s=36, color=color, label=f"here: {one.outcome}", zorder=3)
-            if one.paper is not None:
-                ax.scatter(_beyond(one, one.paper), y, s=30, marker="D", facecolor="none", edgecolor="#333333",
+            if verdict.ours is not None:
+                ax.scatter(
+                    _beyond(verdict, verdict.ours), y, s=36, color=color, label=f"here: {verdict.outcome}", zorder=3
+                )
+            if verdict.paper is not None:
+                ax.scatter(_beyond(verdict, verdict.paper), y, s=30, marker="D", facecolor="none", edgecolor="#333333",
                            label="the paper", zorder=4)  # fmt: skip
         ax.axvline(0, color="#333333", lw=0.9, zorder=1)
         ax.spines["left"].set_visible(False)
@@ -53,6 +58,6 @@ def claims(verdicts: Sequence[Verdict]) -> Figure:
     return figure
 
 
-def _beyond(one: Verdict, value: float) -> float:
+def _beyond(verdict: Verdict, value: float) -> float:
     """How far an effect is beyond what the claim asks for; below 0 on the other side."""
-    return (value - (one.threshold or 0.0)) * (1 if one.favourable == "higher" else -1)
+    return (value - (verdict.threshold or 0.0)) * (1 if verdict.favourable == "higher" else -1)

@@ -76,8 +76,8 @@ def _each_pair(run: Run, claim: Claim, outcome: RuleOutcome, effect: Effect, tog
             for label, columns in measures:
                 key = columns[0].key if name == "tasks" and not together else name
                 theirs = effect.printed(ref.row(), other.row(), key)
-                one = _compare(run, line, against, label, columns, outcome, effect, theirs)
-                compared.append(one and _with_alike(one, name, effect, ref, other))
+                case = _compare(run, line, against, label, columns, outcome, effect, theirs)
+                compared.append(case and _with_alike(case, name, effect, ref, other))
             outcome.evidence += filter(None, compared)
             if not compared or None in compared:
                 outcome.lacks(Missing(measure_name(name), "no measure"))
@@ -152,8 +152,8 @@ def retains(run: Run, claim: Claim) -> RuleOutcome:
     outcome.paper = effect.printed(ref.row(), dense_ref.row(), measure)
     if both := _with_dense(run, claim, outcome):
         for label, columns in run.measures(measure, both[0]):
-            if one := _compare(run, *both, label, columns, outcome, effect, outcome.paper):
-                outcome.evidence.append(_with_alike(one, measure, effect, ref, dense_ref))
+            if case := _compare(run, *both, label, columns, outcome, effect, outcome.paper):
+                outcome.evidence.append(_with_alike(case, measure, effect, ref, dense_ref))
         if not outcome.evidence:
             outcome.lacks(Missing(measure_name(measure), "no measure"))
     return outcome

@@ -99,7 +99,7 @@ class RuleOutcome:
 
     def lacks(self, *missing: Missing) -> None:
         """Note what the run does not have, each once."""
-        self.missing += [one for one in missing if one not in self.missing]
+        self.missing += [lack for lack in missing if lack not in self.missing]
 
 
 def missing_rows(
