@@ -1,7 +1,6 @@
 """Instruction data for recovery, in Alpaca's format."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from reproducer.data.sources import Source, find_source
 
@@ -21,16 +20,6 @@ def instruction_source(name: str) -> Source:
     """
     endings = (".jsonl", ".jsonl.gz")  # a text file has no fields
     return find_source("instruction data", name, INSTRUCTIONS, "train", "output", endings=endings)
-
-
-def resolve_instructions(name: str) -> dict[str, Any]:
-    """Check a name and return its identity for a stage's key (JSON values). UserError as `instruction_source`."""
-    return instruction_source(name).identity()
-
-
-def instructions_fingerprints(name: str) -> dict[str, str]:
-    """Today's fingerprint of instruction data, without parsing it, by its name."""
-    return {name: instruction_source(name).fingerprint()}
 
 
 def load_instructions(name: str, limit: int | None = None) -> list[dict[str, str]]:

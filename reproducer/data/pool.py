@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from reproducer.data.files import DataError
 from reproducer.data.text import Text, Tokenizer, windows
@@ -16,22 +16,6 @@ if TYPE_CHECKING:
     import torch
 
 BEHIND = 2  # windows whose text stands for one: another tokenizer may need more of it
-
-
-class Samples(Protocol):
-    """A pool."""
-
-    @property
-    def ids(self) -> torch.Tensor:
-        """LongTensor [pool, length], each row a possible sample."""
-
-    def __len__(self) -> int: ...
-
-    def text(self, index: int) -> str:
-        """Text that begins with what row `index` of `ids` holds."""
-
-    def draw(self, samples: int, seed: int) -> list[int]:
-        """Ascending rows of `ids`, drawn without replacement. DataError names the data set that has too few."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +40,9 @@ class Pool:
         return len(self.ids)
 
     def draw(self, samples: int, seed: int) -> list[int]:
-        """Rows of `ids` drawn as `draw` does. DataError names the data set where the pool is too small."""
+        """Ascending rows of `ids`, drawn as `draw` does. DataError names the data set where the pool is too small."""
         if samples > len(self):
-            small = _too_few_windows if self.windows else _too_small
-            raise small(samples, self.ids.shape[1], self.source, len(self))
+            raise _too_small(samples, self.ids.shape[1], self.source, len(self), self.windows)
         return draw(len(self), samples, seed)
 
 
@@ -93,23 +76,27 @@ class Mix:
 
     def draw(self, samples: int, seed: int) -> list[int]:
         """As many rows of each pool as its share says, each pool drawn as `draw` does."""
-        found: list[int] = []
+        rows: list[int] = []
         start = 0
-        for place, (pool, count) in enumerate(zip(self.pools, apportioned(samples, self.shares), strict=True)):
-            # pools of equal sizes would give the same places for the same seed
-            found += [start + index for index in pool.draw(count, seed + place * 2**32)]
+        for number, (pool, count) in enumerate(zip(self.pools, apportioned(samples, self.shares), strict=True)):
+            # pools of equal sizes would give the same rows for the same seed
+            rows += [start + index for index in pool.draw(count, seed + number * 2**32)]
             start += len(pool)
-        return found
+        return rows
+
+
+Samples = Pool | Mix
+"""What samples are drawn from: `ids` is a LongTensor [pool, length], each row a possible sample."""
 
 
 def apportioned(count: int, shares: Sequence[float]) -> list[int]:
     """`count` divided in these shares, by the largest remainders; of equal ones the first wins."""
     exact = [count * share for share in shares]
-    whole = [math.floor(value + 1e-9) for value in exact]
-    order = sorted(range(len(shares)), key=lambda place: (whole[place] - exact[place], place))
-    for place in order[: count - sum(whole)]:
-        whole[place] += 1
-    return whole
+    parts = [math.floor(value + 1e-9) for value in exact]
+    by_remainder = sorted(range(len(shares)), key=lambda index: (parts[index] - exact[index], index))
+    for index in by_remainder[: count - sum(parts)]:
+        parts[index] += 1
+    return parts
 
 
 def calibration_pool(text: Text, tokenizer: Tokenizer, length: int, size: int | None = None) -> Pool:
@@ -156,15 +143,15 @@ def window_pool(text: Text, tokenizer: Any, length: int, size: int | None = None
     Raises:
         DataError: the text has fewer windows than `size`, or none.
     """
-    whole = windows(text, tokenizer, length)
-    if size is not None and size > len(whole):
-        raise _too_few_windows(size, length, text, len(whole))
+    every = windows(text, tokenizer, length)
+    if size is not None and size > len(every):
+        raise _too_small(size, length, text, len(every), windows=True)
 
-    def begun(index: int) -> str:
-        tokens: str = tokenizer.decode(whole[index : index + BEHIND].flatten(), skip_special_tokens=True)
-        return tokens
+    def beginning(index: int) -> str:
+        following = every[index : index + BEHIND].flatten()
+        return str(tokenizer.decode(following, skip_special_tokens=True))
 
-    return Pool(whole[:size], text, begun, range(len(whole))[:size], windows=True)
+    return Pool(every[:size], text, beginning, range(len(every))[:size], windows=True)
 
 
 def cut_samples(passages: list[str], tokenizer: Tokenizer, length: int) -> torch.Tensor:
@@ -209,14 +196,11 @@ def _tokenise(tokenizer: Tokenizer, passages: list[str]) -> list[list[int]]:
     return tokenizer(passages, verbose=False)["input_ids"] if passages else []
 
 
-def _too_few_windows(asked: int, length: int, text: Text, found: int) -> DataError:
+def _too_small(asked: int, length: int, text: Text, found: int, windows: bool = False) -> DataError:
+    if windows:
+        message = f"asked for {asked:,} windows of {length} tokens; there are {found:,} of {text.name} ({text.role})"
+        return DataError(message)
     return DataError(
-        f"asked for {asked:,} windows of {length} tokens; there are {found:,} of {text.name} ({text.role})"
-    )
-
-
-def _too_small(samples: int, length: int, text: Text, found: int) -> DataError:
-    return DataError(
-        f"asked for {samples} samples of at least {length} tokens; the pool has {found} "
+        f"asked for {asked} samples of at least {length} tokens; the pool has {found} "
         f"(dataset {text.name}, {len(text.passages)} passages, {found} long enough)"
     )

@@ -6,7 +6,7 @@ Any other task that lm-eval knows can be named as well, with its own metric and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -88,9 +88,9 @@ class Task:
             DataError: not found or damaged; a missing field or a label out of range, with file, line and field.
         """
         rows = self.source.read()
-        if check := _CHECKS.get(self.name):
+        if self.name in _FIELDS:
             for index, row in enumerate(rows.rows):
-                check(_Row(rows, index, row))
+                _check(rows, index, row, _FIELDS[self.name])
         return rows
 
 
@@ -149,84 +149,58 @@ def _lm_eval_task(name: str, own_data: bool) -> Task:
 
 
 @dataclass(frozen=True)
-class _Row:
-    """A row whose fields are asked for one by one; each method raises the DataError of what is wrong."""
+class _Fields:
+    """What the rows of a task hold: fields that are texts, one with choices, and the label with its possible values.
 
-    rows: Rows
-    index: int
-    row: Mapping[str, Any]
+    Without such values the choices have `text` and `label`, and a row's label is one of its letters.
+    """
 
-    def value(self, field: str) -> Any:
-        if field not in self.row:
-            self.rows.fail(self.index, field, f"is missing; there are: {', '.join(self.row)}")
-        return self.row[field]
-
-    def texts(self, *fields: str) -> None:
-        for field in fields:
-            if not isinstance(value := self.value(field), str):
-                self.rows.fail(self.index, field, f"is not text: {value!r}")
-
-    def text_list(self, field: str, value: Any, count: int | None = None) -> list[str]:
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            self.rows.fail(self.index, field, f"is not a list of texts: {value!r}")
-        if len(value) < 2 or len(value) != (count or len(value)):
-            self.rows.fail(self.index, field, f"has {len(value)} choices, not {count or 'two or more'}")
-        if "" in value:
-            self.rows.fail(self.index, field, f"holds an empty choice: {value!r}")  # acc_norm divides by its length
-        return value
-
-    def label(self, field: str, allowed: list[Any]) -> None:
-        value = self.value(field)
-        if type(value) is not type(allowed[0]) or value not in allowed:  # True and 1.0 are equal to 1
-            self.rows.fail(self.index, field, f"is {value!r}; a label is one of {', '.join(map(repr, allowed))}")
+    texts: str
+    label: str
+    labels: Sequence[Any] = ()
+    choices: str | None = None
 
 
-def _boolq(row: _Row) -> None:
-    row.texts("passage", "question")
-    row.label("label", [0, 1])
-
-
-def _piqa(row: _Row) -> None:
-    row.texts("goal", "sol1", "sol2")
-    row.label("label", [0, 1])
-
-
-def _hellaswag(row: _Row) -> None:
-    row.texts("activity_label", "ctx_a", "ctx_b")
-    row.text_list("endings", row.value("endings"), 4)
-    row.label("label", ["0", "1", "2", "3"])
-
-
-def _winogrande(row: _Row) -> None:
-    row.texts("sentence", "option1", "option2")
-    if "_" not in row.row["sentence"]:
-        row.rows.fail(row.index, "sentence", "has no gap ('_')")
-    row.label("answer", ["1", "2"])
-
-
-def _lettered(row: _Row, question: str) -> None:
-    row.texts(question)
-    choices = row.value("choices")
-    if not isinstance(choices, Mapping) or not {"text", "label"} <= choices.keys():
-        row.rows.fail(row.index, "choices", "is not an object of 'text' and 'label'")
-    letters = row.text_list("choices.label", choices["label"])
-    row.text_list("choices.text", choices["text"], len(letters))
-    row.label("answerKey", letters)
-
-
-def _quiz(row: _Row) -> None:
-    row.texts("id", "question")
-    row.text_list("choices", row.value("choices"), QUIZ_CHOICES)
-    row.label("answer", list(range(QUIZ_CHOICES)))
-
-
-_CHECKS: Mapping[str, Callable[[_Row], None]] = {
-    "boolq": _boolq,
-    "piqa": _piqa,
-    "hellaswag": _hellaswag,
-    "winogrande": _winogrande,
-    "arc_easy": lambda row: _lettered(row, "question"),
-    "arc_challenge": lambda row: _lettered(row, "question"),
-    "openbookqa": lambda row: _lettered(row, "question_stem"),
-    "quiz": _quiz,
+_FIELDS: Mapping[str, _Fields] = {
+    "boolq": _Fields("passage question", "label", [0, 1]),
+    "piqa": _Fields("goal sol1 sol2", "label", [0, 1]),
+    "hellaswag": _Fields("activity_label ctx_a ctx_b", "label", ["0", "1", "2", "3"], "endings"),
+    "winogrande": _Fields("sentence option1 option2", "answer", ["1", "2"]),
+    "arc_easy": _Fields("question", "answerKey", choices="choices"),
+    "arc_challenge": _Fields("question", "answerKey", choices="choices"),
+    "openbookqa": _Fields("question_stem", "answerKey", choices="choices"),
+    "quiz": _Fields("id question", "answer", range(QUIZ_CHOICES), "choices"),
 }
+
+
+def _check(rows: Rows, index: int, row: Mapping[str, Any], fields: _Fields) -> None:
+    """DataError for a row that does not hold what the task needs."""
+    labels, choices = fields.labels, fields.choices
+    for field in (*fields.texts.split(), *([choices] if choices else []), fields.label):
+        if field not in row:
+            rows.fail(index, field, f"is missing; there are: {', '.join(row)}")
+    for field in fields.texts.split():
+        if not isinstance(row[field], str):
+            rows.fail(index, field, f"is not text: {row[field]!r}")
+    if "_" not in row.get("sentence", "_"):
+        rows.fail(index, "sentence", "has no gap ('_')")
+    if choices and labels:
+        _check_texts(rows, index, choices, row[choices], len(labels))
+    elif choices:
+        if not isinstance(row[choices], Mapping) or not {"text", "label"} <= row[choices].keys():
+            rows.fail(index, choices, "is not an object of 'text' and 'label'")
+        labels = row[choices]["label"]
+        _check_texts(rows, index, "choices.label", labels)
+        _check_texts(rows, index, "choices.text", row[choices]["text"], len(labels))
+    label = row[fields.label]
+    if type(label) is not type(labels[0]) or label not in labels:  # True and 1.0 are equal to 1
+        rows.fail(index, fields.label, f"is {label!r}; a label is one of {', '.join(map(repr, labels))}")
+
+
+def _check_texts(rows: Rows, index: int, field: str, value: Any, count: int | None = None) -> None:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        rows.fail(index, field, f"is not a list of texts: {value!r}")
+    if len(value) < 2 or len(value) != (count or len(value)):
+        rows.fail(index, field, f"has {len(value)} choices, not {count or 'two or more'}")
+    if "" in value:
+        rows.fail(index, field, f"holds an empty choice: {value!r}")  # acc_norm divides by its length

@@ -112,15 +112,6 @@ def text_label(name: str) -> str:
     return TEXTS[name].label if name in TEXTS else name
 
 
-def resolve_text(name: str, role: str) -> dict[str, Any]:
-    """Check a text's name and return its identity for a stage's key (JSON values), with nothing read.
-
-    Raises:
-        UserError: as `text_source`.
-    """
-    return text_source(name, role).identity()
-
-
 def text_fingerprints(name: str, role: str) -> dict[str, str]:
     """Today's fingerprint of a text, without parsing it, by its name and role: `{"ptb (report)": …}`."""
     return {f"{name} ({role})": text_source(name, role).fingerprint()}

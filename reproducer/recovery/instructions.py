@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from reproducer.data.instructions import instructions_fingerprints, load_instructions, resolve_instructions
+from reproducer.data.instructions import instruction_source, load_instructions
 from reproducer.errors import UserError
 from reproducer.recovery.registry import Job, Recovery
 from reproducer.spec import Count, Name, NonEmpty, Positive, Tokens, mistake
@@ -69,10 +69,11 @@ class InstructionTuning(Recovery):
         return {"cutoff": self.cutoff}
 
     def sources(self) -> dict[str, Any]:
-        return {"dataset": resolve_instructions(self.dataset or DATASET)}
+        return {"dataset": instruction_source(self.dataset or DATASET).identity()}
 
     def fingerprints(self) -> dict[str, str]:
-        return instructions_fingerprints(self.dataset or DATASET)
+        name = self.dataset or DATASET
+        return {name: instruction_source(name).fingerprint()}
 
     def before(self, job: Job) -> Sequence[Phase]:
         """What the weights are trained on before the instructions: nothing, unless a kind says otherwise."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from reproducer.data.text import load_text, resolve_text, text_fingerprints
+from reproducer.data.text import load_text, text_fingerprints, text_source
 from reproducer.errors import UserError
 from reproducer.recovery.instructions import TextPasses
 from reproducer.recovery.lora import Lora
@@ -72,7 +72,7 @@ class TwoSource(Lora):
         return {**super().lengths(), "text_length": self.text_length}
 
     def sources(self) -> dict[str, Any]:
-        return {**super().sources(), "text": resolve_text(self.text or TEXT, "calibration")}
+        return {**super().sources(), "text": text_source(self.text or TEXT, "calibration").identity()}
 
     def fingerprints(self) -> dict[str, str]:
         return {**super().fingerprints(), **text_fingerprints(self.text or TEXT, "calibration")}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from reproducer.data.text import resolve_text, text_fingerprints
+from reproducer.data.text import text_fingerprints, text_source
 from reproducer.facts import Facts
 from reproducer.queue import Artifact, Context, Outcome, Result, Stage, describe_machine
 from reproducer.spec import PruneSpec, Section, Spec
@@ -50,7 +50,7 @@ class TextSource(Value):
     @classmethod
     def of(cls, name: str, role: Literal["report", "search", "calibration"]) -> Self:
         """UserError: there is no such text, or it cannot serve for this."""
-        return cls(name=name, role=role, source=resolve_text(name, role))
+        return cls(name=name, role=role, source=text_source(name, role).identity())
 
     def fingerprints(self) -> dict[str, str]:
         """Today's digest of the text, by its name and role."""

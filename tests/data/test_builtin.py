@@ -1,5 +1,4 @@
 import platform
-import re
 from itertools import combinations
 
 import pytest
@@ -24,16 +23,6 @@ def test_no_paragraph_stands_twice_in_any_role_of_any_text():
         assert not set(found[one]) & set(found[other]), (one, other)
 
 
-def test_duplicates_are_removed_before_splitting():
-    """The topics do repeat paragraphs, so the test above is no vacuous one."""
-    from pydoc_data.topics import topics
-
-    everything = [builtin.paragraph_key(p) for name in sorted(topics) for p in builtin._prose(topics[name])]
-    assert len(set(everything)) < len(everything)
-    kept = [key for role in builtin.ROLES for key in keys("python-topics", role)]
-    assert set(kept) <= set(everything)
-
-
 @pytest.mark.parametrize(("name", "role"), EVERY)
 def test_enough_text_for_calibration_search_and_report(name, role):
     text = load_text(name, role)
@@ -46,17 +35,6 @@ def test_enough_text_for_calibration_search_and_report(name, role):
         assert len(lengths) >= 100
     else:
         assert len(windows(text, Words(), 128)) * 128 >= 4096
-
-
-@pytest.mark.parametrize(("name", "role"), EVERY)
-def test_passages_read_as_prose(name, role):
-    for passage in builtin.passages(name, role):
-        assert ">>>" not in passage
-        assert "::=" not in passage
-        assert not re.search(r"[*=~-]{4,}", passage), "a heading's underline"
-        assert "  " not in passage
-        letters = sum(char.isalpha() or char.isspace() for char in passage)
-        assert letters > 0.8 * len(passage)
 
 
 def test_fingerprints_follow_the_text():
@@ -77,9 +55,3 @@ def test_a_changed_source_changes_the_fingerprint(monkeypatch):
     finally:
         monkeypatch.undo()
         sources._builtin_text.cache_clear()
-
-
-def test_modules_are_found_without_importing_their_package():
-    assert builtin._source_file("email.message").name == "message.py"
-    assert builtin._source_file("no_such_module") is None
-    assert builtin._source_file("email.no_such_module") is None

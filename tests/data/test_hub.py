@@ -76,30 +76,6 @@ def test_a_lazy_column_serves_as_passages(converted):
     assert pool.text(0) == SENTENCES[0]
 
 
-def test_a_field_that_the_conversion_lacks(converted):
-    with pytest.raises(DataError, match=r"row 0: field 'text' is missing; there are: sentence"):
-        load_text("ptb-text-only/ptb_text_only:penn_treebank:validation", "report")
-
-
-def test_a_split_that_the_hub_lacks(converted):
-    with pytest.raises(
-        DataError, match=r"split train\) was not found(?s:.*)hub, revision refs/convert/parquet: ValueError"
-    ):
-        Source("ptb-text-only/ptb_text_only", "penn_treebank", "train").read()
-
-
-def test_other_configurations_go_by_name(monkeypatch):
-    import datasets
-
-    asked = {}
-    monkeypatch.setattr(datasets, "load_dataset", lambda path, **options: asked.update(options) or [{"text": "x"}])
-    Source("Salesforce/wikitext", "wikitext-2-raw-v1", "train").read()
-    assert asked == {"name": "wikitext-2-raw-v1", "split": "train", "revision": hub.REVISIONS["Salesforce/wikitext"]}
-    asked.clear()
-    Source(f"org/set@{COMMIT}", "default", "train").read()
-    assert asked == {"split": "train", "revision": COMMIT}
-
-
 def test_unreachable_without_a_mirror(unreachable, no_mirror):
     with pytest.raises(DataError) as error:
         load_text("wikitext2", "report")

@@ -37,12 +37,6 @@ def test_windows_follow_llm_pruners_protocol(name, role):
     assert cut.flatten().tolist() == ids[: len(ids) // 128 * 128]
 
 
-def test_wikitext_is_the_canonical_file():
-    """The hub's rows are the lines of the file, 1,290,590 bytes long, except that blank lines lost their blank."""
-    lines = [row or " \n" for row in load_text("wikitext2", "report").passages]
-    assert len("".join(lines).encode()) == 1_290_590
-
-
 @pytest.mark.parametrize("name", ["wikitext2", "ptb"])
 def test_search_and_report_share_hardly_a_long_passage(name):
     """PTB's newspaper prints the same legends below its tables day after day: 10 sentences of 2,756."""

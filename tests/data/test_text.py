@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from reproducer.data.files import DataError
-from reproducer.data.text import TEXTS, load_text, resolve_text, text_fingerprints, windows
+from reproducer.data.text import TEXTS, load_text, text_fingerprints, text_source, windows
 from reproducer.errors import UserError
 from tests.data.conftest import Words
 
@@ -34,20 +34,9 @@ def test_windows_are_the_tokens_of_the_whole_text_in_order(wikitext, length, fir
     assert windows(wikitext, Words(first), length, limit=1000).equal(cut)
 
 
-def test_a_text_is_tokenised_once(wikitext, words):
-    windows(wikitext, words, 3)
-    assert words.calls == 1
-
-
 def test_a_text_shorter_than_a_window(wikitext, words):
     with pytest.raises(DataError, match=r"text 'wikitext2' has \d+ tokens, too few for one window of 128"):
         windows(wikitext, words, 128)
-
-
-def test_a_text_of_blank_rows(mirror):
-    mirror("org/set", "default", "test", [{"text": ""}, {"text": " \n"}])
-    with pytest.raises(DataError, match="field 'text' holds no text in any of 2 rows"):
-        load_text("org/set", "report")
 
 
 def test_roles_of_the_catalogue_never_share_a_split():
@@ -60,24 +49,24 @@ def test_roles_of_the_catalogue_never_share_a_split():
 def test_resolving_reads_nothing(no_mirror, unreachable):
     for entry in TEXTS.values():
         for role, source in entry.sources.items():
-            identity = resolve_text(entry.name, role)
+            identity = text_source(entry.name, role).identity()
             assert json.loads(json.dumps(identity)) == identity == source.identity()
 
 
 def test_the_split_of_a_hub_data_set_follows_the_role():
-    splits = {role: resolve_text("org/set", role)["split"] for role in ("report", "search", "calibration")}
+    splits = {role: text_source("org/set", role).split for role in ("report", "search", "calibration")}
     assert splits == {"report": "test", "search": "validation", "calibration": "train"}
-    assert {resolve_text("org/set::dev", role)["split"] for role in splits} == {"dev"}
+    assert {text_source("org/set::dev", role).split for role in splits} == {"dev"}
 
 
 def test_an_unknown_text_gets_the_nearest_name():
     with pytest.raises(UserError, match=r"(?s)unknown text 'wikitext'.*did you mean 'wikitext2'.*org/dataset"):
-        resolve_text("wikitext", "report")
+        text_source("wikitext", "report")
 
 
 def test_a_role_that_a_text_does_not_have():
     with pytest.raises(UserError, match=r"(?s)'gutenberg' cannot serve for report, only for calibration.*wikitext2"):
-        resolve_text("gutenberg", "report")
+        text_source("gutenberg", "report")
 
 
 def test_a_file_of_ones_own(tmp_path):
@@ -87,4 +76,4 @@ def test_a_file_of_ones_own(tmp_path):
     with pytest.raises(DataError, match=r"own\.jsonl:1: field 'text' is missing; there are: body"):
         load_text(str(path), "report")
     with pytest.raises(UserError, match=r"gone\.txt does not exist"):
-        resolve_text(str(tmp_path / "gone.txt"), "report")
+        text_source(str(tmp_path / "gone.txt"), "report")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
-from reproducer.data.instructions import resolve_instructions
+from reproducer.data.instructions import instruction_source
 from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of, family_of
 from reproducer.recovery.lora import Lora
@@ -304,5 +304,5 @@ def test_a_profile_may_replace_the_default_data_set_and_no_other():
     asked = []
     replaced = Lora().resolved(lambda *what: asked.append(what) or "builtin-instructions")
     assert asked == [("datasets", "alpaca")] and replaced.dataset == "builtin-instructions"
-    assert replaced.sources() == {"dataset": resolve_instructions("builtin-instructions")}
+    assert replaced.sources() == {"dataset": instruction_source("builtin-instructions").identity()}
     assert lora().resolved(lambda *what: "other") == lora()
