@@ -66,12 +66,14 @@ def export(
     if plan is not None:
         plan.check_base(model)
         cut = plan.apply(model)
-    found = card_of(model, plan, base or base_of(model), format, name or Path(directory).name, type)
-    return write(cut, plan, Path(directory), found, tokenizer=tokenizer, origin=origin)
+    card = card_of(model, plan, base or base_of(model), format, name or Path(directory).name, type)
+    return write(cut, plan, Path(directory), card, tokenizer=tokenizer, origin=origin)
 
 
 def card_of(model: nn.Module, plan: Plan | None, base: Base, format: str, name: str, type: str | None = None) -> Card:
     """As much of a card as is known before `model` is cut."""
+    from reproducer.models.architecture import parameter_count
+
     card = Card(name=name, format=format, base=base, type=type)
     if plan is None:
         return card
@@ -80,7 +82,7 @@ def card_of(model: nn.Module, plan: Plan | None, base: Base, format: str, name: 
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return replace(
         card,
-        parameters_before=_parameters(model),
+        parameters_before=parameter_count(model),
         method=plan.method,
         settings=plan.settings,
         changed=len(plan.tensors),
@@ -93,39 +95,30 @@ def write(
     cut: Any,
     plan: Plan | None,
     directory: Path,
-    found: Card,
+    card: Card,
     *,
     tokenizer: Any,
     origin: Origin | None = None,
     files: Mapping[str, str] | None = None,
 ) -> Path:
-    """What `export` does, with a model that is cut already.
+    """What `export` does, with a model that is cut already; `files`: further ones, text by name."""
+    from reproducer.models.architecture import parameter_count
 
-    Args:
-        found: the card but for what the cut model tells.
-        files: further ones, text by name.
-    """
-    writes = writer(found.format, found.type)
+    write_model = writer(card.format, card.type)
     directory = directory.expanduser().absolute()
     with new_folder(directory) as folder:
-        writes(cut, _tokenizer(tokenizer, cut), folder, found.type)
-        found = replace(
-            found,
-            parameters=_parameters(cut),
+        write_model(cut, _tokenizer(tokenizer, cut), folder, card.type)
+        card = replace(
+            card,
+            parameters=parameter_count(cut),
             layers=_layers(cut, plan),
             remote_code=any(folder.glob("modeling_*.py")),
             versions={package: importlib.metadata.version(package) for package in PACKAGES},
             origin=origin,
         )
-        for name, text in {**(files or {}), "README.md": card_text(found)}.items():
+        for name, text in {**(files or {}), "README.md": card_text(card)}.items():
             (folder / name).write_text(text, encoding="utf-8")
     return directory
-
-
-def _parameters(model: Any) -> int:
-    from reproducer.models.architecture import parameter_count
-
-    return parameter_count(model)
 
 
 def _layers(cut: Any, plan: Plan | None) -> list[Layer]:

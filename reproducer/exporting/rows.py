@@ -10,16 +10,14 @@ from typing import Any
 
 from reproducer.errors import UserError, nearest
 from reproducer.exporting.folder import check_new
-from reproducer.queue import Artifact, Outcome
+from reproducer.queue import Artifact, Outcome, Result
 from reproducer.reporting.card import Origin, form_of
 from reproducer.reporting.numbers import cut, tuning
-from reproducer.stages.base import PLAN
+from reproducer.stages.base import PLAN, Edit, apply_edits
 from reproducer.stages.expand import Expansion, Row
-from reproducer.stages.recovery import Recover
 from reproducer.stages.resolve import DENSE
 from reproducer.stages.results import Results
-
-MAKING = ("model", "plan", "recovery")  # roles of the stages that a model is made of
+from reproducer.stages.results import Row as MeasuredRow
 
 
 def find_row(expansion: Expansion, wanted: Namespace) -> Row:
@@ -36,15 +34,14 @@ def find_row(expansion: Expansion, wanted: Namespace) -> Row:
     if not labelled:
         labels = list(dict.fromkeys(row.label for row in expansion.rows))
         raise UserError(f"{expansion.spec.name} has no row '{wanted.row}'", nearest(wanted.row, labels))
-    found = [row for row in labelled if _fits(row, wanted)]
-    if not found:
-        raise UserError(
-            f"no row '{wanted.row}' of {expansion.spec.name} is like that", f"there are:\n{_listed(labelled)}"
-        )
-    if len(found) > 1:
-        hint = f"choose one with --model, --ratio, --recovery or --seed:\n{_listed(found)}"
-        raise UserError(f"{len(found)} rows of {expansion.spec.name} are called '{wanted.row}'", hint)
-    return found[0]
+    fitting = [row for row in labelled if _fits(row, wanted)]
+    if not fitting:
+        message = f"no row '{wanted.row}' of {expansion.spec.name} is like that"
+        raise UserError(message, f"there are:\n{_listed(labelled)}")
+    if len(fitting) > 1:
+        hint = f"choose one with --model, --ratio, --recovery or --seed:\n{_listed(fitting)}"
+        raise UserError(f"{len(fitting)} rows of {expansion.spec.name} are called '{wanted.row}'", hint)
+    return fitting[0]
 
 
 def _fits(row: Row, wanted: Namespace) -> bool:
@@ -66,17 +63,21 @@ def row_name(row: Row) -> str:
 
 def shrunk(results: Results, row: Row) -> str:
     """What a model had before and has now, for a person."""
-    dense, now = (
-        next(one for one in results.rows if one.model == row.model and one.method == DENSE),
-        next(one for one in results.rows if one.stages == {role: stage.key for role, stage in row.stages.items()}),
-    )
+    dense = next(other for other in results.rows if other.model == row.model and other.method == DENSE)
+    now = result_of(results, row)
     parts = [f"{dense.params:,} parameters before, {now.params:,} now"] if dense.params and now.params else []
     for column in results.columns:
-        before, after = (one.metrics.get(column.key) for one in (dense, now))
+        before, after = (result.metrics.get(column.key) for result in (dense, now))
         if column.kind == "perplexity" and before is not None and after is not None:
             form = form_of(column)
             parts.append(f"perplexity of {column.label} {form(before)} before, {form(after)} now")
     return "; ".join(parts)
+
+
+def result_of(results: Results, row: Row) -> MeasuredRow:
+    """What results.json has of a row."""
+    keys = {role: stage.key for role, stage in row.stages.items()}
+    return next(result for result in results.rows if result.stages == keys)
 
 
 def _listed(rows: Sequence[Row]) -> str:
@@ -84,28 +85,27 @@ def _listed(rows: Sequence[Row]) -> str:
 
 
 def check_made(expansion: Expansion, outcome: Outcome, row: Row) -> dict[str, Artifact]:
-    """The artifacts that the row's model is made of, by role.
+    """The artifacts of the row's base model and of the edits made to it, by role.
 
     Raises:
         UserError: one of them failed or has not run; says which rows could be exported.
     """
-    found = {}
-    for role in MAKING:
-        if role not in row.stages:
-            continue
-        result = outcome[row.stages[role]]
+
+    def results_of(row: Row) -> dict[str, Result]:
+        return {
+            role: outcome[stage] for role, stage in row.stages.items() if role == "model" or isinstance(stage, Edit)
+        }
+
+    artifacts = {}
+    for role, result in results_of(row).items():
         if result.artifact is None:
-            ready = [one for one in expansion.rows if _is_made(outcome, one)]
+            ready = [other for other in expansion.rows if all(made.artifact for made in results_of(other).values())]
             failed = result.status in ("failed", "blocked")
             message = f"the row '{row_name(row)}' " + (f"failed: {result.message}" if failed else "is not in the store")
             hint = f"rows that are:\n{_listed(ready)}" if ready else "run the spec first, with the same --store"
             raise UserError(message, hint)
-        found[role] = result.artifact
-    return found
-
-
-def _is_made(outcome: Outcome, row: Row) -> bool:
-    return all(outcome[row.stages[role]].artifact for role in MAKING if role in row.stages)
+        artifacts[role] = result.artifact
+    return artifacts
 
 
 def export_row(
@@ -120,7 +120,7 @@ def export_row(
     name: str | None = None,
     files: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write the model of a row, its recovery merged into its weights, to a new folder.
+    """Write the model of a row, its edits merged into its weights, to a new folder.
 
     Args:
         results: of the whole spec, for the card.
@@ -136,19 +136,17 @@ def export_row(
     from reproducer.models.load import load_model
     from reproducer.pruning.plan import Plan
 
-    made = check_made(expansion, outcome, row)
+    folders = {role: artifact.directory for role, artifact in check_made(expansion, outcome, row).items()}
     check_new(directory)
-    told = next(one for one in results.rows if one.stages == {role: stage.key for role, stage in row.stages.items()})
-    model = next(one for one in expansion.found.models if one.name == row.model)
+    model = next(other for other in expansion.found.models if other.name == row.model)
     cut_model: Any
-    cut_model, tokenizer = load_model(made["model"].directory, model.state.dtype)
-    base = base_of_entry(model.entry, made["model"].directory)
-    plan = Plan.load(made["plan"].directory / PLAN) if "plan" in made else None
-    found = card_of(cut_model, plan, base, format, name or directory.name, type)
+    cut_model, tokenizer = load_model(folders["model"], model.state.dtype)
+    plan = Plan.load(folders["plan"] / PLAN) if "plan" in folders else None
     if plan is not None:
         plan.check_base(cut_model)
-        plan.apply_(cut_model)
-    recovery = row.stages.get("recovery")
-    if isinstance(recovery, Recover):
-        cut_model = recovery.how.apply(cut_model, made["recovery"].directory, merge=True)
-    return write(cut_model, plan, directory, found, tokenizer=tokenizer, origin=Origin(results, told), files=files)
+    base = base_of_entry(model.entry, folders["model"])
+    card = card_of(cut_model, plan, base, format, name or directory.name, type)
+    edits = [stage for stage in row.stages.values() if isinstance(stage, Edit)]
+    cut_model = apply_edits(cut_model, edits, folders, merge=True)
+    origin = Origin(results, result_of(results, row))
+    return write(cut_model, plan, directory, card, tokenizer=tokenizer, origin=origin, files=files)

@@ -55,19 +55,7 @@ def test_an_empty_folder_will_do_and_no_other(tmp_path):
     assert (tmp_path / "empty/a").read_text() == "a"
 
 
-def test_folders_above_it_are_made(tmp_path):
-    with new_folder(tmp_path / "a/b") as folder:
-        (folder / "c").touch()
-    assert (tmp_path / "a/b/c").exists()
-
-
 def test_a_parent_that_is_a_file_is_told(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be"), new_folder(tmp_path / "file/small"):
         pass
-
-
-def test_an_unknown_format_is_told(tmp_path):
-    with pytest.raises(UserError, match="unknown format 'onnx'"):
-        reproducer.export(tiny(), None, tmp_path / "small", format="onnx")
-    assert not list(tmp_path.iterdir())

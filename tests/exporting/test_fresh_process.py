@@ -11,11 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import reproducer
-from reproducer.methods.registry import METHODS
 from reproducer.models.architecture import architecture_of, layer_shape
 from reproducer.pruning.plan import Plan, units_of
-from tests.families import ZOO, family_model, layers_of, random_kept
-from tests.helpers import logits, tiny, tokens
+from tests.families import SIX, ZOO, family_model, layers_of, random_kept
+from tests.helpers import logits, tokens
 
 IDS = tokens(2, 9)
 
@@ -47,34 +46,7 @@ def fewer_heads(model):
 
 
 CUTS = (uneven, uniform, fewer_heads)
-
-
-def cases():
-    """Every variant of every family with layers of different widths; one of each family with every cut."""
-    seen = set()
-    for name in ZOO:
-        for make in CUTS if name.split()[0] not in seen else CUTS[:1]:
-            yield f"{name} {make.__name__}".replace(" ", "-"), name, make
-        seen.add(name.split()[0])
-
-
-OWN_METHODS = [name for name, method in METHODS.all().items() if method.__module__.startswith("reproducer.")]
-SHORT = {  # parameters of methods that train
-    "ddp": {"steps": 4},
-    "lorashear": {"warmup_steps": 2, "periods": 2, "period_steps": 2, "score_samples": 4},
-    "moreau": {"steps": 2},
-}
-
-
-def by_methods():
-    """A model and its plan for each method of the package; what is searched is decided by default parameters here."""
-    model = tiny(layers=8, groups=2)
-    for name in OWN_METHODS:
-        yield (
-            f"by-{name}",
-            model,
-            reproducer.prune(model, name, tokens(16, 16), ratio=0.2, layers=range(1, 7), **SHORT.get(name, {})),
-        )
+CASES = {f"{name} {make.__name__}".replace(" ", "-"): (name, make) for name in SIX for make in CUTS}
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +55,9 @@ def exported(tmp_path_factory):
     root = tmp_path_factory.mktemp("exported")
     folders = root / "folders"
     ours = {}
-    models = {name: family_model(name, **ZOO[name], dtype=torch.float32) for name in ZOO}
-    by_hand = ((case, models[name], make(models[name])) for case, name, make in cases())
-    for case, model, plan in (*by_hand, *by_methods()):
+    models = {name: family_model(name, **ZOO[name], dtype=torch.float32) for name in SIX}
+    for case, (name, make) in CASES.items():
+        model, plan = models[name], make(models[name])
         reproducer.export(model, plan, folders / case)
         ours[case] = plan.apply(model)
     save_file({"ids": IDS}, folders / "ids.safetensors")
@@ -108,7 +80,7 @@ def exported(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize("case", [*(case for case, _, _ in cases()), *(f"by-{name}" for name in OWN_METHODS)])
+@pytest.mark.parametrize("case", CASES)
 def test_the_same_logits_and_the_same_words(exported, case):
     model, found, _, _ = exported[case]
     assert torch.allclose(found["logits"], logits(model, IDS), rtol=1e-5, atol=1e-5)
@@ -125,8 +97,9 @@ def test_the_same_logits_and_the_same_words(exported, case):
 OWN_HEADS = ("gpt_neox", "opt", "olmo2", "olmo3")
 
 
-@pytest.mark.parametrize("case,name,make", list(cases()), ids=[case for case, _, _ in cases()])
-def test_uniform_models_need_no_code(exported, case, name, make):
+@pytest.mark.parametrize("case", CASES)
+def test_uniform_models_need_no_code(exported, case):
+    name, make = CASES[case]
     model_type = name.split()[0]
     _, _, config, folder = exported[case]
     plain = make is uniform or (make is fewer_heads and model_type not in OWN_HEADS)
