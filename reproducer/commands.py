@@ -264,7 +264,7 @@ def _load(given: Namespace) -> Expansion:
     if (path := getattr(given, "known", None)) is None:  # of the commands that render a report
         return expansion
     known = Known.read(path)
-    taken = sum(known.find(row) is not None for row in expansion.rows)
+    taken = sum(not known.missing(row) for row in expansion.rows)
     print(f"{taken} of {len(expansion.rows)} rows are taken from {path}")
     return replace(expansion, known=known)
 

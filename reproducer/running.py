@@ -78,7 +78,7 @@ def run_stages(expansion: Expansion, given: Namespace, folder: Path | None) -> O
     check_folder(folder)
     store.prepare()
     todo = [stage for stage in expansion.stages if outcome[stage].artifact is None]
-    if not elsewhere and any(expansion.known.find(row) is not None for row in expansion.rows):
+    if not elsewhere and expansion.known.results is not None:
         _check_known(expansion, todo, surveyed)
     memory = _announce(expansion, todo, outcome, devices[0], given, here=not elsewhere)
     if elsewhere:
@@ -166,7 +166,7 @@ def _announce(
     Raises:
         UserError: a stage does not fit, and is none that can offload.
     """
-    large = any((model.entry.parameters or LARGE) >= LARGE for model in expansion.found.models)
+    large = any((model.entry.parameters or LARGE) >= LARGE for model in expansion.resolved.models)
     if not large and given.jobs != 0 and not given.offload:
         return {}
     from reproducer.stages.estimates import Device, Estimate, estimates, misfit

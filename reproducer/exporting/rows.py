@@ -138,7 +138,7 @@ def export_row(
 
     folders = {role: artifact.directory for role, artifact in check_made(expansion, outcome, row).items()}
     check_new(directory)
-    model = next(other for other in expansion.found.models if other.name == row.model)
+    model = next(other for other in expansion.resolved.models if other.name == row.model)
     cut_model: Any
     cut_model, tokenizer = load_model(folders["model"], model.state.dtype)
     plan = Plan.load(folders["plan"] / PLAN) if "plan" in folders else None
@@ -146,7 +146,6 @@ def export_row(
         plan.check_base(cut_model)
     base = base_of_entry(model.entry, folders["model"])
     card = card_of(cut_model, plan, base, format, name or directory.name, type)
-    edits = [stage for stage in row.stages.values() if isinstance(stage, Edit)]
-    cut_model = apply_edits(cut_model, edits, folders, merge=True)
+    cut_model = apply_edits(cut_model, row.state.edits, folders, merge=True)
     origin = Origin(results, result_of(results, row))
     return write(cut_model, plan, directory, card, tokenizer=tokenizer, origin=origin, files=files)

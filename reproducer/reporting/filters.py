@@ -17,7 +17,8 @@ from reproducer.reporting.numbers import perplexity, plus_minus, signed
 from reproducer.reporting.rows import CUT, Estimate, Line, by_seed, cells, estimate, grouped, lines
 from reproducer.reporting.tables import Cell, best
 from reproducer.reporting.verdicts import Verdict
-from reproducer.stages.results import Column, Order, PaperCell, PaperComparison, Results, Row, Search
+from reproducer.stages.compared import Order, PaperCell, PaperComparison
+from reproducer.stages.results import Column, Results, Row, Search
 
 FEW = 12  # verdicts that the first screen has room for
 WIDTH = 100  # characters of a line on a terminal
@@ -99,7 +100,7 @@ def by_label(found: Sequence[Row]) -> list[list[Row]]:
 
 def in_part(rows: Sequence[Row]) -> list[Row]:
     """The rows of which something was measured, and something has not run yet."""
-    return [row for row in rows if row.status == "missing" and row.measured]
+    return [row for row in rows if row.status == "missing" and row.has_metrics]
 
 
 def lacking(rows: Sequence[Row]) -> list[str]:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from reproducer.stages.results import Gguf, Results, Row
+from reproducer.stages.measured import Gguf
+from reproducer.stages.results import Results, Row
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reproducer.reporting.gguf import spread
-from reproducer.stages.results import Results, Row, Speed
+from reproducer.stages.measured import Speed
+from reproducer.stages.results import Results, Row
 
 Range = tuple[float, float, float]  # the median, and the two ends
 

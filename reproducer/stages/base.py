@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from reproducer.data.text import text_fingerprints, text_source
-from reproducer.facts import Facts
 from reproducer.queue import Artifact, Context, Outcome, Result, Stage, describe_machine
-from reproducer.spec import PruneSpec, Section, Spec
-from reproducer.spec.origins import Loc
-from reproducer.stages.results import CalibrationUse, Column
+from reproducer.spec import PruneSpec
+from reproducer.stages.results import CalibrationUse, TrainingStep
 
 if TYPE_CHECKING:
     from reproducer.data.pool import Samples
@@ -26,12 +23,6 @@ if TYPE_CHECKING:
 RESULT = "result.json"
 PLAN = "plan.safetensors"
 T = TypeVar("T")
-
-
-def named(spec: Spec, loc: Loc, look: Callable[[], T]) -> T:
-    """What `look` finds for the name that stands at `loc` of a spec; a mistake is told with its file and line."""
-    with spec.at(loc):
-        return look()
 
 
 class Value(BaseModel):
@@ -192,7 +183,13 @@ class ModelState:
 
 
 class OnModel(Stage):
-    """A stage that works on a model: a base and the edits made to it, in order."""
+    """A stage that works on a model: a base and the edits made to it, in order.
+
+    Attributes:
+        decides: what goes.
+    """
+
+    decides: ClassVar[bool] = False
 
     dtype: str
     model: Stage
@@ -285,6 +282,10 @@ class Edit(OnModel):
         """
         raise NotImplementedError
 
+    def training_steps(self, directory: Path) -> list[TrainingStep] | None:
+        """The steps that it was trained in, for an edit that is trained."""
+        return None
+
 
 OnModel.model_rebuild()
 
@@ -319,76 +320,3 @@ def write_result(context: Context, result: BaseModel) -> None:
     """Leave a stage's typed result in its artifact."""
     text = result.model_dump_json(indent=1)
     (context.directory / RESULT).write_text(text + "\n", encoding="utf-8")
-
-
-class Measure(OnModel):
-    """A stage whose result stands in a row of the table.
-
-    A kind says which keys of a spec's `evaluate` are its own (`Keys`), makes its stages of them (`stages_for`), and
-    tells what they give: columns, and values for fields of a row.
-
-    Attributes:
-        rank: where its columns stand among those of other kinds.
-        of_device: what it finds out holds for the device that it ran on alone; on another one it is measured again.
-    """
-
-    rank: ClassVar[int] = 100
-    of_device: ClassVar[bool] = False
-    Keys: ClassVar[type[Section]]
-    Result: ClassVar[type[Facts]]
-
-    @classmethod
-    def stages_for(cls, evaluate: Any, spec: Spec, state: ModelState) -> Sequence[Self]:
-        """The stages that measure a model. SpecError for a name that nothing answers to.
-
-        Args:
-            evaluate: the spec's section, with the keys of all kinds.
-        """
-        raise NotImplementedError
-
-    @classmethod
-    def defaults(cls, spec: Spec) -> dict[str, Any]:
-        """Keys that are None where the spec does not write them, and what they then are."""
-        return {}
-
-    @classmethod
-    def lengths(cls, evaluate: Any) -> Sequence[tuple[Loc, int]]:
-        """Sequence lengths that a model has to take, and the key below `evaluate` that sets each."""
-        return ()
-
-    def fingerprints(self, device: str) -> dict[str, str]:
-        return {"device": device_name(device)} if self.of_device else {}
-
-    @property
-    def role(self) -> str:
-        """What a row calls the stage."""
-        raise NotImplementedError
-
-    def columns(self) -> Sequence[Column]:
-        """The columns that the stage fills."""
-        return ()
-
-    def facts(self, result: Any, device: str | None) -> Mapping[str, Any]:
-        """Fields of a row, by name; mappings and lists are merged with those of the row's other stages.
-
-        Args:
-            result: what the stage left.
-            device: what it was measured on, where that is known.
-        """
-        raise NotImplementedError
-
-    def read(self, directory: Path) -> Any:
-        """The typed result in an artifact's folder."""
-        return self.Result.model_validate_json((directory / RESULT).read_bytes())
-
-
-@cache
-def measures() -> tuple[type[Measure], ...]:
-    """All kinds of measuring stages, in the order of their columns; a module of this package is all that one needs."""
-    import importlib
-    import pkgutil
-
-    package = importlib.import_module("reproducer.stages")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
-    return tuple(sorted(Measure.__subclasses__(), key=lambda kind: (kind.rank, kind.kind)))

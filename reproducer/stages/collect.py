@@ -3,376 +3,352 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from reproducer.queue import Artifact, Outcome, Result, Stage, describe_machine, topological
-from reproducer.stages import results as facts
-from reproducer.stages.base import Measure
-from reproducer.stages.document import Whole
+from reproducer.stages import results
 from reproducer.stages.expand import Expansion, Row
-from reproducer.stages.known import AVERAGE, Known, unknowns
+from reproducer.stages.measure import Measure
+from reproducer.stages.measured import Measured
 from reproducer.stages.perplexity import Perplexity
 from reproducer.stages.recovery import Recover
 from reproducer.stages.resolve import DENSE, ResolvedModel
 from reproducer.stages.search import Search
 from reproducer.stages.zeroshot import ZeroShot
 
-DECIDING = ("search", "transfer", "training", "plan")  # roles of the stages that decide what goes
+AVERAGE = "average_acc"
 
 
-def collect(expansion: Expansion, outcome: Outcome, command: Sequence[str] = ()) -> facts.Results:
+def collect(expansion: Expansion, outcome: Outcome, command: Sequence[str] = ()) -> results.Results:
     """Read every row's artifacts; a row with a stage that failed, or has not run, says so.
 
     Raises:
         UserError: rows that are taken over were measured on other data.
     """
-    known = expansion.known
-    searches = _searches(expansion, outcome)
-    averaged = _all_averaged(expansion, outcome)
-    rows = [
-        _known_row(known, row, averaged, searches) or _row(row, outcome, searches, averaged[row.model])
-        for row in expansion.rows
-    ]
-    rows, earlier = _numbered(rows, known.earlier)
-    made = [artifact for stage in expansion.stages if (artifact := outcome[stage].artifact)]
-    read = {name: digest for artifact in made for name, digest in artifact.record["fingerprints"].items()}
+    run = _Run(expansion, outcome)
+    rows, earlier = _numbered([run.row(row) for row in expansion.rows], expansion.known.earlier)
+    artifacts = [artifact for stage in expansion.stages if (artifact := outcome[stage].artifact)]
+    read = {name: digest for artifact in artifacts for name, digest in artifact.record["fingerprints"].items()}
     read.pop("device", None)
     if earlier:
-        known.check(read)
-        read = {**known.sources, **read}
-    return facts.Results(
+        expansion.known.check(read)
+        read = {**expansion.known.sources, **read}
+    return results.Results(
         spec=expansion.resolved_spec,
         profile=list(expansion.spec.profile),
         command=list(command),
-        environment=earlier[-1].environment if earlier and not made else _environment(made),
-        models=[_model(expansion, model, outcome, averaged[model.name]) for model in expansion.found.models],
+        environment=earlier[-1].environment if earlier and not artifacts else _environment(artifacts),
+        models=[run.model(model) for model in expansion.resolved.models],
         columns=columns_of(expansion),
         rows=rows,
-        searches=list(searches.values()),
-        **_uses(expansion, outcome),
-        stages=_kinds(expansion, outcome),
-        seconds=sum(artifact.seconds for artifact in made),
-        wall_seconds=_covered(_interval(artifact) for artifact in made),
+        searches=list(run.searches.values()),
+        **run.uses(),
+        stages=run.kinds(),
+        seconds=sum(artifact.seconds for artifact in artifacts),
+        wall_seconds=_covered(_interval(artifact) for artifact in artifacts),
         parts=_parts(expansion),
-        sources=[facts.Source(name=name, digest=digest) for name, digest in sorted(read.items())],
+        sources=[results.Source(name=name, digest=digest) for name, digest in sorted(read.items())],
         earlier=earlier,
     )
 
 
-def _parts(expansion: Expansion) -> list[facts.Part]:
-    if not isinstance(expansion, Whole):
-        return []
-    known = columns_of(expansion)
-    found = []
-    for part in expansion.parts:
-        keys = {column.key for column in part.columns}
-        shown = [one.key for one in known if one.key in keys or (one.key == AVERAGE and keys & {*_accuracies(known)})]
-        found.append(facts.Part(spec=part.spec, rows=list(part.rows), columns=shown))
-    return found
-
-
-def _accuracies(columns: Sequence[facts.Column]) -> list[str]:
-    return [column.key for column in columns if column.kind == "accuracy"]
-
-
-def settled_rows(expansion: Expansion, stage: Stage, results: Mapping[str, Result]) -> list[facts.Row]:
+def settled_rows(expansion: Expansion, stage: Stage, settled: Mapping[str, Result]) -> list[results.Row]:
     """The rows that wait for nothing any more now that `stage` is settled, without their search objectives.
 
     Args:
-        results: of the stages settled so far, by key.
+        settled: results of the stages settled so far, by key.
     """
     ended = [
         row
         for row in expansion.rows
-        if stage in row.stages.values() and all(one.key in results for one in row.stages.values())
+        if stage in row.stages.values() and all(other.key in settled for other in row.stages.values())
     ]
-    if not ended:
-        return []
-    outcome = Outcome({one.key: results.get(one.key) or Result(one, "missing") for one in expansion.stages})
-    averaged = _all_averaged(expansion, outcome)
-    return [_row(row, outcome, {}, averaged[row.model]) for row in ended]
+    outcome = Outcome({other.key: settled.get(other.key) or Result(other, "missing") for other in expansion.stages})
+    run = _Run(expansion, outcome)
+    return [run.row(row, objective=False) for row in ended]
 
 
-def _environment(made: Sequence[Artifact]) -> facts.Environment:
-    if not made:
-        return facts.Environment(**describe_machine())
-    newest = max(made, key=lambda artifact: artifact.record["finished"]).record["environment"]
-    return facts.Environment(**newest, others=sum(artifact.record["environment"] != newest for artifact in made))
-
-
-def columns_of(expansion: Expansion) -> list[facts.Column]:
+def columns_of(expansion: Expansion) -> list[results.Column]:
     """The columns, margins behind all others; several accuracies have their average last."""
     columns = sorted(expansion.columns, key=lambda column: column.is_margin)
-    shown = [place for place, column in enumerate(columns) if column.kind == "accuracy"]
+    shown = [index for index, column in enumerate(columns) if column.kind == "accuracy"]
     if len(shown) > 1:
-        average = facts.Column(key=AVERAGE, label="Average", kind="accuracy", higher_is_better=True)
+        average = results.Column(key=AVERAGE, label="Average", kind="accuracy", higher_is_better=True)
         columns.insert(shown[-1] + 1, average)
     return columns
 
 
-def _all_averaged(expansion: Expansion, outcome: Outcome) -> dict[str, list[str]]:
-    """The accuracies that averages are over, by model."""
-    return {row.model: _averaged(row, outcome, expansion.known) for row in expansion.rows if row.method == DENSE}
+@dataclass(frozen=True)
+class _Run:
+    """A spec's rows, and what is known of its stages: artifacts of this run, and results of an earlier one."""
+
+    expansion: Expansion
+    outcome: Outcome
+
+    def artifact(self, stage: Stage) -> Artifact | None:
+        """None: nothing, or an earlier run stands for it."""
+        result = self.outcome.results.get(stage.key)
+        return result.artifact if result else None
+
+    def measured(self, stage: Measure) -> Measured | None:
+        artifact = self.artifact(stage)
+        return self.expansion.known.measured(stage) if artifact is None else stage.read(artifact)
+
+    def row(self, row: Row, objective: bool = True) -> results.Row:
+        """The row with all that is known of it.
+
+        Args:
+            objective: with its search objective, for which all searches are read.
+        """
+        earlier = self.expansion.known.row(row)
+        measured = {name: found for name, stage in row.measures.items() if (found := self.measured(stage))}
+        running = [result for stage in row.stages.values() if (result := self.outcome.results.get(stage.key))]
+        waiting = [result for result in running if result.artifact is None]
+        failed = [result for result in waiting if result.status == "failed"] or waiting
+        missing = all(result.status == "missing" for result in waiting)
+        return results.Row(
+            **row.facts,
+            status="done" if not waiting else "missing" if missing else "failed",
+            error=f"{failed[0].stage.label}: {failed[0].message or 'not run'}" if failed else None,
+            stages={role: stage.key for role, stage in row.stages.items()},
+            metrics=self.metrics(row, measured),
+            measured=measured,
+            search_objective=self.objective(row) if objective else None,
+            **(self.costs(row) if earlier is None else self.earlier_costs(row, earlier)),
+        )
+
+    def metrics(self, row: Row, measured: Mapping[str, Measured]) -> dict[str, float | None]:
+        """The values of all columns, None where one is not known, and the average of the accuracies."""
+        values: dict[str, float | None] = {column.key: None for column in row.columns}
+        for name, result in measured.items():
+            values |= row.measures[name].metrics(result)
+        if accuracies := _accuracies(row.columns):
+            averaged = self.averaged[row.model]
+            present = [value for key in averaged if (value := values.get(key)) is not None]
+            complete = len(present) == len(averaged) >= min(len(accuracies), 2)
+            values[AVERAGE] = sum(present) / len(present) if complete else None
+        return values
+
+    def costs(self, row: Row) -> dict[str, Any]:
+        """What a row of this run left and took."""
+        own = [artifact for role, stage in row.stages.items() if role != "model" and (artifact := self.artifact(stage))]
+        base, plan = (self.artifact(row.stages[role]) if role in row.stages else None for role in ("model", "plan"))
+        total = base.facts["parameters"] if base else None
+        left = total if row.method == DENSE else plan.facts["parameters"]["left"] if plan else None
+        tuning = [edit for edit in row.state.edits if not edit.cuts]
+        trained = self.artifact(tuning[-1]) if tuning else None
+        return {
+            "params": left,
+            "params_removed": None if left is None or total is None else (total - left) / total,
+            "reached": results.Reached(**plan.facts["cut"]) if plan and "cut" in plan.facts else None,
+            "seconds": sum(artifact.seconds for artifact in own) if own else None,
+            "deciding_seconds": self.seconds(row.deciding),
+            "recovery_seconds": self.seconds(tuning),
+            "peak_memory_bytes": max((artifact.peak_memory_bytes for artifact in own), default=None),
+            "tokens": self.tokens(row.deciding),
+            "training": tuning[-1].training_steps(trained.directory) if trained else None,
+        }
+
+    def earlier_costs(self, row: Row, earlier: results.Row) -> dict[str, Any]:
+        """What a row of an earlier run left and took; what single measures took is not in its file."""
+        same = earlier.stages == {role: stage.key for role, stage in row.stages.items()}
+        kept = ("params", "params_removed", "reached", "deciding_seconds", "recovery_seconds", "tokens", "training")
+        assert self.expansion.known.results is not None
+        number = len(self.expansion.known.results.earlier) if earlier.earlier is None else earlier.earlier
+        return {
+            **{name: getattr(earlier, name) for name in kept},
+            "seconds": earlier.seconds if same else None,
+            "peak_memory_bytes": earlier.peak_memory_bytes if same else None,
+            "earlier": number,
+        }
+
+    def seconds(self, stages: Sequence[Stage]) -> float | None:
+        """None where there is no stage, or one has not run."""
+        artifacts = [artifact for stage in stages if (artifact := self.artifact(stage))]
+        complete = stages and len(artifacts) == len(stages)
+        return sum(artifact.seconds for artifact in artifacts) if complete else None
+
+    def tokens(self, deciding: Sequence[Stage]) -> results.Tokens | None:
+        """What deciding on the cut took; None for a dense row, and while a stage of it has not run."""
+        counts = [artifact.facts.get("tokens") if (artifact := self.artifact(stage)) else None for stage in deciding]
+        if not counts or None in counts:
+            return None
+        return results.Tokens(
+            **{name: sum(count[name] for count in counts if count) for name in ("forward", "backward")}
+        )
+
+    @cached_property
+    def averaged(self) -> dict[str, list[str]]:
+        """By model, the accuracies that averages are over.
+
+        Without the tasks in which the dense row is no better than always choosing the place that is right most often:
+        these say nothing about pruning.
+        """
+        return {
+            row.model: [
+                column.key
+                for stage in row.measures.values()
+                if not self._no_better_than_majority(stage)
+                for column in stage.columns()
+                if column.kind == "accuracy"
+            ]
+            for row in self.expansion.rows
+            if row.method == DENSE
+        }
+
+    def _no_better_than_majority(self, stage: Measure) -> bool:
+        result: Any = self.measured(stage) if isinstance(stage, ZeroShot) else None
+        return result is not None and result.majority is not None and result.scores[result.shown] <= result.majority
+
+    def model(self, model: ResolvedModel) -> results.Model:
+        dense = next(row for row in self.expansion.rows if row.method == DENSE and row.model == model.name)
+        artifact, earlier = self.artifact(model.state.model), self.expansion.known.row(dense)
+        stands_for = self.expansion.spec.stands_for.get(model.given.name)
+        if stands_for is None and model.name not in (model.given.name, model.given.label):
+            stands_for = model.given.name  # a document renamed it
+        parameters = artifact.facts["parameters"] if artifact else earlier.params if earlier else model.entry.parameters
+        return results.Model(**model.facts(stands_for), parameters=parameters, averaged=self.averaged[model.name])
+
+    @cached_property
+    def searches(self) -> dict[str, results.Search]:
+        """Every finished search once, by its stage's key.
+
+        `label` is that of the row that searched, where the spec has one, else that of a row which takes the
+        configuration over.
+        """
+        own: dict[str, results.Search] = {}
+        taken: dict[str, results.Search] = {}
+        for row in self.expansion.rows:
+            stage = row.stages.get("search") or row.stages.get("transfer")
+            if not isinstance(stage, Search) or stage.key in own:
+                continue
+            model = row.model if "search" in row.stages else stage.model.label
+            search = self.expansion.known.search(stage)
+            if (artifact := self.artifact(stage)) is not None:
+                search = stage.describe(artifact, model, row.label)
+            if search is not None:
+                into = own if "search" in row.stages else taken
+                into.setdefault(stage.key, search.model_copy(update={"model": model, "label": row.label}))
+        keys = dict.fromkeys(
+            stage.key
+            for row in self.expansion.rows
+            if (stage := row.stages.get("search") or row.stages.get("transfer"))
+        )
+        return {key: search for key in keys if (search := own.get(key) or taken.get(key))}
+
+    def objective(self, row: Row) -> float | None:
+        """A row's search objective: its own search's, or what a search of the same cut and seed saw of its method.
+
+        A configuration that was searched elsewhere has none here.
+        """
+        names = ("model", "ratio", "structure_ratio", "seed")
+        fitting = [
+            search
+            for search in self.searches.values()
+            if all(getattr(search, name) == getattr(row, name) for name in names)
+        ]
+        if "search" in row.stages:
+            return next((search.best.value for search in fitting if search.stage == row.stages["search"].key), None)
+        if not row.plain:  # a search scores methods as they are
+            return None
+        seen = (baseline for search in fitting for baseline in search.baselines)
+        return next((baseline.value for baseline in seen if baseline.method == row.method), None)
+
+    def uses(self) -> dict[str, Any]:
+        """What was read and trained, each setting once, with the numbers that were really used."""
+        texts: dict[str, results.TextUse] = {}
+        tasks: dict[str, results.TaskUse] = {}
+        calibration: dict[str, results.CalibrationUse] = {}
+        recoveries: dict[str, results.RecoveryUse] = {}
+        trained = {edit.key: row for row in self.expansion.rows for edit in row.state.edits if not edit.cuts}
+        for stage in self.all_stages:
+            if isinstance(stage, Perplexity):
+                _keep(texts, stage.text.name, stage.use(self.measured(stage)))
+            elif isinstance(stage, ZeroShot):
+                _keep(tasks, stage.task.name, stage.use(self.measured(stage)))
+            elif isinstance(stage, Recover):
+                use = stage.use(self._training(stage, trained.get(stage.key)))
+                runs = recoveries[name].runs + 1 if (name := repr(use)) in recoveries else 1
+                recoveries[name] = use.model_copy(update={"runs": runs})
+            if used := getattr(stage, "calibration", None):
+                artifact = self.artifact(stage)
+                use = used.use(artifact.facts.get("pool") if artifact else None)
+                _keep(calibration, repr(used), use if artifact else self.expansion.known.pool(use))
+        return {
+            "texts": list(texts.values()),
+            "tasks": list(tasks.values()),
+            "calibration": list(calibration.values()),
+            "recoveries": list(recoveries.values()),
+        }
+
+    def _training(self, stage: Recover, row: Row | None) -> list[results.TrainingStep]:
+        """The steps of a recovery; none are known while it has not run."""
+        if (artifact := self.artifact(stage)) is not None:
+            return stage.training_steps(artifact.directory) or []
+        earlier = self.expansion.known.row(row) if row else None
+        return (earlier.training or []) if earlier else []
+
+    @cached_property
+    def all_stages(self) -> list[Stage]:
+        """With those that only rows of an earlier run have."""
+        return topological(stage for row in self.expansion.rows for stage in row.stages.values())
+
+    def kinds(self) -> list[results.StageUse]:
+        """Per kind of stage, how many there are, how many are done, and what they took."""
+        to_run = {stage.key for stage in self.expansion.stages}
+        uses = []
+        for kind in dict.fromkeys(stage.kind for stage in self.all_stages):
+            stages = [stage for stage in self.all_stages if stage.kind == kind]
+            seconds = [artifact.seconds for stage in stages if (artifact := self.artifact(stage))]
+            earlier = sum(stage.key not in to_run for stage in stages)
+            done = len(seconds) + earlier
+            uses.append(results.StageUse(kind=kind, stages=len(stages), done=done, seconds=sum(seconds)))
+        return uses
 
 
-def _averaged(dense: Row, outcome: Outcome, known: Known) -> list[str]:
-    """The accuracies that a model's averages are over, by their columns' keys.
-
-    Without the tasks in which its dense row is no better than the majority class; where one of the two is not known,
-    the task stays.
-    """
-    if (model := known.model(dense)) is not None:
-        own = _accuracies(dense.columns)
-        return [key for key in own if model.averaged is None or key in model.averaged]
-    return [
-        column.key
-        for stage in dense.stages.values()
-        if isinstance(stage, Measure)
-        and not (isinstance(stage, ZeroShot) and stage.no_better_than_majority(outcome[stage].artifact))
-        for column in stage.columns()
-        if column.kind == "accuracy"
-    ]
+def _parts(expansion: Expansion) -> list[results.Part]:
+    columns = columns_of(expansion)
+    parts = []
+    for part in expansion.parts:
+        keys = {column.key for column in part.columns}
+        averaged = keys & {*_accuracies(columns)}
+        shown = [column.key for column in columns if column.key in keys or (column.key == AVERAGE and averaged)]
+        parts.append(results.Part(spec=part.spec, rows=list(part.rows), columns=shown))
+    return parts
 
 
-def _model(expansion: Expansion, model: ResolvedModel, outcome: Outcome, averaged: list[str]) -> facts.Model:
-    artifact = _artifact(outcome, model.state.model)
-    dense = next(row for row in expansion.rows if row.method == DENSE and row.model == model.name)
-    before = expansion.known.model(dense)
-    stands_for = expansion.spec.stands_for.get(model.given.name)
-    if stands_for is None and model.name not in (model.given.name, model.given.label):
-        stands_for = model.given.name  # a document renamed it
-    told = model.facts(stands_for)
-    parameters = artifact.facts["parameters"] if artifact else before.parameters if before else model.entry.parameters
-    return facts.Model(**told, parameters=parameters, averaged=averaged)
+def _accuracies(columns: Sequence[results.Column]) -> list[str]:
+    return [column.key for column in columns if column.kind == "accuracy"]
 
 
-def _known_row(
-    known: Known, row: Row, averaged: Mapping[str, Sequence[str]], searches: Mapping[str, facts.Search]
-) -> facts.Row | None:
-    """The row as an earlier run has it, if that is known; what follows from other rows is this run's."""
-    found = known.take(row)
-    if found is None:
-        return None
-    update: dict[str, Any] = {"search_objective": _objective(row, searches)}
-    if accuracies := _accuracies(row.columns):
-        average = _average(found.metrics, averaged[row.model], len(accuracies))
-        update["metrics"] = {**found.metrics, AVERAGE: average}
-    return found.model_copy(update=update)
+def _environment(artifacts: Sequence[Artifact]) -> results.Environment:
+    if not artifacts:
+        return results.Environment(**describe_machine())
+    newest = max(artifacts, key=lambda artifact: artifact.record["finished"]).record["environment"]
+    others = sum(artifact.record["environment"] != newest for artifact in artifacts)
+    return results.Environment(**newest, others=others)
 
 
 def _numbered(
-    rows: Sequence[facts.Row], earlier: Sequence[facts.Earlier]
-) -> tuple[list[facts.Row], list[facts.Earlier]]:
-    """The earlier runs that a row is from, and the rows with their places among these."""
+    rows: Sequence[results.Row], earlier: Sequence[results.Earlier]
+) -> tuple[list[results.Row], list[results.Earlier]]:
+    """The rows, renumbered by the earlier runs that some row is from, and these runs."""
     used = sorted({row.earlier for row in rows if row.earlier is not None})
-    places: dict[int | None, int | None] = {number: place for place, number in enumerate(used)}
-    return [row.model_copy(update={"earlier": places.get(row.earlier)}) for row in rows], [earlier[one] for one in used]
+    numbers: dict[int | None, int | None] = {old: new for new, old in enumerate(used)}
+    return [row.model_copy(update={"earlier": numbers.get(row.earlier)}) for row in rows], [earlier[i] for i in used]
 
 
-def _row(row: Row, outcome: Outcome, searches: Mapping[str, facts.Search], averaged: Sequence[str]) -> facts.Row:
-    found = {role: outcome[stage] for role, stage in row.stages.items()}
-    own = [result.artifact for role, result in found.items() if result.artifact and role != "model"]
-    open_ones = [result for result in found.values() if result.artifact is None]
-    failed = [result for result in open_ones if result.status == "failed"] or open_ones
-    missing = all(result.status == "missing" for result in open_ones)
-    total, left = _parameters(row, outcome)
-    measured = _measured(row, outcome, averaged)
-    return facts.Row(
-        **row.facts,
-        status="done" if not open_ones else "missing" if missing else "failed",
-        error=f"{failed[0].stage.label}: {failed[0].message or 'not run'}" if failed else None,
-        params=left,
-        params_removed=None if left is None or total is None else (total - left) / total,
-        reached=_reached(row, outcome),
-        seconds=sum(artifact.seconds for artifact in own) if own else None,
-        deciding_seconds=_seconds(row, outcome, DECIDING),
-        recovery_seconds=_seconds(row, outcome, ("recovery",)),
-        peak_memory_bytes=max((artifact.peak_memory_bytes for artifact in own), default=None),
-        stages={role: stage.key for role, stage in row.stages.items()},
-        tokens=_tokens(row, outcome),
-        search_objective=_objective(row, searches),
-        **measured,
-    )
+def _keep(uses: dict[str, Any], key: str, use: Any) -> None:
+    """Keep `use` unless one that leaves less open is there already."""
+    if key not in uses or _open(use) < _open(uses[key]):
+        uses[key] = use
 
 
-def _measured(row: Row, outcome: Outcome, averaged: Sequence[str]) -> dict[str, Any]:
-    """What the row's measuring stages say, merged; and the training of its recovery.
-
-    Args:
-        averaged: keys of the accuracies that the average is over; a row of a document that does not measure all of
-            them has none. If others were left out, of fewer than two there is none.
-    """
-    merged: dict[str, Any] = {"metrics": {}}
-    accuracies = 0
-    for stage in row.stages.values():
-        artifact = outcome[stage].artifact
-        if isinstance(stage, Recover) and artifact:
-            merged["training"] = stage.read(artifact.directory).losses
-        if not isinstance(stage, Measure):
-            continue
-        merged["metrics"] |= {column.key: None for column in stage.columns()}
-        accuracies += sum(column.kind == "accuracy" for column in stage.columns())
-        if artifact is None:
-            continue
-        device = artifact.record["fingerprints"].get("device")
-        for name, value in stage.facts(stage.read(artifact.directory), device).items():
-            _merge(merged, name, value)
-    if accuracies:
-        merged["metrics"][AVERAGE] = _average(merged["metrics"], averaged, accuracies)
-    return merged
-
-
-def _average(metrics: Mapping[str, float | None], averaged: Sequence[str], accuracies: int) -> float | None:
-    values = [value for key in averaged if (value := metrics.get(key)) is not None]
-    return sum(values) / len(values) if len(values) == len(averaged) >= min(accuracies, 2) else None
-
-
-def _merge(into: dict[str, Any], name: str, value: Any) -> None:
-    """Add a field to those of a row; mappings and lists of several stages are joined."""
-    known = into.get(name)
-    if isinstance(known, dict):
-        into[name] = {**known, **value}
-    elif isinstance(known, list):
-        into[name] = [*known, *value]
-    else:
-        into[name] = value
-
-
-def _parameters(row: Row, outcome: Outcome) -> tuple[int | None, int | None]:
-    """Parameters of the base model and of the row's, None where not known."""
-    model = outcome[row.stages["model"]].artifact
-    total = model.facts["parameters"] if model else None
-    if "plan" not in row.stages:
-        return total, total
-    plan = outcome[row.stages["plan"]].artifact
-    return total, plan.facts["parameters"]["left"] if plan else None
-
-
-def _reached(row: Row, outcome: Outcome) -> facts.Reached | None:
-    plan = outcome[row.stages["plan"]].artifact if "plan" in row.stages else None
-    return facts.Reached(**plan.facts["cut"]) if plan is not None and "cut" in plan.facts else None
-
-
-def _seconds(row: Row, outcome: Outcome, roles: Sequence[str]) -> float | None:
-    """Of the row's stages in these roles; None where there is none, or one has not run."""
-    made = [outcome[row.stages[role]].artifact for role in roles if role in row.stages]
-    known = [artifact.seconds for artifact in made if artifact is not None]
-    return sum(known) if known and len(known) == len(made) else None
-
-
-def _tokens(row: Row, outcome: Outcome) -> facts.Tokens | None:
-    """What deciding on the cut took; None for a dense row, and while a stage of it has not run."""
-    deciding = [row.stages[role] for role in DECIDING if role in row.stages]
-    counts = [artifact.facts.get("tokens") if (artifact := outcome[stage].artifact) else None for stage in deciding]
-    known = [count for count in counts if count is not None]
-    if not deciding or len(known) < len(deciding):
-        return None
-    return facts.Tokens(**{name: sum(count[name] for count in known) for name in ("forward", "backward")})
-
-
-def _objective(row: Row, searches: Mapping[str, facts.Search]) -> float | None:
-    """A row's search objective: its own search's, or what a search of the same model, cut and seed saw of its method.
-
-    A configuration that was searched elsewhere has none here.
-    """
-
-    def fits(search: facts.Search) -> bool:
-        return all(
-            getattr(search, name) == getattr(row, name) for name in ("model", "ratio", "structure_ratio", "seed")
-        )
-
-    if "search" in row.stages:
-        own = searches.get(row.stages["search"].key)
-        return own.best.value if own and fits(own) else None
-    if not row.plain:  # a search scores methods as they are
-        return None
-    seen = (baseline for search in searches.values() if fits(search) for baseline in search.baselines)
-    return next((baseline.value for baseline in seen if baseline.method == row.method), None)
-
-
-def _searches(expansion: Expansion, outcome: Outcome) -> dict[str, facts.Search]:
-    """Every finished search of the spec once, by its stage's key.
-
-    A search is told by the cut that it was made for, which a row that takes its configuration over need not have;
-    `label` is that of the row that searched, where the spec has one.
-    """
-    found: dict[str, tuple[bool, facts.Search]] = {}
-    for row in expansion.rows:
-        stage = row.stages.get("search") or row.stages.get("transfer")
-        if not isinstance(stage, Search):
-            continue
-        own = "search" in row.stages
-        if stage.key in found and (found[stage.key][0] or not own):
-            continue
-        model = row.model if own else stage.model.label
-        if (artifact := _artifact(outcome, stage)) is not None:
-            found[stage.key] = own, stage.told(artifact, model, row.label)
-        elif (before := expansion.known.search(row)) is not None:
-            found[stage.key] = own, before.model_copy(update={"model": model, "label": row.label})
-    return {key: search for key, (_, search) in found.items()}
-
-
-def _uses(expansion: Expansion, outcome: Outcome) -> dict[str, Any]:
-    """What was read and trained, each setting once, with the numbers that were really used."""
-    texts: dict[str, facts.TextUse] = {}
-    tasks: dict[str, facts.TaskUse] = {}
-    calibration: dict[Any, facts.CalibrationUse] = {}
-    recoveries: dict[str, facts.RecoveryUse] = {}
-    taken = _taken(expansion)
-    for stage in _all_stages(expansion):
-        artifact = _artifact(outcome, stage)
-        known = expansion.known if stage.key in taken and artifact is None else Known()
-        if isinstance(stage, Perplexity):
-            _first(texts, stage.text.name, known.use(stage.use(artifact)))
-        elif isinstance(stage, ZeroShot):
-            _first(tasks, stage.task.name, known.use(stage.use(artifact)))
-        elif isinstance(stage, Recover):
-            use = known.use(stage.use(artifact))
-            runs = recoveries[name].runs + 1 if (name := repr(use)) in recoveries else 1
-            recoveries[name] = use.model_copy(update={"runs": runs})
-        if used := getattr(stage, "calibration", None):
-            pool = artifact.facts.get("pool") if artifact else None
-            _first(calibration, repr(used), known.use(used.use(pool)))
-    return {
-        "texts": list(texts.values()),
-        "tasks": list(tasks.values()),
-        "calibration": list(calibration.values()),
-        "recoveries": list(recoveries.values()),
-    }
-
-
-def _all_stages(expansion: Expansion) -> list[Stage]:
-    """With those that only known rows have."""
-    return topological(stage for row in expansion.rows for stage in row.stages.values())
-
-
-def _taken(expansion: Expansion) -> set[str]:
-    """Keys of the stages of known rows, their inputs included."""
-    known = (row for row in expansion.rows if expansion.known.find(row) is not None)
-    return {stage.key for stage in topological(stage for row in known for stage in row.stages.values())}
-
-
-def _artifact(outcome: Outcome, stage: Stage) -> Artifact | None:
-    """What a stage made; None: nothing, or a known row stands for it."""
-    result = outcome.results.get(stage.key)
-    return result.artifact if result else None
-
-
-def _first(known: dict[Any, Any], key: Any, use: Any) -> None:
-    """Keep `use` unless one that knows more is there already."""
-    if key not in known or unknowns(use) < unknowns(known[key]):
-        known[key] = use
-
-
-def _kinds(expansion: Expansion, outcome: Outcome) -> list[facts.StageUse]:
-    found, stages, taken = [], _all_stages(expansion), _taken(expansion)
-    for kind in dict.fromkeys(stage.kind for stage in stages):
-        of_kind = [stage for stage in stages if stage.kind == kind]
-        seconds = [artifact.seconds for stage in of_kind if (artifact := _artifact(outcome, stage))]
-        done = sum(stage.key in taken or _artifact(outcome, stage) is not None for stage in of_kind)
-        found.append(facts.StageUse(kind=kind, stages=len(of_kind), done=done, seconds=sum(seconds)))
-    return found
+def _open(use: Any) -> int:
+    return sum(value is None for value in vars(use).values())
 
 
 def _covered(intervals: Iterable[tuple[float, float]]) -> float:

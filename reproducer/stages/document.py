@@ -3,56 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from reproducer.queue import Stage
 from reproducer.spec import Document, Spec
-from reproducer.stages.expand import Expansion, Row, expand
+from reproducer.stages.expand import Expansion, Part, Row, expand
 from reproducer.stages.resolve import Resolved, ResolvedModel
-from reproducer.stages.results import Column
-
-
-@dataclass(frozen=True)
-class Part:
-    """The specs of a document that reproduce one item of the paper, or a spec that reproduces none.
-
-    Attributes:
-        expansions: of these specs, models under the names that the document gives them.
-        rows: places of their rows among the document's.
-    """
-
-    expansions: Sequence[Expansion]
-    rows: Sequence[int]
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        return self.expansions[0].resolved_spec
-
-    @property
-    def columns(self) -> list[Column]:
-        return _by_key(column for one in self.expansions for column in one.columns)
-
-
-@dataclass(frozen=True)
-class Whole(Expansion):
-    """All rows and columns of a document's specs; `spec` and `found` hold what these have together."""
-
-    title: str
-    parts: Sequence[Part]
-
-    @property
-    def resolved_spec(self) -> dict[str, Any]:
-        return {"name": self.spec.name, "title": self.title, "seeds": list(self.spec.seeds)}
-
-    @property
-    def columns(self) -> list[Column]:
-        return _by_key(column for part in self.parts for column in part.columns)
-
-    def check_cuts(self) -> None:
-        for part in self.parts:
-            for expansion in part.expansions:
-                expansion.check_cuts()
 
 
 def expand_all(given: Spec | Document) -> Expansion:
@@ -75,11 +32,10 @@ def expand_all(given: Spec | Document) -> Expansion:
             rows[key] = _joined(rows[key], row, spec) if key in rows else row
             number = list(rows).index(key)
             known[1].extend([] if number in known[1] else [number])
-    return Whole(
+    return Expansion(
         _together(given, [expansion for of, _ in parts.values() for expansion in of], list(models.values())),
         list(rows.values()),
-        given.title,
-        [Part(of, numbers) for of, numbers in parts.values()],
+        parts=[Part(of, numbers) for of, numbers in parts.values()],
     )
 
 
@@ -87,7 +43,7 @@ def _renamed(expansion: Expansion, known: dict[str, ResolvedModel]) -> Expansion
     """With another name for a model that is not what an earlier spec calls so; `known` learns of new ones."""
     names: dict[str, str] = {}
     models = []
-    for model in expansion.found.models:
+    for model in expansion.resolved.models:
         other = known.get(model.name)
         if other is not None and _weights(other) != _weights(model):
             names[model.name] = f"{model.name}, {expansion.spec.name}"
@@ -96,7 +52,7 @@ def _renamed(expansion: Expansion, known: dict[str, ResolvedModel]) -> Expansion
     if not names:
         return expansion
     rows = [replace(row, model=names.get(row.model, row.model)) for row in expansion.rows]
-    return Expansion(replace(expansion.found, models=models), rows)
+    return Expansion(replace(expansion.resolved, models=models), rows)
 
 
 def _weights(model: ResolvedModel) -> tuple[str, str]:
@@ -119,7 +75,7 @@ def _joined(row: Row, again: Row, spec: Spec) -> Row:
 
 
 def _together(given: Document, expansions: Sequence[Expansion], models: Sequence[ResolvedModel]) -> Resolved:
-    first = expansions[0].found
+    first = expansions[0].resolved
     spec = first.spec.model_copy(
         update={
             "name": given.name,
@@ -132,20 +88,12 @@ def _together(given: Document, expansions: Sequence[Expansion], models: Sequence
     return Resolved(
         spec=spec,
         evaluate=first.evaluate,
+        measures=first.measures,
         models=models,
-        methods=_distinct(method for one in expansions for method in one.found.methods),
-        recoveries=_distinct(recovery for one in expansions for recovery in one.found.recoveries),
-        controls={label: name for one in expansions for label, name in one.found.controls.items()},
+        methods=_distinct(method for one in expansions for method in one.resolved.methods),
+        recoveries=_distinct(recovery for one in expansions for recovery in one.resolved.recoveries),
+        controls={label: name for one in expansions for label, name in one.resolved.controls.items()},
     )
-
-
-def _by_key(columns: Iterable[Column]) -> list[Column]:
-    """Each once; a text is unseen where it is so for every spec."""
-    found: dict[str, Column] = {}
-    for column in columns:
-        known = found.setdefault(column.key, column)
-        found[column.key] = known.model_copy(update={"unseen": known.unseen and column.unseen})
-    return list(found.values())
 
 
 def _distinct(things: Iterable[Any]) -> list[Any]:

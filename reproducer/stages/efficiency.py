@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
-from reproducer.facts import Facts
 from reproducer.queue import Context
 from reproducer.spec import Count, Section, Spec, Tokens
 from reproducer.spec.origins import Loc
-from reproducer.stages.base import Measure, ModelState, write_result
-from reproducer.stages.results import Column, Latency, Speed
+from reproducer.stages.base import ModelState, write_result
+from reproducer.stages.measure import Measure
+from reproducer.stages.measured import EfficiencyResult, Speed
+from reproducer.stages.results import Column
 
 if TYPE_CHECKING:
     from reproducer.stages.cost import Cost, ModelCost
@@ -49,6 +50,7 @@ class Efficiency(Measure):
     of_device: ClassVar[bool] = True
     timed: ClassVar[bool] = True
     rank: ClassVar[int] = 20
+    Result: ClassVar = EfficiencyResult
 
     length: int
     batch: int
@@ -59,18 +61,6 @@ class Efficiency(Measure):
         """`efficiency` None: not measured."""
 
         efficiency: EfficiencyKeys | None = None
-
-    class Result(Facts):
-        """`weights_mib` are the parameters' own; `memory_mib` what a pass took at most, weights included."""
-
-        params_billion: float
-        macs_giga: float
-        memory_mib: float
-        latency_seconds: float
-        tokens_per_second: float
-        weights_mib: float
-        quartiles: tuple[float, float]
-        seconds: list[float]
 
     @classmethod
     def lengths(cls, evaluate: Any) -> Sequence[tuple[Loc, int]]:
@@ -99,10 +89,8 @@ class Efficiency(Measure):
             )
         ]
 
-    def facts(self, result: Any, device: str | None) -> Mapping[str, Any]:
-        metrics = {column.key: getattr(result, column.key) for column in self.columns()}
-        latency = Latency(device=device or "", seconds=result.seconds, quartiles=result.quartiles)
-        return {"metrics": metrics, "latency": latency}
+    def metrics(self, result: Any) -> Mapping[str, float]:
+        return {column.key: getattr(result, column.key) for column in self.columns()}
 
     def run(self, context: Context) -> None:
         from reproducer.evaluation.efficiency import measure_passes
@@ -162,9 +150,6 @@ class MeasureSpeed(Measure):
     @property
     def role(self) -> str:
         return "speed"
-
-    def facts(self, result: Any, device: str | None) -> Mapping[str, Any]:
-        return {"speed": result.model_copy(update={"device": device or ""})}
 
     def run(self, context: Context) -> None:
         from reproducer.evaluation.efficiency import measure_speed

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 from reproducer.data.pool import apportioned
@@ -14,8 +14,9 @@ from reproducer.models.catalogue import resolve
 from reproducer.queue import Stage, topological
 from reproducer.recovery.registry import Recovery
 from reproducer.spec import MethodSpec, PruneSpec, Spec
-from reproducer.stages.base import Cut, Measure, ModelState, measures, named, named_edits
+from reproducer.stages.base import Cut, ModelState, OnModel, named_edits
 from reproducer.stages.known import Known
+from reproducer.stages.measure import Measure
 from reproducer.stages.model import FetchModel
 from reproducer.stages.prune import Prune, PruneAsFound
 from reproducer.stages.recovery import Recover
@@ -26,9 +27,10 @@ from reproducer.stages.search import Search
 
 @dataclass(frozen=True)
 class Row:
-    """One row: what it is, and the stages behind it by role.
+    """One row: what it is, its model, and the stages behind it by role.
 
-    Roles are `model`, `search` or `transfer`, `training`, `plan`, `recovery`, and those of the measures.
+    Roles are `model`, `search` or `transfer`, `training`, those of the model's edits (`plan`, `recovery`), and those of
+    the measures.
     """
 
     model: str
@@ -39,6 +41,7 @@ class Row:
     recovery: str
     recovery_label: str | None
     seed: int
+    state: ModelState
     stages: Mapping[str, Stage]
     steps: int = 1
     saw: Sequence[Sight] = ()
@@ -48,41 +51,78 @@ class Row:
     @property
     def facts(self) -> dict[str, Any]:
         """The fields that results.json has too."""
-        return {name: value for name, value in vars(self).items() if name not in ("stages", "plain")}
+        return {name: value for name, value in vars(self).items() if name not in ("state", "stages", "plain")}
+
+    @property
+    def measures(self) -> dict[str, Measure]:
+        return {role: stage for role, stage in self.stages.items() if isinstance(stage, Measure)}
+
+    @property
+    def making(self) -> dict[str, Stage]:
+        """The stages that make the model."""
+        return {role: stage for role, stage in self.stages.items() if not isinstance(stage, Measure)}
+
+    @property
+    def deciding(self) -> list[Stage]:
+        """Of these, the ones that decide what goes."""
+        return [stage for stage in self.making.values() if isinstance(stage, OnModel) and stage.decides]
 
     @property
     def columns(self) -> list[Column]:
         """Those that its measures fill."""
-        measured = [stage for stage in self.stages.values() if isinstance(stage, Measure)]
-        return [column for stage in measured for column in stage.columns()]
+        return [column for stage in self.measures.values() for column in stage.columns()]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The specs of a document that reproduce one item of the paper, or a spec that reproduces none.
+
+    Attributes:
+        expansions: of these specs, models under the names that the document gives them.
+        rows: numbers of their rows among the document's.
+    """
+
+    expansions: Sequence[Expansion]
+    rows: Sequence[int]
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return self.expansions[0].resolved_spec
+
+    @property
+    def columns(self) -> list[Column]:
+        return unique_columns(column for expansion in self.expansions for column in expansion.columns)
 
 
 @dataclass(frozen=True)
 class Expansion:
-    """A spec's rows and columns.
+    """The rows and columns of a spec, or of a document with its parts.
 
     Attributes:
-        known: rows that are taken over from an earlier run.
+        known: what is taken over from an earlier run.
+        parts: of a document, whose `resolved` holds what its specs have together.
     """
 
-    found: Resolved
+    resolved: Resolved
     rows: Sequence[Row]
     known: Known = field(default=Known(), kw_only=True)
+    parts: Sequence[Part] = field(default=(), kw_only=True)
 
     @property
     def spec(self) -> Spec:
-        return self.found.spec
+        return self.resolved.spec
 
     @cached_property
     def stages(self) -> list[Stage]:
-        """Every stage once, inputs before what needs them; without those that only known rows have."""
-        own = (row for row in self.rows if self.known.find(row) is None)
-        return topological(stage for row in own for stage in row.stages.values())
+        """Every stage once, inputs before what needs them; without those whose results are known."""
+        return topological(stage for row in self.rows for stage in self.known.missing(row))
 
     @property
     def resolved_spec(self) -> dict[str, Any]:
         """The spec as it is run: with profiles, overrides and defaults, its open sections complete."""
-        found, spec = self.found, self.spec
+        found, spec = self.resolved, self.spec
+        if self.parts:
+            return {"name": spec.name, "title": spec.title, "seeds": list(spec.seeds)}
         first = found.methods[0].calibration if found.methods else None
         sections: dict[str, Any] = {"evaluate": found.evaluate.model_dump(mode="json")}
         if first is not None and spec.calibration.dataset is None:
@@ -106,31 +146,34 @@ class Expansion:
         from reproducer.models.load import meta_model
         from reproducer.pruning.allocation import check_layers, check_reachable
 
+        for part in self.parts:
+            for expansion in part.expansions:
+                expansion.check_cuts()
+        if self.parts:
+            return
         spec = self.spec
         rules = []
-        for method in self.found.methods:
+        for method in self.resolved.methods:
             place = ("methods", spec.methods.index(method.given))
-            make = partial(method.method.make, method.given.parameters)
-            rule = named(spec, (*place, "parameters"), make)
+            with spec.at((*place, "parameters")):
+                rule = method.method.make(method.given.parameters)
             rules.append((method, place, rule))
-            for model in self.found.models:
-                named(
-                    spec,
-                    (*place, "prune", "steps"),
-                    partial(_check_steps, method, rule, method.given.prune_for(spec, model.given)),
-                )
-        for model in self.found.models:
+            for model in self.resolved.models:
+                with spec.at((*place, "prune", "steps")):
+                    _check_steps(method, rule, method.given.prune_for(spec, model.given))
+        for model in self.resolved.models:
             if model.entry.config is None:
                 continue
-            whole = meta_model(model.entry.config)
-            layers = len(architecture_of(whole).decoder_layers(whole))
+            empty = meta_model(model.entry.config)
+            layers = len(architecture_of(empty).decoder_layers(empty))
             for method, place, rule in rules:
                 for asked in Cut.all_of(MethodSpec(name=DENSE).prune_for(spec, model.given)):
                     cut = _own_cut(spec, model, method, asked)
-                    check: Callable[[], Any] = partial(check_layers, cut.indices, layers)
-                    if isinstance(rule, Rule):
-                        check = partial(check_reachable, whole, cut.indices, cut.allocation(), cut.steps)
-                    named(spec, (*place, "prune") if method.given.prune else ("prune",), check)
+                    with spec.at((*place, "prune") if method.given.prune else ("prune",)):
+                        if isinstance(rule, Rule):
+                            check_reachable(empty, cut.indices, cut.allocation(), cut.steps)
+                        else:
+                            check_layers(cut.indices, layers)
 
     def needs(self, stages: Sequence[Stage]) -> list[str]:
         """The models that these stages fetch from outside, for a person."""
@@ -139,8 +182,17 @@ class Expansion:
 
     @property
     def columns(self) -> list[Column]:
-        """Those of the dense model's measures: every row has the same."""
-        return self.rows[0].columns
+        """Those of the dense model, which every row of a spec has; of a document, those of all its parts."""
+        return unique_columns(column for part in self.parts for column in part.columns) or self.rows[0].columns
+
+
+def unique_columns(columns: Iterable[Column]) -> list[Column]:
+    """Each once; a text is unseen where it is so for every spec."""
+    unique: dict[str, Column] = {}
+    for column in columns:
+        known = unique.setdefault(column.key, column)
+        unique[column.key] = known.model_copy(update={"unseen": known.unseen and column.unseen})
+    return list(unique.values())
 
 
 def expand(spec: Spec) -> Expansion:
@@ -189,7 +241,8 @@ def _check_steps(method: ResolvedMethod, rule: Rule | Decision, section: PruneSp
 
 def _dense(found: Resolved, model: ResolvedModel) -> Row:
     stages = {"model": model.state.model, **_measuring(found, model.state)}
-    return Row(model.name, DENSE, model.label, 0.0, None, "none", None, found.spec.seeds[0], stages)
+    seed = found.spec.seeds[0]
+    return Row(model.name, DENSE, model.label, 0.0, None, "none", None, seed, model.state, stages)
 
 
 def _pruned(
@@ -223,6 +276,7 @@ def _pruned(
         recovery=recovery_name,
         recovery_label=recovery.label if recovery else None,
         seed=seed,
+        state=state,
         stages={**stages, **named_edits(state.edits), **_measuring(found, state)},
         steps=cut.steps,
         saw=_saw(method, cut),
@@ -244,8 +298,8 @@ def _saw(method: ResolvedMethod, cut: Cut) -> list[Sight]:
 
 def _measuring(found: Resolved, state: ModelState) -> dict[str, Stage]:
     stages: dict[str, Stage] = {}
-    for kind in measures():
-        for stage in kind.stages_for(found.evaluate, found.spec, state):
+    for kind, keys in found.measures:
+        for stage in kind.stages_for(keys, found.spec, state):
             if stage.role in stages:
                 message = f"two measures are called '{stage.role}' in results.json; keep one, or rename its data"
                 raise found.spec.error(("evaluate",), message)

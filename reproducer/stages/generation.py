@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
 from reproducer.queue import Context
 from reproducer.spec import Listed, Section, Spec, Text
-from reproducer.stages.base import Measure, ModelState, write_result
-from reproducer.stages.results import Generation
+from reproducer.stages.base import ModelState, write_result
+from reproducer.stages.measure import Measure
+from reproducer.stages.measured import Generation
 
 if TYPE_CHECKING:
     from reproducer.stages.cost import Cost, ModelCost
@@ -43,9 +44,6 @@ class Generate(Measure):
     @property
     def role(self) -> str:
         return f"generation_{self.number}"
-
-    def facts(self, result: Any, device: str | None) -> Mapping[str, Any]:
-        return {"generations": [result]}
 
     def run(self, context: Context) -> None:
         from reproducer.evaluation.generation import generate

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Future
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -19,9 +18,10 @@ from reproducer.models.gguf.types import file_type
 from reproducer.queue import Context
 from reproducer.spec import Count, NonEmpty, Section, Spec, Text, Tokens
 from reproducer.spec.origins import Loc
-from reproducer.stages.base import Measure, ModelState, TextSource, named, write_result
+from reproducer.stages.base import ModelState, TextSource, write_result
+from reproducer.stages.measure import Measure
+from reproducer.stages.measured import Gguf
 from reproducer.stages.perplexity import TEXTS
-from reproducer.stages.results import Gguf
 
 if TYPE_CHECKING:
     from reproducer.stages.cost import Cost, ModelCost
@@ -70,9 +70,11 @@ class MeasureGguf(Measure):
             return []
         name = (evaluate.perplexity or [spec.substitute("datasets", TEXTS[0])])[0]
         settings = evaluate.gguf.model_dump(exclude={"types"})
-        text = named(spec, ("evaluate", "gguf"), partial(TextSource.of, name, "report"))
+        with spec.at(("evaluate", "gguf")):
+            text = TextSource.of(name, "report")
         for index, given in enumerate(evaluate.gguf.types):
-            named(spec, ("evaluate", "gguf", "types", index), partial(file_type, given))
+            with spec.at(("evaluate", "gguf", "types", index)):
+                file_type(given)
         return [
             cls(
                 **state.fields,
@@ -88,9 +90,6 @@ class MeasureGguf(Measure):
     @property
     def role(self) -> str:
         return f"gguf_{self.type}"
-
-    def facts(self, result: Any, device: str | None) -> Mapping[str, Any]:
-        return {"gguf": [result.model_copy(update={"device": device or ""})]}
 
     def fingerprints(self, device: str) -> dict[str, str]:
         """llama.cpp computes on the CPU, whatever the device of the run."""

@@ -11,11 +11,12 @@ from pydantic import Field
 
 from reproducer.data.text import text_label
 from reproducer.errors import UserError
-from reproducer.facts import Facts
-from reproducer.queue import Artifact, Context
+from reproducer.queue import Context
 from reproducer.spec import Count, Listed, Section, Spec, Text, Tokens
 from reproducer.spec.origins import Loc
-from reproducer.stages.base import Measure, ModelState, TextSource, named, slug, write_result
+from reproducer.stages.base import ModelState, TextSource, slug, write_result
+from reproducer.stages.measure import Measure
+from reproducer.stages.measured import PerplexityResult
 from reproducer.stages.results import Column, TextUse
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Perplexity(Measure):
 
     kind: ClassVar[str] = "perplexity"
     rank: ClassVar[int] = 0
+    Result: ClassVar = PerplexityResult
 
     text: TextSource
     seq_len: int
@@ -46,13 +48,6 @@ class Perplexity(Measure):
         seq_len: Tokens = 128
         windows: Count | None = None
 
-    class Result(Facts):
-        """`value` is exp of the mean of `nll_per_window`, each the mean loss of a window in nats a token."""
-
-        value: float
-        nll_per_window: list[float]
-        tokens: int
-
     @classmethod
     def defaults(cls, spec: Spec) -> dict[str, Any]:
         return {"perplexity": [spec.substitute("datasets", name) for name in TEXTS]}
@@ -63,19 +58,19 @@ class Perplexity(Measure):
 
     @classmethod
     def stages_for(cls, evaluate: Any, spec: Spec, state: ModelState) -> Sequence[Self]:
-        return [
-            cls(
-                **state.fields,
-                text=named(spec, ("evaluate", key, index), partial(TextSource.of, name, "report")),
-                seq_len=evaluate.seq_len,
-                windows=evaluate.windows,
-                unseen=key == "unseen",
-                label=f"{state.label}: {name}",
-            )
-            for key in ("perplexity", "unseen")
-            for index, name in enumerate(getattr(evaluate, key))
-            if key == "perplexity" or name not in evaluate.perplexity  # a profile may make two texts one
+        names = [("perplexity", index, name) for index, name in enumerate(evaluate.perplexity)]
+        names += [
+            ("unseen", index, name)
+            for index, name in enumerate(evaluate.unseen)
+            if name not in evaluate.perplexity  # a profile may make two texts one
         ]
+        stages = []
+        for key, index, name in names:
+            with spec.at(("evaluate", key, index)):
+                text = TextSource.of(name, "report")
+            fields = {"seq_len": evaluate.seq_len, "windows": evaluate.windows, "unseen": key == "unseen"}
+            stages.append(cls(**state.fields, **fields, text=text, label=f"{state.label}: {name}"))
+        return stages
 
     @property
     def role(self) -> str:
@@ -93,12 +88,12 @@ class Perplexity(Measure):
             )
         ]
 
-    def facts(self, result: Any, device: str | None) -> Mapping[str, Any]:
-        return {"metrics": {self.role: result.value}, "window_losses": {self.role: result.nll_per_window}}
+    def metrics(self, result: Any) -> Mapping[str, float]:
+        return {self.role: result.value}
 
-    def use(self, artifact: Artifact | None) -> TextUse:
+    def use(self, result: Any | None) -> TextUse:
         """What results.json says of the text."""
-        windows = len(self.read(artifact.directory).nll_per_window) if artifact else None
+        windows = len(result.nll_per_window) if result else None
         label = text_label(self.text.name)
         return TextUse(name=self.text.name, label=label, limit=self.windows, seq_len=self.seq_len, windows=windows)
 

@@ -67,6 +67,7 @@ class Train(_ByMethod):
     """What a method learns before it decides; it goes on where it was interrupted."""
 
     kind: ClassVar[str] = "training"
+    decides: ClassVar[bool] = True
     version: ClassVar[int] = 2
     resumable: ClassVar[bool] = True
 
@@ -93,6 +94,7 @@ class _Cutting(Edit):
 
     role: ClassVar[str] = "plan"
     cuts: ClassVar[bool] = True
+    decides: ClassVar[bool] = True
 
     def apply(self, model: Any, directory: Path, merge: bool = False) -> Any:
         from reproducer.pruning.plan import Plan

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from reproducer.facts import Facts
-from reproducer.queue import Artifact, Context
+from reproducer.queue import Context
 from reproducer.recovery.instructions import InstructionTuning
 from reproducer.recovery.registry import RECOVERIES, Job, Recovery
 from reproducer.registry import source_digest
@@ -63,6 +64,9 @@ class Recover(Edit):
     def apply(self, model: Any, directory: Path, merge: bool = False) -> Any:
         return self.how.apply(model, directory, merge)
 
+    def training_steps(self, directory: Path) -> list[TrainingStep] | None:
+        return self.read(directory).losses
+
     def run(self, context: Context) -> None:
         from reproducer.models.load import load_model
 
@@ -89,9 +93,8 @@ class Recover(Edit):
         """What the stage left."""
         return Trained.model_validate_json((directory / RESULT).read_bytes())
 
-    def use(self, artifact: Artifact | None) -> RecoveryUse:
-        """What results.json says of it."""
-        losses = self.read(artifact.directory).losses if artifact else []
+    def use(self, losses: Sequence[TrainingStep]) -> RecoveryUse:
+        """What results.json says of it, with the steps that were trained."""
         steps, examples = (len(losses), losses[-1].examples) if losses else (None, None)
         return RecoveryUse(name=self.name, label=self.how.label, settings=self.settings, steps=steps, examples=examples)
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from pydantic import create_model
+from pydantic import Field, create_model
 
 from reproducer.methods.registry import METHODS, Method
 from reproducer.methods.space import Space
@@ -18,15 +17,22 @@ from reproducer.models import fetch
 from reproducer.models.catalogue import Entry, resolve
 from reproducer.recovery.registry import RECOVERIES, Recovery
 from reproducer.search.settings import SearchSettings
-from reproducer.spec import CalibrationSpec, MethodSpec, ModelSpec, RecoverySpec, Section, Spec
+from reproducer.spec import CalibrationSpec, Listed, MethodSpec, ModelSpec, RecoverySpec, Section, Spec
 from reproducer.spec.origins import Loc
-from reproducer.stages.base import Calibration, ModelState, TextSource, measures, named
+from reproducer.stages.base import Calibration, ModelState, TextSource
 from reproducer.stages.controls import controlled
+from reproducer.stages.measure import MEASURES, Measure, measures
 from reproducer.stages.model import DeriveModel, FetchModel
 from reproducer.stages.recovery import Recover
 
 POOL_TEXT = "bookcorpus"  # the paper's calibration data
 DENSE = "dense"
+
+
+class OwnMeasures(Section):
+    """`measures`: of the user's own, by module or by an installed package's entry point, each with its settings."""
+
+    measures: Listed[RecoverySpec] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ class Resolved:
 
     spec: Spec
     evaluate: Any
+    measures: Sequence[tuple[type[Measure], Any]]  # each kind, and the section that holds its keys
     models: Sequence[ResolvedModel]
     methods: Sequence[ResolvedMethod]
     recoveries: Sequence[tuple[str, Recovery | None]]
@@ -104,7 +111,7 @@ def resolved(spec: Spec) -> Resolved:
     _distinct(spec, "methods", [given.label or given.name for given in spec.methods])
     if all(method.search is None for method in methods):
         spec.parse(("search",), SearchSettings, spec.search)  # it plays no part; a mistake in it is one all the same
-    found = Resolved(spec, evaluate, models, methods, recoveries, controls)
+    found = Resolved(spec, evaluate, _measures(spec, evaluate), models, methods, recoveries, controls)
     _check_lengths(found)
     _check_samples(found)
     return found
@@ -112,30 +119,44 @@ def resolved(spec: Spec) -> Resolved:
 
 def _evaluate(spec: Spec) -> Any:
     """The section `evaluate` with the keys of all measuring stages, and the paper's texts where it names none."""
-    keys = create_model("Evaluate", __base__=tuple(kind.Keys for kind in measures()))
+    keys: Any = create_model("Evaluate", __base__=(OwnMeasures, *(kind.Keys for kind in measures())))  # type: ignore[arg-type]
     found: Any = spec.parse(("evaluate",), keys, spec.evaluate)
     defaults = {name: value for kind in measures() for name, value in kind.defaults(spec).items()}
     missing = {name: value for name, value in defaults.items() if getattr(found, name) is None}
     return found.model_copy(update=missing)
 
 
+def _measures(spec: Spec, evaluate: Any) -> list[tuple[type[Measure], Any]]:
+    """All measures of this package, and those of the user's own that the spec names."""
+    kinds: list[tuple[type[Measure], Any]] = [(kind, evaluate) for kind in measures()]
+    for index, entry in enumerate(evaluate.measures):
+        loc: Loc = ("evaluate", "measures", index)
+        with spec.at((*loc, "name")):
+            kind = MEASURES.get(entry.name)
+        kinds.append((kind, spec.parse(loc, kind.Keys, entry.parameters)))
+    return kinds
+
+
 def _recovery(spec: Spec, loc: Loc, given: RecoverySpec) -> Recovery | None:
     if given.name == "none":
         spec.parse(loc, Section, given.parameters)
         return None
-    kind = named(spec, (*loc, "name"), partial(RECOVERIES.get, given.name))
-    settings = spec.parse(loc, kind, given.parameters)
-    found = named(spec, loc, partial(settings.resolved, spec.substitute))
-    named(spec, loc, found.sources)
-    return found
+    with spec.at((*loc, "name")):
+        kind = RECOVERIES.get(given.name)
+    with spec.at(loc):
+        recovery = spec.parse(loc, kind, given.parameters).resolved(spec.substitute)
+        recovery.sources()
+    return recovery
 
 
 def _model(spec: Spec, index: int) -> ResolvedModel:
     given = spec.models[index]
     place = "name" if given.base is None else "base"
-    entry = named(spec, ("models", index, place), partial(resolve, given.base or given.name))
+    with spec.at(("models", index, place)):
+        entry = resolve(given.base or given.name)
     if given.weights == "random":
-        entry = named(spec, ("models", index, "weights"), entry.with_random_weights)
+        with spec.at(("models", index, "weights")):
+            entry = entry.with_random_weights()
     if given.dtype != "auto":
         entry = entry.with_dtype(given.dtype)
     several = sum(other.name == given.name for other in spec.models) > 1
@@ -154,10 +175,12 @@ def _method(spec: Spec, index: int, evaluate: Any) -> ResolvedMethod:
     given = spec.methods[index]
     if ":" not in given.name and given.name not in (known := METHODS.all()):
         raise spec.error(("methods", index, "name"), f"unknown method '{given.name}'", [DENSE, *known])
-    method = named(spec, ("methods", index, "name"), partial(METHODS.get, given.name))
+    with spec.at(("methods", index, "name")):
+        method = METHODS.get(given.name)
     for place, recovery in enumerate(given.recovery):
         if recovery != "none":
-            named(spec, ("methods", index, "recovery", place), partial(RECOVERIES.get, recovery))
+            with spec.at(("methods", index, "recovery", place)):
+                RECOVERIES.get(recovery)
     for parameter in given.parameters:
         if method.space is not None or parameter not in method.parameters:
             message = f"method '{given.name}' has no parameter '{parameter}' to set"
@@ -184,7 +207,8 @@ def _method(spec: Spec, index: int, evaluate: Any) -> ResolvedMethod:
         _check_baseline(spec, (*own, "baselines", place), baseline)
     source = settings.transfer and settings.transfer.model
     if source and source not in [model.name for model in spec.models]:
-        named(spec, (*own, "transfer", "model"), partial(resolve, source))
+        with spec.at((*own, "transfer", "model")):
+            resolve(source)
     return ResolvedMethod(given.name, found.label, given, method, calibration, settings, space, texts)
 
 
@@ -193,7 +217,8 @@ def _check_baseline(spec: Spec, loc: Loc, name: str) -> None:
     known = METHODS.all()
     if ":" not in name and name not in known:
         raise spec.error(loc, f"unknown baseline '{name}'", [one.name for one in known.values() if one.space is None])
-    method = named(spec, loc, partial(METHODS.get, name))
+    with spec.at(loc):
+        method = METHODS.get(name)
     if method.space is not None or method.trains:
         why = "it trains before it cuts" if method.trains else "it is searched itself"
         raise spec.error(loc, f"'{name}' cannot be a baseline of a search: {why}")
@@ -204,7 +229,8 @@ def _calibration(spec: Spec, loc: Loc, section: CalibrationSpec, reported: Seque
     texts = []
     for index, name in enumerate(names):
         place = (*loc, "dataset", index)
-        text = named(spec, place, partial(TextSource.of, name, section.split))
+        with spec.at(place):
+            text = TextSource.of(name, section.split)
         if text.source in _measured(spec, reported):
             message = f"'{name}' would be calibrated on the same rows that the report measures on"
             raise spec.error(place, f"{message}; name another text, or another split (calibration.split)")
@@ -216,10 +242,11 @@ def _calibration(spec: Spec, loc: Loc, section: CalibrationSpec, reported: Seque
 
 def _measured(spec: Spec, reported: Sequence[str]) -> list[dict[str, Any]]:
     """What names the rows that the report measures perplexity on."""
-    return [
-        named(spec, ("evaluate", "perplexity", index), partial(TextSource.of, name, "report")).source
-        for index, name in enumerate(reported)
-    ]
+    sources = []
+    for index, name in enumerate(reported):
+        with spec.at(("evaluate", "perplexity", index)):
+            sources.append(TextSource.of(name, "report").source)
+    return sources
 
 
 def _search_texts(spec: Spec, own: Loc, settings: SearchSettings, reported: Sequence[str]) -> tuple[TextSource, ...]:
@@ -228,15 +255,16 @@ def _search_texts(spec: Spec, own: Loc, settings: SearchSettings, reported: Sequ
     if not names:
         message = "the search needs texts: name some here or in evaluate.perplexity"
         raise spec.error((*own, "texts"), message)
-    texts = tuple(
-        named(spec, (*place, index), partial(TextSource.of, name, settings.split)) for index, name in enumerate(names)
-    )
+    texts = []
+    for index, name in enumerate(names):
+        with spec.at((*place, index)):
+            texts.append(TextSource.of(name, settings.split))
     for text in texts if settings.split == "search" else ():
         if text.source in _measured(spec, reported):
             message = f"'{text.name}' has no split of its own to search on: the report measures on the same rows"
             hint = "name another text in search.texts, or set search.split: report to search as the paper does"
             raise spec.error(place, f"{message}; {hint}")
-    return texts
+    return tuple(texts)
 
 
 def _distinct(spec: Spec, section: str, labels: Sequence[str]) -> None:
@@ -249,8 +277,8 @@ def _check_lengths(found: Resolved) -> None:
     """Everything that runs through a model has to be within its context, where that is known already."""
     spec = found.spec
     lengths: list[tuple[Loc, int]] = []
-    for kind in measures():
-        lengths += [(("evaluate", *loc), length) for loc, length in kind.lengths(found.evaluate)]
+    for kind, keys in found.measures:
+        lengths += [(("evaluate", *loc), length) for loc, length in kind.lengths(keys)]
     for index, (_, recovery) in enumerate(found.recoveries):
         for key, length in recovery.lengths().items() if recovery else ():
             lengths.append((("recovery", index, key), length))

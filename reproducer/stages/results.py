@@ -9,14 +9,26 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 from pydantic import Field, JsonValue, model_validator
 
 from reproducer.facts import Facts
-from reproducer.paper import PrintedText, Slip
 from reproducer.search.record import Baseline, Best, Costs, Trial
+from reproducer.stages.compared import PaperComparison
+from reproducer.stages.measured import (
+    AnyMeasured,
+    EfficiencyResult,
+    Generation,
+    Gguf,
+    Item,
+    Measured,
+    PerplexityResult,
+    Speed,
+    TaskResult,
+)
 
+M = TypeVar("M", bound=Measured)
 Scalar = float | int | str | bool | None
 Settings = dict[str, JsonValue]
 
@@ -91,28 +103,6 @@ class Column(Facts):
         return self.unit is not None
 
 
-class TaskScores(Facts):
-    """All scores of a task; `shown` names the one in the column. `stderr` has those that are known."""
-
-    items: int
-    shown: str
-    scores: dict[str, float]
-    stderr: dict[str, float] = Field(default_factory=dict)
-
-
-class Item(Facts):
-    """One item of a task: its row in the data, from 0, and its scores (0 or 1 where they are accuracies, nats or nats a
-    character where they are margins)."""
-
-    id: int
-    scores: dict[str, float]
-
-
-class Generation(Facts):
-    prompt: str
-    text: str
-
-
 class TrainingStep(Facts):
     """One step of a recovery: the mean loss of its batch, and the examples seen so far."""
 
@@ -120,62 +110,6 @@ class TrainingStep(Facts):
     loss: float
     learning_rate: float
     examples: int
-
-
-class Latency(Facts):
-    """Seconds of every timed pass, and the device that they were measured on."""
-
-    device: str
-    seconds: list[float]
-    quartiles: tuple[float, float]
-
-
-class Speed(Facts):
-    """Seconds of every repeat: of reading `batch` × `prefill_tokens`, and of writing `decode_tokens` after them.
-
-    Attributes:
-        missed: of `layers` layers, those whose feed-forward width is no multiple of `multiple`.
-        device: that it ran on.
-    """
-
-    prefill_tokens: int
-    decode_tokens: int
-    batch: int
-    prefill: list[float]
-    decode: list[float]
-    multiple: int
-    layers: int
-    missed: int
-    device: str = ""
-
-
-class Gguf(Facts):
-    """A model as a GGUF file in llama.cpp.
-
-    Attributes:
-        type: of the file, such as `q8_0`; `matrices`: how many of them have which type.
-        architecture: llama.cpp's.
-        padded: layers whose feed-forward width was filled up with zero channels.
-        text, windows, perplexity: over so many windows of the text, computed by llama.cpp.
-        prefill, decode: tokens a second of every repeat, of reading `prefill_tokens` and of writing `decode_tokens`.
-        engine: what held llama.cpp, with its version. device: that it ran on.
-    """
-
-    type: str
-    architecture: str
-    matrices: dict[str, int]
-    padded: int
-    bytes: int
-    text: str
-    windows: int
-    perplexity: float
-    prefill_tokens: int
-    decode_tokens: int
-    prefill: list[float]
-    decode: list[float]
-    threads: int
-    engine: str
-    device: str = ""
 
 
 class Earlier(Facts):
@@ -234,7 +168,7 @@ class Row(Facts):
         saw: the texts that decided what was cut.
         tokens: what deciding that took, its search and training included; None: not known.
         search_objective: its own search's, or what a search of the same cut and seed saw of this method.
-        task_scores, items: by task. window_losses: by column key, the mean loss of each window.
+        measured: what its measures found out, by their names.
         earlier: place in the results' `earlier` of the run that it was taken over from; None: it ran here.
     """
 
@@ -262,26 +196,56 @@ class Row(Facts):
     peak_memory_bytes: int | None = None
     stages: dict[str, str] = Field(default_factory=dict)
     search_objective: float | None = None
-    task_scores: dict[str, TaskScores] = Field(default_factory=dict)
-    items: dict[str, list[Item]] = Field(default_factory=dict)
-    window_losses: dict[str, list[float]] = Field(default_factory=dict)
-    generations: list[Generation] = Field(default_factory=list)
+    measured: dict[str, AnyMeasured] = Field(default_factory=dict)
     training: list[TrainingStep] | None = None
-    latency: Latency | None = None
-    speed: Speed | None = None
-    gguf: list[Gguf] = Field(default_factory=list)
     earlier: int | None = None
 
     @property
-    def measured(self) -> bool:
+    def has_metrics(self) -> bool:
         """Whether it has a metric, be it done or not."""
         return any(value is not None for value in self.metrics.values())
+
+    def of_kind(self, kind: type[M]) -> dict[str, M]:
+        """Its results of one kind of measure, by name."""
+        return {name: result for name, result in self.measured.items() if isinstance(result, kind)}
+
+    @property
+    def window_losses(self) -> dict[str, list[float]]:
+        """The mean loss of each window, by column key."""
+        return {name: result.nll_per_window for name, result in self.of_kind(PerplexityResult).items()}
+
+    @property
+    def task_scores(self) -> dict[str, TaskResult]:
+        """By task."""
+        return {result.task: result for result in self.of_kind(TaskResult).values()}
+
+    @property
+    def items(self) -> dict[str, list[Item]]:
+        """By task."""
+        return {name: result.items for name, result in self.task_scores.items()}
+
+    @property
+    def generations(self) -> list[Generation]:
+        return list(self.of_kind(Generation).values())
+
+    @property
+    def latency(self) -> EfficiencyResult | None:
+        return next(iter(self.of_kind(EfficiencyResult).values()), None)
+
+    @property
+    def speed(self) -> Speed | None:
+        return next(iter(self.of_kind(Speed).values()), None)
+
+    @property
+    def gguf(self) -> list[Gguf]:
+        return list(self.of_kind(Gguf).values())
 
 
 class Search(Facts):
     """One search, told by the cut that it was made for.
 
     Attributes:
+        stage: the key of its stage.
         settings: all of them, as resolved (`trials`, `sampler`, `mode`, `order`, `data`, `encoding`, `stop`, `start`,
             `split`, `windows`, `transfer`, …).
         space: the method's own, by parameter: `{low, high}`, a list of values, or a value that is set.
@@ -290,6 +254,7 @@ class Search(Facts):
         importances: each parameter's share in what sets the best trials apart (PED-ANOVA).
     """
 
+    stage: str
     model: str
     method: str
     label: str
@@ -375,87 +340,6 @@ class Source(Facts):
 
     name: str
     digest: str
-
-
-class Cut(Facts):
-    """What rows share that are compared with each other: model, cut and recovery."""
-
-    model: str
-    ratio: float | None
-    structure_ratio: float | None
-    recovery: str
-    recovery_label: str | None = None
-
-
-class Place(Cut):
-    """A row without its seed."""
-
-    label: str
-
-
-class PaperCell(Facts):
-    """A metric of the paper's row and of ours, in the paper's units: perplexities, and accuracies in percent.
-
-    `ours` is the mean over seeds, a difference ours minus the paper's; `…_from_dense` is minus the dense row's value,
-    `…_over_dense` a multiple of it (not of accuracies).
-    """
-
-    paper: float | None = None
-    ours: float | None = None
-    difference: float | None = None
-    paper_from_dense: float | None = None
-    ours_from_dense: float | None = None
-    difference_from_dense: float | None = None
-    paper_over_dense: float | None = None
-    ours_over_dense: float | None = None
-
-
-class ComparedRow(Place):
-    """One of our rows and its partner in the paper; `status` is `done` with one finished seed at least.
-
-    `stated`: metrics that the paper's text gives and its table does not; `derived`: computed from its printed cells.
-    """
-
-    method: str
-    paper_model: str
-    paper_label: str
-    status: Literal["done", "failed", "missing"]
-    stated: list[str] = Field(default_factory=list)
-    derived: list[str] = Field(default_factory=list)
-    cells: dict[str, PaperCell]
-
-
-class Order(Cut):
-    """Kendall's tau-b between the paper's order of `methods` methods and ours, by one metric."""
-
-    metric: str
-    methods: int
-    tau: float
-
-
-class PaperComparison(Facts):
-    """The paper's item and our rows.
-
-    Attributes:
-        in_kind: another model stands in the place of the paper's: only what is relative to its dense row compares.
-        models: the paper's model by ours.
-        only_paper, only_ours: rows without a partner.
-        any_method: what is measured does not depend on which method pruned.
-        quotes: what the paper says of it.
-    """
-
-    item: str
-    caption: str
-    in_kind: bool
-    models: dict[str, str]
-    rows: list[ComparedRow]
-    only_paper: list[Place]
-    only_ours: list[Place]
-    orders: list[Order]
-    any_method: bool = False
-    slips: list[Slip] = Field(default_factory=list)
-    quotes: list[str] = Field(default_factory=list)
-    generations: list[PrintedText] = Field(default_factory=list)
 
 
 class Part(Facts):

@@ -40,6 +40,7 @@ class Search(OnModel):
     """
 
     kind: ClassVar[str] = "search"
+    decides: ClassVar[bool] = True
     version: ClassVar[int] = 6
     resumable: ClassVar[bool] = True
 
@@ -160,7 +161,7 @@ class Search(OnModel):
         """
         return next(method for method in map(METHODS.get, (self.method, *self.baselines)) if method.name == name)
 
-    def told(self, artifact: Artifact, model: str, label: str) -> results.Search:
+    def describe(self, artifact: Artifact, model: str, label: str) -> results.Search:
         """What results.json says of it.
 
         Args:
@@ -169,6 +170,7 @@ class Search(OnModel):
         record = self.read(artifact.directory)
         settings = self.settings.model_dump(mode="json", exclude=ELSEWHERE)
         return results.Search(
+            stage=self.key,
             model=model,
             method=METHODS.get(self.method).name,
             label=label,

@@ -11,11 +11,12 @@ from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter
 
 from reproducer.data.sizes import task_size
 from reproducer.data.tasks import MARGIN, TASKS, Task, TaskSpec, resolve_task
-from reproducer.facts import Facts
 from reproducer.queue import Artifact, Context
 from reproducer.spec import Count, Listed, Name, Section, Spec
-from reproducer.stages.base import Measure, ModelState, named, slug, write_result
-from reproducer.stages.results import Column, Item, TaskScores, TaskUse
+from reproducer.stages.base import ModelState, slug, write_result
+from reproducer.stages.measure import Measure
+from reproducer.stages.measured import TaskResult
+from reproducer.stages.results import Column, TaskUse
 
 if TYPE_CHECKING:
     from reproducer.stages.cost import Cost, ModelCost
@@ -56,6 +57,7 @@ class ZeroShot(Measure):
     kind: ClassVar[str] = "zeroshot"
     version: ClassVar[int] = 3
     rank: ClassVar[int] = 10
+    Result: ClassVar = TaskResult
 
     task: TaskSpec
     identity: dict[str, Any]
@@ -71,20 +73,13 @@ class ZeroShot(Measure):
         tasks: Listed[TaskSpec] = Field(default_factory=list)
         limit: Limit = None
 
-    class Result(Facts):
-        shown: str
-        scores: dict[str, float]
-        stderr: dict[str, float]
-        higher_is_better: dict[str, bool]
-        items: list[Item]
-        majority: float | None = None
-
     @classmethod
     def stages_for(cls, evaluate: Any, spec: Spec, state: ModelState) -> Sequence[Self]:
         limits = _limits(evaluate, spec)
         stages = []
         for index, entry in enumerate(evaluate.tasks):
-            task: Task = named(spec, ("evaluate", "tasks", index), partial(resolve_task, entry))
+            with spec.at(("evaluate", "tasks", index)):
+                task = resolve_task(entry)
             stages.append(
                 cls(
                     **state.fields,
@@ -131,31 +126,18 @@ class ZeroShot(Measure):
     def _margin(self) -> str:
         return f"{slug(self.found.name)}_margin"
 
-    def facts(self, result: Any, device: str | None) -> Mapping[str, Any]:
-        scores = TaskScores(items=len(result.items), shown=result.shown, scores=result.scores, stderr=result.stderr)
+    def metrics(self, result: Any) -> Mapping[str, float]:
         margin = {self._margin: result.scores[MARGIN]} if MARGIN in result.scores else {}
-        return {
-            "metrics": {self.role: result.scores[result.shown], **margin},
-            "task_scores": {self.task.name: scores},
-            "items": {self.task.name: result.items},
-        }
+        return {self.role: result.scores[result.shown], **margin}
 
-    def use(self, artifact: Artifact | None) -> TaskUse:
+    def read(self, artifact: Artifact) -> Any:
+        return super().read(artifact).model_copy(update={"task": self.task.name})
+
+    def use(self, result: Any | None) -> TaskUse:
         """What results.json says of the task."""
         task = self.found
         use = TaskUse(name=task.name, label=task.label, limit=self.limit, metric=task.metric)
-        if artifact is None:
-            return use
-        result = self.read(artifact.directory)
-        return use.model_copy(update={"items": len(result.items), "majority": result.majority})
-
-    def no_better_than_majority(self, artifact: Artifact | None) -> bool:
-        """Whether always giving the place that is right most often is as good; no, where one of the two is not known.
-
-        Of the dense model: then the task says nothing about what pruning did to it.
-        """
-        result = self.read(artifact.directory) if artifact else None
-        return result is not None and result.majority is not None and result.scores[result.shown] <= result.majority
+        return use.model_copy(update={"items": len(result.items), "majority": result.majority}) if result else use
 
     def fingerprints(self, device: str) -> dict[str, str]:
         return self.found.fingerprints()

@@ -8,7 +8,7 @@ import pytest
 from reproducer.cli import main
 from reproducer.reporting.render import render
 from reproducer.spec import SpecError, load
-from reproducer.stages.document import Whole, expand_all
+from reproducer.stages.document import expand_all
 from reproducer.stages.results import Results
 
 SPECS = Path(__file__).parents[2] / "specs"
@@ -49,7 +49,6 @@ def folder(tmp_path, monkeypatch):
 
 def test_rows_are_there_once_with_the_measures_of_all(folder):
     whole = expand_all(load(folder / "all.yaml"))
-    assert isinstance(whole, Whole)
     named = [(row.label, row.seed) for row in whole.rows]
     assert len(named) == len(set(named)) + 1 == 7  # both dense rows are called Tiny
     shared = next(row for row in whole.rows if (row.label, row.seed) == ("LLM-Pruner-E2", 0))
@@ -57,7 +56,7 @@ def test_rows_are_there_once_with_the_measures_of_all(folder):
     assert {"python_topics_ppl", "python_docstrings_ppl"} <= shared.stages.keys()
     assert "python_docstrings_ppl" not in alone.stages
     assert [one.key for one in whole.columns][:2] == ["python_topics_ppl", "python_docstrings_ppl"]
-    assert [model.name for model in whole.found.models] == ["tiny", "tiny, sizes"]
+    assert [model.name for model in whole.resolved.models] == ["tiny", "tiny, sizes"]
     assert [[whole.rows[place].label for place in part.rows] for part in whole.parts] == [
         ["Tiny", "Magnitude", "Magnitude", "LLM-Pruner-E2", "LLM-Pruner-E2"],
         ["Tiny", "LLM-Pruner-E2"],
