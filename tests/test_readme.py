@@ -9,13 +9,12 @@ from statistics import fmean
 import pytest
 
 from reproducer.paper import paper
-from reproducer.reporting.searches import histories
 from reproducer.reporting.verdicts import verdicts
 from reproducer.stages.results import Results
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RENDERED = ["quickstart", "paper-small", "controls-small", "deploy-small", "samplers-small"]
+RENDERED = ["quickstart", "paper-small", "controls-small", "deploy-small"]
 
 
 @cache
@@ -54,7 +53,7 @@ def test_every_number_beside_the_table_is_a_reports():
     """All of the section "A result" but its table, in their order."""
     section = README.partition("\n## A result\n")[2].partition("\n## ")[0]
     section = section.replace(table((ROOT / "reports/quickstart/report.md").read_text(encoding="utf-8")), "")
-    quickstart, article, controls, deploy, samplers = map(results, RENDERED)
+    quickstart, article, controls, deploy = map(results, RENDERED)
     table1 = article.of_part(article.parts[0])
     judged = Counter(one.outcome for one in verdicts(article, paper()))
     dense, *cut = (row for row in deploy.rows)
@@ -64,9 +63,6 @@ def test_every_number_beside_the_table_is_a_reports():
     times = sorted(one.perplexity / whole.perplexity for one in same)
     sizes = {f"{100 * one.bytes / whole.bytes:.0f}" for one in same}
     assert len(sizes) == 1 and len({row.seed for row in quickstart.rows}) == 1
-    (group,) = histories(samplers.searches)
-    within = {line["label"]: line["within"] for line in group.lines() if line["seed"] is None}
-    default = within.pop("local")
     assert numbers(section) == [
         f"{100 * quickstart.spec['prune']['ratio'][0]:.0f}",
         quickstart.environment.python.rpartition(".")[0],
@@ -89,9 +85,6 @@ def test_every_number_beside_the_table_is_a_reports():
         *sizes,
         f"{times[0]:.1f}",
         f"{times[-1]:.1f}",
-        *map(str, {len(one.trials) for one in samplers.searches}),
-        str(len(samplers.spec["seeds"])),
-        *(f"{value:.0f}" for value in (default, min(within.values()), max(within.values()))),
     ]
 
 

@@ -213,32 +213,6 @@ class Objective:
             estimate = value / self._mean(best[: len(losses)], batches) * self._mean(best, self._all)
         return Measured(value, losses.tolist(), stopped, estimate)
 
-    def describe(
-        self, passages: Sequence[int], losses: bool, progress: Callable[[int, int], None] = lambda done, total: None
-    ) -> tuple[Tensor, Tensor | None]:
-        """What the dense model says of pool passages: their states, and their losses if asked for.
-
-        Returns:
-            states: [passages, width] float32, the mean hidden state in front of the first pruned layer. The first token
-                is left out: its state is much larger than all others, and nearly the same in every passage.
-            losses: [passages] float32, mean next-token loss; it takes the whole of a forward pass.
-        """
-        states, found, done = [], [], 0
-        with frozen(self.model), torch.no_grad():
-            for part in torch.tensor(passages).split(max(1, BATCH_TOKENS // self.pool.shape[1])):
-                ids = self.pool[part]
-                hidden = self._run_below(self.pool_walk, ids)
-                states.append(hidden[:, 1:].float().mean(1).cpu())
-                if losses:
-                    with counting(self.model, self._tokens):
-                        for index in range(self.layers[0], len(self.pool_walk.layers)):
-                            hidden = self.pool_walk.run(index, hidden)
-                    found.append(self.pool_walk.losses(hidden, ids).float().mean(1).cpu())
-                    self.text_tokens += ids.numel()
-                done += len(part)
-                progress(done, len(passages))
-        return torch.cat(states), torch.cat(found) if losses else None
-
     def _losses(self, plan: Plan | None, batches: Sequence[_Batch]) -> Tensor:
         """Mean loss of every window of `batches` under `plan`, float64 [windows] on the CPU."""
         self.text_tokens += sum(batch.below.shape[0] * batch.below.shape[1] for batch in batches)

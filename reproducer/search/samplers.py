@@ -1,8 +1,7 @@
 """The sampler of one trial.
 
 Optuna does not store a sampler's state. So every trial has a sampler of its own, seeded from the search's seed and the
-trial's ordinal: with one process a resumed search makes the trials that an unbroken one makes. CMA-ES keeps its
-distribution in the trials, and reads it from there.
+trial's ordinal: with one process a resumed search makes the trials that an unbroken one makes.
 
 The local sampler changes a little of the best trial so far: most of what makes a set of samples good stays when one
 passage of it is exchanged. A trial keeps the best trial's point except for a few passages, some of the parameters, or
@@ -14,8 +13,6 @@ Ten passages out of thousands would be too many to model within a hundred trials
 
 from __future__ import annotations
 
-import copy
-import importlib.util
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -23,18 +20,10 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import (
-    BaseSampler,
-    CmaEsSampler,
-    GPSampler,
-    PartialFixedSampler,
-    RandomSampler,
-    TPESampler,
-)
+from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from reproducer.errors import UserError
-from reproducer.search.encoding import SAMPLE
+from reproducer.search.samples import SAMPLE
 from reproducer.search.settings import SearchSettings
 from reproducer.search.surrogate import features, predict
 
@@ -70,37 +59,9 @@ def _sampler(settings: SearchSettings, trials: int, ordinal: int, seed: int) -> 
         if ordinal < settings.start:
             return RandomSampler(seed=seed)
         return LocalSampler(seed, alike=settings.data != "ten-spaces")
-    if settings.sampler == "gp":
-        return GPSampler(seed=seed, n_startup_trials=startup)
-    if settings.sampler == "cmaes":
-        return _CmaEs(ordinal, seed, settings.stop)
     if settings.mode == "paper":
         return TPESampler(seed=seed, multivariate=False)
     return TPESampler(seed=seed, multivariate=True, group=False, n_startup_trials=startup)
-
-
-class _CmaEs(CmaEsSampler):
-    """CMA-ES over the numbers, univariate TPE over the categories that it does not know."""
-
-    def __init__(self, ordinal: int, seed: int, stops: bool) -> None:
-        if importlib.util.find_spec("cmaes") is None:
-            raise UserError("the sampler cmaes needs the package `cmaes`", "pip install cmaes, or take another sampler")
-        categories = TPESampler(seed=seed, multivariate=False)
-        super().__init__(
-            seed=seed,
-            independent_sampler=categories,
-            warn_independent_sampling=False,
-            consider_pruned_trials=stops,
-        )
-        self._ordinal = ordinal
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        # It adds the trial's number to its seed, and an interrupted trial takes up a number.
-        trial = copy.copy(trial)
-        trial.number = self._ordinal
-        return super().sample_relative(study, trial, search_space)
 
 
 class LocalSampler(BaseSampler):

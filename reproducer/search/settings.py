@@ -11,8 +11,7 @@ from reproducer.spec import Count, Listed, NonEmpty, Ratio, Section, Text, mista
 OFFERED = 32  # passages: each is in many trials, so that what it is worth shows
 START = 10  # random trials at the most
 
-Sampler = Literal["local", "tpe", "random", "gp", "cmaes"]
-Coding = Literal["indices", "ordered", "features"]
+Sampler = Literal["local", "tpe", "random"]
 
 
 class TransferSpec(Section):
@@ -41,17 +40,15 @@ class SearchSettings(Section):
 
     Attributes:
         trials: finished trials in all, the stopped ones and the baselines' among them.
-        mode: `paper` takes TPE, univariate as Optuna's default was in the paper's time, bare indices, the method's
+        mode: `paper` takes TPE, univariate as Optuna's default was in the paper's time, the method's
             space as it was published, stops no trial, and returns the best of its trials alone; `default` takes
             `local`, and TPE, if asked for, multivariate, and returns a baseline where that is better.
-        sampler: `local` (`samplers.LocalSampler`), `tpe`, `random`, `gp` (Optuna's Gaussian process) or `cmaes` (for
-            numbers; as it knows no categories, these are left to TPE).
+        sampler: `local` (`samplers.LocalSampler`), `tpe` or `random`.
         order: `joint`; or `sequential`: half of the trials search the samples with the parameters at the space's
             `default`, the others the parameters with the best samples.
         data: `search`, each sample from the whole pool; `random`, the draw that the baselines use; `ten-spaces`, the
             pool in as many contiguous parts as there are samples, one sample from each; `score`, the samples that are
             best alone, which is found out first.
-        encoding: how parameters stand for samples (`reproducer.search.encoding`).
         stop: let trials race: measured on more and more of the search texts, hopeless ones are given up.
         start: of `local` alone: trials at the head, baselines among them, before it changes the best of them; those
             that are no baselines are drawn at random. By default a quarter of `trials`, ten at most.
@@ -73,7 +70,6 @@ class SearchSettings(Section):
     sampler: Sampler = _decided()
     order: Literal["joint", "sequential"] = "joint"
     data: Literal["search", "random", "ten-spaces", "score"] = "search"
-    encoding: Coding = _decided()
     stop: bool = _decided()
     start: Annotated[int, Field(ge=0)] = _decided()
     offered: Annotated[int, Field(ge=0)] = _decided()
@@ -86,7 +82,7 @@ class SearchSettings(Section):
     workers: Count = 1
     transfer: TransferSpec | None = None
 
-    @field_validator("sampler", "encoding", "stop", "start", "offered", mode="before")
+    @field_validator("sampler", "stop", "start", "offered", mode="before")
     @classmethod
     def _resolved(cls, value: Any, info: ValidationInfo) -> Any:
         if value is not None:
@@ -94,23 +90,11 @@ class SearchSettings(Section):
         paper, sampler = info.data.get("mode") == "paper", info.data.get("sampler")
         if info.field_name == "sampler":
             return "tpe" if paper else "local"
-        if info.field_name == "encoding":  # the local sampler exchanges passages, near or not
-            return "indices" if paper or sampler == "local" else "ordered"
         if info.field_name == "stop":
-            return not paper and sampler in ("local", "tpe", "random")
+            return not paper
         if info.field_name == "offered":
             return OFFERED if sampler == "local" else 0
         return min(info.data.get("trials", 0) // 4, START) if sampler == "local" else 0
-
-    @field_validator("stop")
-    @classmethod
-    def _learnt_from(cls, stop: bool, info: ValidationInfo) -> bool:
-        if stop and info.data.get("sampler") == "gp":
-            raise mistake(
-                "the gp sampler learns nothing from stopped trials and would propose the like again; "
-                "leave out `stop`, or take another sampler"
-            )
-        return stop
 
     @field_validator("start")
     @classmethod

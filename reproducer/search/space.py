@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from reproducer.methods.registry import Method
 from reproducer.methods.space import Choice, Dimension, Float, Scalar, Space, middle
-from reproducer.search.encoding import Encoding
+from reproducer.search.samples import SampleSpace
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -29,7 +29,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class JointSpace:
-    """Where trials are: the encoding of samples, and the method's own space.
+    """What trials search: the calibration samples, and the method's own space.
 
     Attributes:
         draw: the samples that the baselines use, as pool indices.
@@ -37,18 +37,18 @@ class JointSpace:
 
     method: Method
     own: Space
-    encoding: Encoding
+    samples: SampleSpace
     draw: tuple[int, ...]
 
     def suggest(self, trial: BaseTrial) -> Candidate:
         """Let the trial's sampler choose a point."""
-        samples = self.encoding.suggest(trial)
+        samples = self.samples.suggest(trial)
         chosen = {name: _suggest(trial, name, dimension) for name, dimension in self.own.dimensions().items()}
         return Candidate(samples, {**self.own.fixed(), **chosen})
 
     def embed(self, baseline: str) -> dict[str, Any] | None:
         """The trial parameters at which the space holds a baseline with the draw; None if it does not."""
-        point, samples = self.own.points().get(baseline), self.encoding.embed(self.draw)
+        point, samples = self.own.points().get(baseline), self.samples.embed(self.draw)
         return None if point is None or samples is None else {**samples, **point}
 
 

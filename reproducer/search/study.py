@@ -26,9 +26,10 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from reproducer.errors import UserError
 from reproducer.methods.registry import METHODS, Method
 from reproducer.methods.space import Space
-from reproducer.search.encoding import Given, Indices, Progress, encode
+from reproducer.search.journal import open_study
 from reproducer.search.objective import Objective
 from reproducer.search.record import FILE, Baseline, Best, Costs, Record, Sample, State, Trial, write
+from reproducer.search.samples import FixedSamples, Progress, SampleSpace, SearchedSamples, sample_space
 from reproducer.search.settings import SearchSettings
 from reproducer.search.space import JointSpace, default_parameters, described, needs, varies
 from reproducer.search.trials import (
@@ -39,7 +40,6 @@ from reproducer.search.trials import (
     best_of,
     fail_unfinished,
     finished,
-    open_study,
     plan_name,
     to_beat,
     work_together,
@@ -74,8 +74,8 @@ def search(
     """Search, or go on with the search that `directory` holds.
 
     Leaves `search.json`, the record; `plan.safetensors`, the best plan as it was evaluated; and what it goes on from:
-    `study.journal` (Optuna's own; `storage.py` has others), `baselines.json`, `plan-*.safetensors`, and `scores.json`
-    or `features.json` where the settings ask for them.
+    `study.journal` (Optuna's own), `baselines.json`, `plan-*.safetensors`, and `scores.json` where the settings ask for
+    it.
 
     Args:
         method: what is searched, and `space` its parameters' ranges, a section of the class `method.space`.
@@ -105,24 +105,26 @@ def search(
         return objective.value(objective.plan(method, default_parameters(space), (index,), seed))
 
     with _preparation(studies[0], objective, dict.fromkeys(objective.spent(), 0)):  # with what it took to make it
-        encoding = encode(settings, draw, objective, alone, directory, progress) if method.calibrated else Given(())
-    joint = JointSpace(method, space, encoding, tuple(draw) if method.calibrated else ())
+        samples: SampleSpace = FixedSamples(())
+        if method.calibrated:
+            samples = sample_space(settings, draw, objective.pool, alone, directory, progress)
+    joint = JointSpace(method, space, samples, tuple(draw) if method.calibrated else ())
     phases = _phases(joint, list(baselines), settings, one_by_one)
     inside = [name for name, _ in phases[0].points]
     beside = [one for name, one in baselines.items() if name not in inside]
-    if isinstance(encoding, Indices) and settings.offered:
+    if isinstance(samples, SearchedSamples) and settings.offered:
         shown: Callable[[int, int], None] = lambda done, total: progress(done, total, "passages")  # noqa: E731
         again = bool(studies[0].user_attrs.get("prepared"))
         with nullcontext() if again else _preparation(studies[0], objective):
-            objective.prepare(encoding.passages, shown)
+            objective.prepare(samples.passages, shown)
         studies[0].set_user_attr("prepared", True)
     with _preparation(studies[0], objective):  # at once, what several trials need of the same samples
         known = _known(directory)
         outstanding = len(finished(studies[0])) < len(inside) or any(one.name not in known for one in beside)
-        if of_baselines and (outstanding or isinstance(encoding, Given)):
+        if of_baselines and (outstanding or isinstance(samples, FixedSamples)):
             objective.statistics(draw, of_baselines)
-        if of_trials and isinstance(encoding, Given):
-            objective.statistics(encoding.samples, of_trials)
+        if of_trials and isinstance(samples, FixedSamples):
+            objective.statistics(samples.samples, of_trials)
     scores: Scores = {}
 
     def tell() -> None:
@@ -133,7 +135,7 @@ def search(
             best = best_of(studies[:place])
             if best is None:
                 break
-            phase = replace(phase, fixed={name: best.params[name] for name in encoding.names})
+            phase = replace(phase, fixed={name: best.params[name] for name in samples.names})
         worker = Worker(objective, joint, settings, seed, directory, study, phase, studies[:place], tell)
         tell()
         worker.work(until=len(phase.points))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from reproducer.search.encoding import SAMPLE
+from reproducer.search.samples import SAMPLE
 
 Point = Mapping[str, Any]
 Array = NDArray[np.float64]

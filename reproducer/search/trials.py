@@ -17,14 +17,13 @@ import torch
 from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 
-from reproducer.errors import UserError
 from reproducer.models.memory import give_back
 from reproducer.models.products import wide_products
+from reproducer.search.journal import open_study
 from reproducer.search.objective import Objective
 from reproducer.search.samplers import make_sampler
 from reproducer.search.settings import SearchSettings
 from reproducer.search.space import JointSpace
-from reproducer.search.storage import storage_in, unreadable
 
 if TYPE_CHECKING:
     from reproducer.pruning.statistics import Statistic
@@ -59,28 +58,6 @@ class Phase:
     first: int = 0
     fixed: Mapping[str, Any] = field(default_factory=dict)
     points: Sequence[tuple[str, dict[str, Any]]] = ()
-
-
-def open_study(directory: Path, name: str) -> optuna.Study:
-    """A study of the search in `directory`, made if it is not there; `storage.py` says where.
-
-    Raises:
-        UserError: it is damaged, and left as it is; or the database cannot be used.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    # It writes a traceback where an interrupt comes while it reads, beside the one that ends the call in order.
-    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
-    try:
-        storage, prefix = storage_in(directory)
-        study = optuna.create_study(
-            study_name=prefix + name, storage=storage, load_if_exists=True, direction="minimize"
-        )
-        study.get_trials(deepcopy=False)
-    except UserError:
-        raise
-    except Exception as error:
-        raise unreadable(directory, error) from error
-    return study
 
 
 def fail_unfinished(study: optuna.Study) -> None:
@@ -209,7 +186,7 @@ def work_together(worker: Worker, engine: Engine, build: Build, expected: Iterab
     """
     count = worker.settings.workers
     threads = max(1, torch.get_num_threads() // count)
-    names = [study.study_name.rpartition("/")[2] for study in worker.earlier]
+    names = [study.study_name for study in worker.earlier]
     shared = (build, set(expected), worker.space, worker.settings, worker.seed, worker.directory, worker.phase, names)
     futures = [engine.submit(_join, threads, number, *shared) for number in range(1, count)]
     with _threads(threads):

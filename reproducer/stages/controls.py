@@ -45,7 +45,7 @@ def _same_compute(asked: _Question) -> list[dict[str, Any]]:
     """E2 with as many samples as the search's trials have, and the best of as many draws as it has trials."""
     trials = asked.settings.trials
     samples = trials * asked.method.calibration_for(asked.spec).samples
-    drawn = {"sampler": "random", "mode": "default", "encoding": "indices", "stop": False, "start": 0, "space": {}}
+    drawn = {"sampler": "random", "mode": "default", "stop": False, "start": 0, "space": {}}
     return [
         {"name": "llm-pruner-e2", "label": f"E2, {samples} samples", "calibration": {"samples": samples, "pool": None}},
         {"name": "best-draw", "label": f"E2, best of {trials} draws", "search": {**asked.method.search, **drawn}},

@@ -246,7 +246,7 @@ class Search(Facts):
 
     Attributes:
         stage: the key of its stage.
-        settings: all of them, as resolved (`trials`, `sampler`, `mode`, `order`, `data`, `encoding`, `stop`, `start`,
+        settings: all of them, as resolved (`trials`, `sampler`, `mode`, `order`, `data`, `stop`, `start`,
             `split`, `windows`, `transfer`, …).
         space: the method's own, by parameter: `{low, high}`, a list of values, or a value that is set.
         texts: what the objective is the mean perplexity of.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -54,6 +54,12 @@ class Search(OnModel):
     calibration: Calibration
     cut: Cut
     seed: int
+
+    @cached_property
+    def params(self) -> dict[str, Any]:
+        params = super().params
+        params["settings"]["encoding"] = "indices"  # a setting of old with one value left; it is part of the key
+        return params
 
     @classmethod
     def of(

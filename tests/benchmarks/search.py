@@ -89,10 +89,10 @@ def run_search(
     """A search; returns its record, and what its model expected of candidates beside what they were."""
     from reproducer.methods.registry import METHODS
     from reproducer.pruning.allocation import Allocation
+    from reproducer.search.journal import open_study
     from reproducer.search.objective import Objective
     from reproducer.search.settings import SearchSettings
     from reproducer.search.study import search
-    from reproducer.search.trials import open_study
 
     method = METHODS.get("adapruner")
     assert method.space is not None

@@ -101,7 +101,7 @@ def search(trials: int = 24, seed: int = 0, **more: Any) -> Search:
         "label": "AdaPruner",
         "ratio": 0.20,
         "seed": seed,
-        "settings": {"sampler": "local", "mode": "default", "data": "search", "order": "joint", "encoding": "indices",
+        "settings": {"sampler": "local", "mode": "default", "data": "search", "order": "joint",
                      "stop": True, "start": 5, "split": "search", "windows": 16},
         "space": {"alpha1": {"low": 0.0, "high": 1.0}, "fine_second": [0.0, 1e5, 1e7, "only"], "own": [1, 2]},
         "texts": ["python-topics", "python-docstrings"],

@@ -122,7 +122,7 @@ def hostile() -> Results:
     for search in fake.convergence(2, 12).searches:
         best = fake.change(search.best, params={name: name}, samples=[{"index": 1, "text": name * 3}])
         names = {"model": name, "label": f"{search.label} {name}", "importances": {name: 1.0}, "texts": [name]}
-        names |= {"space": {name: [name]}, "settings": search.settings | {"encoding": name}}
+        names |= {"space": {name: [name]}, "settings": search.settings | {"sampler": name}}
         baselines = [fake.change(baseline, label=name) for baseline in search.baselines]
         searches.append(fake.change(search, **names, best=best, baselines=baselines))
     letters = "".join(map(chr, [*range(0x20, 0x180), *range(0x180, 0x3000, 29)]))

@@ -86,12 +86,6 @@ class Objective:
         second = {"only": 3.0, 0.0: 9.0}.get(settings["fine_second"], 1.0)
         return 50 + sum((index - 7) ** 2 for index in samples) / 10 + second + abs(settings["alpha1"] - 0.3)
 
-    def describe(self, passages, losses, progress=lambda done, total: None):
-        """States on a line, in the order of how far a passage is from the bowl's middle."""
-        far = torch.tensor([float(abs(passage - 7)) for passage in passages])
-        self.text_tokens += 128 * len(passages) * losses
-        return far[:, None] * torch.tensor([[1.0, 0.5, -0.2]]), 3 + far / 10 if losses else None
-
 
 def build():
     Path(os.environ[MARK]).touch()
@@ -103,7 +97,7 @@ def build_mortal():
     return Objective(killed_at=2)
 
 
-BASE = {"trials": 14, "encoding": "indices", "stop": False, "offered": 0}
+BASE = {"trials": 14, "stop": False, "offered": 0}
 MIXTURES = [0.0, 1e5, 1e6, 1e7, "only"]  # so that the space holds all baselines but magnitude
 DRAW = (1, 5, 9)
 

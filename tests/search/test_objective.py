@@ -375,21 +375,3 @@ def test_losses_that_are_not_finite_are_not_given_up():
     best, texts = torch.full((8,), 3.0), torch.zeros(8, dtype=torch.long)
     assert not hopeless(torch.full((8,), torch.nan), best, texts)
     assert not hopeless(best.clone(), best, texts)
-
-
-def test_what_the_dense_model_says_of_passages(model, data, objective):
-    pool = data[0]
-    shown = []
-    states, losses = objective.describe(
-        [3, 0, 11], losses=True, progress=lambda done, total: shown.append((done, total))
-    )
-    with torch.no_grad():
-        output = model(pool[[3, 0, 11]], output_hidden_states=True)
-    rounding = torch.finfo(torch.float32).eps  # of what is averaged, and of the average of fewer than 20
-    assert close(states, output.hidden_states[LAYERS[0]][:, 1:].mean(1), 20 * rounding)
-    expected = torch.nn.functional.cross_entropy(
-        output.logits[:, :-1].flatten(0, 1), pool[[3, 0, 11], 1:].flatten(), reduction="none"
-    )
-    assert close(losses, expected.view(3, -1).mean(1), 20 * rounding)
-    assert shown[-1] == (3, 3)
-    assert objective.describe([1], losses=False)[1] is None

@@ -20,10 +20,10 @@ from reproducer.methods.adapruner import AdaPrunerSpace
 from reproducer.pruning.allocation import Allocation
 from reproducer.pruning.plan import Plan
 from reproducer.search import objective as real
-from reproducer.search import samplers
+from reproducer.search.journal import open_study
 from reproducer.search.record import Record
 from reproducer.search.settings import SearchSettings
-from reproducer.search.trials import fail_unfinished, open_study
+from reproducer.search.trials import fail_unfinished
 from tests.helpers import tiny, tokens
 
 
@@ -51,16 +51,13 @@ def beside(directory):
 
 
 WAYS = [
-    {"sampler": sampler, "mode": mode, "encoding": None, "stop": None, "offered": None}
+    {"sampler": sampler, "mode": mode, "stop": None, "offered": None}
     for sampler in ("local", "tpe", "random")
     for mode in ("default", "paper")[: 2 if sampler == "tpe" else 1]
 ]
 WAYS += [
-    {"sampler": "gp", "trials": 8},
-    {"sampler": "cmaes", "trials": 18, "encoding": "features"},
-    {"sampler": "cmaes", "encoding": "ordered", "stop": True},
     {"order": "sequential", "stop": True},
-    {"order": "sequential", "sampler": "cmaes", "trials": 22},
+    {"order": "sequential", "sampler": "tpe", "trials": 22},
 ]
 
 
@@ -87,14 +84,12 @@ def test_a_search_interrupted_twice_makes_the_trials_of_an_unbroken_one(tmp_path
     assert spent.sample_tokens == least.sample_tokens + 3 * (2 - failed)  # trials that died are not counted
 
 
-@pytest.mark.parametrize("encoding", ["indices", "ordered"])
-def test_the_first_trials_are_the_baselines_that_lie_in_the_space(tmp_path, encoding):
-    run(Objective(), tmp_path, encoding=encoding, stop=True)
+def test_the_first_trials_are_the_baselines_that_lie_in_the_space(tmp_path):
+    run(Objective(), tmp_path, stop=True)
     first = finished(tmp_path)[:3]
     assert [trial["baseline"] for trial in first] == ["vector", "llm-pruner-e1", "llm-pruner-e2"]
     assert all(trial["state"] == "complete" for trial in first)
-    if encoding == "indices":
-        assert all(tuple(trial["params"][f"sample_{place}"] for place in range(3)) == DRAW for trial in first)
+    assert all(tuple(trial["params"][f"sample_{place}"] for place in range(3)) == DRAW for trial in first)
     assert [trial["params"]["alpha1"] for trial in first] == [1.0, 0.0, 0.0]
     assert [trial["params"]["fine_second"] for trial in first][1:] == [0.0, "only"]
     assert all(trial["baseline"] is None for trial in finished(tmp_path)[3:])
@@ -146,7 +141,7 @@ def test_where_candidates_race_a_baseline_beside_the_space_does_too(tmp_path):
 def test_the_papers_search_returns_none_of_the_baselines_that_are_scored_beside_it(tmp_path):
     space = AdaPrunerSpace.model_validate(AdaPrunerSpace.published())
     assert space.points() == {} and space.dimensions()["fine_second"].values == (1e5, 1e6, 1e7)
-    record = run(Objective(magnitude=-1e9), tmp_path, mode="paper", sampler=None, encoding=None, stop=None)
+    record = run(Objective(magnitude=-1e9), tmp_path, mode="paper", sampler=None, stop=None)
     assert record.best.method == "adapruner" and record.best.value > -1e9
     assert next(one.value for one in record.baselines if one.method == "magnitude") == -1e9
 
@@ -169,19 +164,17 @@ def test_an_ablation_returns_what_its_own_space_holds(tmp_path, part):
     assert best.value == min(trial["value"] for trial in finished(tmp_path))
 
 
-@pytest.mark.parametrize("encoding", ["indices", "ordered", "features"])
 @pytest.mark.parametrize("trials", [1, 4, 14])
-def test_the_result_is_the_least_of_all_trials_and_baselines(tmp_path, trials, encoding):
-    best = run(Objective(), tmp_path, trials=trials, seed=1, encoding=encoding).best
+def test_the_result_is_the_least_of_all_trials_and_baselines(tmp_path, trials):
+    best = run(Objective(), tmp_path, trials=trials, seed=1).best
     values = [trial["value"] for trial in finished(tmp_path)]
-    inside = 0 if encoding == "features" else 3
-    assert len(values) == max(trials, inside)  # the baselines are always scored
-    assert len(beside(tmp_path)) == 4 - inside
+    assert len(values) == max(trials, 3)  # the baselines are always scored
+    assert len(beside(tmp_path)) == 1
     assert best.value == min([*values, *beside(tmp_path).values()])
 
 
 def test_searching_beats_the_baselines_on_a_smooth_objective(tmp_path):
-    record = run(Objective(), tmp_path, trials=60, seed=0, stop=True, encoding="ordered")
+    record = run(Objective(), tmp_path, trials=60, seed=0, stop=True)
     assert record.best.baseline is None
     assert record.best.value < min(trial["value"] for trial in finished(tmp_path) if trial["baseline"])
     shares = record.importances
@@ -272,26 +265,14 @@ def test_the_best_is_found_among_whole_trials_only(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mode", "sampler", "stop", "encoding"),
-    [
-        ("default", "local", True, "indices"),
-        ("default", "tpe", True, "ordered"),
-        ("paper", "tpe", False, "indices"),
-        ("default", "gp", False, "ordered"),
-    ],
+    ("mode", "sampler", "stop"), [("default", "local", True), ("default", "tpe", True), ("paper", "tpe", False)]
 )
-def test_what_a_mode_means(mode, sampler, stop, encoding):
+def test_what_a_mode_means(mode, sampler, stop):
     settings = SearchSettings(trials=5, mode=mode, sampler=sampler, stop=None)
-    assert (settings.sampler, settings.stop, settings.encoding) == (sampler, stop, encoding)
+    assert (settings.sampler, settings.stop) == (sampler, stop)
     by_itself = {"default": "local", "paper": "tpe"}[mode]
     assert SearchSettings(trials=5, mode=mode).sampler == by_itself
-    assert SearchSettings(trials=5, mode=mode, encoding="features", stop=False).encoding == "features"
     assert SearchSettings(**settings.model_dump()) == settings
-
-
-def test_a_sampler_that_does_not_learn_from_stopped_trials_is_not_given_any():
-    with pytest.raises(ValidationError, match="gp"):
-        SearchSettings(trials=5, sampler="gp", stop=True)
 
 
 def test_a_local_search_looks_around_at_random_first(tmp_path):
@@ -314,7 +295,7 @@ def test_a_local_search_looks_around_at_random_first(tmp_path):
     assert changed(trials["8"][5], trials["8"][:5]) > 4
 
 
-@pytest.mark.parametrize("way", [{"stop": True}, {"stop": False}, {"mode": "paper", "sampler": None, "encoding": None}])
+@pytest.mark.parametrize("way", [{"stop": True}, {"stop": False}, {"mode": "paper", "sampler": None}])
 def test_how_far_a_search_is_goes_by_what_its_trials_take(tmp_path, way):
     told = []
     keys = {"trials": 60, "offered": None, "stop": None, **way}
@@ -349,13 +330,6 @@ def test_settings_are_known_without_torch_or_optuna():
     code = "import sys, reproducer.search.settings, reproducer.methods.adapruner; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "optuna", "transformers"} & set(loaded)
-
-
-def test_cmaes_without_its_package_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(samplers.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="cmaes") as error:
-        run(Objective(), tmp_path, sampler="cmaes")
-    assert "pip install cmaes" in str(error.value)
 
 
 # One after the other.
@@ -439,18 +413,6 @@ def test_the_storage_is_plain_optuna(tmp_path):
     assert plain(tmp_path).best_value == best.value
 
 
-def test_a_search_that_an_earlier_version_began_in_sqlite_goes_on_there(tmp_path):
-    run(Objective(), tmp_path, trials=10)
-    (tmp_path / "study.db").touch()
-    storage = f"sqlite:///{tmp_path / 'study.db'}"
-    optuna.copy_study(from_study_name="joint", from_storage=journal_in(tmp_path), to_storage=storage)
-    (tmp_path / "study.journal").unlink()
-    objective = Objective()
-    run(objective, tmp_path, trials=12)
-    assert objective.evaluated == 2 and not (tmp_path / "study.journal").exists()
-    assert len(optuna.load_study(study_name="joint", storage=storage).trials) == 12
-
-
 def test_a_finished_search_computes_nothing_again(tmp_path):
     record = run(Objective(), tmp_path)
     again = Objective()
@@ -486,11 +448,11 @@ class Interrupted(real.Objective):
         return super().measure(plan, against)
 
 
-@pytest.mark.parametrize("sampler", ["local", "tpe", "gp", "cmaes"])
+@pytest.mark.parametrize("sampler", ["local", "tpe"])
 def test_with_a_model_too_an_interrupted_search_makes_the_same_trials_to_the_bit(tmp_path, sampler):
     model = tiny(layers=3, groups=2)
     texts = {"a": tokens(9, 12, seed=1), "b": tokens(8, 12, seed=2)}
-    keys = {"trials": 7, "baselines": ["llm-pruner-e1", "llm-pruner-e2"], "encoding": None, "stop": None}
+    keys = {"trials": 7, "baselines": ["llm-pruner-e1", "llm-pruner-e2"], "stop": None}
     found = {}
     for name, ends in (("whole", [math.inf]), ("broken", [1, 3, math.inf])):
         (tmp_path / name).mkdir()

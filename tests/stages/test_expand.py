@@ -216,7 +216,7 @@ def test_the_search_scores_the_baselines_that_it_is_given_whatever_rows_stand_be
         ("[quiz]", "[quiz], limit: {quiz: many}", "spec.yaml:6: evaluate.limit.quiz: should be a whole number"),
         ("[quiz]", "[quiz], limit: [4]", "spec.yaml:6: evaluate.limit: should be a whole number, not a list"),
         ("prune: {ratio: 0.20}", "search: {sampler: tpe, start: 4}", "spec.yaml:4: search.start: .*sampler local"),
-        ("prune: {ratio: 0.20}", "search: {sampler: gp, stop: true}", "spec.yaml:4: search.stop: .*leave out `stop`"),
+        ("prune: {ratio: 0.20}", "search: {sampler: gp}", "spec.yaml:4: search.sampler: .*'gp'"),
     ],
 )
 def test_a_wrong_name_is_told_with_its_line_and_the_nearest(tmp_path, line, wrong, message):
