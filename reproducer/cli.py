@@ -181,12 +181,6 @@ def _parser() -> argparse.ArgumentParser:
         "the machine with a stage each, or the processor)",
     )
     machine.add_argument(
-        "--offload",
-        action="store_true",
-        help="decoder layers that do not fit on a GPU wait in host memory and are brought for each pass; slower, the "
-        "same numbers",
-    )
-    machine.add_argument(
         "--jobs",
         type=_jobs,
         metavar="N",

@@ -36,7 +36,7 @@ def run(given: Namespace) -> int:
     """Run a spec and render its report."""
     expansion = _load(given)
     if given.dry_run:
-        print(queue_text(expansion, Store(given.store), given.devices, given.on, given.offload))
+        print(queue_text(expansion, Store(given.store), given.devices, given.on))
         return DONE
     if given.on is not None:
         raise UserError("--on plans for devices that are not here", "add --dry-run")

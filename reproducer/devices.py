@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from reproducer.errors import UserError
 from reproducer.stages.expand import Expansion
 
@@ -11,17 +9,6 @@ from reproducer.stages.expand import Expansion
 def surveyed_device(expansion: Expansion, names: tuple[str, ...]) -> str:
     """The device whose results a survey takes: times hold for one alone, and nothing else asks for torch."""
     return devices_named(names)[0] if any(column.timed for column in expansion.columns) else "cpu"
-
-
-def check_offload(devices: Sequence[str]) -> None:
-    """UserError unless stages run on GPUs alone."""
-    if any(device.partition(":")[0] == "cpu" for device in devices):
-        raise no_offload()
-
-
-def no_offload() -> UserError:
-    message = "--offload is for GPUs: what a processor computes with lies in host memory already"
-    return UserError(message, "leave --offload out")
 
 
 def devices_named(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from tabulate import tabulate
 
-from reproducer.devices import devices_named, no_offload
+from reproducer.devices import devices_named
 from reproducer.queue import Outcome, Store, duration, survey
 from reproducer.stages.expand import Expansion
 
 
-def queue_text(
-    expansion: Expansion, store: Store, devices: tuple[str, ...], on: tuple[int, str] | None, offload: bool
-) -> str:
+def queue_text(expansion: Expansion, store: Store, devices: tuple[str, ...], on: tuple[int, str] | None) -> str:
     """The queue as `--dry-run` prints it; the device is measured if work is left.
 
     Args:
         on: instead of a device of this machine, so many of the table's.
-        offload: layers that do not fit are in host memory.
     """
     outcome = survey(expansion.stages, store)
     todo = [stage for stage in expansion.stages if outcome[stage].artifact is None]
@@ -28,9 +25,6 @@ def queue_text(
 
         expansion.check_cuts()
         here = Device.named(devices_named(devices)[0]) if on is None else device_named(on[1], on[0])
-        here.offload = offload
-        if offload and here.is_host:
-            raise no_offload()
         found = estimates(expansion.stages, outcome, here)
         known = [one for stage in todo if isinstance(one := found.stages[stage.key], Estimate)]
         for stage in todo:

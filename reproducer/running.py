@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reproducer.devices import check_offload, devices_named, surveyed_device
+from reproducer.devices import devices_named, surveyed_device
 from reproducer.errors import UserError
 from reproducer.files import tree_bytes
 from reproducer.queue import (
@@ -72,8 +72,6 @@ def run_stages(expansion: Expansion, given: Namespace, folder: Path | None) -> O
     factory, options = engine_named(given.engine)
     elsewhere = getattr(factory, "elsewhere", False)
     devices = ("cpu",) if elsewhere else devices_named(given.devices)
-    if given.offload and not elsewhere:
-        check_offload(devices)
     expansion.check_cuts()
     check_folder(folder)
     store.prepare()
@@ -85,12 +83,6 @@ def run_stages(expansion: Expansion, given: Namespace, folder: Path | None) -> O
         engine: Any = factory(given.jobs or 0, device=",".join(given.devices), **options)
         devices = engine.devices
         memory = memory if devices == ("cpu",) else {}  # on a GPU it is the GPU's
-        try:
-            if given.offload:
-                check_offload(devices)
-        except BaseException:
-            engine.close()
-            raise
     else:
         largest = max(memory.values(), default=WORKER_MEMORY)
         slots = fitting_slots(devices, largest) if given.jobs == 0 else max(given.jobs or 1, len(devices))
@@ -162,22 +154,13 @@ def _announce(
         here: it runs on `device`, and not on other machines.
 
     Small models are not worth the seconds that an estimate takes.
-
-    Raises:
-        UserError: a stage does not fit, and is none that can offload.
     """
     large = any((model.entry.parameters or LARGE) >= LARGE for model in expansion.resolved.models)
-    if not large and given.jobs != 0 and not given.offload:
+    if not large and given.jobs != 0:
         return {}
-    from reproducer.stages.estimates import Device, Estimate, estimates, misfit
+    from reproducer.stages.estimates import Device, Estimate, estimates
 
-    at = Device.named(device)
-    at.offload = given.offload and here
-    found = estimates(expansion.stages, outcome, at)
-    for stage in todo if at.offload else ():
-        one, why = found.stages[stage.key], getattr(stage, "whole", "")
-        if why and isinstance(one, Estimate) and one.memory > at.memory:
-            raise UserError(f"{stage.label}: {misfit(stage, one, at)}", "leave it out of the spec, or --offload")
+    found = estimates(expansion.stages, outcome, Device.named(device))
     if large and here and (found.seconds > LONG or found.misfits):
         lines = [f"{expansion.spec.name}: {len(todo)} stages to run, about {duration(found.seconds)} on this device"]
         lines += [f"from the network: {', '.join(needed)}"] if (needed := expansion.needs(todo)) else []

@@ -108,7 +108,7 @@ class _Descent:
         found: Statistics = {index: {path: {} for path in self.axes} for index in self.weights}
         for index, of_layer in self.weights.items():
             for path, weight in of_layer.items():
-                terms = (total[index][path] * weight).to(self.walk.device).abs_()
+                terms = (total[index][path] * weight).abs_()
                 values = terms.sum(1 - self.axes[path]) / (averaged * self.step_size)
                 found[index][path][statistic] = values.cpu()
         if self.threshold and not any(
@@ -154,9 +154,8 @@ class _Descent:
         if index not in self.weights:
             return layer, found
         generator = torch.Generator(self.walk.device).manual_seed(self.seeds[index])
-        for path, kept in self.weights[index].items():
-            weight = kept.to(self.walk.device)  # an offloaded layer's, and its displacement, wait on the host
-            moved = weight + self.delta[index][path].to(weight.device)  # in the wider dtype of the two
+        for path, weight in self.weights[index].items():
+            moved = weight + self.delta[index][path]  # in the wider dtype of the two
             if self.noise:
                 drawn = torch.randn(weight.shape, generator=generator, dtype=moved.dtype, device=weight.device)
                 moved.addcmul_(drawn, weight.abs().to(moved.dtype), value=self.noise)
@@ -166,12 +165,10 @@ class _Descent:
 
     def _move(self, delta: Tensor, slope: Tensor) -> None:
         """A step of proximal gradient descent, in place."""
-        moved = delta.to(slope.device)
-        moved.mul_(1 - self.step_size / self.smoothing).sub_(slope.to(delta.dtype), alpha=self.step_size)
+        delta.mul_(1 - self.step_size / self.smoothing).sub_(slope.to(delta.dtype), alpha=self.step_size)
         if self.threshold:
-            size = moved.square().mean(1, keepdim=True).sqrt_()
-            moved.mul_((1 - self.step_size * self.threshold / size).clamp_(min=0))
-        delta.copy_(moved)
+            size = delta.square().mean(1, keepdim=True).sqrt_()
+            delta.mul_((1 - self.step_size * self.threshold / size).clamp_(min=0))
 
 
 def _zeros(weight: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 
 def load_model(
-    directory: str | Path, dtype: str = "auto", device: str | torch.device = "cpu", on_host: bool = False
+    directory: str | Path, dtype: str = "auto", device: str | torch.device = "cpu"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model in evaluation mode on `device`, and its tokenizer (which has a padding token).
 
@@ -32,7 +32,6 @@ def load_model(
     Args:
         directory: what `fetch` filled, or a model folder.
         dtype: of the weights and the computation; `auto`: what config.json says.
-        on_host: leave the weights in host memory, the same as they would be on `device`; see `offload`.
 
     Raises:
         UserError: files are missing or broken, or they are not a causal language model that transformers knows.
@@ -51,12 +50,12 @@ def load_model(
     model: Any
     if seed.is_file():
         with quiet():
-            model = draw_model(config, json.loads(seed.read_text(encoding="utf-8"))["seed"], wanted, device, on_host)
+            model = draw_model(config, json.loads(seed.read_text(encoding="utf-8"))["seed"], wanted, device)
     else:
         model = _read_model(folder, config, wanted)
     tokenizer = load_tokenizer(folder)
     _agree(model, tokenizer)
-    return model.to("cpu" if on_host else device).eval(), tokenizer
+    return model.to(device).eval(), tokenizer
 
 
 def _read_model(folder: Path, config: Any, dtype: torch.dtype) -> PreTrainedModel:

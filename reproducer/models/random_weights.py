@@ -47,26 +47,22 @@ def draw_model(
     seed: int,
     dtype: torch.dtype,
     device: str | torch.device = "cpu",
-    on_host: bool = False,
 ) -> PreTrainedModel:
     """A model of `config` whose random weights are made in `dtype` on `device`, where they stay.
 
     Nothing else of its size is ever held. Config, seed, dtype and kind of device determine the weights: generators of
     a CPU and a GPU give different numbers.
-
-    Args:
-        on_host: they are moved to host memory one by one.
     """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
-    with no_init_weights(), torch.device("cpu" if on_host else device):
+    with no_init_weights(), torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.tie_weights()
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            weight.copy_(fill(weight.to(device), name, config, seed))
+            fill(weight, name, config, seed)
     return model
 
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of, linear_at
-from reproducer.models.offload import waits
 from reproducer.models.walk import BATCH_TOKENS, LayerWalk, frozen
 from reproducer.pruning.statistics import (
     GradientStatistic,
@@ -43,8 +42,7 @@ class Limits:
 
     Attributes:
         activations: bytes of layer activations kept from the forward pass for the backward pass. Layers that do not
-            fit, and those that are offloaded, are computed again when the backward pass reaches them; the numbers are
-            the same.
+            fit are computed again when the backward pass reaches them; the numbers are the same.
         chunk: bytes of one per-sample gradient chunk in the accumulation dtype; None: by device.
     """
 
@@ -115,13 +113,13 @@ def collect(
 
 def _of_weights(model: nn.Module, chosen: list[int], wanted: list[WeightStatistic]) -> Statistics:
     architecture = architecture_of(model)
-    layers, device = architecture.decoder_layers(model), architecture.head_of(model).weight.device
+    layers = architecture.decoder_layers(model)
     collected: Statistics = {}
     for index in chosen:
         collected[index] = {path: {} for path in architecture.modules()}
         for path, axis in architecture.modules().items() if wanted else ():
             weight = linear_at(layers[index], path).weight.detach()
-            wide = weight.to(device, _accumulator(weight.dtype))  # from the host, where the layer is offloaded
+            wide = weight.to(_accumulator(weight.dtype))
             found: dict[Statistic, Tensor] = {
                 statistic: statistic.of(wide if axis == 0 else wide.T).cpu() for statistic in wanted
             }
@@ -218,7 +216,7 @@ class _Backward:
         spare, size = self.limits.activations, 0
         for index in range(first, count):
             boundary[index] = hidden
-            if size <= spare and not waits(self.walk.layers[index]):  # the first graph tells the size of all
+            if size <= spare:  # the first graph tells the size of all
                 with self.watched.watching(index, self.walk.layers[index], len(self.ids)):
                     hidden, used = self._forward(index, hidden, collected, chunk)
                 size = size or used
@@ -268,7 +266,7 @@ class _Backward:
 
         def forward_hook(module: nn.Linear, arguments: tuple[Tensor, ...], output: Tensor) -> None:
             features = self._by_sample(count(arguments[0]))
-            weight, by_row = module.weight.detach(), axis == 0  # an offloaded layer has it on the device only now
+            weight, by_row = module.weight.detach(), axis == 0
 
             def output_gradient_hook(gradient: Tensor) -> None:
                 gradient = self._by_sample(gradient)

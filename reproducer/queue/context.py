@@ -35,7 +35,6 @@ class Context:
     _say: Callable[[str], None] = lambda text: None
     _record: Callable[[str, Any], None] = lambda name, value: None
     _until_end: ExitStack = field(default_factory=ExitStack)
-    offload: bool = False
 
     def progress(self, done: float, total: float, text: str = "") -> None:
         """Tell how far the stage is, in any unit. Cheap: call it as often as convenient."""

@@ -29,7 +29,6 @@ from reproducer.errors import UserError
 from reproducer.methods.prune import cut_settings, decide
 from reproducer.methods.registry import Decision, Method
 from reproducer.methods.space import Scalar
-from reproducer.models.offload import at_hand
 from reproducer.models.tokens import Tokens, counting
 from reproducer.models.walk import BATCH_TOKENS, LayerWalk, frozen
 from reproducer.pruning.allocation import Allocation, check_layers
@@ -225,12 +224,10 @@ class Objective:
                 plan = None
             for index in range(first, len(walk.layers)):
                 layer: nn.Module | None = walk.layers[index]
-                with at_hand(walk.layers[index]):  # an offloaded layer comes once, and is sliced on the device
-                    if plan is not None:
-                        layer = plan.layer(index, walk.layers[index], self.architecture)
-                    if layer is not None:
-                        with at_hand(layer):
-                            hidden = [walk.run(index, part, layer) for part in hidden]
+                if plan is not None:
+                    layer = plan.layer(index, walk.layers[index], self.architecture)
+                if layer is not None:
+                    hidden = [walk.run(index, part, layer) for part in hidden]
             losses = [walk.losses(part, self._windows[b.windows]) for part, b in zip(hidden, batches, strict=True)]
         return torch.cat(losses).double().mean(1).cpu()
 

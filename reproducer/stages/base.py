@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from reproducer.data.text import text_fingerprints, text_source
-from reproducer.queue import Artifact, Context, Outcome, Result, Stage, describe_machine
+from reproducer.queue import Context, Stage, describe_machine
 from reproducer.spec import PruneSpec
 from reproducer.stages.results import CalibrationUse, TrainingStep
 
@@ -205,21 +205,18 @@ class OnModel(Stage):
         Args:
             merge: all edits become part of the weights; else the last one may stay an adapter.
 
-        The last one stays in memory for the next stage of the process, which must find it as it was. Where the run
-        offloads, each stage leaves as many layers on the device as it has room for beside its own work. Products are
+        The last one stays in memory for the next stage of the process, which must find it as it was. Products are
         formed as `wide_products` says until the stage ends, but not where times are taken: those are torch's own.
         """
         from reproducer.models.products import wide_products
 
         parts = tuple(str(context.inputs[name]) for name in ("model", *named_edits(self.edits)))
-        wanted = (parts, self.dtype, context.device, context.offload, merge)
+        wanted = (parts, self.dtype, context.device, merge)
         if _Last.wanted != wanted:
             forget()  # before the next is loaded: two may not fit
             _Last.loaded = self._read(context, merge)
             _Last.wanted = wanted
         model = _Last.loaded[0]
-        if context.offload:
-            self._offload(model, context)
         if not self.timed:
             context.enter(wide_products(model.dtype, model.device))
         return _Last.loaded
@@ -241,21 +238,8 @@ class OnModel(Stage):
         from reproducer.models.load import load_model
 
         model: Any
-        model, tokenizer = load_model(context.inputs["model"], self.dtype, context.device, on_host=context.offload)
+        model, tokenizer = load_model(context.inputs["model"], self.dtype, context.device)
         return apply_edits(model, self.edits, context.inputs, merge), tokenizer
-
-    def _offload(self, model: Any, context: Context) -> None:
-        from reproducer.models.offload import offload
-        from reproducer.stages.estimates import Device, resident_layers
-
-        base = Result(self.model, "cached", artifact=Artifact(context.inputs["model"], {}))
-        known = Outcome({self.model.key: base})
-        offload(model, context.device, resident_layers(self, known, Device.named(context.device)))
-
-    @property
-    def whole(self) -> str:
-        """Why all of the model's weights have to be on the device, as the end of "it cannot be offloaded: …"."""
-        return "adapters are not offloaded" if any(not edit.cuts for edit in self.edits) else ""
 
     def cost(self, model: ModelCost) -> Cost:
         """About what the stage takes."""

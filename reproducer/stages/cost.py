@@ -91,11 +91,6 @@ class ModelCost:
         """Bytes of them."""
         return self.parameters * _item(self.dtype)
 
-    @property
-    def layer_weights(self) -> float:
-        """Bytes of one decoder layer."""
-        return self._small.layer * self.kept * _item(self.dtype)
-
     def dense(self) -> Self:
         """The model before anything was cut or learnt."""
         return replace(self, kept=1.0, recovery=None)

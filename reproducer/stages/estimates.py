@@ -20,7 +20,7 @@ from reproducer.models.fetch import recipe
 from reproducer.models.load import locate
 from reproducer.queue import Outcome, Stage, describe_machine
 from reproducer.stages.base import OnModel
-from reproducer.stages.cost import CHARACTERS_PER_TOKEN, Cost, ModelCost, Work
+from reproducer.stages.cost import CHARACTERS_PER_TOKEN, ModelCost, Work
 
 if TYPE_CHECKING:
     import torch
@@ -29,20 +29,14 @@ PROBE_SECONDS = 0.05  # that a rate is measured for
 READING, FETCHING = 1e9, 5e7  # bytes a second from a disk, and from a hub or a package registry
 HEAP = 1.75  # of the C library, seen in processes that trained, searched and pruned: what is freed in between has gaps
 LEAST = 0.1  # seconds: an estimate below that is of bookkeeping, and says nothing of others
-ROOM = 0.9  # of a device's memory that offloading fills: the rest is for the driver, workspaces and gaps. Not measured.
-AT_HAND = 2  # offloaded layers that a pass may have on the device: one, and what is sliced of it
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one stage: wall time, and the most bytes that it holds at once, model included and libraries not.
-
-    `least` are the bytes that it holds on the device with every layer offloaded that can be.
-    """
+    """Of one stage: wall time, and the most bytes that it holds at once, model included and libraries not."""
 
     seconds: float
     memory: float
-    least: float
 
 
 @dataclass(frozen=True)
@@ -94,23 +88,14 @@ def estimates(stages: Sequence[Stage], outcome: Outcome, device: Device) -> Esti
             if stage.key not in made:
                 total += one.seconds
                 if one.memory > device.memory:
-                    misfits.append(f"{stage.label}: {misfit(stage, one, device)}")
+                    misfits.append(f"{stage.label}: {misfit(one, device)}")
     return Estimates(corrected, total, misfits, _basis(device, corrections), corrections)
 
 
-def misfit(stage: Any, found: Estimate, device: Device) -> str:
-    """By how much a stage does not fit on the device, and whether offloading would help."""
-    more = found.memory - device.memory
-    text = f"needs {memory_text(found.memory)} of {memory_text(device.memory)}, {memory_text(more)} too much"
-    if device.is_host or not isinstance(stage, OnModel):
-        return text
-    if stage.whole:
-        return f"{text}; it cannot be offloaded: {stage.whole}"
-    if device.offload or found.least == found.memory:
-        return text
-    if found.least > device.memory:
-        return f"{text}; with --offload still {memory_text(found.least - device.memory)}"
-    return f"{text}; --offload keeps layers in host memory that do not fit"
+def misfit(found: Estimate, device: Device) -> str:
+    """By how much a stage does not fit on the device."""
+    more = memory_text(found.memory - device.memory)
+    return f"needs {memory_text(found.memory)} of {memory_text(device.memory)}, {more} too much"
 
 
 def estimate(
@@ -121,52 +106,14 @@ def estimate(
         return "unknown until fetched", loaded
     cost = stage.cost(model)
     work, memory = cost.work, cost.memory
-    least = memory
     if isinstance(stage, OnModel):
-        memory, least = _held(stage, model, cost, device)
+        memory = model.weights + device.heap * memory
         parts = tuple(part.key for part in (stage.model, *stage.edits))
         if parts != loaded:
             loading, loaded = model.loading(), parts
             work = work + loading.work
-            if not device.offload:  # else it is loaded on the host
-                memory = max(memory, model.weights + loading.memory)
-    return Estimate(device.rates(model.dtype).seconds(work), memory, min(memory, least)), loaded
-
-
-def _held(stage: OnModel, model: ModelCost, cost: Cost, device: Device) -> tuple[float, float]:
-    """Bytes on the device while a stage runs, and with every layer offloaded."""
-    beside = device.heap * cost.memory
-    rest = model.weights - model.layers * model.layer_weights
-    whole = model.weights + beside
-    least = whole if stage.whole else min(whole, rest + beside + AT_HAND * model.layer_weights)
-    if not device.offload or stage.whole:
-        return whole, least
-    resident = _resident(model, cost, device)
-    return min(whole, rest + beside + (resident + AT_HAND) * model.layer_weights), least
-
-
-def _resident(model: ModelCost, cost: Cost, device: Device) -> int:
-    """Decoder layers that have room on the device beside all else."""
-    room = ROOM * device.memory - device.heap * cost.memory - (model.weights - model.layers * model.layer_weights)
-    if room >= model.layers * model.layer_weights:
-        return model.layers
-    return max(0, math.floor(room / model.layer_weights) - AT_HAND)
-
-
-def resident_layers(stage: OnModel, outcome: Outcome, device: Device) -> int:
-    """Decoder layers whose weights stay on the device while a stage runs; all of them where they have to.
-
-    A stage without an estimate is taken to need half of the memory for its own work.
-    """
-    model = model_of(stage, outcome)
-    assert model is not None  # its config lies in the store
-    if stage.whole:
-        return model.layers
-    try:
-        cost = stage.cost(model)
-    except NotImplementedError:
-        cost = Cost(memory=ROOM * device.memory / 2)
-    return _resident(model, cost, device)
+            memory = max(memory, model.weights + loading.memory)
+    return Estimate(device.rates(model.dtype).seconds(work), memory), loaded
 
 
 def model_of(stage: Any, outcome: Outcome) -> ModelCost | None:
@@ -211,8 +158,6 @@ def _basis(device: Device, corrections: Mapping[str, float]) -> str:
         f"Assumed: the usual sizes of data sets, {CHARACTERS_PER_TOKEN:.0f} characters a token, "
         f"{FETCHING / 1e6:.0f} MB/s of downloads, {READING / 1e9:.0f} GB/s from the disk.",
     ]
-    if device.offload:
-        lines.append("Times are without what it takes to bring offloaded layers to the device.")
     if corrections:
         seen = ", ".join(f"{kind} {ratio:.2f}" for kind, ratio in sorted(corrections.items()))
         lines.append(f"Times are corrected by what took longer or shorter in the store: {seen}.")
@@ -245,8 +190,6 @@ class Device:
         heap: how much of it is taken for each byte that tensors of changing sizes fill.
         here: it is this machine's, so that what the store has measured here says something of it.
         source: of the rates, for a reader.
-        is_host: its memory is the host's.
-        offload: layers that do not fit may wait in host memory.
     """
 
     label: str
@@ -255,8 +198,6 @@ class Device:
     heap: float = 1.0
     here: bool = True
     source: str = "measured just now"
-    is_host: bool = False
-    offload: bool = False
     measured: dict[str, Rates] = field(default_factory=dict)
 
     @classmethod
@@ -269,7 +210,7 @@ class Device:
             properties = torch.cuda.get_device_properties(name)
             return cls(properties.name, properties.total_memory, partial(_rates, name))
         label = f"{describe_machine()['cpu']}, {torch.get_num_threads()} threads"
-        return cls(label, psutil.virtual_memory().total, partial(_rates, name), HEAP, is_host=True)
+        return cls(label, psutil.virtual_memory().total, partial(_rates, name), HEAP)
 
     def rates(self, dtype: str) -> Rates:
         if dtype not in self.measured:

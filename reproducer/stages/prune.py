@@ -43,10 +43,6 @@ class _ByMethod(OnModel):
         return self.calibration.fingerprints() if self.calibration else {}
 
     @property
-    def whole(self) -> str:
-        return "the method trains on all layers" if METHODS.get(self.method).trains else super().whole
-
-    @property
     def request(self) -> dict[str, Any]:
         """What is asked of the method."""
         return {"layers": self.cut.indices, "cut": self.cut.allocation(), "seed": self.seed or 0}

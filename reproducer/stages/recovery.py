@@ -57,10 +57,6 @@ class Recover(Edit):
     def fingerprints(self, device: str) -> dict[str, str]:
         return self.how.fingerprints()
 
-    @property
-    def whole(self) -> str:
-        return "it trains on all layers"
-
     def apply(self, model: Any, directory: Path, merge: bool = False) -> Any:
         return self.how.apply(model, directory, merge)
 

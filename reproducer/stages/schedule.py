@@ -91,7 +91,7 @@ def _here(count: int) -> Device:
     finally:
         torch.set_num_threads(threads)
     memory = psutil.virtual_memory().total // count
-    return Device(whole.label, memory, whole.measure, HEAP, is_host=True, measured=rates)
+    return Device(whole.label, memory, whole.measure, HEAP, measured=rates)
 
 
 def schedule_text(stages: Sequence[Stage], outcome: Outcome, device: Device, count: int, found: Estimates) -> str:

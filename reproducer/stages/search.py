@@ -90,10 +90,6 @@ class Search(OnModel):
         searched = {name: digest for text in self.texts for name, digest in text.fingerprints().items()}
         return self.calibration.fingerprints() | searched
 
-    @property
-    def whole(self) -> str:
-        return "each of its workers has the model there" if self.settings.workers > 1 else super().whole
-
     def run(self, context: Context) -> None:
         from reproducer.search.study import search
 

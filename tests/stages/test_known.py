@@ -43,7 +43,7 @@ def run(folder, spec, known=None, running=True):
     if known is not None:
         expansion = replace(expansion, known=Known.read(known))
     given = {"store": folder / "store", "remote": None, "devices": ("cpu",), "engine": "local", "jobs": None}
-    given |= {"offload": False, "profile": [], "spec": folder / "spec.yaml"}
+    given |= {"profile": [], "spec": folder / "spec.yaml"}
     if running:
         outcome = run_stages(expansion, Namespace(**given), None)
     else:
