@@ -41,16 +41,6 @@ def test_a_changed_file_is_read_again(mirror):
     assert before.fingerprint != after.fingerprint == Source("org/set").fingerprint()
 
 
-def test_an_unchanged_file_is_parsed_once(mirror):
-    mirror("org/set", "default", "train", GOOD)
-    assert Source("org/set").read().rows is Source("org/set").read().rows
-
-
-def test_blank_lines_do_not_shift_line_numbers(lines):
-    rows = Source(lines('{"text": "a"}', "", '{"text": "b"}', "")).read()
-    assert rows.lines == [1, 3]
-
-
 def test_separators_inside_a_json_string_end_no_line(lines):
     rows = Source(lines(json.dumps({"text": "a\u2028b\x85c"}, ensure_ascii=False))).read()
     assert rows.rows[0]["text"] == "a\u2028b\x85c"
@@ -126,12 +116,6 @@ def test_a_missing_file_and_one_of_no_known_kind(tmp_path):
     (tmp_path / "table.csv").write_text("a,b")
     with pytest.raises(DataError, match=r"(?s)table\.csv is of no known kind.*\.jsonl\.gz"):
         parse_source(str(tmp_path / "table.csv"), "train")
-
-
-def test_a_mirror_that_is_no_folder(monkeypatch, tmp_path):
-    monkeypatch.setenv("REPRODUCER_MIRROR", str(tmp_path / "gone"))
-    with pytest.raises(DataError, match=r"REPRODUCER_MIRROR names .*gone, which is not a folder"):
-        Source("org/set").read()
 
 
 @pytest.mark.parametrize("part", ["../x", "a/b", "train[:10]", ".."])

@@ -34,11 +34,6 @@ def test_windows_are_the_tokens_of_the_whole_text_in_order(wikitext, length, fir
     assert windows(wikitext, Words(first), length, limit=1000).equal(cut)
 
 
-def test_a_text_shorter_than_a_window(wikitext, words):
-    with pytest.raises(DataError, match=r"text 'wikitext2' has \d+ tokens, too few for one window of 128"):
-        windows(wikitext, words, 128)
-
-
 def test_roles_of_the_catalogue_never_share_a_split():
     for entry in TEXTS.values():
         identities = [json.dumps(source.identity()) for source in entry.sources.values()]
@@ -51,12 +46,6 @@ def test_resolving_reads_nothing(no_mirror, unreachable):
         for role, source in entry.sources.items():
             identity = text_source(entry.name, role).identity()
             assert json.loads(json.dumps(identity)) == identity == source.identity()
-
-
-def test_the_split_of_a_hub_data_set_follows_the_role():
-    splits = {role: text_source("org/set", role).split for role in ("report", "search", "calibration")}
-    assert splits == {"report": "test", "search": "validation", "calibration": "train"}
-    assert {text_source("org/set::dev", role).split for role in splits} == {"dev"}
 
 
 def test_an_unknown_text_gets_the_nearest_name():

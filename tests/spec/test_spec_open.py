@@ -15,7 +15,6 @@ from reproducer.spec import (
     Positive,
     Ratio,
     Section,
-    Spec,
     SpecError,
     Text,
     Tokens,
@@ -112,12 +111,6 @@ MISTAKES = {
     "unknown choice": ("search: {sampler: tp}", "x.yaml:4: search.sampler: should be one of", "did you mean 'tpe'?"),
     "not finite": ("search: {space: {alpha_max: .inf}}", "x.yaml:4: search.space.alpha_max: should be", "finite"),
     "of a kind's own": ("recovery:\n- name: lora\n  rnk: 9", "x.yaml:6: recovery[0]: unknown key 'rnk'", "'rank'?"),
-    "the whole section": (
-        "search:\n  sampler: tpe\n  trials: 1",
-        "x.yaml:4: search: the sampler tpe needs 2 trials",
-        "",
-    ),
-    "a section of it": ("search:\n  transfer: {}", "x.yaml:5: search.transfer: says nothing", ""),
 }
 
 
@@ -130,17 +123,6 @@ def test_a_mistake_is_told_with_its_line_and_place(load, case):
     assert line.startswith(start)
     assert words in line
     assert "pydantic" not in line and "Input" not in line and "Value error" not in line
-
-
-def test_all_mistakes_of_a_section_at_once(load):
-    spec = load(BASE + "search:\n  trials: 0\n  space:\n    factors: [1, a]\n    x: 2\n")
-    with pytest.raises(SpecError) as caught:
-        parse_all(spec)
-    assert [str(one).split(": ")[:2] for one in caught.value.mistakes] == [
-        ["x.yaml:5", "search.trials"],
-        ["x.yaml:7", "search.space.factors[1]"],
-        ["x.yaml:8", "search.space"],
-    ]
 
 
 @pytest.mark.parametrize(
@@ -161,19 +143,6 @@ def test_what_a_method_does_not_override_is_told_where_it_stands(load, own, comm
     assert str(caught.value).startswith(where + ": ")
 
 
-def test_a_name_deep_in_an_open_section_gets_its_nearest(load):
-    text = "name: x\nmodels: tiny\nmethods: [a, {name: b, search: {texts: [ptb, wikitex]}}]\nsearch: {texts: c44}\n"
-    spec = load(text + "evaluate: {tasks: [quizz, {name: piqaa}]}\n")
-    choices = ["wikitext", "c4", "quiz", "piqa"]
-    for loc, told in {
-        ("methods", 1, "search", "texts", 1): "x.yaml:3: methods[1].search.texts[1]: no; did you mean 'wikitext'?",
-        ("methods", 0, "search", "texts", 0): "x.yaml:4: search.texts: no; did you mean 'c4'?",
-        ("evaluate", "tasks", 0, "name"): "x.yaml:5: evaluate.tasks[0]: no; did you mean 'quiz'?",
-        ("evaluate", "tasks", 1, "name"): "x.yaml:5: evaluate.tasks[1].name: no; did you mean 'piqa'?",
-    }.items():
-        assert str(spec.error(loc, "no", choices)) == told
-
-
 def test_an_error_raised_at_a_place_is_told_with_its_line(load):
     spec = load(BASE + "evaluate:\n  tasks: [quizz]\n")
     with pytest.raises(SpecError) as caught, spec.at(("evaluate", "tasks", 0)):
@@ -182,12 +151,6 @@ def test_an_error_raised_at_a_place_is_told_with_its_line(load):
     with pytest.raises(SpecError) as caught, spec.at(("models",)), spec.at(("evaluate",)):
         raise UserError("inner")
     assert caught.value.line == 4
-
-
-def test_a_spec_built_in_python_names_itself():
-    spec = Spec(name="mine", models=["tiny"], methods=["a"], search={"trials": 0})
-    with pytest.raises(SpecError, match=r"^spec 'mine': search.trials: should be above 0, not 0$"):
-        spec.parse(("search",), Search, spec.search)
 
 
 @pytest.mark.parametrize(
@@ -214,10 +177,6 @@ class TestSubstitute:
     def profiles(self, write):
         write(self.FIRST, "profiles/first.yaml")
         write(self.SECOND, "profiles/second.yaml")
-
-    def test_without_profiles_a_name_stays(self, load):
-        assert load(BASE).substitute("datasets", "alpaca") == "alpaca"
-        assert Spec(name="a", models=["m"], methods=["a"]).substitute("tasks", "piqa") == "piqa"
 
     def test_profiles_follow_each_other(self, load, profiles):
         spec = load(BASE, ["first", "second"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reproducer.spec import SpecError, load_spec
+from reproducer.spec import load_spec
 
 BASE = "name: x\nmodels: [tiny]\nmethods: [magnitude]\n"
 
@@ -101,10 +101,6 @@ class TestProfiles:
         both = load(BASE.replace("[tiny]", "[llama-7b, vicuna-7b]"), ["small"])
         assert [model.name for model in both.models] == ["smollm2-135m"]
 
-    def test_what_the_author_wrote_twice_stays_a_mistake(self, mistakes, profiles):
-        (line,) = mistakes(BASE.replace("[tiny]", "[llama-7b, vicuna-7b, tiny, tiny]"), ["small"])
-        assert line.startswith("x.yaml:2: models[2]: 'tiny' is listed twice")
-
     def test_structure_ratios_become_ratios(self, load, profiles):
         spec = load(SPEC, ["small"])
         assert (spec.prune.ratio, spec.prune.structure_ratio) == ([0.20, 0.40], None)
@@ -191,17 +187,8 @@ class TestFindingProfiles:
         assert mistakes(BASE, ["papr"]) == ["--profile: unknown profile 'papr'; did you mean 'paper'?"]
         assert mistakes(BASE, ["zzz"]) == ["--profile: unknown profile 'zzz'; choose one of: paper, small, tiny"]
 
-    def test_a_path_that_is_not_there(self, mistakes, profiles):
-        (line,) = mistakes(BASE, ["profiles/smal.yaml"])
-        assert line == "profiles/smal.yaml: there is no such file; did you mean 'profiles/small.yaml'?"
-
 
 class TestSet:
-    def test_the_last_word(self, load, profiles):
-        spec = load(SPEC, ["small"], ["search.trials=9", "search.trials=10"])
-        assert spec.search["trials"] == 10
-        assert spec.where(("search", "trials")) == "--set"
-
     @pytest.mark.parametrize(
         ("override", "written"),
         [
@@ -251,13 +238,6 @@ class TestSet:
         (line,) = mistakes(BASE, overrides=[override])
         assert line.startswith(start)
         assert words in line
-
-    def test_mistakes_of_file_profile_and_option_come_in_that_order(self, load, write):
-        write("set: {calibration: {samples: 0}}", "profiles/p.yaml")
-        with pytest.raises(SpecError) as caught:
-            load(BASE + "seeds: -1\n", ["p"], ["bad", "calibration.length=0"])
-        lines = str(caught.value).splitlines()
-        assert [line.split(": ")[0] for line in lines] == ["x.yaml:4", "profiles/p.yaml:1", "--set", "--set"]
 
 
 ENTRIES = """\

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from reproducer.spec import PruneSpec, Spec, SpecError, load_spec
+from reproducer.spec import Spec, SpecError, load_spec
 from reproducer.spec.origins import Origin, wrap
 from reproducer.spec.overlay import merge
 from reproducer.spec.parse import parse
@@ -140,16 +140,6 @@ def test_json_is_read_as_what_it_says(value):
     mistakes = []
     assert parse(json.dumps({"key": value}), "x.yaml", mistakes).plain() == {"key": value}
     assert not mistakes
-
-
-@quick
-@given(ratio=st.floats() | st.integers())
-def test_a_ratio_is_a_fraction_between_0_and_1(ratio):
-    if 1e-6 <= ratio < 1:
-        assert PruneSpec(ratio=ratio).ratio == [ratio]
-    else:
-        with pytest.raises(ValueError, match=r"should be a fraction above 0 and below 1|would remove nothing"):
-            PruneSpec(ratio=ratio)
 
 
 @quick
