@@ -33,12 +33,17 @@ MODULES = sorted(path for path in EXTENSION.glob("my_*.py"))
 BODY = """\
 prune: {structure_ratio: 0.25, layers: [1, 5]}
 calibration: {dataset: python-topics, samples: 3, length: 32, pool: 20}
-evaluate: {perplexity: [python-topics], seq_len: 32, windows: 4}
+evaluate:
+  perplexity: [python-topics]
+  seq_len: 32
+  windows: 4
+  measures: [{name: "my_measure:Widths", layers: 2}]
 """
 RECOVERY = """\
 recovery:
   - none
   - {name: "my_recovery:NormTuning", dataset: builtin-instructions, examples: 8, steps: 2, batch: 4, warmup_steps: 0}
+  - {name: "my_edit:Rounding", bits: 6}
 """
 
 
@@ -55,7 +60,7 @@ SEARCHED = (
     '"baselines": [magnitude, "my_wanda:my_wanda", "my_bias:my_bias", "my_layers:my_layers"]}}'
 )
 SPEC = spec_of("magnitude", WANDA, "my_bias:my_bias", "my_layers:my_layers", GATES, SEARCHED, more=RECOVERY)
-NOT_MEASURED = ("--set", "evaluate.perplexity=[]")
+NOT_MEASURED = ("--set", "evaluate.perplexity=[]", "--set", "evaluate.measures=[]")
 OWN = {
     "My Wanda": "my-wanda",
     "Fluctuation with bias": "my-bias",
@@ -140,12 +145,12 @@ def test_all_are_rows_of_one_table(ran):
     found = rows(ran)
     assert all(row["status"] == "done" for row in found), [row["error"] for row in found]
     assert {row["label"]: row["method"] for row in found} == {"Tiny-GQA": "dense", "Magnitude": "magnitude", **OWN}
-    assert {row["recovery"] for row in found} == {"none", TUNED}
+    assert {row["recovery"] for row in found} == {"none", TUNED, "my_edit:Rounding"}
     report = (ran / "out/own/report.md").read_text()
     for row in found[1:]:
         assert 0.03 < row["params_removed"] < 0.5
         assert row["label"] in report and f" {plus_minus(row['metrics']['python_topics_ppl'], None)} " in report
-    assert "Norm tuning" in report
+    assert "Norm tuning" in report and "Rounding" in report
 
 
 def test_plans_carry_what_each_method_does(ran):
@@ -173,11 +178,33 @@ def test_a_method_that_trains_has_a_stage_for_it_and_a_searched_one_its_own_spac
 
 def test_a_recovery_of_ones_own_trains_every_pruned_row(ran):
     for row in rows(ran)[1:]:
-        if row["recovery"] == "none":
-            assert row["training"] is None
+        if row["recovery"] != TUNED:
+            assert not row["training"]
             continue
         assert [step["examples"] for step in row["training"]] == [4, 8]
         assert (ran / "store/recovery" / row["stages"]["recovery"] / "norms.safetensors").is_file()
+
+
+def test_a_measure_of_ones_own_has_a_typed_result_and_a_section_of_the_report(ran):
+    for row in rows(ran):
+        widths = row["measured"]["widths"]
+        assert widths["kind"] == "widths" and len(widths["channels"]) == (2 if row["method"] != "dense" else 2)
+    report = (ran / "out/own/report.md").read_text()
+    assert "## Widths" in report
+
+
+def test_an_edit_of_ones_own_changes_the_model_and_is_exported(ran, monkeypatch, isolated):
+    """Rounded to 6 bits, a row of a matrix has no more than 63 values."""
+    from safetensors.torch import load_file
+
+    monkeypatch.chdir(ran)
+    losses = {row["recovery"]: row["metrics"] for row in rows(ran) if row["label"] == "Magnitude"}
+    assert losses["none"] != losses["my_edit:Rounding"]
+    choice = ["--row", "Magnitude", "--recovery", "my_edit:Rounding"]
+    assert main(["export", "spec.yaml", *choice, "rounded"]) == 0
+    weights = load_file(ran / "rounded/model.safetensors")
+    matrices = [weight for name, weight in weights.items() if ".layers." in name and weight.ndim == 2]
+    assert matrices and all(row.unique().numel() <= 63 for matrix in matrices for row in matrix)
 
 
 def test_a_dry_run_estimates_them_too(here, capsys):
@@ -202,7 +229,13 @@ DEPEND = {
     "my_layers": lambda label, recovery, role: label in ("Whole layers", "Mixture") and role != "model",
     "my_gates": lambda label, recovery, role: label == "Learned gates" and role != "model",
     "my_search": lambda label, recovery, role: label == "Mixture" and role != "model",
-    "my_recovery": lambda label, recovery, role: recovery == TUNED and role in ("recovery", "python_topics_ppl"),
+    "my_measure": lambda label, recovery, role: role == "widths",
+    "my_edit": lambda label, recovery, role: (
+        recovery == "my_edit:Rounding" and role in ("recovery", "python_topics_ppl", "widths")
+    ),
+    "my_recovery": lambda label, recovery, role: (
+        recovery == TUNED and role in ("recovery", "python_topics_ppl", "widths")
+    ),
     "my_engine": lambda label, recovery, role: False,
 }
 
@@ -314,7 +347,7 @@ def test_a_method_of_an_installed_package(here, isolated, monkeypatch, capsys):
     assert plan_of(here, "Lent method").method == "lent"
     before = keys()
     (here / "site/lender.py").write_text(LENT + "# edited\n")
-    assert {name[2] for name, key in keys().items() if key != before[name]} == {"plan", "python_topics_ppl"}
+    assert {name[2] for name, key in keys().items() if key != before[name]} == {"plan", "python_topics_ppl", "widths"}
 
 
 def test_a_package_whose_method_cannot_be_imported_is_named(here, monkeypatch, capsys):

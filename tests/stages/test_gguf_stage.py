@@ -46,7 +46,7 @@ def test_dense_and_tuned_rows_are_measured(spec):
     code, rows = run(spec)
     assert code == 0 and len(rows) == 2
     for row in rows:
-        exact, quantised = row["gguf"]
+        exact, quantised = (row["measured"][name] for name in ("gguf_f32", "gguf_q8_0"))
         here = math.exp(sum(row["window_losses"]["python_topics_ppl"][:3]) / 3)
         assert exact["perplexity"] == pytest.approx(here, rel=0.005)
         assert quantised["perplexity"] == pytest.approx(here, rel=0.03)

@@ -35,7 +35,8 @@ def kinds(of: type[Stage] = Stage) -> list[type[Stage]]:
     """All kinds of the package: subclasses that name one."""
     measures()  # imports every module
     found = [kind for kind in of.__subclasses__() if kind.__module__.startswith("reproducer.")]
-    return [kind for kind in found if "kind" in vars(kind)] + [one for kind in found for one in kinds(kind)]
+    below = [kind for other in found for kind in kinds(other)]
+    return list(dict.fromkeys([*(kind for kind in found if "kind" in vars(kind)), *below]))
 
 
 def test_each_kind_has_its_name_for_itself_and_lives_with_the_stages():

@@ -24,7 +24,7 @@ def test_rows_are_timed_and_their_widths_counted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("spec.yaml").write_text(SPEC)
     assert main(["spec.yaml", "--device", "cpu"]) == 0
-    speeds = [row["speed"] for row in json.loads(Path("out/speeds/results.json").read_text())["rows"]]
+    speeds = [row["measured"]["speed"] for row in json.loads(Path("out/speeds/results.json").read_text())["rows"]]
     assert all(len(one["prefill"]) == len(one["decode"]) == 4 and min(one["prefill"]) > 0 for one in speeds)
     dense, any_width, rounded = ((one["missed"], one["layers"]) for one in speeds)
     assert dense == (6, 6) and any_width == (6, 6) and rounded == (0, 6)  # 160 is no multiple of 64

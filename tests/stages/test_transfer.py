@@ -92,7 +92,7 @@ def test_a_derived_model_is_its_base_with_the_adapter(ran):
         plain, merged, adapted = (
             base(ids).logits,
             derived(ids).logits,
-            Lora().load(base, inputs["recovery"])(ids).logits,
+            Lora().apply(base, inputs["recovery"])(ids).logits,
         )
     torch.testing.assert_close(merged, adapted, rtol=1e-4, atol=1e-4)
     assert (merged - plain).abs().max() > 1e-3
