@@ -46,8 +46,8 @@ def test_dense_and_tuned_rows_are_measured(spec):
     code, rows = run(spec)
     assert code == 0 and len(rows) == 2
     for row in rows:
-        exact, quantised = (row["measured"][name] for name in ("gguf_f32", "gguf_q8_0"))
-        here = math.exp(sum(row["window_losses"]["python_topics_ppl"][:3]) / 3)
+        exact, quantised = (row["measured"][name] for name in ("gguf_f16", "gguf_q8_0"))
+        here = math.exp(sum(row["measured"]["python_topics_ppl"]["nll_per_window"][:3]) / 3)
         assert exact["perplexity"] == pytest.approx(here, rel=0.005)
         assert quantised["perplexity"] == pytest.approx(here, rel=0.03)
         assert quantised["bytes"] < exact["bytes"] and [exact["type"], quantised["type"]] == ["f16", "q8_0"]
@@ -55,7 +55,7 @@ def test_dense_and_tuned_rows_are_measured(spec):
         assert (
             exact["engine"].startswith("xllamacpp ") and "cores" in exact["device"] and exact["text"] == "python-topics"
         )
-    dense, tuned = (row["gguf"][0] for row in rows)
+    dense, tuned = (row["measured"]["gguf_f16"] for row in rows)
     assert dense["architecture"] == "llama" and tuned["architecture"] == "deci"
     assert tuned["bytes"] == pytest.approx(0.8 * dense["bytes"], rel=0.05)
     assert "In llama.cpp" in Path("out/files/report.md").read_text()
