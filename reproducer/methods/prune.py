@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from reproducer.models.architecture import Kind
-    from reproducer.pruning.allocation import Allocation
     from reproducer.pruning.collect import Limits
+    from reproducer.pruning.cut import Cut
     from reproducer.pruning.passages import PassageFiles
     from reproducer.pruning.plan import Plan
     from reproducer.pruning.statistics import Statistics
@@ -64,10 +64,10 @@ def prune(
             quantised model.
     """
     from reproducer.models.products import wide_products
-    from reproducer.pruning.allocation import Allocation
+    from reproducer.pruning.cut import Cut
     from reproducer.pruning.plan import fingerprint
 
-    cut = Allocation(structure_ratio, ratio, scope, heads, round_to)
+    cut = Cut(structure_ratio=structure_ratio, ratio=ratio, scope=scope, heads=heads, round_to=round_to)
     weight = next(model.parameters())
     with wide_products(weight.dtype, weight.device):
         plan = plan_by(
@@ -92,7 +92,7 @@ def plan_by(
     ids: Tensor | None,
     *,
     layers: Sequence[int] | None,
-    cut: Allocation,
+    cut: Cut,
     seed: int,
     steps: int = 1,
     limits: Limits | None = None,
@@ -153,7 +153,7 @@ def _in_steps(
     rule: Rule,
     ids: Tensor | None,
     layers: list[int],
-    cut: Allocation,
+    cut: Cut,
     steps: int,
     seed: int,
     parameters: Mapping[str, Any],
@@ -197,10 +197,11 @@ def _whole(plan: Plan, kind: Kind, layer: int, scores: Tensor) -> Tensor:
     return whole
 
 
-def cut_settings(cut: Allocation, seed: int, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def cut_settings(cut: Cut, seed: int, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """What a plan says of how it was made, in values that JSON has: an infinite parameter is text."""
     written = {name: str(value) if value in (inf, -inf) else value for name, value in parameters.items()}
-    return {**asdict(cut), "seed": seed, "parameters": written}
+    names = ("structure_ratio", "ratio", "scope", "heads", "round_to")
+    return {**{name: getattr(cut, name) for name in names}, "seed": seed, "parameters": written}
 
 
 def train(
@@ -208,7 +209,7 @@ def train(
     rule: Decision,
     *,
     layers: Sequence[int] | None,
-    cut: Allocation,
+    cut: Cut,
     ids: Tensor | None,
     seed: int,
     directory: Path,
@@ -243,7 +244,7 @@ def decide(
     statistics: Statistics,
     *,
     layers: Sequence[int] | None,
-    cut: Allocation,
+    cut: Cut,
     ids: Tensor | None = None,
     seed: int = 0,
     trained: Path | None = None,

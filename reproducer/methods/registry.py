@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from reproducer.models.architecture import Architecture, Kind
-    from reproducer.pruning.allocation import Allocation
+    from reproducer.pruning.cut import Cut
     from reproducer.pruning.plan import Plan
     from reproducer.pruning.scoring import Score
     from reproducer.pruning.statistics import Statistic, Statistics
@@ -108,7 +108,7 @@ class TrainingJob:
     architecture: Architecture
     ids: Tensor
     layers: list[int]
-    cut: Allocation
+    cut: Cut
     seed: int
     directory: Path
     progress: Callable[[int, int, str], None] = _silent
@@ -141,7 +141,7 @@ class Request:
     model: nn.Module
     architecture: Architecture
     layers: list[int]
-    cut: Allocation
+    cut: Cut
     ids: Tensor | None
     seed: int
     statistics: Statistics

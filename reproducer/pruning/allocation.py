@@ -18,9 +18,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,71 +28,18 @@ from reproducer.models.architecture import (
     KINDS,
     Architecture,
     Kind,
-    LayerShape,
     architecture_of,
     layer_shape,
     parameter_count,
     unit_parameters,
 )
+from reproducer.pruning.cut import Cut
 
 Scores = Mapping[int, Mapping[Kind, Tensor]]  # layer -> kind -> [units]
 Kept = dict[Kind, dict[int, list[int]]]
 Counts = dict[Kind, dict[int, int]]
 
 TOLERANCE = 0.005  # by which a cut may miss a ratio of all parameters
-
-
-@dataclass(frozen=True)
-class Allocation:
-    """The settings of a cut.
-
-    Attributes:
-        structure_ratio: fraction of the pruned layers' units to remove, or
-        ratio: fraction of all parameters of the model to remove; exactly one of the two is given.
-        scope: `local` or `global`.
-        heads: `auto`, `local` or `pooled` (see the module's text); plays no part in a global scope.
-        round_to: kept channels a layer are multiples of this.
-    """
-
-    structure_ratio: float | None = None
-    ratio: float | None = None
-    scope: Literal["local", "global"] = "local"
-    heads: Literal["auto", "local", "pooled"] = "auto"
-    round_to: int = 1
-
-    def __post_init__(self) -> None:
-        given = [value for value in (self.ratio, self.structure_ratio) if value is not None]
-        if len(given) != 1:
-            raise UserError("give exactly one of ratio (of all parameters) and structure_ratio (of each layer's units)")
-        if not 0 < given[0] < 1:  # NaN fails this too
-            raise UserError(f"a pruning ratio of {given[0]} is not between 0 and 1", "for example 0.2")
-        for name, value, allowed in (
-            ("scope", self.scope, ("local", "global")),
-            ("heads", self.heads, ("auto", "local", "pooled")),
-        ):
-            if value not in allowed:
-                raise UserError(f"{name} '{value}' is unknown", f"choose one of: {', '.join(allowed)}")
-        if self.round_to < 1:
-            raise UserError(f"round_to is {self.round_to}; it counts channels and is at least 1")
-
-    def pools(self, shapes: Iterable[LayerShape]) -> bool:
-        """Whether the heads of layers of these shapes are taken together."""
-        grouped = any(shape.queries_per_group > 1 for shape in shapes)
-        return self.heads == "pooled" or (self.heads == "auto" and grouped)
-
-    def divided(self, steps: int) -> list[Allocation]:
-        """So many cuts of the same model, each of which takes as much more than the one before it; the last is this.
-
-        Raises:
-            UserError: fewer than one step.
-        """
-        if steps < 1:
-            raise UserError(f"a cut in {steps} steps; there is at least one")
-        shares = [round(step / steps, 9) for step in range(1, steps)]
-        if self.ratio is not None:
-            return [*(replace(self, ratio=round(share * self.ratio, 9)) for share in shares), self]
-        assert self.structure_ratio is not None
-        return [*(replace(self, structure_ratio=share * self.structure_ratio) for share in shares), self]
 
 
 def default_layers(count: int) -> range:
@@ -111,17 +56,17 @@ def check_layers(layers: Iterable[int] | None, count: int) -> list[int]:
     return indices
 
 
-def allocate(model: nn.Module, architecture: Architecture, scores: Scores, settings: Allocation) -> Kept:
+def allocate(model: nn.Module, architecture: Architecture, scores: Scores, settings: Cut) -> Kept:
     """The units to keep of every layer in `scores`: {kind: {layer: sorted unit indices}}.
 
     Raises:
         UserError: the ratio cannot be reached with these layers (says how much can), or nothing would be removed.
     """
-    cut = _Cut(model, architecture, scores, settings)
+    cut = _Allocator(model, architecture, scores, settings)
     return cut.kept(cut.decide())
 
 
-def check_reachable(model: nn.Module, layers: Iterable[int] | None, settings: Allocation, steps: int = 1) -> None:
+def check_reachable(model: nn.Module, layers: Iterable[int] | None, settings: Cut, steps: int = 1) -> None:
     """Refuse what `allocate` would refuse whatever the scores, before any is known; a meta device will do.
 
     That no cut of these layers removes enough, or that any cut removes nothing, never depends on scores. That the
@@ -141,7 +86,7 @@ def check_reachable(model: nn.Module, layers: Iterable[int] | None, settings: Al
     known = len(set(shapes.values())) == 1 and (settings.scope == "local" or settings.round_to == 1)
     before: Counts = {}
     for step, part in enumerate(settings.divided(steps), 1):
-        cut = _Cut(model, architecture, ones, part)
+        cut = _Allocator(model, architecture, ones, part)
         try:
             if not known:
                 cut.check_most(part.ratio or 0)
@@ -155,7 +100,7 @@ def check_reachable(model: nn.Module, layers: Iterable[int] | None, settings: Al
             raise UserError(f"step {step} of {steps}: {error.message}", "take fewer steps (prune.steps)") from None
 
 
-def parameters_to_remove(model: nn.Module, layers: Iterable[int], settings: Allocation) -> int:
+def parameters_to_remove(model: nn.Module, layers: Iterable[int], settings: Cut) -> int:
     """How many parameters a cut takes away: of a structure ratio as many as with the same number of every layer.
 
     For methods that spread a cut over the layers as they like, so that they remove as much as the others do.
@@ -167,12 +112,12 @@ def parameters_to_remove(model: nn.Module, layers: Iterable[int], settings: Allo
     blocks = architecture.decoder_layers(model)
     shapes = {index: layer_shape(blocks[index], architecture) for index in layers}
     ones: Scores = {i: {kind: torch.ones(shape.units(kind)) for kind in KINDS} for i, shape in shapes.items()}
-    cut = _Cut(model, architecture, ones, settings)
+    cut = _Allocator(model, architecture, ones, settings)
     return cut.parameters(cut.counts(settings.structure_ratio))
 
 
-class _Cut:
-    def __init__(self, model: nn.Module, architecture: Architecture, scores: Scores, settings: Allocation) -> None:
+class _Allocator:
+    def __init__(self, model: nn.Module, architecture: Architecture, scores: Scores, settings: Cut) -> None:
         self.settings = settings
         layers = architecture.decoder_layers(model)
         shapes = {index: layer_shape(layers[index], architecture) for index in scores}

@@ -31,8 +31,9 @@ from reproducer.methods.registry import Decision, Method
 from reproducer.methods.space import Scalar
 from reproducer.models.tokens import Tokens, counting
 from reproducer.models.walk import BATCH_TOKENS, LayerWalk, frozen
-from reproducer.pruning.allocation import Allocation, check_layers
+from reproducer.pruning.allocation import check_layers
 from reproducer.pruning.collect import Limits, collect
+from reproducer.pruning.cut import Cut
 from reproducer.pruning.passages import KEPT_BYTES, PassageFiles, PassageStatistics, together
 from reproducer.pruning.plan import Plan
 from reproducer.pruning.statistics import Statistic, Statistics, WeightStatistic
@@ -86,7 +87,7 @@ class Objective:
         pool: Tensor,
         texts: Mapping[str, Tensor],
         layers: Sequence[int] | None,
-        allocation: Allocation,
+        allocation: Cut,
         limits: Limits | None = None,
         passage_bytes: int = KEPT_BYTES,
         passages: Path | None = None,

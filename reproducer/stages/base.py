@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from reproducer.data.text import text_fingerprints, text_source
+from reproducer.pruning.cut import Cut
 from reproducer.queue import Context, Stage, describe_machine
-from reproducer.spec import PruneSpec
 from reproducer.stages.results import CalibrationUse, TrainingStep
 
 if TYPE_CHECKING:
     from reproducer.data.pool import Samples
-    from reproducer.pruning.allocation import Allocation
+    from reproducer.pruning.cut import Cut
     from reproducer.stages.cost import Cost, ModelCost
 
 RESULT = "result.json"
@@ -94,46 +94,6 @@ class Calibration(Value):
             make = calibration_pool if text.role == "calibration" else window_pool
             pools.append(make(text.load(), tokenizer, self.length, size))
         return pools[0] if len(pools) == 1 else Mix(pools, self.shares)
-
-
-class Cut(Value):
-    """How much is pruned and where: one of `ratio` and `structure_ratio`, the other None."""
-
-    ratio: float | None = None
-    structure_ratio: float | None = None
-    layers: tuple[int, int] | None = None
-    scope: Literal["local", "global"] = "local"
-    heads: Literal["auto", "local", "pooled"] = "auto"
-    round_to: int = 1
-    steps: int = 1
-    resample: bool = False
-
-    @classmethod
-    def all_of(cls, section: PruneSpec) -> list[Self]:
-        """A cut for each ratio that a spec's section asks for."""
-        key: Literal["ratio", "structure_ratio"] = "ratio" if section.ratio is not None else "structure_ratio"
-        shared = section.model_dump(exclude={"ratio", "structure_ratio"})
-        return [cls(**shared, **{key: value}) for value in getattr(section, key)]
-
-    def at(self, **ratio: float | None) -> Self:
-        """The same with another ratio of either kind."""
-        return self.model_copy(update={"ratio": None, "structure_ratio": None, **ratio})
-
-    @property
-    def indices(self) -> range | None:
-        """Layers to prune; None: the protocol's share."""
-        return None if self.layers is None else range(*self.layers)
-
-    def allocation(self) -> Allocation:
-        from reproducer.pruning.allocation import Allocation
-
-        return Allocation(**self.model_dump(exclude={"layers", "steps", "resample"}))
-
-    def __str__(self) -> str:
-        steps = f" in {self.steps} steps" if self.steps > 1 else ""
-        if self.ratio is not None:
-            return f"{100 * self.ratio:.4g}%{steps}"
-        return f"{100 * (self.structure_ratio or 0):.4g}% of structures{steps}"
 
 
 def slug(name: str) -> str:

@@ -11,10 +11,11 @@ from reproducer.data.pool import apportioned
 from reproducer.errors import UserError
 from reproducer.methods.registry import Decision, Rule
 from reproducer.models.catalogue import resolve
+from reproducer.pruning.cut import Cut
 from reproducer.queue import Stage, topological
 from reproducer.recovery.registry import Recovery
 from reproducer.spec import MethodSpec, PruneSpec, Spec
-from reproducer.stages.base import Cut, ModelState, OnModel, named_edits
+from reproducer.stages.base import ModelState, OnModel, named_edits
 from reproducer.stages.known import Known
 from reproducer.stages.measure import Measure
 from reproducer.stages.model import FetchModel
@@ -167,11 +168,11 @@ class Expansion:
             empty = meta_model(model.entry.config)
             layers = len(architecture_of(empty).decoder_layers(empty))
             for method, place, rule in rules:
-                for asked in Cut.all_of(MethodSpec(name=DENSE).prune_for(spec, model.given)):
+                for asked in _cuts(MethodSpec(name=DENSE).prune_for(spec, model.given)):
                     cut = _own_cut(spec, model, method, asked)
                     with spec.at((*place, "prune") if method.given.prune else ("prune",)):
                         if isinstance(rule, Rule):
-                            check_reachable(empty, cut.indices, cut.allocation(), cut.steps)
+                            check_reachable(empty, cut.indices, cut, cut.steps)
                         else:
                             check_layers(cut.indices, layers)
 
@@ -206,7 +207,7 @@ def expand(spec: Spec) -> Expansion:
     rows: list[Row] = []
     for model in found.models:
         rows.append(_dense(found, model))
-        for asked in Cut.all_of(MethodSpec(name=DENSE).prune_for(spec, model.given)):
+        for asked in _cuts(MethodSpec(name=DENSE).prune_for(spec, model.given)):
             for name, recovery in found.recoveries:
                 for method in found.methods:
                     if method.given.recovery and name not in method.given.recovery:
@@ -216,9 +217,16 @@ def expand(spec: Spec) -> Expansion:
     return Expansion(found, rows)
 
 
+def _cuts(section: PruneSpec) -> list[Cut]:
+    """A cut for each ratio that a spec's section asks for."""
+    name = "ratio" if section.ratio is not None else "structure_ratio"
+    settings = section.model_dump(exclude={"ratio", "structure_ratio"})
+    return [Cut(**settings, **{name: value}) for value in getattr(section, name)]
+
+
 def _own_cut(spec: Spec, model: ResolvedModel, method: ResolvedMethod, asked: Cut) -> Cut:
     """The cut that is asked for under a method's own settings; a single ratio among these wins."""
-    own = Cut.all_of(method.given.prune_for(spec, model.given))[0]
+    own = _cuts(method.given.prune_for(spec, model.given))[0]
     if any(method.given.prune.get(key) is not None for key in ("ratio", "structure_ratio")):
         return own
     return own.at(ratio=asked.ratio, structure_ratio=asked.structure_ratio)

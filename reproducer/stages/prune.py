@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from reproducer.methods.registry import METHODS, Decision
 from reproducer.models.tokens import Tokens, counting
+from reproducer.pruning.cut import Cut
 from reproducer.queue import Context, Stage
 from reproducer.registry import source_digest
-from reproducer.stages.base import PLAN, Calibration, Cut, Edit, ModelState, OnModel, seed_text
+from reproducer.stages.base import PLAN, Calibration, Edit, ModelState, OnModel, seed_text
 from reproducer.stages.search import Search
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class _ByMethod(OnModel):
     @property
     def request(self) -> dict[str, Any]:
         """What is asked of the method."""
-        return {"layers": self.cut.indices, "cut": self.cut.allocation(), "seed": self.seed or 0}
+        return {"layers": self.cut.indices, "cut": self.cut, "seed": self.seed or 0}
 
     def samples(self, context: Context, tokenizer: Any) -> Tensor | None:
         """The calibration samples, LongTensor [samples, length]; [steps, samples, length] if each has its own."""
@@ -196,7 +197,7 @@ class PruneAsFound(_Cutting):
 
         best = self.search.read(context.inputs["search"]).best
         ids = cut_samples([sample.text for sample in best.samples], tokenizer, self.length or 0)
-        request: dict[str, Any] = {"layers": cut.indices, "cut": cut.allocation(), "seed": self.seed}
+        request: dict[str, Any] = {"layers": cut.indices, "cut": cut, "seed": self.seed}
         with counting(model, Tokens()) as tokens:
             plan = plan_by(self.search.method_called(best.method), best.params, model, ids, **request)
         record_tokens(context, model, tokens)

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from reproducer.methods.registry import METHODS, Method
+from reproducer.pruning.cut import Cut
 from reproducer.queue import Artifact, Context
 from reproducer.registry import source_digest
 from reproducer.search.record import Record
 from reproducer.search.settings import SearchSettings
 from reproducer.stages import results
-from reproducer.stages.base import Calibration, Cut, ModelState, OnModel, TextSource, seed_text
+from reproducer.stages.base import Calibration, ModelState, OnModel, TextSource, seed_text
 
 if TYPE_CHECKING:
     from reproducer.search.objective import Objective
@@ -122,7 +123,7 @@ class Search(OnModel):
         pool = self.calibration.load(tokenizer)
         count = self.settings.windows
         texts = {text.name: windows(text.load(), tokenizer, self.seq_len, count) for text in self.texts}
-        cut = self.cut.indices, self.cut.allocation()
+        cut = self.cut.indices, self.cut
         return Objective(model, pool.ids, texts, *cut, passages=passages), pool
 
     def cost(self, model: ModelCost) -> Cost:

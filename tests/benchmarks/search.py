@@ -88,7 +88,7 @@ def run_search(
 ) -> tuple[Any, list[tuple[float, float]]]:
     """A search; returns its record, and what its model expected of candidates beside what they were."""
     from reproducer.methods.registry import METHODS
-    from reproducer.pruning.allocation import Allocation
+    from reproducer.pruning.cut import Cut
     from reproducer.search.journal import open_study
     from reproducer.search.objective import Objective
     from reproducer.search.settings import SearchSettings
@@ -97,7 +97,7 @@ def run_search(
     method = METHODS.get("adapruner")
     assert method.space is not None
     space = method.space.published() if mode == "paper" else {}
-    objective = Objective(model, pool.ids, texts, None, Allocation(ratio=0.2))
+    objective = Objective(model, pool.ids, texts, None, Cut(ratio=0.2))
     settings = SearchSettings(mode=mode, trials=trials)
     with tempfile.TemporaryDirectory() as folder:
         record = search(

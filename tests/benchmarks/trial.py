@@ -27,7 +27,7 @@ from reproducer.methods.adapruner import adapruner
 from reproducer.models.architecture import layer_shape
 from reproducer.models.load import load_model
 from reproducer.models.walk import BATCH_TOKENS
-from reproducer.pruning.allocation import Allocation
+from reproducer.pruning.cut import Cut
 from reproducer.search.objective import Objective
 
 POINT = {"alpha1": 0.3, "alpha2": 0.9, "coarse_second": 1e6, "fine_second": 1e7, "coarse_scale": 1e-2}
@@ -125,7 +125,7 @@ def main() -> None:
     pool = calibration_pool(load_text("python-topics", "calibration"), tokenizer, 128)
     names = ("python-topics", "python-docstrings")
     texts = {name: windows(load_text(name, "search"), tokenizer, 128, given.windows) for name in names}
-    objective, known = (Objective(model, pool.ids, texts, None, Allocation(ratio=0.2)) for _ in range(2))
+    objective, known = (Objective(model, pool.ids, texts, None, Cut(ratio=0.2)) for _ in range(2))
     needs, additive = adapruner.make(POINT).needs, adapruner.make(DEFAULT).needs
     known.expect(additive)
     rounds: list[dict[str, float]] = []

@@ -12,7 +12,8 @@ from reproducer.methods.ddp import cut_by_gates, learn_gates
 from reproducer.methods.registry import Request, TrainingJob
 from reproducer.methods.training import trained
 from reproducer.models.architecture import architecture_of, layer_shape, parameter_count, unit_parameters
-from reproducer.pruning.allocation import TOLERANCE, Allocation
+from reproducer.pruning.allocation import TOLERANCE
+from reproducer.pruning.cut import Cut
 from tests.families import ZOO, Double, family_model, layers_of
 from tests.helpers import decoder_layers, logits, tiny, tokens
 from tests.methods.learning import own_text
@@ -32,12 +33,12 @@ OUTPUTS["opt"] = ("self_attn.out_proj", "fc2")
 
 
 def job(model, ids, directory, layers=(0, 1, 2)):
-    cut = Allocation(ratio=0.2)
+    cut = Cut(ratio=0.2)
     return TrainingJob(model, architecture_of(model), ids, list(layers), cut, 0, directory)
 
 
 def request(model, layers=(0, 1, 2), **more):
-    return Request(model, architecture_of(model), list(layers), Allocation(ratio=0.2), None, 0, {}, **more)
+    return Request(model, architecture_of(model), list(layers), Cut(ratio=0.2), None, 0, {}, **more)
 
 
 @pytest.mark.parametrize("fold", [True, False])

@@ -10,7 +10,7 @@ from reproducer.errors import UserError
 from reproducer.methods.prune import train
 from reproducer.methods.registry import METHODS, Decision, Rule, TrainingJob, register
 from reproducer.models.architecture import architecture_of, parameter_count
-from reproducer.pruning.allocation import Allocation
+from reproducer.pruning.cut import Cut
 from reproducer.pruning.statistics import InputNorm
 from reproducer.registry import source_digest
 from tests.extension.my_gates import my_gates, read
@@ -116,7 +116,7 @@ class Killed(Exception):
 
 
 def job(model, directory, **more):
-    cut = Allocation(structure_ratio=0.5)
+    cut = Cut(structure_ratio=0.5)
     return {"layers": [1, 2], "cut": cut, "ids": tokens(4, 8), "seed": 0, "directory": directory, **more}
 
 

@@ -8,8 +8,8 @@ from reproducer.errors import UserError
 from reproducer.methods.flap import flap
 from reproducer.methods.prune import decide
 from reproducer.models.architecture import parameter_count
-from reproducer.pruning.allocation import Allocation
 from reproducer.pruning.collect import collect
+from reproducer.pruning.cut import Cut
 from reproducer.pruning.statistics import InputMean, InputVariance, Power
 from reproducer.spec import SpecError, load_spec
 from reproducer.stages.expand import expand
@@ -88,7 +88,7 @@ def test_without_compensation_nothing_is_added():
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_the_ranking_does_not_depend_on_the_scale_of_a_layers_activations(layer):
     """Scaled by a power of two, numbers are the same but for their exponents."""
-    model, ids, cut = model_of("llama"), tokens(4, 9), Allocation(structure_ratio=0.4)
+    model, ids, cut = model_of("llama"), tokens(4, 9), Cut(structure_ratio=0.4)
     rule = flap.make()
     statistics = collect(model, ids, range(3), rule.needs)
     expected = decide(model, rule, statistics, layers=range(3), cut=cut, ids=ids)

@@ -13,8 +13,9 @@ from reproducer.methods.prune import plan_by, train
 from reproducer.methods.registry import METHODS, TrainingJob
 from reproducer.methods.training import trained
 from reproducer.models.architecture import architecture_of, parameter_count, unit_parameters
-from reproducer.pruning.allocation import TOLERANCE, Allocation
+from reproducer.pruning.allocation import TOLERANCE
 from reproducer.pruning.collect import collect
+from reproducer.pruning.cut import Cut
 from reproducer.pruning.plan import Plan
 from reproducer.pruning.scoring import structure_scores
 from reproducer.pruning.statistics import Element, Second
@@ -50,7 +51,7 @@ def variables_of(model, state, layers=(0, 1, 2), rank=8, alpha=16):
 def test_redundant_structures_are_zero_before_they_are_cut(name, criterion, tmp_path):
     model, ids, parameters = family_model(name, **ZOO[name]), tokens(8, 8), {**SHORT, "criterion": criterion}
     method = METHODS.get("lorashear")
-    cut = {"layers": [0, 1, 2], "cut": Allocation(ratio=0.2), "seed": 0}
+    cut = {"layers": [0, 1, 2], "cut": Cut(ratio=0.2), "seed": 0}
     with Double():
         train(model, method.make(parameters), ids=ids, directory=tmp_path, **cut)
         plan = plan_by(method, parameters, model, ids, trained=tmp_path, **cut)
@@ -87,7 +88,7 @@ def test_its_perplexity_is_below_that_of_cutting_the_same_at_once():
 
 
 def job(model, ids, layers=(0, 1, 2)):
-    return TrainingJob(model, architecture_of(model), ids, list(layers), Allocation(ratio=0.2), 0, None)
+    return TrainingJob(model, architecture_of(model), ids, list(layers), Cut(ratio=0.2), 0, None)
 
 
 def random_state(model, layers=(0, 1, 2)):
@@ -187,7 +188,7 @@ def test_the_half_space():
 def test_periods_are_equal_parts_and_the_lowest_come_first(tmp_path):
     model, ids = tiny(groups=2, layers=3, channels=64), tokens(8, 8)
     more = {**SHORT, "periods": 3, "unprunable": 0}
-    cut = {"layers": [0, 1, 2], "cut": Allocation(ratio=0.2), "seed": 0}
+    cut = {"layers": [0, 1, 2], "cut": Cut(ratio=0.2), "seed": 0}
     train(model, METHODS.get("lorashear").make(more), ids=ids, directory=tmp_path, **cut)
     state = trained(tmp_path)
     taken = []

@@ -15,8 +15,8 @@ from reproducer.errors import UserError
 from reproducer.methods.prune import cut_settings, decide
 from reproducer.methods.registry import METHODS
 from reproducer.models.architecture import parameter_count
-from reproducer.pruning.allocation import Allocation
 from reproducer.pruning.collect import collect
+from reproducer.pruning.cut import Cut
 from tests.helpers import decoder_layers, logits, masked, tiny, tokens
 
 SIMPLE = {"random", "magnitude", "vector", "llm-pruner-e1", "llm-pruner-e2", "llm-pruner-mix", "adapruner"}
@@ -133,7 +133,7 @@ def test_every_registered_method(name):
 
 def test_one_pass_for_all_methods():
     """Statistics that were collected for all of them together give each the plan that it gets alone."""
-    model, ids, cut = tiny("qwen2", groups=2, layers=4), tokens(4, 8), Allocation(structure_ratio=0.4)
+    model, ids, cut = tiny("qwen2", groups=2, layers=4), tokens(4, 8), Cut(structure_ratio=0.4)
     names = [*sorted(SIMPLE), "tests.extension.my_wanda:my_wanda", "tests.extension.my_bias:my_bias"]
     rules = {name: METHODS.get(name).make() for name in names}
     together = collect(model, ids, [1, 2], {statistic for rule in rules.values() for statistic in rule.needs})

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from reproducer import prune
 from reproducer.errors import UserError
 from reproducer.models.architecture import KINDS, parameter_count
-from reproducer.pruning.allocation import Allocation
+from reproducer.pruning.cut import Cut
 from tests.helpers import decoder_layers, examples, logits, masked, tiny, tokens
 
 
@@ -105,6 +105,6 @@ def test_what_cannot_be_done_in_steps():
 
 @given(st.floats(0.01, 0.9), st.integers(1, 9))
 def test_equal_cuts(ratio, steps):
-    parts = Allocation(ratio).divided(steps)
-    assert len(parts) == steps and parts[-1] == Allocation(ratio)
+    parts = Cut(structure_ratio=ratio).divided(steps)
+    assert len(parts) == steps and parts[-1] == Cut(structure_ratio=ratio)
     assert [part.structure_ratio for part in parts] == pytest.approx([ratio * (k + 1) / steps for k in range(steps)])

@@ -10,7 +10,7 @@ from reproducer.methods.training import train_steps, trained
 from reproducer.models import training
 from reproducer.models.architecture import architecture_of
 from reproducer.models.tokens import Tokens
-from reproducer.pruning.allocation import Allocation
+from reproducer.pruning.cut import Cut
 from tests.helpers import tiny, tokens
 
 SHORT = {"ddp": {"steps": 7, "batch": 3}}
@@ -23,7 +23,7 @@ class Killed(Exception):
 
 
 def settings(directory, **more):
-    return {"layers": [0, 1, 2], "cut": Allocation(ratio=0.2), "ids": tokens(5, 8), "seed": 3, **more} | {
+    return {"layers": [0, 1, 2], "cut": Cut(ratio=0.2), "ids": tokens(5, 8), "seed": 3, **more} | {
         "directory": directory
     }
 
@@ -61,7 +61,7 @@ def test_killed_and_run_again(method, kill, tmp_path, monkeypatch):
 
 def job(directory, **more):
     model = tiny()
-    cut = Allocation(ratio=0.2)
+    cut = Cut(ratio=0.2)
     return TrainingJob(model, architecture_of(model), tokens(5, 8), [1], cut, 0, directory, **more)
 
 

@@ -14,7 +14,8 @@ from reproducer.errors import UserError
 from reproducer.models.architecture import KINDS, architecture_of, layer_shape, parameter_count
 from reproducer.models.catalogue import CATALOGUE
 from reproducer.models.load import meta_model
-from reproducer.pruning.allocation import Allocation, allocate, check_reachable, default_layers
+from reproducer.pruning.allocation import allocate, check_reachable, default_layers
+from reproducer.pruning.cut import Cut
 from reproducer.pruning.plan import units_of
 from tests.helpers import decoder_layers, examples, tiny
 
@@ -78,7 +79,7 @@ def noise(model, layers, seed=0, levels=None):
 
 
 def cut(model, scores, **settings):
-    kept = allocate(model, architecture_of(model), scores, Allocation(**settings))
+    kept = allocate(model, architecture_of(model), scores, Cut(**settings))
     for kind in KINDS:
         assert kept[kind].keys() == scores.keys()
         for index, units in kept[kind].items():
@@ -352,13 +353,13 @@ def test_default_layers_are_there(count):
 @pytest.mark.parametrize("value", [0, 1, 0.0, 1.0, -0.1, 1.5, float("nan"), float("inf")])
 def test_ratios_out_of_range(name, value):
     with pytest.raises(UserError, match="between 0 and 1"):
-        Allocation(**{name: value})
+        Cut(**{name: value})
 
 
 @pytest.mark.parametrize("settings", [{}, {"ratio": 0.2, "structure_ratio": 0.25}], ids=str)
 def test_exactly_one_ratio(settings):
     with pytest.raises(UserError, match="exactly one"):
-        Allocation(**settings)
+        Cut(**settings)
 
 
 @pytest.mark.parametrize(
@@ -373,7 +374,7 @@ def test_exactly_one_ratio(settings):
 )
 def test_unknown_settings(settings, message):
     with pytest.raises(UserError, match=message):
-        Allocation(ratio=0.2, **settings)
+        Cut(ratio=0.2, **settings)
 
 
 # What can be told before scores are known.
@@ -395,9 +396,7 @@ def test_what_is_refused_for_any_scores_is_refused_before(
 ):
     """And nothing else: where layers are alike, a cut that is not refused before is never refused."""
     model = layered(layers=4, groups=groups)
-    settings = Allocation(
-        **{"structure_ratio" if structural else "ratio": ratio}, scope=scope, heads=heads, round_to=round_to
-    )
+    settings = Cut(**{"structure_ratio" if structural else "ratio": ratio}, scope=scope, heads=heads, round_to=round_to)
     scores = noise(model, default_layers(4) if layers is None else layers, seed)
     said = []
     for refuse in (
@@ -417,13 +416,13 @@ def test_what_is_refused_for_any_scores_is_refused_before(
 
 def test_layers_that_there_are_not():
     with pytest.raises(UserError, match="layers to prune: 2 to 9; the model has layers 0 to 5"):
-        check_reachable(layered(), [2, 9], Allocation(ratio=0.2))
+        check_reachable(layered(), [2, 9], Cut(ratio=0.2))
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_a_catalogue_model_needs_nothing_but_its_config(name):
     model = meta_model(CATALOGUE[name].config)
-    check_reachable(model, None, Allocation(ratio=0.2))
+    check_reachable(model, None, Cut(ratio=0.2))
     for ratio, message in ((0.95, "at the most"), (1e-300, "removes nothing")):
         with pytest.raises(UserError, match=message):
-            check_reachable(model, None, Allocation(ratio=ratio))
+            check_reachable(model, None, Cut(ratio=ratio))

@@ -12,8 +12,9 @@ from reproducer.models.architecture import architecture_of, layer_shape
 from reproducer.models.catalogue import CATALOGUE
 from reproducer.models.load import meta_model
 from reproducer.paper import load_item
-from reproducer.pruning.allocation import Allocation, allocate
+from reproducer.pruning.allocation import allocate
 from reproducer.pruning.counting import count
+from reproducer.pruning.cut import Cut
 from reproducer.pruning.plan import units_of
 from tests.families import ZOO, family_model
 from tests.helpers import tiny
@@ -29,7 +30,7 @@ def plan_by_noise(model, layers, **settings):
     architecture = architecture_of(model)
     shapes = {index: layer_shape(architecture.decoder_layers(model)[index], architecture) for index in layers}
     scores = {i: {k: torch.rand(shape.units(k)) for k in ("heads", "channels")} for i, shape in shapes.items()}
-    kept = allocate(model, architecture, scores, Allocation(**settings))
+    kept = allocate(model, architecture, scores, Cut(**settings))
     return Plan(units_of(model, architecture), kept["heads"], kept["channels"])
 
 

@@ -11,7 +11,7 @@ from reproducer.methods.prune import plan_by
 from reproducer.methods.registry import METHODS
 from reproducer.models.tokens import Tokens, counting
 from reproducer.pruning import passages as passages_module
-from reproducer.pruning.allocation import Allocation
+from reproducer.pruning.cut import Cut
 from reproducer.pruning.passages import PassageFiles
 from reproducer.pruning.statistics import First, InputMean, Second
 from reproducer.queue.context import Context
@@ -42,7 +42,7 @@ def another(model, tmp_path, monkeypatch):
 
     def make(files=True):
         shared = tmp_path / "passages" if files else None
-        return Objective(model, pool, texts, LAYERS, Allocation(ratio=0.2, heads="pooled"), passages=shared)
+        return Objective(model, pool, texts, LAYERS, Cut(ratio=0.2, heads="pooled"), passages=shared)
 
     return make, collected
 
@@ -144,7 +144,7 @@ def test_a_method_prunes_by_known_passages(model, tmp_path, monkeypatch, name):
         return collect(model, ids, *arguments, **keywords)
 
     monkeypatch.setattr(passages_module, "collect", counted)
-    request = {"layers": LAYERS, "cut": Allocation(ratio=0.2, heads="pooled"), "seed": 0}
+    request = {"layers": LAYERS, "cut": Cut(ratio=0.2, heads="pooled"), "seed": 0}
     for samples, new in ((ids[:4], 4), (ids[2:], 2), (ids[[5, 0, 0]], 0)):
         collected.clear()
         with counting(model, Tokens()) as spent:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of, layer_shape, parameter_count, unit_parameters
-from reproducer.pruning.allocation import TOLERANCE, Allocation, allocate, parameters_to_remove
+from reproducer.pruning.allocation import TOLERANCE, allocate, parameters_to_remove
+from reproducer.pruning.cut import Cut
 from reproducer.pruning.plan import Plan, units_of
 from reproducer.pruning.together import cut_together
 from tests.families import family_model, family_shapes, layers_of
@@ -101,9 +102,9 @@ def test_what_cannot_be_reached():
 
 @pytest.mark.parametrize("groups", [4, 2])
 def test_a_structure_ratio_stands_for_what_it_removes_of_every_layer(groups):
-    model, cut = tiny(groups=groups, layers=5), Allocation(structure_ratio=0.5)
+    model, cut = tiny(groups=groups, layers=5), Cut(structure_ratio=0.5)
     scores = random_scores(model, [1, 2, 3], 0)
     kept = allocate(copy.deepcopy(model), architecture_of(model), scores, cut)
     removed = parameter_count(model) - parameter_count(applied(model, kept))
     assert parameters_to_remove(model, [1, 2, 3], cut) == removed
-    assert parameters_to_remove(model, [1], Allocation(ratio=0.2)) == round(0.2 * parameter_count(model))
+    assert parameters_to_remove(model, [1], Cut(ratio=0.2)) == round(0.2 * parameter_count(model))

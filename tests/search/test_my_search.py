@@ -8,7 +8,7 @@ from search_objective import BASE, DRAW
 
 from reproducer import prune
 from reproducer.methods.registry import METHODS
-from reproducer.pruning.allocation import Allocation
+from reproducer.pruning.cut import Cut
 from reproducer.pruning.plan import Plan
 from reproducer.search.objective import Objective
 from reproducer.search.settings import SearchSettings
@@ -24,7 +24,7 @@ def method():
 @pytest.mark.parametrize("order", ["joint", "sequential"])
 def test_it_is_searched_in_its_own_space(tmp_path, method, order):
     model, pool, texts = tiny(layers=3, groups=2), tokens(20, 10, seed=3), {"a": tokens(9, 12, seed=1)}
-    objective = Objective(model, pool, texts, [1, 2], Allocation(ratio=0.2, heads="pooled"))
+    objective = Objective(model, pool, texts, [1, 2], Cut(ratio=0.2, heads="pooled"))
     settings = SearchSettings(**{**BASE, "trials": 12, "order": order})
     record = search(objective, method, method.space(exponents=[1.0, 2.0]), settings, DRAW, tmp_path)
     assert record.space == {"p": [1.0, 2.0], "mixing": {"low": 0.0, "high": 1.0}}

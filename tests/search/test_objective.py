@@ -14,8 +14,8 @@ from reproducer import prune
 from reproducer.errors import UserError
 from reproducer.evaluation.perplexity import perplexity
 from reproducer.methods.registry import METHODS, Decision, Method, Rule
-from reproducer.pruning.allocation import Allocation
 from reproducer.pruning.collect import collect
+from reproducer.pruning.cut import Cut
 from reproducer.pruning.statistics import Element, First, InputMean, InputNorm, Power, Second
 from reproducer.search import objective as objective_module
 from reproducer.search.objective import Objective, hopeless, spread_order, stages
@@ -48,7 +48,7 @@ def data():
 
 @pytest.fixture
 def objective(model, data):
-    return Objective(model, *data, LAYERS, Allocation(ratio=0.2, heads="pooled"))
+    return Objective(model, *data, LAYERS, Cut(ratio=0.2, heads="pooled"))
 
 
 ONLY = {"alpha1": 0.4, "alpha2": 0.7, "coarse_second": 1e5, "fine_second": "only"}
@@ -82,7 +82,7 @@ def test_value_is_that_of_the_pruned_model(model, data, objective, method):
 def test_any_family_is_measured(family):
     model = family_model(family).double()
     ids = torch.randint(61, (9, 12), generator=torch.Generator().manual_seed(2))
-    objective = Objective(model, ids[:6, :8], {"a": ids}, [1, 2], Allocation(structure_ratio=0.5))
+    objective = Objective(model, ids[:6, :8], {"a": ids}, [1, 2], Cut(structure_ratio=0.5))
     plan = objective.plan(METHODS.get("llm-pruner-e2"), {}, [0, 4])
     expected = perplexity(plan.apply(model), ids).value
     assert objective.value(plan) == pytest.approx(expected, rel=SAME)
@@ -156,7 +156,7 @@ def test_the_same_samples_are_differentiated_once(objective, monkeypatch):
 
 def test_what_is_expected_is_collected_in_one_pass(model, data, monkeypatch):
     needs = ({First()}, {Second()}, {First(), InputMean()})
-    told, untold = (Objective(model, *data, LAYERS, Allocation(ratio=0.2, heads="pooled")) for _ in range(2))
+    told, untold = (Objective(model, *data, LAYERS, Cut(ratio=0.2, heads="pooled")) for _ in range(2))
     told.expect({First(), Second(), InputMean(), Element(1.0), Power(2)})
     calls = calls_of(monkeypatch)
     found = [told.statistics([2, 5], wanted) for wanted in needs]
@@ -185,7 +185,7 @@ def test_statistics_of_weights_beside_others_leave_these_to_the_passages(objecti
 
 def test_the_model_stays_as_it_was(model, data):
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    objective = Objective(model, *data, LAYERS, Allocation(structure_ratio=0.5))
+    objective = Objective(model, *data, LAYERS, Cut(structure_ratio=0.5))
     objective.value(objective.plan(METHODS.get("llm-pruner-e1"), {}, [0, 1]))
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
@@ -199,7 +199,7 @@ def same(found, expected, tolerance):
 
 
 def test_statistics_of_a_set_are_formed_from_those_of_its_passages(model, data, monkeypatch):
-    objective = Objective(model, *data, LAYERS, Allocation(ratio=0.2, heads="pooled"))
+    objective = Objective(model, *data, LAYERS, Cut(ratio=0.2, heads="pooled"))
     calls, needs = calls_of(monkeypatch), METHODS.get("adapruner").make(ONLY).needs
     assert set(needs) == {First(), Second()}
     for samples, new in (([4, 1, 7], 3), ([7, 2, 4], 1), ([1, 2, 4, 7], 0), ([5, 5, 1], 1)):
@@ -213,7 +213,7 @@ def test_statistics_of_a_set_are_formed_from_those_of_its_passages(model, data, 
 
 def test_numbers_do_not_depend_on_which_passages_were_known(model, data):
     needs = METHODS.get("adapruner").make(ONLY).needs
-    used, fresh = (Objective(model, *data, LAYERS, Allocation(ratio=0.2, heads="pooled")) for _ in range(2))
+    used, fresh = (Objective(model, *data, LAYERS, Cut(ratio=0.2, heads="pooled")) for _ in range(2))
     used.statistics([8, 2], needs), used.statistics([5, 9, 2], needs)
     found, expected = used.statistics([2, 3, 9], needs), fresh.statistics([2, 3, 9], needs)
     for index, name in ((1, "mlp.up_proj"), (3, "self_attn.o_proj")):
@@ -226,7 +226,7 @@ def test_passages_used_last_stay_within_the_limit(model, data, monkeypatch):
         values.nbytes for members in collect(model, data[0][:1], LAYERS, needs).values()
         for found in members.values() for values in found.values()
     )  # fmt: skip
-    objective = Objective(model, *data, LAYERS, Allocation(ratio=0.2, heads="pooled"), passage_bytes=2 * size)
+    objective = Objective(model, *data, LAYERS, Cut(ratio=0.2, heads="pooled"), passage_bytes=2 * size)
     for samples in ([0], [1], [0, 1], [0, 0], [2], [0, 2]):  # 1 was used longest ago when 2 came
         objective.statistics(samples, needs)
     assert len(calls) == 3
@@ -236,15 +236,15 @@ def test_passages_used_last_stay_within_the_limit(model, data, monkeypatch):
 
 
 def test_only_what_is_no_mean_over_samples_is_collected_for_the_set(model, data, monkeypatch):
-    objective, calls = Objective(model, *data, LAYERS, Allocation(ratio=0.2, heads="pooled")), calls_of(monkeypatch)
+    objective, calls = Objective(model, *data, LAYERS, Cut(ratio=0.2, heads="pooled")), calls_of(monkeypatch)
     objective.statistics([1, 2], {Second(), Element(1e5)})
     objective.statistics([1, 2], {Second()})
     assert len(calls) == 1
 
 
 def test_what_is_prepared_is_collected_once_and_what_mixes_orders_takes_one_pass(model, data, monkeypatch):
-    fresh = Objective(model, *data, LAYERS, Allocation(ratio=0.2, heads="pooled"))
-    objective, calls, told = Objective(model, *data, LAYERS, Allocation(ratio=0.2, heads="pooled")), [], []
+    fresh = Objective(model, *data, LAYERS, Cut(ratio=0.2, heads="pooled"))
+    objective, calls, told = Objective(model, *data, LAYERS, Cut(ratio=0.2, heads="pooled")), [], []
     objective.expect({First(), Second()})
     objective.prepare([1, 2, 5], lambda done, total: told.append((done, total)))
     assert told == [(0, 3), (1, 3), (2, 3)] and objective.sample_tokens == 3 * data[0].shape[1]
@@ -262,7 +262,7 @@ def test_what_is_prepared_is_collected_once_and_what_mixes_orders_takes_one_pass
 
 
 def test_nothing_is_prepared_for_what_takes_no_samples(model, data):
-    objective = Objective(model, *data, LAYERS, Allocation(ratio=0.2, heads="pooled"))
+    objective = Objective(model, *data, LAYERS, Cut(ratio=0.2, heads="pooled"))
     objective.prepare([1, 2, 5], lambda done, total: None)
     assert objective.sample_tokens == 0
 
@@ -276,7 +276,7 @@ def longer(model):
     texts = {name: torch.randint(97, (windows, 20), generator=generator) for name, windows in (("a", 21), ("b", 8))}
     return lambda: Objective(
         model, torch.randint(97, (12, 16), generator=torch.Generator().manual_seed(1)), texts, LAYERS,
-        Allocation(ratio=0.2, heads="pooled"),
+        Cut(ratio=0.2, heads="pooled"),
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from search_objective import DRAW, MIXTURES, Objective, run
 
 from reproducer.errors import UserError
 from reproducer.methods.adapruner import AdaPrunerSpace
-from reproducer.pruning.allocation import Allocation
+from reproducer.pruning.cut import Cut
 from reproducer.pruning.plan import Plan
 from reproducer.search import objective as real
 from reproducer.search.journal import open_study
@@ -457,7 +457,7 @@ def test_with_a_model_too_an_interrupted_search_makes_the_same_trials_to_the_bit
     for name, ends in (("whole", [math.inf]), ("broken", [1, 3, math.inf])):
         (tmp_path / name).mkdir()
         for left in ends:
-            allocation = Allocation(ratio=0.2, heads="pooled")
+            allocation = Cut(ratio=0.2, heads="pooled")
             objective = Interrupted(model, tokens(12, 10, seed=3), texts, [1, 2], allocation)
             objective.left = left
             try:

@@ -1,0 +1,93 @@
+"""What is cut: how much, where, and in how many steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from reproducer.errors import UserError
+
+if TYPE_CHECKING:
+    from reproducer.models.architecture import LayerShape
+
+CHOICES = {"scope": ("local", "global"), "heads": ("auto", "local", "pooled")}
+
+
+class Cut(BaseModel):
+    """The settings of a cut: one of `ratio` and `structure_ratio`, the other None.
+
+    Attributes:
+        ratio: fraction of all parameters of the model to remove.
+        structure_ratio: fraction of the pruned layers' units to remove.
+        layers: first layer to prune, and the one after the last; None: the protocol's share.
+        scope: `local` removes the same number from every layer; `global` ranks the units of all layers together.
+        heads: `auto`, `local` or `pooled` (see `allocation`); plays no part in a global scope.
+        round_to: kept channels a layer are multiples of this.
+        steps: equal cuts that reach the ratio, each decided on the smaller model.
+        resample: each step has samples of its own.
+
+    Raises:
+        UserError: not exactly one ratio, or a setting out of its range.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    ratio: float | None = None
+    structure_ratio: float | None = None
+    layers: tuple[int, int] | None = None
+    scope: Literal["local", "global"] = "local"
+    heads: Literal["auto", "local", "pooled"] = "auto"
+    round_to: int = 1
+    steps: int = 1
+    resample: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _possible(cls, data: Any) -> Any:
+        ratios = [value for name in ("ratio", "structure_ratio") if (value := data.get(name)) is not None]
+        if len(ratios) != 1:
+            raise UserError("give exactly one of ratio (of all parameters) and structure_ratio (of each layer's units)")
+        if not 0 < ratios[0] < 1:  # NaN fails this too
+            raise UserError(f"a pruning ratio of {ratios[0]} is not between 0 and 1", "for example 0.2")
+        for name, allowed in CHOICES.items():
+            if data.get(name, allowed[0]) not in allowed:
+                raise UserError(f"{name} '{data[name]}' is unknown", f"choose one of: {', '.join(allowed)}")
+        if data.get("round_to", 1) < 1:
+            raise UserError(f"round_to is {data['round_to']}; it counts channels and is at least 1")
+        return data
+
+    def at(self, **ratio: float | None) -> Self:
+        """The same with another ratio of either kind."""
+        return self.model_copy(update={"ratio": None, "structure_ratio": None, **ratio})
+
+    @property
+    def indices(self) -> range | None:
+        """Layers to prune; None: the protocol's share."""
+        return None if self.layers is None else range(*self.layers)
+
+    def pools(self, shapes: Iterable[LayerShape]) -> bool:
+        """Whether the heads of layers of these shapes are taken together."""
+        grouped = any(shape.queries_per_group > 1 for shape in shapes)
+        return self.heads == "pooled" or (self.heads == "auto" and grouped)
+
+    def divided(self, steps: int) -> list[Self]:
+        """So many cuts of the same model, each of which takes as much more than the one before it; the last is this.
+
+        Raises:
+            UserError: fewer than one step.
+        """
+        if steps < 1:
+            raise UserError(f"a cut in {steps} steps; there is at least one")
+        shares = [round(step / steps, 9) for step in range(1, steps)]
+        if self.ratio is not None:
+            return [*(self.at(ratio=round(share * self.ratio, 9)) for share in shares), self]
+        assert self.structure_ratio is not None
+        return [*(self.at(structure_ratio=share * self.structure_ratio) for share in shares), self]
+
+    def __str__(self) -> str:
+        steps = f" in {self.steps} steps" if self.steps > 1 else ""
+        if self.ratio is not None:
+            return f"{100 * self.ratio:.4g}%{steps}"
+        return f"{100 * (self.structure_ratio or 0):.4g}% of structures{steps}"
