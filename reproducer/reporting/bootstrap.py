@@ -23,7 +23,7 @@ LEVEL = 0.05  # the paper's
 POWER = 0.8
 DRAWS = 1000
 SEED = 2025
-LEAST = 1e-100  # of a tail: far smaller ones scipy does not invert for every number of degrees of freedom
+SMALLEST_TAIL = 1e-100  # far smaller ones scipy does not invert for every number of degrees of freedom
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]
@@ -64,9 +64,9 @@ def interval(pairs: Sequence[Array], statistic: Statistic, threshold: float = 0.
     """
     value = float(statistic(np.stack([pair.mean(axis=(0, 1)) for pair in pairs])))
     seeds, items = len(pairs[0]), min((pair.shape[1] for pair in pairs if pair.shape[1] > 1), default=1)
-    made = [(over_seeds(pairs, draws), seeds), (over_items(pairs, draws), items)]
+    resamples = [(over_seeds(pairs, draws), seeds), (over_items(pairs, draws), items)]
     # resampling n things shows (n - 1) / n of their variance
-    sources = [(float(statistic(of).std()) * math.sqrt(n / (n - 1)), n - 1) for of, n in made if n > 1]
+    sources = [(float(statistic(of).std()) * math.sqrt(n / (n - 1)), n - 1) for of, n in resamples if n > 1]
     return of_errors(value, sources, threshold)
 
 
@@ -102,20 +102,20 @@ def _p(sources: Sequence[Source], away: float) -> float:
     """Twice the tail of the interval that reaches just so far; 0 where it is below what a float tells apart from 0."""
     from scipy.optimize import brentq
 
-    if away == 0 or _half(sources, LEAST) <= away:
+    if away == 0 or _half(sources, SMALLEST_TAIL) <= away:
         return 1.0 if away == 0 else 0.0
-    log_tail = brentq(lambda log: _half(sources, math.exp(log)) - away, math.log(LEAST), math.log(0.5))
+    log_tail = brentq(lambda log: _half(sources, math.exp(log)) - away, math.log(SMALLEST_TAIL), math.log(0.5))
     return 2 * math.exp(log_tail)
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
     """p-values after Holm's correction: the k-th smallest of m times m - k, never falling; None stays out of it."""
-    ranked = sorted((p, place) for place, p in enumerate(values) if p is not None)
+    ranked = sorted((p, index) for index, p in enumerate(values) if p is not None)
     corrected: dict[int, float] = {}
     reached = 0.0
-    for rank, (p, place) in enumerate(ranked):
-        reached = corrected[place] = max(reached, min(1.0, (len(ranked) - rank) * p))
-    return [corrected.get(place) for place in range(len(values))]
+    for rank, (p, index) in enumerate(ranked):
+        reached = corrected[index] = max(reached, min(1.0, (len(ranked) - rank) * p))
+    return [corrected.get(index) for index in range(len(values))]
 
 
 def over_seeds(pairs: Sequence[Array], draws: int = DRAWS) -> Array:
@@ -126,8 +126,8 @@ def over_seeds(pairs: Sequence[Array], draws: int = DRAWS) -> Array:
 
 def over_items(pairs: Sequence[Array], draws: int = DRAWS) -> Array:
     """The columns' means in each resample of their items: [draws, columns, 2]."""
-    made = [_shares(place, pair.shape[1], draws) @ pair.mean(axis=0) for place, pair in enumerate(pairs)]
-    return np.stack(made, axis=1)
+    means = [_shares(column, pair.shape[1], draws) @ pair.mean(axis=0) for column, pair in enumerate(pairs)]
+    return np.stack(means, axis=1)
 
 
 @lru_cache(maxsize=16)

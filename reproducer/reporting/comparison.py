@@ -65,8 +65,8 @@ def compare(results: Results) -> PaperComparison | None:
     models = stands_for(results, item)
     pairs = [(line, _partner(line, ours, item, models)) for line in ours]
     matched = [(line, paper) for line, paper in pairs if paper is not None]
-    dense = {paper.model: (line, paper) for line, paper in matched if line["method"] == "dense"}
-    labels = {line["recovery"]: line["recovery_label"] for line in ours}
+    dense = {paper.model: (line, paper) for line, paper in matched if line.method == "dense"}
+    labels = {line.recovery: line.recovery_label for line in ours}
     columns = [column for column in results.columns if not column.is_margin]
     rows = [_compared(line, paper, dense.get(paper.model), columns) for line, paper in matched]
     return PaperComparison(
@@ -80,7 +80,9 @@ def compare(results: Results) -> PaperComparison | None:
             if not any(row is paper for _, paper in matched)
         ],
         only_ours=[
-            Place(**{name: line[name] for name in PLACE}) for line, paper in pairs if paper is None and line["measured"]
+            Place(**{name: getattr(line, name) for name in PLACE})
+            for line, paper in pairs
+            if paper is None and line.measured
         ],
         orders=_orders(rows),
     )
@@ -117,22 +119,22 @@ def is_row(line: Line, paper: Printed, models: Mapping[str, str], any_method: bo
 
     `any_method`: a pruned row's numbers do not depend on which method pruned it.
     """
-    methods = {paper.method, line["method"]}
-    if paper.model != models.get(line["model"]) or not (len(methods) == 1 or (any_method and "dense" not in methods)):
+    methods = {paper.method, line.method}
+    if paper.model != models.get(line.model) or not (len(methods) == 1 or (any_method and "dense" not in methods)):
         return False
-    if line["method"] == "dense":
+    if line.method == "dense":
         return True
-    by_ratio = line["ratio"] is not None and abs(line["ratio"] - paper.ratio) < 1e-9
-    by_layer = line["structure_ratio"] is not None and line["structure_ratio"] == paper.structure_ratio
-    return paper.recovery == line["recovery"] and (by_ratio or by_layer)
+    by_ratio = line.ratio is not None and abs(line.ratio - paper.ratio) < 1e-9
+    by_layer = line.structure_ratio is not None and line.structure_ratio == paper.structure_ratio
+    return paper.recovery == line.recovery and (by_ratio or by_layer)
 
 
 def _partner(line: Line, ours: Sequence[Line], item: Item, models: Mapping[str, str]) -> Printed | None:
     possible = [paper for paper in item.rows if is_row(line, paper, models, item.any_method)]
-    named = [paper for paper in possible if plain(paper.label) == plain(line["label"])]
+    named = [paper for paper in possible if plain(paper.label) == plain(line.label)]
     if named:
         return named[0]
-    alike = [other for other in ours if all(other[name] == line[name] for name in ["method", *CUT])]
+    alike = [other for other in ours if all(getattr(other, name) == getattr(line, name) for name in ["method", *CUT])]
     return possible[0] if (len(alike) == 1 or item.any_method) and len(possible) == 1 else None
 
 
@@ -153,7 +155,7 @@ def _compared(line: Line, paper: Printed, dense: tuple[Line, Printed] | None, co
             **relative,
         )
     return ComparedRow(
-        **{name: line[name] for name in [*PLACE, "method", "status"]},
+        **{name: getattr(line, name) for name in [*PLACE, "method", "status"]},
         paper_model=paper.model,
         paper_label=paper.label,
         stated=paper.stated,
@@ -163,7 +165,7 @@ def _compared(line: Line, paper: Printed, dense: tuple[Line, Printed] | None, co
 
 
 def _in_paper_units(line: Line, column: Column) -> float | None:
-    value = line["mean"].get(column.key)
+    value = line.mean.get(column.key)
     return value if value is None else value * (100 if column.kind == "accuracy" else 1)
 
 
@@ -179,14 +181,16 @@ def _orders(rows: Sequence[ComparedRow]) -> list[Order]:
     from scipy.stats import kendalltau
 
     orders = []
-    for block in blocks([row.model_dump() for row in rows if row.method != "dense"]):
-        for key in block[0]["cells"]:
-            cells = [row["cells"][key] for row in block]
-            both = [(c["paper"], c["ours"]) for c in cells if c["paper"] is not None and c["ours"] is not None]
+    for block in blocks(row for row in rows if row.method != "dense"):
+        for key in block[0].cells:
+            cells = [row.cells[key] for row in block]
+            both = [(cell.paper, cell.ours) for cell in cells if cell.paper is not None and cell.ours is not None]
             if len(both) < 3 or any(len(set(side)) < 2 for side in zip(*both, strict=True)):
                 continue  # no order to compare
             tau = float(kendalltau(*zip(*both, strict=True)).statistic)
-            orders.append(Order(**{name: block[0][name] for name in CUT}, metric=key, methods=len(both), tau=tau))
+            orders.append(
+                Order(**{name: getattr(block[0], name) for name in CUT}, metric=key, methods=len(both), tau=tau)
+            )
     return orders
 
 
@@ -212,9 +216,9 @@ def standings(results: Results) -> list[Standing]:
     columns = seen_columns(results)
     compared = []
     for block in blocks(lines(results.rows)):
-        block = [line for line in block if line["rows"][0].control is None]
-        own = [line for line in block if line["method"] == method().name]
-        others = [line for line in block if line["method"] not in ("dense", method().name)]
+        block = [line for line in block if line.rows[0].control is None]
+        own = [line for line in block if line.method == method().name]
+        others = [line for line in block if line.method not in ("dense", method().name)]
         for line in own:
             pairs = [pair for other in others if (pair := _standing(line, other, columns)) is not None]
             if pairs:
@@ -224,7 +228,7 @@ def standings(results: Results) -> list[Standing]:
 
 def _standing(line: Line, other: Line, columns: list[Column]) -> Standing | None:
     keys = [column.key for column in columns]
-    ours, theirs = (by_seed(side, keys) if side["done"] else {} for side in (line, other))
+    ours, theirs = (by_seed(side, keys) if side.done else {} for side in (line, other))
     seeds = sorted(ours.keys() & theirs.keys())
     means = [estimate([side[seed] for seed in seeds]) for side in (ours, theirs)]
     gap = estimate([ours[seed] - theirs[seed] for seed in seeds])

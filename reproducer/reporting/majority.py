@@ -24,15 +24,15 @@ def majorities(results: Results) -> dict[str, float]:
 
 def tasks_by_model(results: Results) -> list[Tasks]:
     """Of each model of which it was recorded what its averages are over."""
-    found = []
+    by_model = []
     for model in results.models:
         # in a document not every model is measured on all tasks
         measured = {key for row in results.rows if row.model == model.name for key in row.metrics}
         accuracies = [column for column in _accuracies(results) if column.key in measured]
         if model.averaged is not None and accuracies:
             averaged = [column for column in accuracies if column.key in model.averaged]
-            found.append(Tasks(model, averaged, [column for column in accuracies if column not in averaged]))
-    return found
+            by_model.append(Tasks(model, averaged, [column for column in accuracies if column not in averaged]))
+    return by_model
 
 
 def _accuracies(results: Results) -> list[Column]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from reproducer.reporting.bootstrap import LEVEL
 from reproducer.reporting.numbers import with_interval
@@ -19,10 +20,47 @@ COSTS = [
     "params_removed", "seconds", "deciding_seconds", "recovery_seconds", "peak_memory_bytes", "search_objective",
 ]  # fmt: skip
 Thing = TypeVar("Thing")
-Line = Mapping[str, Any]
-"""A row without its seed: `LINE`'s fields; `rows`, one a seed; `measured`, whether any has a metric; `done`, those
-that finished; `status`, `done` with one of them at least; `mean`, by metric and cost, over the finished rows or, where
-none finished, over what was measured before the failure."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row without its seed.
+
+    Attributes:
+        rows: one a seed.
+        mean: by metric and cost, over the finished rows or, where none finished, over what was measured before the
+            failure.
+    """
+
+    model: str
+    ratio: float | None
+    structure_ratio: float | None
+    recovery: str
+    recovery_label: str | None
+    method: str
+    label: str
+    rows: list[Row]
+    mean: dict[str, float]
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+    @property
+    def done(self) -> list[Row]:
+        """The rows that finished."""
+        return [row for row in self.rows if row.status == "done"]
+
+    @property
+    def measured(self) -> bool:
+        """Whether any row has a metric."""
+        return any(row.has_metrics for row in self.rows)
+
+    @property
+    def status(self) -> Literal["done", "failed", "missing"]:
+        """`done` with one finished row at least."""
+        if self.done:
+            return "done"
+        return "failed" if any(row.status == "failed" for row in self.rows) else "missing"
 
 
 def grouped(things: Iterable[Thing], key: Callable[[Thing], Hashable]) -> list[list[Thing]]:
@@ -35,7 +73,8 @@ def grouped(things: Iterable[Thing], key: Callable[[Thing], Hashable]) -> list[l
 
 def lines(rows: Iterable[Row]) -> list[Line]:
     """Rows that differ in the seed alone, together, in the order in which they first appear."""
-    return [_line(group) for group in grouped(rows, lambda row: tuple(_identity(row).values()))]
+    groups = grouped(rows, lambda row: tuple(_identity(row).values()))
+    return [Line(**_identity(group[0]), rows=group, mean=_means(group)) for group in groups]
 
 
 def _identity(row: Row) -> dict[str, Any]:
@@ -43,21 +82,9 @@ def _identity(row: Row) -> dict[str, Any]:
     return identity | {"ratio": 0.0} if row.method == "dense" else identity
 
 
-def _line(rows: list[Row]) -> Line:
-    done = [row for row in rows if row.status == "done"]
-    failed = any(row.status == "failed" for row in rows)
-    return _identity(rows[0]) | {
-        "rows": rows,
-        "done": done,
-        "measured": any(row.has_metrics for row in rows),
-        "status": "done" if done else "failed" if failed else "missing",
-        "mean": _means(done or rows),
-    }
-
-
 def _means(rows: Sequence[Row]) -> dict[str, float]:
     known: dict[str, list[float]] = {}
-    for row in rows:
+    for row in [row for row in rows if row.status == "done"] or rows:
         for name, value in values(row).items():
             if value is not None:
                 known.setdefault(name, []).append(value)
@@ -71,9 +98,9 @@ def values(row: Row) -> dict[str, Any]:
     return {name: getattr(row, name) for name in COSTS} | tokens | row.metrics
 
 
-def blocks(found: Iterable[Line], keys: Sequence[str] = CUT) -> list[list[Line]]:
-    """The lines with the same `keys` together, in the order in which they first appear."""
-    return grouped(found, lambda line: tuple(line[key] for key in keys))
+def blocks(lines: Iterable[Thing], keys: Sequence[str] = CUT) -> list[list[Thing]]:
+    """Lines, or rows of a comparison, with the same `keys` together, in the order in which they first appear."""
+    return grouped(lines, lambda line: tuple(getattr(line, key) for key in keys))
 
 
 class Estimate(NamedTuple):
@@ -106,21 +133,21 @@ def by_seed(line: Line, keys: Sequence[str]) -> dict[int, float]:
     Of the finished rows or, where none finished, of what was measured before the failure.
     """
     means = {}
-    for row in line["done"] or line["rows"]:
+    for row in line.done or line.rows:
         known = [value for key in keys if (value := values(row).get(key)) is not None]
         if known and len(known) == len(keys):
             means[row.seed] = fmean(known)
     return means
 
 
-def with_results(found: Sequence[Line]) -> list[Line]:
+def with_results(block: Sequence[Line]) -> list[Line]:
     """The lines that tables have: those that measure anything or failed; of a run that has none yet, all."""
-    return [line for line in found if line["measured"] or line["status"] == "failed"] or list(found)
+    return [line for line in block if line.measured or line.status == "failed"] or list(block)
 
 
-def measuring(found: Sequence[Line], keys: Sequence[str]) -> list[Line]:
+def measuring(block: Sequence[Line], keys: Sequence[str]) -> list[Line]:
     """The lines that measure one of `keys`, or were to; in a document every line has the columns of all its specs."""
-    return [line for line in found if any(not row.metrics or {*keys} & row.metrics.keys() for row in line["rows"])]
+    return [line for line in block if any(not row.metrics or {*keys} & row.metrics.keys() for row in line.rows)]
 
 
 def leaders(block: Sequence[Line], keys: Sequence[str], higher_is_better: bool) -> list[int]:
@@ -129,7 +156,7 @@ def leaders(block: Sequence[Line], keys: Sequence[str], higher_is_better: bool) 
     Two lines cannot be told apart where the interval of their difference, paired by seed, holds 0. None is named where
     there is one line alone, or where the best has a single seed.
     """
-    seeds = {i: of for i, line in enumerate(block) if line["method"] != "dense" and (of := by_seed(line, keys))}
+    seeds = {i: of for i, line in enumerate(block) if line.method != "dense" and (of := by_seed(line, keys))}
     if len(seeds) < 2:
         return []
     first = (max if higher_is_better else min)(seeds, key=lambda i: fmean(seeds[i].values()))
@@ -153,7 +180,7 @@ def cells(block: Sequence[Line], key: str, column: Column) -> list[Cell]:
     for i, line in enumerate(block):
         known = estimate([*by_seed(line, [key]).values()])
         if known is None:
-            column_cells.append(Cell("failed" if line["status"] == "failed" and key not in COSTS else None))
+            column_cells.append(Cell("failed" if line.status == "failed" and key not in COSTS else None))
         else:
             text = with_interval(known.mean, known.half, column)
             column_cells.append(Cell(f"{text} ≈" if i in ahead[1:] else text, i in ahead[:1], known.mean))

@@ -1,4 +1,4 @@
-"""Where a run has what a claim of the paper rests on: its rows, measures, searches, and what these took."""
+"""Where a run has what a claim of the paper rests on: its rows, measures and searches."""
 
 from __future__ import annotations
 
@@ -60,23 +60,23 @@ class Run:
         item = load_item(ref.item)
         models = stands_for(self.results, item)
         alike = [line for line in self.lines if is_row(line, printed, models, item.any_method)]
-        named = [line for line in alike if plain(line["label"]) == plain(printed.label)]
+        named = [line for line in alike if plain(line.label) == plain(printed.label)]
         if printed.method == "dense" or item.any_method:
             named += alike
-        return min(named, key=lambda line: measure is not None and measure not in line["mean"], default=None)
+        return min(named, key=lambda line: measure is not None and measure not in line.mean, default=None)
 
     def dense(self, line: Line) -> Line | None:
         """The dense model that a line was pruned from."""
-        ours = (line["model"], "dense")
-        return next((other for other in self.lines if (other["model"], other["method"]) == ours), None)
+        ours = (line.model, "dense")
+        return next((other for other in self.lines if (other.model, other.method) == ours), None)
 
     def searched_otherwise(self, line: Line) -> bool:
         """Whether a row of the paper's own method was not searched as the paper searches."""
-        own = [search for search in self.results.searches if search.label == line["label"]]
-        return line["method"] == method().name and any(search.settings.get("mode") != "paper" for search in own)
+        own = [search for search in self.results.searches if search.label == line.label]
+        return line.method == method().name and any(search.settings.get("mode") != "paper" for search in own)
 
     def searched(self, label: str) -> bool:
-        return any(line["label"] == label and line["method"] == method().name for line in self.lines)
+        return any(line.label == label and line.method == method().name for line in self.lines)
 
     def searches(self, label: str) -> dict[int, Search]:
         """The searches of a label by seed, also where the results name them by another row that shares them."""
@@ -96,7 +96,7 @@ class Run:
 
     def measures(self, name: str, line: Line) -> list[tuple[str, list[Column]]]:
         """A measure of a claim as groups of columns whose mean is compared, each with its label; empty: none of it."""
-        accuracies = self.accuracies.get(line["model"], [])
+        accuracies = self.accuracies.get(line.model, [])
         if name == "tasks":
             return [(column.label, [column]) for column in accuracies]
         if name == "average_acc":
@@ -109,10 +109,10 @@ class Run:
     def pair(self, line: Line, other: Line, columns: Sequence[Column]) -> PairedScores | None:
         """The scores of two lines on the seeds of both; a dense line is the same for every seed."""
         ours, theirs = (
-            {row.seed: row for row in side["rows"] if all(row.metrics.get(c.key) is not None for c in columns)}
+            {row.seed: row for row in side.rows if all(row.metrics.get(c.key) is not None for c in columns)}
             for side in (line, other)
         )
-        if other["method"] == "dense" and theirs:
+        if other.method == "dense" and theirs:
             theirs = dict.fromkeys(ours, next(iter(theirs.values())))
         seeds = tuple(sorted(ours.keys() & theirs.keys()))
         if not seeds or not columns:

@@ -56,7 +56,7 @@ def test_perplexities_are_points_and_a_failed_one_is_marked():
 
 def test_intervals_over_seeds_stand_at_points_and_bars():
     results = fake.table1(seeds=(0, 1, 2))
-    pruned = [line for line in lines(results.rows) if line["method"] != "dense"]
+    pruned = [line for line in lines(results.rows) if line.method != "dense"]
     for kind, keys, scale in (("perplexity", ["wikitext2_ppl", "ptb_ppl"], 1), ("accuracy", ["average_acc"], 100)):
         (ax,) = figures.averages(results, kind).axes
         means = [estimate([*by_seed(line, keys).values()]) for line in pruned]

@@ -76,8 +76,8 @@ def test_failed_and_missing_cells_read_so():
 def test_seeds_are_brought_together_as_mean_and_interval():
     rows = [fake.row("vector", {"quiz_acc": value}, seed=i) for i, value in enumerate((0.2, 0.3, 0.7))]
     (line,) = lines(rows)
-    assert line["mean"]["quiz_acc"] == pytest.approx(0.4)
-    assert line["rows"] == line["done"] == rows
+    assert line.mean["quiz_acc"] == pytest.approx(0.4)
+    assert line.rows == line.done == rows
     results = fake.quickstart(rows=rows, searches=[])
     # Student's t of two degrees is 4.303: half an interval is 4.303 · 26.46 / √3
     assert results_table(results)[0]["Quiz↑"] == "40 ± 66"
@@ -88,7 +88,7 @@ def test_lines_and_blocks_keep_the_order_of_the_rows():
     rows = fake.table1(seeds=(0, 1)).rows
     found = lines([*reversed(rows)])
     backwards = [*reversed(fake.DAMAGE)]
-    assert [line["method"] for line in found] == [*backwards[:5], *backwards]
+    assert [line.method for line in found] == [*backwards[:5], *backwards]
     assert [len(block) for block in blocks(found)] == [5, 5, 1]
     assert lines([]) == []
 
@@ -184,7 +184,7 @@ def test_equal_means_are_a_tie_whatever_the_order_of_the_seeds():
     ]
     assert sum(given[0]) != sum(given[1])
     first, second = lines(rows)
-    assert first["mean"]["boolq_acc"] == second["mean"]["boolq_acc"] == 0.2
+    assert first.mean["boolq_acc"] == second.mean["boolq_acc"] == 0.2
 
 
 def test_lines_are_statistics_over_finished_seeds():
@@ -192,9 +192,9 @@ def test_lines_are_statistics_over_finished_seeds():
     results = fake.table1(seeds=(0, 1, 2, 3))
     rows = [fake.change(row, status="failed") if row.seed == 3 else row for row in results.rows]
     for line in lines(rows):
-        values = [row.metrics["boolq_acc"] for row in rows if row in line["rows"] and row.status == "done"]
-        assert [row.status for row in line["done"]] == ["done"] * len(values)
-        assert line["mean"]["boolq_acc"] == pytest.approx(statistics.fmean(values), rel=1e-11)
+        values = [row.metrics["boolq_acc"] for row in rows if row in line.rows and row.status == "done"]
+        assert [row.status for row in line.done] == ["done"] * len(values)
+        assert line.mean["boolq_acc"] == pytest.approx(statistics.fmean(values), rel=1e-11)
     unfinished = [fake.change(row, status="failed") for row in results.rows if row.label == "LLM-Pruner-E1"]
     (line, *_) = lines(unfinished)
-    assert line["status"] == "failed" and not line["done"] and "boolq_acc" in line["mean"]
+    assert line.status == "failed" and not line.done and "boolq_acc" in line.mean

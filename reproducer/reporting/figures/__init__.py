@@ -68,7 +68,7 @@ def draw(results: Results, directory: Path, verdicts: Sequence[Verdict] = ()) ->
             save(figure, kind, f"average-{kind}", averaged(compared, kind))
     for points in fronts(_only(results, labels | {row.label for row in control_rows(results)})):
         first = points[0].line
-        save(front(points), "cost", f"cost-{first['model']}-{cut(first)}", points)
+        save(front(points), "cost", f"cost-{first.model}-{cut(first)}", points)
     if any(row.training for row in results.rows):
         save(losses(results.rows), "training", "training-loss", None)
     for group in histories(results.searches):

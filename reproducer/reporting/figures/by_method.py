@@ -55,7 +55,7 @@ def averages(results: Results, kind: str) -> Figure | None:
     if kind == "accuracy":
         panels += _panels(_paper_lines(results), columns, " (paper)")
     pruned = [line for panel in panels for line in panel.lines]
-    names = list(dict.fromkeys(line["label"] for line in pruned))
+    names = list(dict.fromkeys(line.label for line in pruned))
     tunings = sorted(dict.fromkeys(map(tuning, pruned)), key=lambda text: text != UNTUNED)
     rows = sum(max(wrapped(name).count("\n") + 1.5, 0.8 * len(tunings)) for name in names)
     figure, axes = new_figure(len(panels), width=max(WIDTH, 2.6 + 2.7 * len(panels)), height=1.3 + 0.22 * rows)
@@ -91,13 +91,11 @@ class Panel:
     dense: float | None
 
 
-def _panels(found: Sequence[Line], columns: Sequence[Column], note: str = "") -> list[Panel]:
-    dense = {
-        line["model"]: height.mean for line in found if line["method"] == "dense" and (height := _height(line, columns))
-    }
-    pruned = [line for line in measuring(found, [c.key for c in columns]) if line["method"] != "dense"]
+def _panels(every: Sequence[Line], columns: Sequence[Column], note: str = "") -> list[Panel]:
+    dense = {line.model: height.mean for line in every if line.method == "dense" and (height := _height(line, columns))}
+    pruned = [line for line in measuring(every, [c.key for c in columns]) if line.method != "dense"]
     return [
-        Panel(f"{panel[0]['model']}, {cut(panel[0])}{note}", panel, dense.get(panel[0]["model"]))
+        Panel(f"{panel[0].model}, {cut(panel[0])}{note}", panel, dense.get(panel[0].model))
         for panel in blocks(pruned, PANEL)
         if any(_height(line, columns) is not None for line in panel)
     ]
@@ -146,9 +144,9 @@ def _draw(ax: Axes, panel: Panel, columns: Sequence[Column], names: Sequence[str
     width = 0.8 / len(tunings)
     for line in panel.lines:
         k, height = tunings.index(tuning(line)), _height(line, columns)
-        y, color = names.index(line["label"]) + (k - (len(tunings) - 1) / 2) * width, (SKY, BLUE, GREEN, PURPLE)[k % 4]
+        y, color = names.index(line.label) + (k - (len(tunings) - 1) / 2) * width, (SKY, BLUE, GREEN, PURPLE)[k % 4]
         if height is None:
-            failed = line["status"] == "failed"
+            failed = line.status == "failed"
             _at_edge(ax, y, "failed" if failed else "not run", RED if failed else GREY)
         elif not accuracy and height.mean > ax.get_xlim()[1]:
             _at_edge(ax, y, f"{plus_minus(height.mean, height.half)} →", "#333333")

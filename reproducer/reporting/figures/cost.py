@@ -43,7 +43,7 @@ def front(points: Sequence[Point]) -> Figure:
         if point.best:
             joined.append((x, y))
         ax.annotate(
-            short(point.line["label"]) + (f" ({point.quality:,.0f})" if far else ""),
+            short(point.line.label) + (f" ({point.quality:,.0f})" if far else ""),
             xy=(x, y), xytext=(1.5 * most, label_of[i]), textcoords=ax.get_xaxis_transform(), fontsize=8, va="bottom",
             parse_math=False, color=color,
             arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "lw": 0.6, "shrinkA": 0, "shrinkB": 3},

@@ -63,7 +63,7 @@ def convergence(group: Histories) -> Figure:
         shown.append(fmean(baselines))
         ax.axhline(fmean(baselines), color=GREY, lw=0.9, ls="--", zorder=1, label="best baseline")
     set_scale(ax, shown)
-    ax.set_xlabel("trials made", fontsize=10)
+    ax.set_xlabel("trials", fontsize=10)
     ax.set_ylabel("best objective so far (lower is better)", fontsize=10)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend(figure, ax)
@@ -74,20 +74,20 @@ def losses(rows: Sequence[Row]) -> Figure:
     """Loss by step of every row that was trained: a panel a model and cut, a colour a method, smoothed where noisy."""
     panels = blocks(lines(row for row in rows if row.training), PANEL)
     figure, axes = new_figure(len(panels), width=max(WIDTH, 3.9 * len(panels)))
-    labels = list(dict.fromkeys(line["label"] for panel in panels for line in panel))
+    labels = list(dict.fromkeys(line.label for panel in panels for line in panel))
     for ax, panel in zip(axes, panels, strict=True):
         for line in panel:
-            style, label = line_style(labels.index(line["label"])), short(line["label"])
-            for row in line["rows"]:
-                steps, loss = [step.step for step in row.training], [step.loss for step in row.training]
+            style, label = line_style(labels.index(line.label)), short(line.label)
+            for row in line.rows:
+                steps, loss = ([getattr(step, name) for step in row.training or []] for name in ("step", "loss"))
                 reach = len(loss) // 15
                 if reach:
                     ax.plot(steps, loss, color=style["color"], lw=0.6, alpha=0.25)
                 smooth = [np.mean(loss[max(0, i - reach) : i + reach + 1]) for i in range(len(loss))]
-                width, marker = 1.5 if len(line["rows"]) == 1 else 1, "o" if len(loss) == 1 else None
+                width, marker = 1.5 if len(line.rows) == 1 else 1, "o" if len(loss) == 1 else None
                 ax.plot(steps, smooth, label=label, lw=width, marker=marker, **style)
         if len(panels) > 1:
-            ax.set_title(short(f"{panel[0]['model']}, {cut(panel[0])}", 40), fontsize=10, parse_math=False)
+            ax.set_title(short(f"{panel[0].model}, {cut(panel[0])}", 40), fontsize=10, parse_math=False)
         ax.set_xlabel("step", fontsize=10)
     axes[0].set_ylabel("training loss", fontsize=10)
     legend(figure, *axes)

@@ -1,4 +1,4 @@
-"""The paper's claims: the effect that each asks for, the paper's, and the one that was found."""
+"""The paper's claims: the effect that each asks for, the paper's, and ours."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def _stand_in(run: Run, claim: Claim, refs: Sequence[RowRef], outcome: RuleOutco
 
     def comparable(recovery: str | None) -> int:
         lines = [[run.line(ref, recovery) for ref in pair] for pair in claim.pairs]
-        return sum(all(line is not None and line["measured"] for line in pair) for pair in lines)
+        return sum(all(line is not None and line.measured for line in pair) for pair in lines)
 
     if not claim.untuned or comparable(None) >= comparable("none"):
         return None
@@ -121,8 +121,8 @@ def _compare(
         least, greatest = effect.limits
         shown = replace(shown, low=max(least, shown.low), high=min(greatest, shown.high))
     return Evidence(
-        row=line["label"],
-        baseline=other["label"],
+        row=line.label,
+        baseline=other.label,
         **cut_of(line),
         measure=label,
         columns=tuple(column.key for column in columns),
@@ -167,10 +167,10 @@ def reduces(run: Run, claim: Claim) -> RuleOutcome:
     outcome = RuleOutcome("per cent", "higher", round(printed, 1), paper=printed, seeds=1)
     if both := _with_dense(run, claim, outcome):
         line, dense = both
-        ours, of_dense = line["mean"].get(key), dense["mean"].get(key)
+        ours, of_dense = line.mean.get(key), dense.mean.get(key)
         if ours is None or not of_dense:
             outcome.lacks(Missing(measure_name(key), "no measure"))
-        elif key == "params_billion" and line["ratio"] is not None:
+        elif key == "params_billion" and line.ratio is not None:
             outcome.lacks(Missing(measure_name(key), "set"))
         else:
             value = 100 * (1 - ours / of_dense)
@@ -186,7 +186,7 @@ def faster(run: Run, claim: Claim) -> RuleOutcome:
     outcome = RuleOutcome("times", "higher", threshold, paper=of / theirs if theirs and of else None, seeds=1)
     if both := _with_dense(run, claim, outcome):
         line, dense = both
-        passes = [[row.latency.seconds for row in side["done"] if row.latency] for side in (dense, line)]
+        passes = [[row.latency.seconds for row in side.done if row.latency] for side in (dense, line)]
         if not all(passes):
             outcome.lacks(Missing(measure_name(key), "no measure"))
             return outcome
@@ -217,9 +217,9 @@ def _with_dense(run: Run, claim: Claim, outcome: RuleOutcome) -> tuple[Line, Lin
 
 
 def _counted(line: Line, dense: Line, key: str, paper: float | None, value: float, favour: float) -> Evidence:
-    seeds = tuple(row.seed for row in line["done"])
+    seeds = tuple(row.seed for row in line.done)
     return Evidence(
-        row=line["label"], baseline=dense["label"], **cut_of(line), measure=key, columns=(key,), seeds=seeds, items=0,
+        row=line.label, baseline=dense.label, **cut_of(line), measure=key, columns=(key,), seeds=seeds, items=0,
         paper=paper, ours=value, interval=None, p=None, favour=favour, exact=True,
     )  # fmt: skip
 

@@ -111,8 +111,8 @@ def missing_rows(
         where = f"{load_item(ref.item).item}, {'untuned' if (recovery or ref.recovery) == 'none' else 'tuned'}"
         if line is None:
             missing.append(Missing(ref.label, "no rows", where))
-        elif not line["measured"]:
-            missing.append(Missing(ref.label, "failed" if line["status"] == "failed" else "not run", where))
+        elif not line.measured:
+            missing.append(Missing(ref.label, "failed" if line.status == "failed" else "not run", where))
         elif run.searched_otherwise(line):
             missing.append(Missing(ref.label, "not the paper's row", where))
     return missing
@@ -126,4 +126,4 @@ def measure_name(measure: str) -> str:
 
 def cut_of(line: Line) -> dict[str, Any]:
     """Model, cut and recovery of a row, as fields of `Evidence`."""
-    return {name: line[name] for name in ("model", "ratio", "structure_ratio", "recovery")}
+    return {name: getattr(line, name) for name in ("model", "ratio", "structure_ratio", "recovery")}

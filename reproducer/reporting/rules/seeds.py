@@ -48,7 +48,7 @@ def sensitivity(run: Run, claim: Claim) -> RuleOutcome:
         p = float(levene(*(list(logs.values()) for _, logs, _ in known), center="median").pvalue)
         seeds = min((tuple(logs) for _, logs, _ in known), key=len)
         value, favour = max(spreads) / min(spreads), float(norm.isf(p / 2))
-        outcome.evidence.append(_spread(widest[0], narrowest[0]["label"], widest[2], seeds, value, None, p, favour))
+        outcome.evidence.append(_spread(widest[0], narrowest[0].label, widest[2], seeds, value, None, p, favour))
     return outcome
 
 
@@ -66,7 +66,7 @@ def _log_perplexities(
         columns = [column for _, of in run.measures(claim.measures[0], line) for column in of]
         logs = {
             row.seed: fmean(math.log(row.metrics[column.key] or math.nan) for column in columns)
-            for row in line["rows"]
+            for row in line.rows
             if columns and all(row.metrics.get(column.key) is not None for column in columns)
         }
         if len(logs) < 2:
@@ -87,7 +87,7 @@ def _spread(
     favour: float,
 ) -> Evidence:
     return Evidence(
-        row=line["label"], baseline=other, **cut_of(line), measure="standard deviation over seeds", columns=keys,
+        row=line.label, baseline=other, **cut_of(line), measure="standard deviation over seeds", columns=keys,
         seeds=seeds, items=0, paper=None, ours=value, interval=shown, p=p, favour=favour,
     )  # fmt: skip
 
