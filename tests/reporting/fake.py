@@ -62,7 +62,8 @@ def row(method: str, metrics: dict[str, float | None], **more: Any) -> Row:
     }
     told = f"{method} {more.get('label')} {more.get('seed')} {sorted(metrics.items())}"
     facts["stages"] = {"model": "3f9c1d20ab47e6518c02", "plan": sha256(told.encode()).hexdigest()[:20]}
-    return Row.model_validate({**facts, **cut, **recovery, **more})
+    facts = {**facts, **cut, **recovery}
+    return Row.model_validate(facts | _by_measure(more, facts))
 
 
 def failed(method: str, error: str, **more: Any) -> Row:
@@ -71,8 +72,38 @@ def failed(method: str, error: str, **more: Any) -> Row:
 
 
 def change(thing: Any, **update: Any) -> Any:
-    """A copy with other values, validated."""
-    return type(thing).model_validate(thing.model_dump() | update)
+    """A copy with other values, validated; of a row, also the results of its measures by their properties' names."""
+    facts = thing.model_dump()
+    return type(thing).model_validate(facts | (_by_measure(update, facts) if isinstance(thing, Row) else update))
+
+
+def _by_measure(more: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """`more` with `items`, `window_losses`, … as results of measures, in place of those of their kinds in `row`."""
+    kinds = {"items": "zeroshot", "task_scores": "zeroshot", "window_losses": "perplexity", "latency": "efficiency",
+             "generations": "generation", "speed": "speed", "gguf": "gguf"}  # fmt: skip
+    asked = {name: more[name] for name in kinds if name in more}
+    gone = {kinds[name] for name in asked}
+    measured = {name: one for name, one in row.get("measured", {}).items() if one["kind"] not in gone}
+    measured |= more.get("measured", {})
+    for key, losses in asked.get("window_losses", {}).items():
+        measured[key] = {"kind": "perplexity", "value": math.exp(sum(losses) / len(losses)), "nll_per_window": losses}
+    scores = asked.get("task_scores", {})
+    for task in dict.fromkeys([*scores, *asked.get("items", {})]):
+        shown = {"shown": "acc", "scores": {}} | dict(scores.get(task, {}))
+        items = asked.get("items", {}).get(task, shown.get("items", []))
+        measured[f"{task}_acc"] = shown | {"kind": "zeroshot", "task": task, "items": items}
+    for i, text in enumerate(asked.get("generations", [])):
+        measured[f"generation_{i}"] = {"kind": "generation", **text}
+    for i, file in enumerate(asked.get("gguf", [])):
+        measured[f"gguf_{i}"] = {"kind": "gguf", **dict(file)}
+    if asked.get("speed"):
+        measured["speed"] = {"kind": "speed", **dict(asked["speed"])}
+    if asked.get("latency"):
+        sizes = dict.fromkeys(
+            ("params_billion", "macs_giga", "memory_mib", "latency_seconds", "tokens_per_second"), 1.0
+        )
+        measured["efficiency"] = {"kind": "efficiency", **sizes, **asked["latency"]}
+    return {name: value for name, value in more.items() if name not in kinds} | {"measured": measured}
 
 
 def search(trials: int = 24, seed: int = 0, **more: Any) -> Search:
@@ -96,6 +127,7 @@ def search(trials: int = 24, seed: int = 0, **more: Any) -> Search:
     top = min((t for t in made if t["value"]), key=lambda t: t["value"])
     texts = ["The following sections describe the standard types.", "A mapping object maps hashable values. " * 9]
     facts = {
+        "stage": "5e" * 10,
         "model": "smollm2-135m",
         "method": "adapruner",
         "label": "AdaPruner",
