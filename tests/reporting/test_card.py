@@ -7,7 +7,6 @@ import pytest
 from ruamel.yaml import YAML
 
 from reproducer.reporting.card import Base, Card, Layer, Origin, card_text
-from reproducer.stages.results import TaskScores
 from tests.reporting.fake import quickstart, row
 
 from .reading import read
@@ -96,11 +95,9 @@ def test_a_machines_paths_are_cut_down():
 @pytest.fixture
 def measured():
     losses = [2.0, 2.5, 3.0, 2.2]
-    scores = TaskScores(items=100, shown="acc", scores={"acc": 0.6}, stderr={"acc": 0.05})
+    scores = {"shown": "acc", "scores": {"acc": 0.6}, "stderr": {"acc": 0.05}}
     metrics = {"python_topics_ppl": math.exp(fmean(losses)), "python_docstrings_ppl": 30.0, "quiz_acc": 0.6}
-    own = row(
-        "llm-pruner-e2", metrics, window_losses={"python_topics_ppl": losses}, task_scores={"quiz": scores.model_dump()}
-    )
+    own = row("llm-pruner-e2", metrics, window_losses={"python_topics_ppl": losses}, task_scores={"quiz": scores})
     return losses, Origin(quickstart(), own)
 
 
