@@ -1,7 +1,6 @@
 """Specs: what a person asks for, as data. What owners of open sections build their own models from is here too."""
 
-from reproducer.spec.document import Document, load
-from reproducer.spec.load import load_spec
+from reproducer.spec.load import Document, load, load_spec
 from reproducer.spec.models import MethodSpec, ModelSpec, Spec
 from reproducer.spec.origins import Loc, SpecError
 from reproducer.spec.sections import CalibrationSpec, Named, PruneSpec, RecoverySpec, Section
