@@ -11,9 +11,9 @@ from typing import Any
 
 from reproducer.models.export.formats import gguf_file
 from reproducer.reporting import numbers
+from reproducer.reporting.article import command_of
 from reproducer.reporting.escape import one_line
-from reproducer.reporting.formats import MARKDOWN, environment
-from reproducer.reporting.render import squeezed
+from reproducer.reporting.markdown import render
 from reproducer.stages.results import Column, Results, Row
 
 NORMAL_95 = 1.96  # standard errors to either side of a mean
@@ -109,9 +109,16 @@ class Measured:
 
 def card_text(card: Card) -> str:
     """README.md: the hub's metadata, and a page whose every value is escaped."""
-    content = {"card": card, "row": card.origin and card.origin.row, "measured": _measured(card.origin)}
-    page = environment(MARKDOWN).get_template("card.j2").render(content, load=_loading(card))
-    return f"---\n{_metadata(card)}\n---\n\n{squeezed(page)}"
+    origin = card.origin
+    page = render(
+        "card.j2",
+        card=card,
+        row=origin and origin.row,
+        command=origin and command_of(origin.results),
+        measured=_measured(origin),
+        load=_loading(card),
+    )
+    return f"---\n{_metadata(card)}\n---\n\n{page}"
 
 
 def _metadata(card: Card) -> str:

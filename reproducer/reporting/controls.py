@@ -27,7 +27,7 @@ def control_rows(results: Results) -> list[Row]:
 
 
 @dataclass(frozen=True)
-class Beside:
+class ControlEffect:
     """The mean perplexity of the paper's method against another row's, on the seeds of both.
 
     Attributes:
@@ -43,20 +43,20 @@ class Beside:
     informed: bool
 
 
-def beside(results: Results) -> list[Beside]:
+def control_effects(results: Results) -> list[ControlEffect]:
     """Of all rows that the controls are about, where the paper's method and they have two seeds in common."""
     run, columns, found = Run(results), seen_columns(results), []
     for block in blocks(lines(control_rows(results))):
-        own = next((line for line in block if (line["method"], line["label"]) == (method().name, method().label)), None)
-        for other in block if own is not None and own["recovery"] == "none" else []:
+        own = next((line for line in block if (line.method, line.label) == (method().name, method().label)), None)
+        for other in block if own is not None and own.recovery == "none" else []:
             measured = run.pair(own, other, columns) if own and other is not own else None
-            if own is None or measured is None or len(measured.seeds) < 2 or other["method"] == "dense":
+            if own is None or measured is None or len(measured.seeds) < 2 or other.method == "dense":
                 continue
             effect = mapped(interval(measured.pairs, log_ratio), percent_change, lower=True)
-            found.append(Beside(own, other, measured.seeds, effect, _informed(other)))
+            found.append(ControlEffect(own, other, measured.seeds, effect, _informed(other)))
     return found
 
 
 def _informed(line: Line) -> bool:
-    row = line["rows"][0]
+    row = line.rows[0]
     return row.control is not None or any(one.purpose == "calibration" and one.split == "search" for one in row.saw)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from reproducer.reporting.numbers import plus_minus
 from reproducer.reporting.rows import Estimate, Line, blocks, by_seed, estimate, lines
 from reproducer.reporting.searches import FORWARD, PARAMETERS_7B, SPEED
 from reproducer.stages.results import Column, Results, Sight
@@ -45,15 +46,27 @@ def mean_of(line: Line, columns: Sequence[Column]) -> Estimate | None:
     return estimate([*by_seed(line, [column.key for column in columns]).values()])
 
 
+def mean_cell(line: Line, columns: Sequence[Column]) -> str | None:
+    """The mean of some columns as it reads, with its interval over seeds."""
+    known = mean_of(line, columns)
+    return None if known is None else plus_minus(known.mean, known.half)
+
+
+def objective_cell(line: Line) -> str | None:
+    """The objective of the search behind a line as it reads."""
+    known = estimate([*by_seed(line, ["search_objective"]).values()])
+    return None if known is None else plus_minus(known.mean, known.half)
+
+
 def fronts(results: Results) -> list[list[Point]]:
     """Of every block of untuned rows its points, where three or more are known; the cheapest first."""
     columns = seen_columns(results)
     found = []
     for block in blocks(lines(results.rows)):
         known = []
-        for line in block if block[0]["recovery"] == "none" else []:
+        for line in block if block[0].recovery == "none" else []:
             cost, quality = tokens(line), mean_of(line, columns)
-            if line["method"] != "dense" and cost is not None and quality is not None:
+            if line.method != "dense" and cost is not None and quality is not None:
                 known.append((line, cost, quality))
         if len(known) >= 3:
             known.sort(key=lambda one: (one[1], one[2].mean))
@@ -68,16 +81,16 @@ def fronts(results: Results) -> list[list[Point]]:
 
 def uneven(block: Sequence[Line]) -> list[Line]:
     """Lines of a block that lost another share of the parameters than most; none where all are within half a point."""
-    shares = {line["label"]: share for line in block if (share := line["mean"].get("params_removed"))}
+    shares = {line.label: share for line in block if (share := line.mean.get("params_removed"))}
     if not shares or max(shares.values()) - min(shares.values()) < EVEN:
         return []
     usual = median(shares.values())
-    return [line for line in block if abs(shares.get(line["label"], usual) - usual) >= EVEN / 2]
+    return [line for line in block if abs(shares.get(line.label, usual) - usual) >= EVEN / 2]
 
 
 def tokens(line: Line) -> float | None:
     """Tokens forward and backward in forward passes; None where they were not counted."""
-    mean = line["mean"]
+    mean = line.mean
     if "forward" not in mean:
         return None
     return float(mean["forward"] + BACKWARD * mean["backward"])
@@ -105,11 +118,11 @@ def whole_costs(results: Results) -> list[WholeCost]:
     """
     found = []
     rows = results.of_part(results.parts[0]).rows if results.parts else results.rows
-    known = [line for line in lines(rows) if line["method"] != "dense" and "deciding_seconds" in line["mean"]]
-    tuned = {_method(line) for line in known if "recovery_seconds" in line["mean"]}
+    known = [line for line in lines(rows) if line.method != "dense" and "deciding_seconds" in line.mean]
+    tuned = {_method(line) for line in known if "recovery_seconds" in line.mean}
     for line in known:
-        if _method(line) not in tuned if line["recovery"] == "none" else "recovery_seconds" in line["mean"]:
-            mean, spent = line["mean"], tokens(line)
+        if _method(line) not in tuned if line.recovery == "none" else "recovery_seconds" in line.mean:
+            mean, spent = line.mean, tokens(line)
             found.append(
                 WholeCost(
                     line,
@@ -132,4 +145,4 @@ def seconds_7b(spent: float) -> float:
 
 def sights(line: Line, purpose: str) -> list[Sight]:
     """The texts that a line's rows saw for this."""
-    return [sight for sight in line["rows"][0].saw if sight.purpose == purpose]
+    return [sight for sight in line.rows[0].saw if sight.purpose == purpose]

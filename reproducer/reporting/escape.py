@@ -1,17 +1,16 @@
-"""Escaping for the formats of a report, built into the template environment so that it cannot be forgotten.
+"""Escaping of values, for Markdown and LaTeX.
 
-Whatever a template prints is escaped unless it is `Raw`: what a macro has made, or the package's own table code. The
-words of the templates that all formats share are escaped too.
+A template of the report is Markdown. Whatever it prints is escaped unless it is `Raw`: a macro's
+result, or a table.
 """
 
-import html
 import re
 import unicodedata
 from typing import Any
 
 
 class Raw(str):
-    """Text that is already in the format of the report and is printed as it is."""
+    """Text that is Markdown already and is printed as it is."""
 
     __slots__ = ()
 
@@ -39,37 +38,13 @@ def escape_markdown(value: Any) -> Raw:
     """`value` as inline Markdown (CommonMark with GitHub's tables, maths and links) that reads as it was given."""
     if isinstance(value, Raw):
         return value
-    text = _markdown_characters(one_line(value))
+    text = re.sub(r"([\\`*_\[\]<>|~$])", r"\\\1", one_line(value)).replace("&", "&amp;").replace("![", r"\![")
+    text = re.sub(r"(?<=\w):(?=//)", r"\\:", text)  # GitHub makes links of bare addresses
+    text = re.sub(r"\bwww\.", r"www\\.", text, flags=re.IGNORECASE)
+    text = re.sub(r"(?<=\w)@(?=\w)", r"\\@", text)
     # at the start of a list item or paragraph these would begin a heading, a list or a rule
     text = re.sub(r"^([#+=-])(?=\1*(\s|$))", r"\\\1", text)
     return Raw(re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", text))
-
-
-def _markdown_characters(text: str) -> str:
-    text = re.sub(r"([\\`*_\[\]<>|~$])", r"\\\1", text).replace("&", "&amp;").replace("![", r"\![")
-    text = re.sub(r"(?<=\w):(?=//)", r"\\:", text)  # GitHub makes links of bare addresses
-    text = re.sub(r"\bwww\.", r"www\\.", text, flags=re.IGNORECASE)
-    return re.sub(r"(?<=\w)@(?=\w)", r"\\@", text)
-
-
-def words_markdown(text: str) -> str:
-    """The words of a shared template: lines and paragraphs stay; none of them begins with a sign of Markdown."""
-    return _markdown_characters(re.sub(r"[ \t]*\n[ \t]*", "\n", text))
-
-
-def escape_html(value: Any) -> Raw:
-    """`value` as text of HTML, between tags or in a quoted attribute, that reads as it was given."""
-    return value if isinstance(value, Raw) else Raw(html.escape(one_line(value)))
-
-
-def words_html(text: str) -> str:
-    """The words of a shared template: lines and paragraphs stay."""
-    return html.escape(text, quote=False)
-
-
-def escape_plain(value: Any) -> Raw:
-    """`value` for a terminal: one line, and no character that a terminal would obey."""
-    return value if isinstance(value, Raw) else Raw(one_line(value))
 
 
 _TEX = {
@@ -136,13 +111,6 @@ def _tex_character(char: str) -> str:
     return rf"\texttt{{U+{ord(char):04X}}}"
 
 
-def escape_tex(value: Any) -> Raw:
-    """`value` as LaTeX text that reads as it was given; characters without a glyph appear as their code point."""
-    if isinstance(value, Raw):
-        return value
-    return Raw("".join(map(_tex_character, one_line(value))))
-
-
-def words_tex(text: str) -> str:
-    """The words of a shared template: lines and paragraphs stay."""
-    return "".join(c if c.isspace() else _tex_character(c) for c in re.sub(r"[ \t]*\n[ \t]*", "\n", text))
+def escape_tex(text: str) -> str:
+    """`text` as LaTeX that reads as it was given; characters without a glyph appear as their code point."""
+    return "".join(c if c.isspace() else _tex_character(c) for c in text)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from reproducer.reporting.markdown import render
 from reproducer.stages.measured import Gguf
 from reproducer.stages.results import Results, Row
 
@@ -35,6 +36,12 @@ class File:
         """Matrices by type of which the type that is asked for is no part: their rows do not fit it."""
         wanted = _parts(self.found.type)
         return {kind: count for kind, count in self.found.matrices.items() if kind not in wanted}
+
+
+def section(results: Results) -> str | None:
+    """Of the report."""
+    deployed = files(results)
+    return render("gguf.j2", deployed=deployed, spread=spread, rows=results.rows) if deployed else None
 
 
 def files(results: Results) -> list[File]:

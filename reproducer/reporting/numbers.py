@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from reproducer.stages.compared import PaperCell
 from reproducer.stages.results import Column
 
 UNTUNED = "w/o tune"
@@ -169,10 +170,33 @@ def setting(value: Any) -> str:
     return str(value)
 
 
+def paper_cell(cell: PaperCell, kind: str, side: str, relative: bool) -> str | None:
+    """A cell of the comparison: a value, or relative to the dense row's; `side`: paper, ours or difference."""
+    if side == "difference":
+        return (
+            signed(cell.difference_from_dense if kind == "accuracy" else None, kind)
+            if relative
+            else signed(cell.difference, kind)
+        )
+    value = getattr(cell, side)
+    if not relative:
+        return None if value is None else signed(value, kind).lstrip("+")
+    if kind == "accuracy":
+        return signed(getattr(cell, f"{side}_from_dense"), kind)
+    factor = getattr(cell, f"{side}_over_dense")
+    return None if factor is None else f"×{perplexity(factor)}"
+
+
+def beginning(text: str, limit: int = 110) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[:limit].rsplit(" ", 1)[0] + " …"
+
+
 FILTERS = {
     function.__name__: function
     for function in (
         perplexity, percent, other, signed, signed_percent, p_value, seconds, size, thousands, ordinal,
         short, percent1, cut, tuning, setting, effect, ranged, plus_minus,
+        paper_cell, beginning, with_interval,
     )
 }  # fmt: skip

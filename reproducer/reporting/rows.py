@@ -183,5 +183,5 @@ def cells(block: Sequence[Line], key: str, column: Column) -> list[Cell]:
             column_cells.append(Cell("failed" if line.status == "failed" and key not in COSTS else None))
         else:
             text = with_interval(known.mean, known.half, column)
-            column_cells.append(Cell(f"{text} ≈" if i in ahead[1:] else text, i in ahead[:1], known.mean))
+            column_cells.append(Cell(f"{text} ≈" if i in ahead[1:] else text, i in ahead[:1]))
     return column_cells

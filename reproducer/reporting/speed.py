@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reproducer.reporting.gguf import spread
+from reproducer.reporting.markdown import render
 from reproducer.stages.measured import Speed
 from reproducer.stages.results import Results, Row
 
@@ -26,6 +27,12 @@ class Times:
     decode: Range
     prefill_of_dense: Range | None
     decode_of_dense: Range | None
+
+
+def section(results: Results) -> str | None:
+    """Of the report."""
+    timed = times(results)
+    return render("speed.j2", timed=timed, rows=results.rows) if timed else None
 
 
 def times(results: Results) -> list[Times]:

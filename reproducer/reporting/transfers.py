@@ -34,7 +34,7 @@ class Transfer:
 
 
 def is_transferred(line: Line) -> bool:
-    return "transfer" in line["rows"][0].stages
+    return "transfer" in line.rows[0].stages
 
 
 def transfers(results: Results) -> list[Transfer]:
@@ -45,18 +45,18 @@ def transfers(results: Results) -> list[Transfer]:
         told = dict(given(run.spec))
         for one in standings(run):
             line = one.line
-            if is_transferred(line) and line["label"] in told:
-                own = told[line["label"]]
+            if is_transferred(line) and line.label in told:
+                own = told[line.label]
                 place = {name: own.get(name) for name in ("ratio", "structure_ratio")}
                 at = (
                     place
                     if any(value is not None for value in place.values())
                     else {name: line[name] for name in place}
                 )
-                name = own.get("model") or line["model"]
+                name = own.get("model") or line.model
                 source = models[name].label if name in models else name
-                key = (*(line[name] for name in CUT), line["label"])
-                found.setdefault(key, Transfer(one, models.get(line["model"]), source, at))
+                key = (*(line[name] for name in CUT), line.label)
+                found.setdefault(key, Transfer(one, models.get(line.model), source, at))
     return list(found.values())
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from reproducer.paper import Claim, Paper
 from reproducer.reporting.bootstrap import LEVEL, holm
@@ -23,7 +23,9 @@ from reproducer.stages.results import Results
 
 Outcome = Literal["supported", "contradicted", "inconclusive", "not tested"]
 Reason = Literal[Why, "people", "some rows", "few seeds", "interval"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 SEEDS, TUNED_SEEDS = 5, 3
+FEW = 12  # verdicts that the first screen of a report has room for
 ALWAYS = ("model", "weights", "cut", "layers")  # topics of deviations that every verdict names
 SEARCH = ("calibration", "trials", "sampler", "search_texts")
 TUNING = ("recovery", "tuned_on", "examples", "learning_rate", "optimizer")
@@ -205,3 +207,15 @@ def _topics(run: Run, evidence: Sequence[Evidence]) -> set[str]:
     topics |= {*ACCURACY} if any(key.endswith("_acc") for key in keys) else set()
     topics |= {"texts"} if any(key.endswith("_ppl") for key in keys) else set()
     return topics | ({"device"} if "latency_seconds" in keys else set())
+
+
+def first_screen(found: Sequence[Verdict]) -> list[tuple[int, Verdict]]:
+    """The verdicts that a first screen has room for, with their numbers: the abstract's, then others by outcome.
+
+    All others or, where they are many, those that are decided.
+    """
+    numbered = [*enumerate(found, start=1)]
+    abstract = [one for one in numbered if one[1].headline]
+    decided = ("supported", "contradicted") if len(found) > FEW else OUTCOMES
+    others = [one for of in decided for one in numbered if one[1].outcome == of and one not in abstract]
+    return [*abstract, *others] or numbered

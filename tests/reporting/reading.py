@@ -1,11 +1,15 @@
 """Reading a report back, as a reader of its Markdown or of its page does."""
 
+import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from reproducer.reporting.formats import HTML, LATEX, MARKDOWN
-from reproducer.reporting.render import Article, article, page
+from reproducer.reporting import html as page
+from reproducer.reporting import latex as document
+from reproducer.reporting.article import Article, article
+from reproducer.reporting.render import texts
 from reproducer.stages.results import Results
 
 __all__ = ["Page", "html", "latex", "links", "markdown", "read", "section_of", "tables"]
@@ -15,15 +19,20 @@ VOID = {"meta", "img", "br"}
 
 
 def markdown(results: Results | Article) -> str:
-    return page(_article(results), MARKDOWN).text
+    """The report and, one level of headings down, its appendix."""
+    written = texts(_article(results))
+    appendix = re.sub(r"(?m)^(#+ )", r"#\1", written.appendix)
+    return f"# {_article(results).title}\n\n{written.report}\n## Appendix\n\n{appendix}"
 
 
 def latex(results: Results | Article) -> str:
-    return page(_article(results), LATEX).text
+    written = texts(_article(results))
+    return document.latex(_article(results).title, written.report, written.appendix)
 
 
 def html(results: Results | Article) -> str:
-    return page(_article(results), HTML).text
+    written = texts(_article(results))
+    return page.html(_article(results).title, written.report, written.appendix, Path())
 
 
 def _article(results: Results | Article) -> Article:

@@ -6,9 +6,8 @@ from dataclasses import replace
 import pytest
 
 from reproducer.reporting import figures
-from reproducer.reporting.filters import title
-from reproducer.reporting.formats import TERMINAL
-from reproducer.reporting.render import Article, _key_figure, article, page
+from reproducer.reporting.article import Article, article, title_of
+from reproducer.reporting.render import terminal_of
 from reproducer.reporting.rules.evidence import Missing
 from reproducer.stages.results import Results
 
@@ -43,12 +42,12 @@ def test_the_title_names_the_model_that_ran():
     results = fake.table1("smollm2-135m")
     given = "Structured pruning of LLaMA-7B at a 20% pruning ratio"
     results = fake.change(results, spec=results.spec | {"title": given})
-    assert title(results) == f"{given} (smollm2-135m)", "nothing says that it stands for LLaMA-7B"
+    assert title_of(results) == f"{given} (smollm2-135m)", "nothing says that it stands for LLaMA-7B"
     model = fake.change(results.models[0], label=r"Smol\1", stands_for="llama-7b")
-    assert title(fake.change(results, models=[model])) == r"Structured pruning of Smol\1 at a 20% pruning ratio"
-    assert title(fake.quickstart()) == "Five ways to prune SmolLM2-135M by a fifth"
+    assert title_of(fake.change(results, models=[model])) == r"Structured pruning of Smol\1 at a 20% pruning ratio"
+    assert title_of(fake.quickstart()) == "Five ways to prune SmolLM2-135M by a fifth"
     several = [fake.change(model, label=label, stands_for=None) for label in ("Small", "Smaller", "Least", "Small")]
-    assert title(fake.change(results, models=several)) == f"{given} (Small; 2 others)"
+    assert title_of(fake.change(results, models=several)) == f"{given} (Small; 2 others)"
 
 
 def test_lines_that_have_not_run_are_left_out_of_the_tables_and_told():
@@ -89,7 +88,7 @@ def test_verdicts_are_grouped_and_say_why():
     text = markdown(told())
     (table,) = tables(told(), "What holds")
     assert [line["Verdict"] for line in table] == [
-        "**supported**", "**contradicted**", "**inconclusive**", "**not tested**",
+        "supported", "contradicted", "inconclusive", "not tested",
     ]  # fmt: skip
     supported, contradicted, inconclusive, untested = table
     assert (supported["Here"], supported["Paper"]) == ("−10.3% [−14.0, −6.6], 5 seeds", "−8.1%")
@@ -196,16 +195,16 @@ def test_the_compact_table_leaves_single_tasks_to_a_table_of_their_own():
 )
 def test_the_first_figure_is_what_the_report_is_about(results, verdicts, kind, tmp_path):
     made = replace(article(results), verdicts=verdicts)
-    made = replace(made, drawn=figures.draw(made.results, tmp_path, made.verdicts))
-    assert _key_figure(made).kind == kind
+    made = replace(made, pictures=figures.draw(made.results, tmp_path, made.verdicts))
+    assert made.key_picture.kind == kind
     text = markdown(made)
-    assert text.count(f"figures/{_key_figure(made).name}.png") == 1, "it does not come again"
+    assert text.count(f"figures/{made.key_picture.name}.png") == 1, "it does not come again"
     assert text.index("![") == text.index(f"![{'The paper’s claims' if kind == 'claims' else ''}")
     assert text.index("![") < text.index("## Results")
 
 
 def test_the_terminal_ends_with_the_table_and_the_verdicts():
-    text = page(told(), TERMINAL, "terminal.j2").text
+    text = terminal_of(told())
     lines = text.splitlines()
     assert next(line for line in lines if "AdaPruner" in line).endswith("*")
     assert any(line.startswith("contradicted  2. With LoRA, AdaPruner is ahead") for line in lines)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from reproducer.reporting.controls import beside
+from reproducer.reporting.controls import control_effects
 from tests.reporting.claimed import run
 from tests.reporting.fake import change
 from tests.reporting.reading import markdown, section_of, tables
@@ -26,14 +26,16 @@ def controlled(seeds=range(5)):
 
 
 def test_the_effect_is_that_of_the_losses_on_the_seeds_of_both():
-    found = {one.other["label"]: one for one in beside(controlled(seeds=(1, 3)))}
+    found = {one.other.label: one for one in control_effects(controlled(seeds=(1, 3)))}
     assert found.keys() == {"E2 on the search's texts", "LLM-Pruner-E1"}
     for label, loss, seeds in (("E2 on the search's texts", 4.1, (1, 3)), ("LLM-Pruner-E1", 3.8, (0, 1, 2, 3, 4))):
         one = found[label]
         assert one.seeds == seeds and one.effect.low < one.effect.value < one.effect.high
         assert one.effect.value == pytest.approx(100 * math.expm1(4.0 - loss), abs=1.5)
     assert found["E2 on the search's texts"].informed and not found["LLM-Pruner-E1"].informed
-    assert [one.other["label"] for one in beside(controlled(seeds=(1,)))] == ["LLM-Pruner-E1"], "of one seed nothing"
+    assert [one.other.label for one in control_effects(controlled(seeds=(1,)))] == ["LLM-Pruner-E1"], (
+        "of one seed nothing"
+    )
 
 
 def test_rows_calibrated_on_the_searchs_texts_are_named_on_the_first_screen():

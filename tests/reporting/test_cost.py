@@ -6,12 +6,11 @@ import pytest
 
 from reproducer.reporting.cost import BACKWARD, fronts, seen_columns, tokens, uneven, whole_costs
 from reproducer.reporting.figures import draw
-from reproducer.reporting.formats import FORMATS
-from reproducer.reporting.render import article, page, render
+from reproducer.reporting.render import render
 from reproducer.reporting.rows import lines
 from reproducer.stages.results import Results
 from tests.reporting.fake import ppl, row
-from tests.reporting.reading import tables
+from tests.reporting.reading import markdown, tables
 
 COLUMNS = [ppl("own", "Own"), ppl("far", "Far").model_copy(update={"unseen": True})]
 # label -> (forward, backward, perplexity of the text that is searched on): c is dearer than a and no better
@@ -30,7 +29,7 @@ def made(**more):
 
 def test_the_front_holds_what_no_cheaper_row_beats():
     ((*points,),) = fronts(made())
-    assert [(point.line["label"], point.best) for point in points] == [
+    assert [(point.line.label, point.best) for point in points] == [
         ("nothing", True), ("a", True), ("c", False), ("b", True),
     ]  # fmt: skip
     assert [point.cost for point in points] == [0, 100 + BACKWARD * 50, 400, 1000 + BACKWARD * 500]
@@ -64,19 +63,17 @@ def test_an_unseen_text_is_in_no_mean_over_texts_and_says_so(tmp_path):
 
 def test_each_control_that_is_there_is_explained(tmp_path):
     results = made(a={"control": "same-information"}, b={"control": "same-compute"})
-    for form in FORMATS:
-        text = page(article(results), form).text
-        assert all(f"{word}:" in text for word in ("Same information", "Same compute", "Unseen text"))
-    one = page(article(made(a={"control": "same-compute"})), FORMATS[0]).text
+    assert all(f"{word}:" in markdown(results) for word in ("Same information", "Same compute", "Unseen text"))
+    one = markdown(made(a={"control": "same-compute"}))
     assert "Same compute:" in one and "Same information:" not in one
 
 
 @pytest.mark.parametrize(("share", "named"), [(0.19916, []), (0.2035, []), (0.185, ["c"])])
 def test_a_row_that_lost_another_share_is_named(share, named):
     results = made(c={"params_removed": share})
-    block = [line for line in lines(results.rows) if line["method"] != "dense"]
-    assert [line["label"] for line in uneven(block)] == named
-    assert ("Not the same cut" in page(article(results), FORMATS[0]).text) == bool(named)
+    block = [line for line in lines(results.rows) if line.method != "dense"]
+    assert [line.label for line in uneven(block)] == named
+    assert ("Not the same cut" in markdown(results)) == bool(named)
 
 
 def test_the_same_results_draw_the_same_picture(tmp_path):
@@ -102,8 +99,8 @@ def timed():
 
 def test_the_whole_cost_is_the_search_and_the_recovery():
     untuned, tuned = whole_costs(timed())
-    assert (untuned.line["label"], untuned.deciding, untuned.recovery) == ("Vector", 5400.0, None)
-    assert (tuned.line["label"], tuned.line["recovery"]) == ("AdaPruner", "lora"), "its untuned row says no more"
+    assert (untuned.line.label, untuned.deciding, untuned.recovery) == ("Vector", 5400.0, None)
+    assert (tuned.line.label, tuned.line.recovery) == ("AdaPruner", "lora"), "its untuned row says no more"
     assert (tuned.deciding, tuned.recovery) == (5400.0, 1800.0)
     flop = 2 * 6.74e9 * 1000 + 4 * 6.74e9 * 500  # forward, and twice as much backward
     assert tuned.at_7b == pytest.approx(flop / 100e12)
@@ -120,10 +117,10 @@ def test_unstructured_pruning_stands_beside_it():
     assert magnitude["Deciding, LLaMA-7B"] == "0 ms"
     expected = 2 * 6.74e9 * 128 * 2048 / 100e12
     assert wanda["Deciding, LLaMA-7B"] == sparsegpt["Deciding, LLaMA-7B"] == f"{expected:.1f} s"
-    text = page(article(timed()), FORMATS[0]).text
+    text = markdown(timed())
     assert "a search takes 12 h 30 min of that GPU" in text, "150 trials of 5 minutes"
 
 
 def test_results_without_times_have_no_such_table():
     assert whole_costs(made()) == []
-    assert "beside unstructured pruning" not in page(article(made()), FORMATS[0]).text
+    assert "beside unstructured pruning" not in markdown(made())

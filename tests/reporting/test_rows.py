@@ -2,6 +2,7 @@ import statistics
 
 import pytest
 
+from reproducer.reporting.latex import tabular
 from reproducer.reporting.numbers import (
     cut,
     effect,
@@ -14,7 +15,7 @@ from reproducer.reporting.numbers import (
     tuning,
 )
 from reproducer.reporting.rows import blocks, lines
-from reproducer.reporting.tables import Cell, Table, best, markdown, tex
+from reproducer.reporting.tables import Cell, Table, best
 
 from . import fake
 from .reading import markdown as report
@@ -99,11 +100,11 @@ def test_two_tables_look_the_same_in_both_formats():
     table.add(["m|n", "2"])
     table.rule()
     table.add(["m|n", None])
-    assert [line.replace(" ", "") for line in markdown(table).splitlines()[2:]] == [
+    assert [line.replace(" ", "") for line in table.markdown().splitlines()[2:]] == [
         r"|m\|n|**1.00**|", "||2|", r"|m\|n|–|",
     ]  # fmt: skip
-    assert r"m\textbar{}n & \textbf{1.00} \\" in tex(table)
-    assert tex(table).count("\\midrule") == 2
+    assert r"m\textbar{}n & \textbf{1.00} \\" in tabular(table.markdown())
+    assert tabular(table.markdown()).count("\\midrule") == 2
     with pytest.raises(ValueError, match="3 cells for 2 columns"):
         table.add(["1", "2", "3"])
 

@@ -98,10 +98,10 @@ def test_a_baseline_that_wins_its_search_shares_the_first_place():
     best = fake.change(one.best, baseline="llm-pruner-e2", number=2, value=177.3)
     results = fake.quickstart(searches=[fake.change(one, best=best)])
     assert "no trial was better" in markdown(results)
-    table, parameters, _ = of_each(results)
+    table = of_each(results)[0]
     bold = [line["Candidate"] for line in table if line["Objective↓"].startswith("**")]
     assert bold == ["AdaPruner", "LLM-Pruner-E2"]
-    assert parameters[0] == {"Parameter": "from", "Value": "llm-pruner-e2, the 3rd trial"}
+    assert "The best is llm-pruner-e2, the 3rd trial: alpha1 0.2817" in markdown(results)
 
 
 def test_costs_at_7b_are_two_operations_forward_and_six_with_the_backward_pass():

@@ -1,6 +1,6 @@
 """The sections on budget, recovery, generations and settings."""
 
-from reproducer.reporting.filters import lines_of
+from reproducer.reporting.generations import lines_of
 
 from . import fake
 from .reading import html, latex, markdown, section_of, tables

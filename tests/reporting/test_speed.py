@@ -40,7 +40,7 @@ def test_latencies_stand_beside_the_dense_models():
 
 def test_widths_that_miss_the_hardwares_multiple_are_told():
     text = section_of(markdown(timed()), HEADING)
-    assert "1 of 2 rows: LLM-Pruner-E2 in 29 of 30 layers." in text and "round\\_to: 64" in text
+    assert "1 of 2 rows: LLM-Pruner-E2 in 29 of 30 layers." in text and "round_to: 64" in text
     results = timed()
     even = [fake.change(row, speed=speed(1.0)) for row in results.rows]
     assert "miss a multiple" not in section_of(markdown(fake.change(results, rows=even)), HEADING)

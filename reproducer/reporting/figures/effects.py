@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from reproducer.reporting.figures.axes import BLUE, GREY, RED, WIDTH, legend, new_figure, wrapped
-from reproducer.reporting.filters import first_screen
-from reproducer.reporting.verdicts import Verdict
+from reproducer.reporting.verdicts import Verdict, first_screen
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +23,7 @@ def claims(verdicts: Sequence[Verdict]) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     known = [(number, verdict) for number, verdict in enumerate(verdicts, start=1) if verdict.low is not None]
-    first = {number for _, members in first_screen(verdicts) for number, _ in members}
+    first = {number for number, _ in first_screen(verdicts)}
     tested = [(number, verdict) for number, verdict in known if number in first] or known
     units = list(dict.fromkeys(verdict.unit for _, verdict in tested))
     panels = [[verdict for _, verdict in tested if verdict.unit == unit] for unit in units]
