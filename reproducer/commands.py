@@ -19,7 +19,7 @@ from reproducer.methods.registry import METHODS
 from reproducer.models.catalogue import CATALOGUE
 from reproducer.models.export.formats import writer
 from reproducer.planning import queue_text, rest_text
-from reproducer.queue import Monitor, Outcome, Result, Store, survey
+from reproducer.queue import Outcome, Result, Store, console_progress, follow, survey
 from reproducer.running import check_folder, fetch, remote_of, run_stages, unwritable
 from reproducer.spec import Document, Spec, load
 from reproducer.stages.collect import collect
@@ -27,7 +27,7 @@ from reproducer.stages.document import expand_all
 from reproducer.stages.expand import Expansion, Row, expand
 from reproducer.stages.known import Known
 from reproducer.stages.results import Results
-from reproducer.watching import find_stage, holder_cells, log_text, watch
+from reproducer.watching import find_stage, holder_text, log_text
 
 DONE, FAILED = 0, 1
 
@@ -57,16 +57,15 @@ def status(given: Namespace) -> int:
     expansion = _load(given)
     store = Store(given.store)
     if given.watch:
-        watch(expansion.spec.name, expansion.stages, store)
+        follow(expansion.stages, store, console_progress())
         return DONE
     outcome = survey(expansion.stages, store, surveyed_device(expansion, ("auto",)))
     remote = remote_of(given)
     there = remote.keys() if remote else set()
-    at_work = {stage.key: holder for stage, holder in Monitor(expansion.stages, store).look().running}
     lines = []
     for key, result in outcome.results.items():
-        holder = at_work.get(key)
-        what = ("running", ", ".join(filter(None, holder_cells(holder)))) if holder else (result.status, result.message)
+        holder = None if result.artifact else store.holder(result.stage)
+        what = ("running", holder_text(holder)) if holder else (result.status, result.message)
         what = ("remote", "") if what == ("missing", "") and key in there else what
         lines.append((what[0], key[:12], result.stage.kind, result.stage.label, what[1]))
     print(tabulate(lines, headers=["status", "key", "stage", "of", ""], tablefmt="plain", disable_numparse=True))

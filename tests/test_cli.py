@@ -436,7 +436,7 @@ def test_a_stages_log_and_where_it_stands(finished, capsys):
     assert main(["logs", "spec.yaml", "perplexity"]) == 2
     assert "'perplexity' fits " in capsys.readouterr().err
     assert main(["status", "spec.yaml", "--watch"]) == 0
-    assert capsys.readouterr().out == "small-run: 9 of 9 stages done, 0 running\n\n"
+    assert capsys.readouterr().out == "9 stages: 9 in the store, 0 to do\n"
 
 
 def test_a_dry_run_estimates_what_is_left_alone(finished, capsys):

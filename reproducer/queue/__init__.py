@@ -24,8 +24,8 @@ from reproducer.queue.scheduler import run
 from reproducer.queue.signals import Interrupted, exit_code, interruptible
 from reproducer.queue.simulate import Schedule, critical_path, simulate
 from reproducer.queue.stage import Stage, canonical, topological
-from reproducer.queue.status import Monitor, Standing
 from reproducer.queue.store import Store
+from reproducer.queue.watch import follow
 
 __all__ = [
     "ENGINES",
@@ -37,14 +37,12 @@ __all__ = [
     "Interrupted",
     "LiveProgress",
     "MachineLost",
-    "Monitor",
     "Outcome",
     "Progress",
     "Remote",
     "Result",
     "Schedule",
     "Stage",
-    "Standing",
     "Store",
     "canonical",
     "console_progress",
@@ -54,6 +52,7 @@ __all__ = [
     "engine_named",
     "exit_code",
     "fitting_slots",
+    "follow",
     "interruptible",
     "run",
     "simulate",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import socket
 import time
@@ -25,30 +24,35 @@ from reproducer.queue.machine import Meter, describe_machine
 from reproducer.queue.stage import Stage
 from reproducer.queue.store import Store
 
-TELL_SECONDS = 0.2  # how often a stage's progress is written down
+NOTE_SECONDS = 0.2  # how often a stage's progress is written down
 _FULL = ("no space left on device", "os error 28", "disk is full", "disk quota exceeded")  # libraries' own words
 
-End = Literal["done", "cached"] | Failure
+
+@dataclass(frozen=True)
+class End:
+    """How an attempt ended; what the stage made, or why it failed, is in the store.
+
+    Attributes:
+        status: `held`: another process is at the stage, or has taken it over.
+        failure: why it failed.
+        messages: what it has said, under the hold of the lock named `token`.
+    """
+
+    status: Literal["done", "cached", "failed", "held"]
+    failure: Failure | None = None
+    messages: tuple[str, ...] = ()
+    token: str = ""
 
 
 def attempt(
-    stage: Stage,
-    root: Path,
-    device: str,
-    run: str,
-    environment: Mapping[str, Any],
-    digests: Mapping[str, str],
-) -> End | None:
+    stage: Stage, root: Path, device: str, run: str, environment: Mapping[str, Any], digests: Mapping[str, str]
+) -> End:
     """Bring `stage`, whose inputs are in the store at `root`, to an artifact, running it where need be.
-
-    What it made, or why it failed, is in the store.
 
     Args:
         run: the name of the run, for the record.
         environment: for the record.
         digests: of the inputs' artifacts as the run has them.
-    Returns:
-        How it ended; None: another process is at it.
     Raises:
         UserError: the store cannot be used, or the disk is full.
     """
@@ -57,9 +61,11 @@ def attempt(
         hint = "take a --store in a folder that all machines share, under the same path"
         raise UserError(f"the store {root} is not on {socket.gethostname()}", hint)
     with errors_of(store, stage), store.lock(stage) as lock:
-        if not lock.acquire([needed.key for needed in stage.inputs.values()], device):
-            return None
-        return _Attempt(store, stage, lock, device, run, environment, digests).make()
+        if not lock.acquire([needed.key for needed in stage.inputs.values()], device, run):
+            return End("held")
+        status = _Attempt(store, stage, lock, device, run, environment, digests).make()
+        failure = status if isinstance(status, Failure) else None
+        return End("failed" if isinstance(status, Failure) else status, failure, lock.messages, lock.token)
 
 
 @contextmanager
@@ -88,57 +94,64 @@ class _Attempt:
     run: str
     environment: Mapping[str, Any]
     digests: Mapping[str, str]
-    told: float = 0.0
+    noted: float = 0.0
 
-    def make(self) -> End | None:
+    def make(self) -> Literal["done", "cached", "held"] | Failure:
         try:
             inputs = self.inputs()
             today = fingerprints(self.stage, self.device, self.run)
         except (Exception, SystemExit) as error:
             return self.failed(error)
-        state = self.usable(inputs, today)
-        if state is None:
+        artifact = self.usable(inputs, today)
+        if artifact is None:
             self.store.recover(self.stage)
-            state = self.usable(inputs, today)
-        if state is not None:
-            return "done" if state.record.get("run") == self.run else "cached"
+            artifact = self.usable(inputs, today)
+        if artifact is not None:
+            return "done" if artifact.record.get("run") == self.run else "cached"
         return self.execute(inputs, today)
 
     def inputs(self) -> dict[str, Artifact]:
-        found = {name: self.store.read(needed) for name, needed in self.stage.inputs.items()}
-        for name, artifact in found.items():
+        artifacts = {}
+        for name, needed in self.stage.inputs.items():
+            artifact = self.store.read(needed)
             if artifact is None:
                 raise UserError(f"its input '{name}' has gone from the store", "run again to make it anew")
             if artifact.digest != self.digests[name]:
                 what = f"its input '{name}' is another in the store than this run has found or made"
                 raise UserError(what, "something else has made it anew meanwhile: run again to go on from that")
-        return {name: artifact for name, artifact in found.items() if artifact}
+            artifacts[name] = artifact
+        return artifacts
 
     def usable(self, inputs: dict[str, Artifact], today: dict[str, str]) -> Artifact | None:
         state = self.store.inspect(self.stage, inputs, today)
         if isinstance(state, str):
             kept = self.store.discard(self.stage).relative_to(self.store.root)
-            self.say(f"runs again: {state} (what was there is kept in {kept})", joint=" ")
+            self.say(f"{self.stage.label} runs again: {state} (what was there is kept in {kept})")
             return None
         return state
 
-    def execute(self, inputs: dict[str, Artifact], today: dict[str, str]) -> End | None:
-        resumable = self.stage.resumable
-        work = self.store.begin(self.stage, inputs, today, resumable)
-        folders = {name: artifact.directory for name, artifact in inputs.items()}
-        digests = {name: artifact.digest for name, artifact in inputs.items()}
-        shared = self.store.root / "shared"
-        hear = self.progress, self.say, work.record
-        context = Context(work.directory, folders, self.device, shared, digests, *hear)
-        self.log(started=True)
-        self.write(f"started on {socket.gethostname()}, {self.device}, process {os.getpid()}")
+    def execute(self, inputs: dict[str, Artifact], today: dict[str, str]) -> Literal["done", "held"] | Failure:
+        stage, store = self.stage, self.store
+        work = store.begin(stage, inputs, today, stage.resumable)
+        context = Context(
+            work.directory,
+            {name: artifact.directory for name, artifact in inputs.items()},
+            self.device,
+            store.root / "shared",
+            {name: artifact.digest for name, artifact in inputs.items()},
+            self.progress,
+            lambda text: self.say(f"{stage.label}: {text}"),
+            work.record,
+        )
+        self.lock.note(progress=(0.0, 0.0, ""))
+        self.log(f"started on {socket.gethostname()}, {self.device}, process {os.getpid()}")
         if work.resumed:
-            self.say("goes on from an attempt that did not finish")
+            context.say("goes on from an attempt that did not finish")
         try:
-            with Meter(work.spent, work.save if resumable else None) as meter:
+            with Meter(work.spent, work.save if stage.resumable else None) as meter:
                 try:
-                    with logged(self.store.log_path(self.stage)):
-                        self.stage.run(context)
+                    with logged(store.log_path(stage)):
+                        stage.run(context)
                 finally:
                     context.close()
             details = {
@@ -150,55 +163,47 @@ class _Attempt:
                 "environment": {**describe_machine(), **self.environment},
             }
             if not self.lock.is_ours():
-                return None
-            self.store.commit(self.stage, inputs, today, details)
+                return "held"
+            store.commit(stage, inputs, today, details)
         except (Exception, SystemExit) as error:
             if is_disk_full(error):
-                raise _disk_full(self.store, self.stage, error) from error
-            return self.failed(error) if self.lock.is_ours() else None
+                raise _disk_full(store, stage, error) from error
+            return self.failed(error) if self.lock.is_ours() else "held"
         finally:
-            if not resumable and self.lock.is_ours():
-                self.store.leave(self.stage)
-        self.write(f"done in {meter.seconds:.1f} s")
+            if not stage.resumable and self.lock.is_ours():
+                store.leave(stage)
+        self.log(f"done in {meter.seconds:.1f} s")
         return "done"
 
     def failed(self, error: BaseException) -> Failure:
         when = datetime.now(UTC).isoformat(timespec="seconds")
         if isinstance(error, UserError):
             failure = Failure(error.message, error.hint, None, when)
-            self.write(f"failed: {failure.message}")
         else:
             text = f"{type(error).__name__}: {error}".strip(": \n").partition("\n")[0]
             trace = "".join(traceback.format_exception(error))
             where = f"traceback in {self.store.failure_path(self.stage).relative_to(self.store.root)}"
             failure = Failure(f"{text} ({where})", None, trace, when)
-            self.write(f"failed: {trace}")
+        self.log(f"failed: {failure.traceback or failure.message}")
         self.store.fail(self.stage, failure)
         return failure
 
     # what the run that asked for the stage gets to know while it runs
 
     def progress(self, done: float, total: float, text: str) -> None:
-        if time.monotonic() - self.told >= TELL_SECONDS:
-            self.told = time.monotonic()
-            self.lock.tell(done, total, text)
+        if time.monotonic() - self.noted >= NOTE_SECONDS:
+            self.noted = time.monotonic()
+            self.lock.note(progress=(done, total, text))
 
-    def say(self, text: str, joint: str = ": ") -> None:
-        self.log(say=f"{self.stage.label}{joint}{text}")
-        self.write(text)
+    def say(self, message: str) -> None:
+        self.lock.note(messages=(*self.lock.messages, message))
+        self.log(message)
 
-    def write(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """A line for the stage's own log."""
         when = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         with suppress(OSError), self.store.log_path(self.stage).open("a", encoding="utf-8") as stream:
             stream.write(f"{when}  {text}\n")  # a full disk is reported by the stage itself
-
-    def log(self, **event: Any) -> None:
-        try:
-            with self.store.log(self.stage, self.run).open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(event) + "\n")
-        except OSError:
-            pass  # a full disk is reported by the stage itself
 
 
 def _disk_full(store: Store, stage: Stage, error: BaseException) -> UserError:

@@ -1,4 +1,4 @@
-"""One lock a stage, which the operating system releases when its process dies, and what its holder tells.
+"""One lock a stage, which the operating system releases when its process dies, and a note of who holds it.
 
 It is the system's advisory lock (flock) on a file of the store. On a file system that machines share, its server keeps
 the lock: a process that dies gives it back at once, a machine that dies when the server gives it up (NFS 4: after the
@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -25,30 +24,36 @@ from reproducer.files import read_json, write_json
 
 @dataclass(frozen=True)
 class Holder:
-    """Who has a stage: a process of a machine, since when, the keys of the artifacts that it reads, and how far it is.
+    """Who is at a stage.
 
-    `device` is what it computes on; `progress` is (done, total, text), None: the stage has not told any; `token` tells
-    this hold of the lock from any other.
+    Attributes:
+        pid, host, device: the process, its machine, and what it computes on.
+        since: when it took the stage, in ISO format.
+        run: the name of its run.
+        inputs: the keys of the artifacts that it reads.
+        token: tells this hold of the lock from any other.
+        progress: (done, total, text); None: the stage itself has not begun.
+        messages: what the stage has said to the user.
     """
 
     pid: int
+    host: str
+    device: str
     since: str
-    inputs: tuple[str, ...] = ()
+    run: str
+    inputs: tuple[str, ...]
+    token: str
     progress: tuple[float, float, str] | None = None
-    host: str = ""
-    device: str = ""
-    token: str = ""
+    messages: tuple[str, ...] = ()
 
     @classmethod
-    def told(cls, note: Mapping[str, Any] | None) -> "Holder | None":
+    def of_note(cls, note: Mapping[str, Any] | None) -> "Holder | None":
         """The holder whose fields a note has; None where there is none or it is garbled."""
         try:
-            if not note:
-                return None
-            told = note["progress"]
-            progress = None if told is None else (float(told[0]), float(told[1]), str(told[2]))
-            where = note["host"], note["device"], note["token"]
-            return cls(note["pid"], note["since"], tuple(note["inputs"]), progress, *where)
+            fields = dict(note or {})
+            if (progress := fields["progress"]) is not None:
+                fields["progress"] = (float(progress[0]), float(progress[1]), str(progress[2]))
+            return cls(**fields | {name: tuple(fields[name]) for name in ("inputs", "messages")})
         except (KeyError, TypeError, ValueError, IndexError):
             return None
 
@@ -60,7 +65,7 @@ class Holder:
 class StageLock:
     """The lock of the stage `key` in `folder`: `acquire` never waits; leaving the `with` block releases.
 
-    The lock is on `<key>.lock`; `<key>.json` beside it only says who has it, and may outlive a killed process.
+    The lock is on `<key>.lock`; `<key>.json` only says who holds it, and may outlive a killed process.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
@@ -70,7 +75,7 @@ class StageLock:
         # A soft lock would not be released by a SIGKILL, so there is no falling back to one.
         self._lock = FileLock(self.path, thread_local=False, fallback_to_soft=False)
 
-    def acquire(self, inputs: Collection[str] = (), device: str = "") -> bool:
+    def acquire(self, inputs: Collection[str] = (), device: str = "", run: str = "") -> bool:
         """Take the lock if it is free. OSError where the file system cannot lock or be written."""
         try:
             self._lock.acquire(blocking=False)
@@ -78,25 +83,36 @@ class StageLock:
             return False
         try:
             since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-            host, token = socket.gethostname(), uuid.uuid4().hex
-            self._holder = Holder(os.getpid(), since, tuple(sorted(inputs)), None, host, device, token)
-            write_json(self._note, asdict(self._holder))
+            token = uuid.uuid4().hex
+            self._mine = Holder(os.getpid(), socket.gethostname(), device, since, run, tuple(sorted(inputs)), token)
+            write_json(self._note, asdict(self._mine))
         except BaseException:
             self._lock.release()
             raise
         return True
 
-    def tell(self, done: float, total: float, text: str) -> None:
-        """Write down how far the holder is. Where that cannot be written nothing is told."""
+    def note(self, **changes: Any) -> None:
+        """Write down what has changed of the holder, where that can be written and the lock is still ours."""
         with self._writing:
+            self._mine = replace(self._mine, **changes)
             if self._lock.is_locked and self.is_ours():
                 with suppress(OSError):  # a full disk is reported by the stage itself
-                    write_json(self._note, asdict(replace(self._holder, progress=(done, total, text))))
+                    write_json(self._note, asdict(self._mine))
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """What the stage has said under this hold."""
+        return self._mine.messages
+
+    @property
+    def token(self) -> str:
+        """What tells this hold from any other."""
+        return self._mine.token
 
     def is_ours(self) -> bool:
         """Whether nobody has taken the lock since this process did: a file server may have given it up."""
         holder = self.holder()
-        return holder is not None and holder.token == self._holder.token
+        return holder is not None and holder.token == self._mine.token
 
     def release(self) -> None:
         """Give the lock back if it is held."""
@@ -121,13 +137,11 @@ class StageLock:
         return True
 
     def holder(self) -> Holder | None:
-        """Who has the lock, as far as it is written down."""
-        return Holder.told(read_json(self._note))
+        """Who has the lock, as far as it is written down: a killed process's note may be left."""
+        return Holder.of_note(read_json(self._note))
 
     def __enter__(self) -> "StageLock":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()

@@ -36,10 +36,10 @@ class Progress:
     interval: float = 30.0
     clock: Callable[[], float] = time.monotonic
     running: dict[str, _Running] = field(default_factory=dict, init=False)
+    pending: dict[str, Stage] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._lock = threading.RLock()
-        self._pending: dict[str, Stage] = {}
         self._numbers: dict[str, int] = {}
         self._seconds: dict[str, list[float]] = {}
         self._typical: Mapping[str, float] = {}
@@ -49,7 +49,7 @@ class Progress:
     def begin(self, stages: Sequence[Stage], cached: int, typical: Mapping[str, float], slots: int = 1) -> None:
         """A run starts: `stages` are still to be done, `cached` others are not; `typical` seconds per kind."""
         with self._lock:
-            self._pending = {stage.key: stage for stage in stages}
+            self.pending = {stage.key: stage for stage in stages}
             self._numbers = {stage.key: cached + index for index, stage in enumerate(stages, 1)}
             self._typical, self.slots, self._total = typical, slots, len(stages) + cached
             self.show(f"{_count(self._total, 'stage')}: {cached} in the store, {len(stages)} to do")
@@ -63,7 +63,7 @@ class Progress:
     def update(self, stage: Stage, done: float, total: float, text: str = "") -> None:
         """A running stage, of this run or another one, has come to `done` of `total`."""
         with self._lock:
-            if stage.key in self._pending:
+            if stage.key in self.pending:
                 one = self.running.setdefault(stage.key, _Running(stage, self.clock()))
                 fraction = min(max(done / total, 0.0), 1.0) if total > 0 else 0.0
                 if fraction < one.fraction / 2:  # another part of its work, with a speed of its own
@@ -76,7 +76,7 @@ class Progress:
         """A stage is settled."""
         with self._lock:
             self.running.pop(stage.key, None)
-            self._pending.pop(stage.key, None)
+            self.pending.pop(stage.key, None)
             if status == "done" and seconds is not None:
                 self._seconds.setdefault(stage.kind, []).append(seconds)
                 message = f"in {duration(seconds)}"
@@ -97,7 +97,7 @@ class Progress:
         """
         with self._lock:
             estimates = [self._stage_left(one) for one in self.running.values()]
-            estimates += [self._usual(stage.kind) for key, stage in self._pending.items() if key not in self.running]
+            estimates += [self._usual(stage.kind) for key, stage in self.pending.items() if key not in self.running]
             known = [one for one in estimates if one is not None]
             if not known:
                 return None if estimates else (0.0, True)
@@ -199,7 +199,7 @@ class LiveProgress(Progress):
                     with _terminal_may_be_gone():
                         self._tasks[key] = self._bars.add_task(one.stage.label, total=1.0, note="")
                 self._bars.update(self._tasks[key], completed=one.fraction, note=one.text)
-            settled = self._total - len(self._pending)
+            settled = self._total - len(self.pending)
             summary = {"description": f"{settled} of {_count(self._total, 'stage')}", "note": self._left_text()}
             self._bars.update(self._tasks["all"], completed=settled, total=max(self._total, 1), **summary)
 

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from contextlib import ExitStack
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +15,6 @@ from reproducer.queue.artifact import Artifact, Failure
 from reproducer.queue.attempt import End, attempt, errors_of, fingerprints
 from reproducer.queue.engines import Engine, MachineLost
 from reproducer.queue.engines.local import InProcess
-from reproducer.queue.locks import Holder
 from reproducer.queue.outcome import Outcome, Result, inputs_of
 from reproducer.queue.progress import Progress
 from reproducer.queue.stage import Stage, canonical, topological
@@ -43,9 +41,8 @@ def run(
 ) -> Outcome:
     """Bring `stages`, and all that they need, to an artifact each.
 
-    A stage that fails blocks those that need it; all others still run. Stages that another run on the same store is
-    at are left for later and then waited for. Whatever ends this process, the next run goes on from what
-    was finished.
+    A stage that fails blocks those that need it; all others still run. Stages that another run on the same store is at
+    are left for later and then waited for. Whatever ends this process, the next run goes on from what was finished.
 
     Args:
         engine: where stages run; this process by default. It is closed at the end.
@@ -58,9 +55,11 @@ def run(
         UserError: the store cannot be used, or the disk is full; what was finished is kept.
         KeyboardInterrupt: likewise.
     """
-    engine, progress = engine or InProcess(), progress or Progress()
-    scheduler = _Scheduler(stages, store, engine, devices, progress, environment or {}, settled, memory)
-    with scheduler:
+    canonical(environment or {}, "environment")  # fail now and not when the first stage has finished
+    scheduler = _Scheduler(
+        stages, store, engine or InProcess(), devices, progress or Progress(), environment or {}, settled, memory
+    )
+    with scheduler.closing:
         scheduler.collect()
         scheduler.loop()
     return Outcome({stage.key: scheduler.results[stage.key] for stage in scheduler.order})
@@ -82,27 +81,18 @@ class _Scheduler:
     ) -> None:
         self.order = topological(stages)
         self.results: dict[str, Result] = {}
-        canonical(environment, "environment")  # fail now and not when the first stage has finished
-        self._store, self._engine, self._devices = store, engine, list(devices)
+        self._store, self._engine, self._devices, self._memory = store, engine, list(devices), memory
         self._progress, self._environment, self._settled = progress, dict(environment), settled
-        self._memory = memory
         self._run = uuid.uuid4().hex[:12]
         self._watch = Watch(store, self._run, progress)
-        self._running: dict[int, tuple[Stage, Future[End | None]]] = {}  # by slot
+        self._running: dict[int, tuple[Stage, Future[End]]] = {}  # by slot
         self._lost: Counter[tuple[str, str]] = Counter()
-        self._announced: set[tuple[str, Holder]] = set()
+        self._announced: set[str] = set()  # tokens of holders that this run waits for
         self._stranded = False
-        self._closing = ExitStack()
-
-    def __enter__(self) -> None:
         # Last first, and each whatever becomes of the others: a display that is not closed hides the cursor.
-        self._closing.callback(self._progress.close)
-        self._closing.callback(self._store.remove_logs, self._run)
-        self._closing.callback(self._watch.close)
-        self._closing.callback(self._engine.close)
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.close()
+        self.closing = ExitStack()
+        for thing in (self._progress, self._watch, self._engine):
+            self.closing.callback(thing.close)
 
     def open(self) -> list[Stage]:
         """The stages that are not settled yet, in order."""
@@ -132,41 +122,43 @@ class _Scheduler:
         self._progress.begin(todo, len(self.order) - len(todo), typical, self._engine.slots)
         self._watch.start()
         while stages := self.open():
-            before, held = len(self.results), []
-            for stage in stages:
-                self._take_finished()
-                inputs = inputs_of(stage, self.results)
-                if isinstance(inputs, Result):
-                    self._settle(inputs)
-                elif inputs is not None and stage.key not in self.results and not self._is_running(stage):
-                    free = [slot for slot in range(self._engine.slots) if slot not in self._running]
-                    if not free or any(running.timed for running, _ in self._running.values()):
-                        break
-                    if stage.timed and self._running:
-                        continue
-                    with errors_of(self._store, stage):
-                        is_free = self._store.lock(stage).is_free()
-                    if is_free:
-                        self._submit(stage, free[0], inputs)
-                    else:
-                        held.append(stage)
+            before, held = len(self.results), self._hand_out(stages)
             if self._running:
                 wait([future for _, future in self._running.values()], POLL_SECONDS, FIRST_COMPLETED)
             elif len(self.results) == before:
                 self._announce(held)
-                self._announce_stranded()
                 time.sleep(POLL_SECONDS)
 
-    def _is_running(self, stage: Stage) -> bool:
-        return any(stage == running for running, _ in self._running.values())
+    def _hand_out(self, stages: Sequence[Stage]) -> list[Stage]:
+        """Give stages whose inputs are there to free slots; returns those that other runs are at."""
+        held = []
+        for stage in stages:
+            self._take_finished()
+            inputs = inputs_of(stage, self.results)
+            running = [running for running, _ in self._running.values()]
+            if isinstance(inputs, Result):
+                self._settle(inputs)
+            elif inputs is not None and stage.key not in self.results and stage not in running:
+                slot = next((slot for slot in range(self._engine.slots) if slot not in self._running), None)
+                if slot is None or any(stage.timed for stage in running):
+                    break
+                if stage.timed and running:
+                    continue
+                with errors_of(self._store, stage):
+                    is_free = self._store.lock(stage).is_free()
+                if is_free:
+                    self._submit(stage, slot, inputs)
+                else:
+                    held.append(stage)
+        return held
 
     def _submit(self, stage: Stage, slot: int, inputs: Mapping[str, Artifact]) -> None:
         self._watch.add(stage)
         device = self._devices[slot % len(self._devices)]
         needs = {} if self._memory is None else {"memory": self._memory.get(stage.key, 0)}
         digests = {name: artifact.digest for name, artifact in inputs.items()}
-        how = device, self._run, self._environment, digests
-        self._running[slot] = stage, self._engine.submit(attempt, stage, self._store.root, *how, **needs)
+        how = self._store.root, device, self._run, self._environment, digests
+        self._running[slot] = stage, self._engine.submit(attempt, stage, *how, **needs)
 
     def _take_finished(self) -> None:
         self._watch.check()
@@ -184,15 +176,15 @@ class _Scheduler:
             else:
                 self._take(stage, future.result())
 
-    def _take(self, stage: Stage, end: End | None) -> None:
+    def _take(self, stage: Stage, end: End) -> None:
         """Settle a stage by what is in the store. It stays open where that is nothing: another run is at it, or was."""
-        self._watch.remove(stage)
-        if isinstance(end, Failure):
-            self._settle(Result(stage, "failed", end.message))
-        elif end is not None and isinstance(inputs := inputs_of(stage, self.results), dict):
+        self._watch.remove(stage, end)
+        if end.failure is not None:
+            self._settle(Result(stage, "failed", end.failure.message))
+        elif end.status != "held" and isinstance(inputs := inputs_of(stage, self.results), dict):
             state = self._store.inspect(stage, inputs)
             if isinstance(state, Artifact):
-                self._settle(Result(stage, end, artifact=state))
+                self._settle(Result(stage, end.status, artifact=state))
 
     def _take_lost(self, stage: Stage, what: str, tries: int, hint: str) -> None:
         self._watch.remove(stage)
@@ -201,16 +193,10 @@ class _Scheduler:
             self._progress.say(f"{stage.label}: {what}; it is tried again")
             return
         failure = Failure(f"{what}, {tries} times", hint, None, datetime.now(UTC).isoformat(timespec="seconds"))
-        if self._write_failure(stage, failure):
-            self._take(stage, failure)
-
-    def _write_failure(self, stage: Stage, failure: Failure) -> bool:
-        """Write down why a stage has failed, unless another run has it now."""
         with errors_of(self._store, stage), self._store.lock(stage) as lock:
-            if not lock.acquire():
-                return False
-            self._store.fail(stage, failure)
-        return True
+            if lock.acquire():  # else another run has it now
+                self._store.fail(stage, failure)
+                self._settle(Result(stage, "failed", failure.message))
 
     def _settle(self, result: Result) -> None:
         self.results[result.stage.key] = result
@@ -218,16 +204,14 @@ class _Scheduler:
         if self._settled is not None:
             self._settled(result.stage, self.results)
 
-    def _announce_stranded(self) -> None:
+    def _announce(self, held: Sequence[Stage]) -> None:
+        """Say what a run that can do nothing waits for."""
         if self._stranded != (stranded := self._engine.slots == 0):
             self._stranded = stranded
             self._progress.say("no machine is left; the run goes on when one joins" if stranded else "a machine joined")
-
-    def _announce(self, held: Sequence[Stage]) -> None:
         for stage in held:
             holder = self._store.lock(stage).holder()
-            who = holder and (stage.key, replace(holder, progress=None))
-            if holder and who and who not in self._announced:
-                self._announced.add(who)
+            if holder and holder.token not in self._announced:
+                self._announced.add(holder.token)
                 self._progress.say(f"waiting for {stage.label}: {holder}")
                 self._watch.add(stage)

@@ -5,7 +5,7 @@
                             work/<key>.fetched/: an artifact on its way from the remote
     root/corrupt/<key>-N/   artifacts that could not be trusted any more, for a person to look at
     root/failed/<key>.json  why a stage failed; gone once it succeeds
-    root/locks/<key>.*      the lock of a stage, who holds it and how far that one is, and what the stage says
+    root/locks/<key>.*      the lock of a stage, and who holds it, how far that one is and what it has said
     root/logs/<key>.log     all that the stage has said, printed and logged, attempt after attempt
     root/verified/          hashes of large files
     root/shared/<key>-…/    what stages keep for each other, a cache; it goes with the artifact of that key
@@ -23,7 +23,6 @@ import shutil
 import statistics
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,7 +31,7 @@ from reproducer.errors import UserError
 from reproducer.files import read_json, tree_bytes, write_json
 from reproducer.queue.artifact import Artifact, Damaged, Failure, Work, files_digest, is_record, misfit
 from reproducer.queue.hashes import Hashes
-from reproducer.queue.locks import StageLock
+from reproducer.queue.locks import Holder, StageLock
 from reproducer.queue.stage import KEY_LENGTH, RESERVED, Stage, topological
 
 RECORD = "record.json"
@@ -76,7 +75,7 @@ class Store:
             raise UserError(f"the store {self.root} cannot be written ({error.strerror})", hint=hint) from error
 
     def _sweep(self) -> None:
-        """Remove partly written files, notes and logs, and work that nobody can go on with, of stages not held."""
+        """Remove partly written files and notes, and work that nobody can go on with, of stages not held."""
         left: dict[str, list[Path]] = {}
         for path in (*self.root.glob("*/.*"), *self.root.glob("locks/*"), *self.root.glob("work/*")):
             if (match := _KEY.match(path.name)) and path.suffix != ".lock":
@@ -94,19 +93,18 @@ class Store:
         """The stage's lock, not yet taken."""
         return StageLock(self.root / "locks", stage.key)
 
-    def log(self, stage: Stage, run: str) -> Path:
-        """What the stage says to the run of that name, a JSON object a line; removed when that run ends."""
-        return self.root / "locks" / f"{stage.key}.{run}.log"
+    def holder(self, stage: Stage) -> Holder | None:
+        """Who is at the stage, in whatever process; None: nobody."""
+        lock = self.lock(stage)
+        holder = lock.holder()  # first: who asks for a lock makes its file
+        try:
+            return None if holder is None or lock.is_free() else holder
+        except OSError:  # a store that may only be read
+            return holder
 
     def log_path(self, stage: Stage) -> Path:
         """Where all attempts at the stage have written down what they said, printed and logged."""
         return self.root / "logs" / f"{stage.key}.log"
-
-    def remove_logs(self, run: str) -> None:
-        """Remove the logs of a run."""
-        with suppress(OSError):  # a later run sweeps what is left
-            for path in self.root.glob(f"locks/*.{run}.log"):
-                path.unlink(missing_ok=True)
 
     # reading
 

@@ -1,9 +1,10 @@
-"""Runs in processes of their own: killed in the middle, and several at once on one store."""
+"""Runs in processes of their own: killed in the middle, and several at once on one store.
+
+Most take seconds, and are run by `tox -e slow`.
+"""
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from random import Random
@@ -15,6 +16,7 @@ from queue_stages import PLANS
 from reproducer.queue import Store, survey, topological
 
 
+@pytest.mark.slow
 def test_sigkill_in_a_stage_that_cannot_resume(bench):
     [after] = PLANS["wait"]()
     killed = bench.start("wait")
@@ -74,6 +76,7 @@ def test_two_processes_share_a_store(bench):
     assert sum(done) == len(labels) and all(done), "and both did some of the work"
 
 
+@pytest.mark.slow
 def test_who_waits_says_for_whom(bench):
     first = bench.start("wait")
     bench.until(lambda: len(bench.log()) == 2)
@@ -91,6 +94,7 @@ def test_who_waits_says_for_whom(bench):
     assert len([line for line in bench.log() if line.startswith("wait ")]) == 1
 
 
+@pytest.mark.slow
 def test_who_waits_takes_over_from_the_dead(bench):
     first = bench.start("wait")
     bench.until(lambda: len(bench.log()) == 2)
@@ -103,6 +107,7 @@ def test_who_waits_takes_over_from_the_dead(bench):
     assert "the long one: done" in bench.finish(second)
 
 
+@pytest.mark.slow
 def test_slots_share_the_work(bench):
     output = bench.finish(bench.start("graph", slots=3))
     ran = Counter(bench.log())
@@ -115,6 +120,7 @@ def test_slots_share_the_work(bench):
     assert "12 stages: 12 in the store, 0 to do" in again and "{'cached': 12}" in again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", [1, 2])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_nothing_outlives_a_run_that_is_ended(bench, slots, how):
@@ -140,6 +146,7 @@ def test_nothing_outlives_a_run_that_is_ended(bench, slots, how):
     assert not list(bench.root.glob("locks/*.[!l]*")) and not list((bench.root / "work").iterdir())
 
 
+@pytest.mark.slow
 def test_a_slot_keeps_its_device(bench):
     process = bench.start("waits", slots=2)
     bench.until(lambda: len(bench.log()) == 2)
@@ -149,6 +156,7 @@ def test_a_slot_keeps_its_device(bench):
     assert {line.split()[-2] for line in bench.log()} == {"cpu:0", "cpu:1"}
 
 
+@pytest.mark.slow
 def test_a_lost_process_takes_only_its_own_stage_along(bench):
     process = bench.start("waits", slots=2)
     bench.until(lambda: len(bench.log()) == 2)
@@ -162,6 +170,7 @@ def test_a_lost_process_takes_only_its_own_stage_along(bench):
     assert len({victim, other, bench.log()[2].rsplit(" ", 1)[1]}) == 3
 
 
+@pytest.mark.slow
 def test_a_stage_that_kills_its_process_is_tried_three_times(bench):
     twice, always = (stage.inputs[name] for stage, name in zip(PLANS["lost"](), "ab", strict=True))
     output = bench.finish(bench.start("lost", slots=2))
@@ -174,6 +183,7 @@ def test_a_stage_that_kills_its_process_is_tried_three_times(bench):
     assert store.failure(always).traceback is None and store.failure(twice) is None
 
 
+@pytest.mark.slow
 def test_a_stages_own_processes(bench):
     [stage] = PLANS["squares"]()
     bench.finish(bench.start("squares"))
@@ -182,6 +192,7 @@ def test_a_stages_own_processes(bench):
     assert 1 <= artifact.facts["others"] <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", [1, 2])
 @pytest.mark.parametrize("how", [None, signal.SIGINT, signal.SIGKILL])
 def test_a_stages_own_processes_end_with_it(bench, slots, how):
@@ -196,39 +207,7 @@ def test_a_stages_own_processes_end_with_it(bench, slots, how):
     assert how is not None or "failed: left" in output
 
 
-def test_what_killed_processes_left_is_swept(bench):
-    running, resumable = bench.start("waits"), PLANS["steps"]()[0].inputs["a"].key
-    bench.until(lambda: len(bench.log()) == 1)
-    killed = bench.start("wait")
-    bench.until(lambda: len(bench.log()) == 3)
-    killed.kill()
-    killed.wait()
-    [held] = [stage.key for stage in PLANS["waits"]() if (bench.root / "work" / stage.key).exists()]
-    left = PLANS["wait"]()[0].inputs["a"].key
-    work, locks = bench.root / "work", bench.root / "locks"
-    for key in (left, held, resumable):
-        (work / f".{key}.record.123").write_text("{")
-        (locks / f".{key}.json.123").write_text("{")
-        (work / key).mkdir(exist_ok=True)
-    for folder in ("failed", "verified"):
-        (bench.root / folder / f".{left}.json.123").write_text("{")
-    (work / f"{resumable}.json").write_text("{}")
-    (work / "notes of mine").mkdir()
-    assert (locks / f"{left}.json").exists() and len(list(locks.glob(f"{left}.*.log"))) == 1
-
-    Store(bench.root).prepare()
-    assert {path.name for path in work.iterdir()} == {
-        *(resumable, f"{resumable}.json"),  # to go on with
-        *(held, f".{held}.record.123"),  # somebody is at it
-        "notes of mine",
-    }
-    names = {path.name for path in locks.iterdir() if not path.name.endswith((".lock", ".log"))}
-    assert names == {f"{held}.json", f".{held}.json.123"} and len(list(locks.glob("*.log"))) == 1
-    assert not list((bench.root / "failed").iterdir()) and not list((bench.root / "verified").iterdir())
-    bench.go.touch()
-    bench.finish(running)
-
-
+@pytest.mark.slow
 def test_killed_at_any_moment(bench):
     """A run killed at random until one is through: the result is that of one run, each stage's files are whole."""
     random = Random(0)
@@ -242,44 +221,3 @@ def test_killed_at_any_moment(bench):
     expected = "".join(f"r{index}r{index + 1}" for index in range(5))
     assert (store.artifact(top).directory / "out.txt").read_text() == expected
     assert list((bench.root / "work").iterdir()) == [] and not list(bench.root.glob("*/.*"))
-
-
-def test_clean(bench):
-    store = Store(bench.root)
-    assert store.clean([]) == {} and not bench.root.exists()
-    bench.go.touch()
-    bench.finish(bench.start("graph"))
-    bench.finish(bench.start("steps"))
-    bench.go.unlink()
-    bench.start("wait")
-    bench.until(lambda: any(line.startswith("wait ") for line in bench.log()))
-    [after] = PLANS["wait"]()
-    running, read = after.inputs["a"], after.inputs["a"].inputs["a"]
-    [end] = PLANS["steps"]()
-    damaged = store.artifact(PLANS["graph"]()[0]).directory
-    size = sum(path.stat().st_size for path in damaged.iterdir())
-    store.discard(PLANS["graph"]()[0])
-    foreign = bench.root / "write" / "notes of mine"
-    foreign.mkdir()
-
-    removed = store.clean({end.key, end.inputs["a"].key})
-    assert removed.pop(f"corrupt/{PLANS['graph']()[0].key}-1") == size > 0
-    assert {path.split("/")[0] for path in removed} == {"write"} and len(removed) == 11
-    assert store.artifact(end) is not None, "needed"
-    assert store.artifact(read) is not None, "read by the stage that runs"
-    assert (bench.root / "work" / running.key / "partial").exists(), "the stage that runs"
-    assert foreign.exists(), "not a stage's"
-    assert list((bench.root / "corrupt").iterdir()) == []
-    bench.go.touch()
-
-
-def test_importing_the_queue_is_light():
-    # what the package itself loads, to register its exported models, comes first and is no part of the room
-    code = (
-        "import sys, reproducer; of_all = set(sys.modules); import reproducer.queue; print(*of_all, '|', *sys.modules)"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    of_all, modules = (part.split() for part in run.stdout.split("|"))
-    assert not {"torch", "numpy", "transformers", "rich"} & set(modules)
-    rooms = {name.split(".")[1] for name in set(modules) - set(of_all) if name.startswith("reproducer.")}
-    assert rooms == {"queue", "errors", "files", "registry"}, "it needs no other room"

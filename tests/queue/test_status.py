@@ -6,16 +6,16 @@ import logging
 import os
 import socket
 import sys
-from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
-from queue_stages import Crash, Mistake, kind, text
+from queue_stages import Crash, Mistake, Wait, kind, text
 
 from reproducer.errors import UserError
-from reproducer.files import read_json
-from reproducer.queue import Monitor, Progress, run
+from reproducer.queue import Progress, follow, run
+from reproducer.queue import watch as watch_module
 from reproducer.queue.attempt import attempt
-from reproducer.watching import find_stage, log_text, standing_text, watch
+from reproducer.watching import find_stage, holder_text, log_text
 
 
 def test_who_has_lost_its_lock_publishes_nothing(store):
@@ -33,11 +33,11 @@ def test_who_has_lost_its_lock_publishes_nothing(store):
     for n in range(2):
         stage = kind("cut-off", run_cut_off)(n=n)
         store.prepare()
-        assert attempt(stage, store.root, "cpu", "a run", {}, {}) is None
+        assert attempt(stage, store.root, "cpu", "a run", {}, {}).status == "held"
         assert store.read(stage) is None and store.failure(stage) is None
         assert (store.root / "work" / stage.key / "theirs").exists(), "what the other works on is left alone"
         holder = store.lock(stage).holder()
-        assert holder.host == "other" and holder.progress is None, "nor is its note written over"
+        assert holder.host == "other" and holder.progress == (0.0, 0.0, ""), "nor is its note written over"
         assert str(holder).startswith(f"process {os.getpid()} on other, at it since 2")
 
 
@@ -72,52 +72,58 @@ def test_what_a_stage_prints_goes_to_its_log(store, capsys):
     assert [path.stem for path in (store.root / "logs").iterdir()] == [stage.key]
 
 
-def test_a_monitor_sees_what_runs_where(store):
-    done, running, later, failing = text("done"), text("running"), text("later"), Mistake()
-    run([done, failing], store)
-    now = [0.0]
-    monitor = Monitor([running, done, later, failing], store, clock=lambda: now[0])
-    lock = store.lock(running)
-    assert lock.acquire([], "cuda:1")
-    lock.tell(2, 10, "trial 2")
-    monitor.look()
-    now[0] = 10.0
-    lock.tell(4, 10, "trial 4")
-    standing = monitor.look()
-    assert [standing.states[stage.key] for stage in (running, done, later, failing)] == [
-        *("running", "done", "open", "failed"),
-    ]
-    [(stage, holder)] = standing.running
-    host = socket.gethostname()
-    assert stage == running and (holder.host, holder.device, holder.pid) == (host, "cuda:1", os.getpid())
-    left, whole = standing.left
-    assert left == pytest.approx(30.0, abs=0.5) and not whole, "6 of 10 at 0.2 a second; of `mistake` nothing is known"
-    shown = standing_text("small", standing, lambda: datetime.fromisoformat(holder.since))
-    assert "small: 1 of 4 stages done, 1 running, 1 failed; at least 30 s left with 1 worker" in shown
-    for words in (f"{host}, cuda:1, process {os.getpid()}", "(0.0 s)", "40% trial 4"):
-        assert words in shown
-    assert "mistake\n    the pool is too small\n    ask for fewer samples" in shown
-    lock.release()
-    assert monitor.look().running == []
-
-
-def test_the_note_of_a_killed_process_is_no_running_stage(store):
-    store.prepare()
+def test_who_is_at_a_stage(store):
     stage = text("a")
+    store.prepare()
     lock = store.lock(stage)
-    lock.acquire()
-    note = read_json(store.root / "locks" / f"{stage.key}.json")
+    assert store.holder(stage) is None and lock.acquire([], "cuda:1")
+    lock.note(progress=(4.0, 10.0, "trial 4"))
+    holder = store.holder(stage)
+    host = socket.gethostname()
+    assert (holder.host, holder.device, holder.pid) == (host, "cuda:1", os.getpid())
+    shown = holder_text(holder)
+    assert shown.startswith(f"{host}, cuda:1, process {os.getpid()}, ") and shown.endswith(" s), 40%, trial 4")
+    note = store.root / "locks" / f"{stage.key}.json"
+    content = note.read_text()
     lock.release()
-    (store.root / "locks" / f"{stage.key}.json").write_text(json.dumps(note))
-    assert Monitor([stage], store).look().running == []
+    assert store.holder(stage) is None
+    note.write_text(content)
+    assert store.holder(stage) is None, "the note of a killed process"
 
 
-def test_watching_ends_when_all_is_done(store):
-    stages = [text("a"), text("b")]
-    run(stages, store)
-    shown = io.StringIO()
-    watch("small", stages, store, shown)
-    assert shown.getvalue() == "small: 2 of 2 stages done, 0 running\n\n"
+def test_watching_shows_what_others_do_until_all_is_done(store, monkeypatch):
+    done, waits, fails = text("done"), Wait(label="the long one"), Mistake()
+    run([done, fails], store)
+    lock, now, shown = store.lock(waits), [0.0], []
+
+    class Display(Progress):
+        def update(self, stage, done, total, text=""):
+            super().update(stage, done, total, text)
+            shown.append((stage.label, done, total, text, self.time_left()))
+
+        def show(self, text):
+            shown.append(text)
+
+    def others(seconds):
+        now[0] += 10.0
+        if now[0] < 30.0:
+            lock.note(progress=(now[0] / 5, 10.0, "trial"))
+        elif now[0] == 30.0:
+            lock.release()
+            run([kind("wait")(label="the long one")], store)
+        else:
+            run([kind("mistake")()], store)
+
+    monkeypatch.setattr(watch_module, "time", SimpleNamespace(sleep=others))
+    assert lock.acquire([], "cuda:1")
+    follow([done, waits, fails], store, Display(clock=lambda: now[0]))
+    assert shown[0] == "3 stages: 1 in the store, 2 to do"
+    assert [line for line in shown if "failed" in line] == [shown[2]] and "the pool is too small" in shown[2]
+    *second, (left, is_all) = [line for line in shown if isinstance(line, tuple)][1]
+    assert second == ["the long one", 2.0, 10.0, f"trial on {socket.gethostname()}, cuda:1"]
+    *third, (left, is_all) = [line for line in shown if isinstance(line, tuple)][2]
+    assert third[1] == 4.0 and left == pytest.approx(30.0) and not is_all, "of `mistake` nothing is known"
+    assert "the long one: done in " in shown[-2] and "mistake: done in " in shown[-1]
 
 
 def test_a_stage_is_found_by_its_key_or_its_words():
