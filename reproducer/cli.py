@@ -14,11 +14,12 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from reproducer.errors import UserError, nearest
 from reproducer.exporting import recipe
 from reproducer.models.export.formats import FORMATS
+from reproducer.options import Options
 from reproducer.queue.signals import exit_code, interruptible
 
 SUBCOMMANDS = ("report", "status", "logs", "check", "export", "prune", "clean", "methods", "models", "specs", "audit")
@@ -55,12 +56,14 @@ def _dispatch(arguments: list[str]) -> int:
             raise UserError(f"'{arguments[0]}' is neither a subcommand nor a spec file", hint)
         arguments = ["run", *arguments]
     try:
-        given = parser.parse_args(arguments or ["--help"])
+        parsed: dict[str, Any] = vars(parser.parse_args(arguments or ["--help"]))
     except SystemExit:  # the help was asked for
         return DONE
     from reproducer import commands
 
-    return getattr(commands, given.command)(given)
+    lists = {name: tuple(value) for name, value in parsed.items() if isinstance(value, list)}
+    options = Options(**{**parsed, **lists})
+    return getattr(commands, options.command)(options)
 
 
 def _exists(name: str) -> bool:
@@ -133,6 +136,11 @@ def _seed(text: str) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
+    """Leaves out what is not written, so that the defaults stand in `Options` alone."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(argument_default=argparse.SUPPRESS, **settings)
+
     def error(self, message: str) -> NoReturn:
         raise UserError(message, f"`{self.prog} --help` lists what there is")
 
@@ -147,14 +155,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="SPEC | COMMAND", required=True)
 
     overlays = _Parser(add_help=False)
-    overlays.add_argument("--profile", action="append", default=[], metavar="NAME", help="overlay; may be repeated")
-    overlays.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="a dotted key"
-    )
+    overlays.add_argument("--profile", action="append", metavar="NAME", help="overlay; may be repeated")
+    overlays.add_argument("--set", action="append", metavar="KEY=VALUE", dest="overrides", help="a dotted key")
     spec = _Parser(add_help=False, parents=[overlays])
     spec.add_argument("spec", type=Path, metavar="SPEC", help="a YAML spec, for example specs/quickstart.yaml")
     store = _Parser(add_help=False)
-    store.add_argument("--store", type=Path, default=Path("store"), metavar="DIR", help="kept work (default: store)")
+    store.add_argument("--store", type=Path, metavar="DIR", help="kept work (default: store)")
     remote = _Parser(add_help=False)
     remote.add_argument(
         "--remote",
@@ -162,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         help="an object store, such as s3://bucket/prefix, through which machines share what is finished",
     )
     out = _Parser(add_help=False)
-    out.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="reports (default: out)")
+    out.add_argument("--out", type=Path, metavar="DIR", help="reports (default: out)")
     known = _Parser(add_help=False)
     known.add_argument(
         "--known",
@@ -174,7 +180,6 @@ def _parser() -> argparse.ArgumentParser:
     machine.add_argument(
         "--device",
         type=_devices,
-        default=("auto",),
         dest="devices",
         metavar="NAME",
         help="auto, cpu, cuda, or a list that jobs share, such as cuda:0,cuda:1 (default: auto, which is every GPU of "
@@ -188,7 +193,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     machine.add_argument(
         "--engine",
-        default="local",
         metavar="NAME",
         help="where stages run: local, ray (on this machine), ray:ADDRESS or ray:auto (a cluster that runs), or "
         "module:attribute of your own",
@@ -217,13 +221,11 @@ def _parser() -> argparse.ArgumentParser:
         "check", parents=[spec, store, remote, out, machine], help="run a spec, compare with a baseline"
     )
     check.add_argument("--against", type=Path, required=True, metavar="FILE", help="a results.json to compare with")
-    check.add_argument(
-        "--tolerance", type=_tolerance, default=0.01, metavar="X", help="relative difference allowed (default: 0.01)"
-    )
+    check.add_argument("--tolerance", type=_tolerance, metavar="X", help="relative difference allowed (default: 0.01)")
     written = _Parser(add_help=False)
     written.add_argument("directory", type=Path, metavar="DIR", help="a new folder for the model")
     written.add_argument(
-        "--format", choices=sorted(FORMATS), default="hf", help="hf for transformers, gguf for llama.cpp (default: hf)"
+        "--format", choices=sorted(FORMATS), help="hf for transformers, gguf for llama.cpp (default: hf)"
     )
     written.add_argument("--quantize", metavar="TYPE", help="of gguf: f16 (default), f32, bf16, q8_0, q6_k, q4_k_m, …")
     written.add_argument("--push", metavar="REPO", help="upload the folder to this repository of the hub")
@@ -249,7 +251,7 @@ def _parser() -> argparse.ArgumentParser:
         "beside the weights: `reproduce DIR/prune.yaml` runs it again.",
     )
     prune.add_argument(
-        "--ratio", type=_share, default=0.2, metavar="R", help="share of all parameters to remove (default: 0.2)"
+        "--ratio", type=_share, metavar="R", help=f"share of all parameters to remove (default: {recipe.RATIO})"
     )
     prune.add_argument("--method", default=recipe.METHOD, metavar="NAME", help=f"default: {recipe.METHOD}, in steps")
     prune.add_argument(
@@ -269,8 +271,8 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument(
         "--recover", nargs="?", const="lora", metavar="KIND", help="tune the cut model on Alpaca (default kind: lora)"
     )
-    prune.set_defaults(profile=[], overrides=[], spec=Path(recipe.FILE))
-    prune.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the calibration samples (default: 0)")
+    prune.set_defaults(spec=Path(recipe.FILE))
+    prune.add_argument("--seed", type=_seed, metavar="N", help="of the calibration samples (default: 0)")
     clean = commands.add_parser(
         "clean", parents=[store, overlays], help="remove stages of the store that no spec needs"
     )
@@ -285,7 +287,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("models", help="list the model catalogue")
     specs = commands.add_parser("specs", parents=[overlays, store], help="list the specs of a folder")
     specs.add_argument("--estimate", action="store_true", help="how long the rest of each would take on this machine")
-    specs.add_argument("folder", nargs="?", type=Path, default=Path("specs"), metavar="DIR")
+    specs.add_argument("folder", nargs="?", type=Path, metavar="DIR")
     commands.add_parser("audit", help="recompute what the paper derives from its own tables")
     return parser
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from reproducer.exporting.folder import check_new
 from reproducer.methods.registry import METHODS
 from reproducer.models.catalogue import CATALOGUE
 from reproducer.models.export.formats import writer
+from reproducer.options import Options
 from reproducer.planning import queue_text, rest_text
 from reproducer.queue import Outcome, Result, Store, console_progress, follow, survey
 from reproducer.running import check_folder, fetch, remote_of, run_stages, unwritable
@@ -32,35 +32,35 @@ from reproducer.watching import find_stage, holder_text, log_text
 DONE, FAILED = 0, 1
 
 
-def run(given: Namespace) -> int:
+def run(options: Options) -> int:
     """Run a spec and render its report."""
-    expansion = _load(given)
-    if given.dry_run:
-        print(queue_text(expansion, Store(given.store), given.devices, given.on))
+    expansion = _load(options)
+    if options.dry_run:
+        print(queue_text(expansion, Store(options.store), options.devices, options.on))
         return DONE
-    if given.on is not None:
+    if options.on is not None:
         raise UserError("--on plans for devices that are not here", "add --dry-run")
-    return _finish(expansion, run_stages(expansion, given, given.out / expansion.spec.name), given)[0]
+    return _finish(expansion, run_stages(expansion, options, options.out / expansion.spec.name), options)[0]
 
 
-def report(given: Namespace) -> int:
+def report(options: Options) -> int:
     """Render from the store, running nothing."""
-    expansion = _load(given)
-    check_folder(given.out / expansion.spec.name)
-    store = Store(given.store)
-    fetch(expansion, store, remote_of(given), None)
-    return _finish(expansion, survey(expansion.stages, store), given)[0]
+    expansion = _load(options)
+    check_folder(options.out / expansion.spec.name)
+    store = Store(options.store)
+    fetch(expansion, store, remote_of(options), None)
+    return _finish(expansion, survey(expansion.stages, store), options)[0]
 
 
-def status(given: Namespace) -> int:
+def status(options: Options) -> int:
     """What of a spec is done."""
-    expansion = _load(given)
-    store = Store(given.store)
-    if given.watch:
+    expansion = _load(options)
+    store = Store(options.store)
+    if options.watch:
         follow(expansion.stages, store, console_progress())
         return DONE
     outcome = survey(expansion.stages, store, surveyed_device(expansion, ("auto",)))
-    remote = remote_of(given)
+    remote = remote_of(options)
     there = remote.keys() if remote else set()
     lines = []
     for key, result in outcome.results.items():
@@ -73,19 +73,19 @@ def status(given: Namespace) -> int:
     return DONE
 
 
-def logs(given: Namespace) -> int:
+def logs(options: Options) -> int:
     """What a stage has said, printed and logged."""
-    stage = find_stage(_load(given).stages, given.stage)
-    print(log_text(Store(given.store), stage), end="")
+    stage = find_stage(_load(options).stages, options.stage)
+    print(log_text(Store(options.store), stage), end="")
     return DONE
 
 
-def check(given: Namespace) -> int:
+def check(options: Options) -> int:
     """Run a spec and compare its rows with a committed results.json."""
-    baseline = read_baseline(given.against)
-    expansion = _load(given)
-    code, results = _finish(expansion, run_stages(expansion, given, given.out / expansion.spec.name), given)
-    differences = differences_from(baseline, results, given.tolerance)
+    baseline = read_baseline(options.against)
+    expansion = _load(options)
+    code, results = _finish(expansion, run_stages(expansion, options, options.out / expansion.spec.name), options)
+    differences = differences_from(baseline, results, options.tolerance)
     for line in differences:
         print(f"differs  {line}", file=sys.stderr)
     if differences and (others := other_data(baseline, results)):
@@ -97,94 +97,94 @@ def check(given: Namespace) -> int:
             file=sys.stderr,
         )
     if not differences:
-        print(f"all {len(by_name(baseline.rows))} rows agree with {given.against} within {given.tolerance:g}")
+        print(f"all {len(by_name(baseline.rows))} rows agree with {options.against} within {options.tolerance:g}")
     return FAILED if differences else code
 
 
-def export(given: Namespace) -> int:
+def export(options: Options) -> int:
     """Write a row's model to a folder that other programs load."""
     from reproducer.exporting.rows import check_made, find_row
 
-    expansion = _load(given)
-    row = find_row(expansion, given)
-    _check_target(given)
-    store = Store(given.store)
-    fetch(expansion, store, remote_of(given), None)
+    expansion = _load(options)
+    row = find_row(expansion, options)
+    _check_target(options)
+    store = Store(options.store)
+    fetch(expansion, store, remote_of(options), None)
     outcome = survey(expansion.stages, store)
     check_made(expansion, outcome, row)  # before everything else is read
-    _deliver(given, expansion, outcome, row, {})
+    _deliver(options, expansion, outcome, row, {})
     return DONE
 
 
-def prune(given: Namespace) -> int:
+def prune(options: Options) -> int:
     """Prune a model by the recipe, measure it before and after, and write the smaller one to a folder."""
-    _check_target(given)
-    _find_modules(given.spec)
+    _check_target(options)
+    _find_modules(options.spec)
     settings = recipe.settings(
-        given.model,
-        ratio=given.ratio,
-        method=given.method,
-        calibration=given.calibration,
-        samples=given.samples,
-        recover=given.recover,
-        seed=given.seed,
+        options.model or "",
+        ratio=options.ratio if options.ratio is not None else recipe.RATIO,
+        method=options.method,
+        calibration=options.calibration,
+        samples=options.samples,
+        recover=options.recover,
+        seed=options.seed or 0,
     )
     expansion = expand(recipe.spec_of(settings))
-    outcome = run_stages(expansion, given, None)
+    outcome = run_stages(expansion, options, None)
     if _told_failures(outcome):
         return FAILED
-    _deliver(given, expansion, outcome, expansion.rows[-1], {recipe.FILE: recipe.text_of(settings)})
+    _deliver(options, expansion, outcome, expansion.rows[-1], {recipe.FILE: recipe.text_of(settings)})
     return DONE
 
 
-def _check_target(given: Namespace) -> None:
+def _check_target(options: Options) -> None:
     """UserError for a folder that is taken, or a name or type that there is not, before anything runs."""
-    check_new(given.directory.expanduser())
-    writer(given.format, given.quantize)
-    if given.push is not None:
+    check_new(options.directory.expanduser())
+    writer(options.format, options.quantize)
+    if options.push is not None:
         from reproducer.exporting.push import check_repository
 
-        check_repository(given.push)
+        check_repository(options.push)
 
 
-def _deliver(given: Namespace, expansion: Expansion, outcome: Outcome, row: Row, files: Mapping[str, str]) -> None:
+def _deliver(options: Options, expansion: Expansion, outcome: Outcome, row: Row, files: Mapping[str, str]) -> None:
     """Write a row's model, say what it is, and push it where that is asked for."""
     from reproducer.exporting.push import push
     from reproducer.exporting.rows import export_row, row_name, shrunk
 
-    results = collect(expansion, outcome, _command(given))
+    results = collect(expansion, outcome, _command(options))
     folder = export_row(
         expansion,
         outcome,
         row,
         results,
-        given.directory.expanduser().absolute(),
-        format=given.format,
-        type=given.quantize,
-        name=given.push,
+        options.directory.expanduser().absolute(),
+        format=options.format,
+        type=options.quantize,
+        name=options.push,
         files=files,
     )
-    print(f"{row_name(row)}: {shrunk(results, row)}\nwritten to {given.directory}; its README.md says how to load it")
-    if given.push is not None:
-        print(f"pushed to {push(folder, given.push)}")
+    print(f"{row_name(row)}: {shrunk(results, row)}\nwritten to {options.directory}; its README.md says how to load it")
+    if options.push is not None:
+        print(f"pushed to {push(folder, options.push)}")
 
 
-def clean(given: Namespace) -> int:
-    """Remove stages of the store that none of the given specs needs."""
+def clean(options: Options) -> int:
+    """Remove stages of the store that none of the options specs needs."""
     needed: set[str] = set()
-    for path in given.specs:
+    for path in options.specs:
         _find_modules(path)
-        for profile in [(), *((name,) for name in given.profile), tuple(given.profile)]:
-            for overrides in ((), given.overrides) if given.overrides else ((),):
+        for profile in [(), *((name,) for name in options.profile), tuple(options.profile)]:
+            for overrides in ((), options.overrides) if options.overrides else ((),):
                 needed |= {stage.key for stage in expand_all(load(path, profile, overrides)).stages}
-    removed = Store(given.store).clean(needed)
+    removed = Store(options.store).clean(needed)
     for name, size in removed.items():
         print(f"{size / 2**20:9.1f} MiB  {name}")
     print(f"{len(removed)} items, {sum(removed.values()) / 2**20:.1f} MiB removed; {len(needed)} stages are needed")
     return DONE
 
 
-def methods(given: Namespace) -> int:
+def methods(options: Options) -> int:
     """List the pruning methods."""
     lines = []
     for method in METHODS.all().values():
@@ -194,7 +194,7 @@ def methods(given: Namespace) -> int:
     return DONE
 
 
-def models(given: Namespace) -> int:
+def models(options: Options) -> int:
     """List the model catalogue."""
     lines = [(name, entry.label, entry.describe(), entry.dtype, entry.notes) for name, entry in CATALOGUE.items()]
     headers = ["name", "label", "source", "dtype", "notes"]
@@ -203,22 +203,22 @@ def models(given: Namespace) -> int:
     return DONE
 
 
-def specs(given: Namespace) -> int:
+def specs(options: Options) -> int:
     """List the specs of a folder: what each is, and what of it the store holds."""
-    if not given.folder.is_dir():
-        raise UserError(f"there is no folder {given.folder}", "name the folder that holds the specs")
+    if not options.folder.is_dir():
+        raise UserError(f"there is no folder {options.folder}", "name the folder that holds the specs")
     lines = []
-    for path in sorted(given.folder.glob("*.yaml")):
+    for path in sorted(options.folder.glob("*.yaml")):
         _find_modules(path)
-        loaded = load(path, given.profile, given.overrides)
+        loaded = load(path, options.profile, options.overrides)
         expansion = expand_all(loaded)
-        outcome = survey(expansion.stages, Store(given.store))  # what is read from outside is not looked at
+        outcome = survey(expansion.stages, Store(options.store))  # what is read from outside is not looked at
         made = sum(outcome[stage].artifact is not None for stage in expansion.stages)
-        rest = [rest_text(expansion, outcome)] if given.estimate else []
+        rest = [rest_text(expansion, outcome)] if options.estimate else []
         lines.append([path, _reproduced(loaded), len(expansion.rows), len(expansion.stages), made, *rest, loaded.title])
-    headers = ["spec", "reproduces", "rows", "stages", "in the store", *["the rest"] * given.estimate, "title"]
+    headers = ["spec", "reproduces", "rows", "stages", "in the store", *["the rest"] * options.estimate, "title"]
     print(tabulate(lines, headers=headers, tablefmt="simple"))
-    profiles = sorted(path.stem for path in (given.folder / "profiles").glob("*.yaml"))
+    profiles = sorted(path.stem for path in (options.folder / "profiles").glob("*.yaml"))
     print(f"\nprofiles: {', '.join(profiles) or 'none'}")
     return DONE
 
@@ -230,7 +230,7 @@ def _reproduced(loaded: Spec | Document) -> str:
     return f"{len(loaded.specs)} specs"
 
 
-def audit(given: Namespace) -> int:
+def audit(options: Options) -> int:
     """Recompute what the paper derives from its own tables."""
     from reproducer.paper.audit import checks, other_slips, slips
 
@@ -257,10 +257,10 @@ def _find_modules(spec: Path) -> None:
             sys.path.insert(0, path)
 
 
-def _load(given: Namespace) -> Expansion:
-    _find_modules(given.spec)
-    expansion = expand_all(load(given.spec, given.profile, given.overrides))
-    if (path := getattr(given, "known", None)) is None:  # of the commands that render a report
+def _load(options: Options) -> Expansion:
+    _find_modules(options.spec)
+    expansion = expand_all(load(options.spec, options.profile, options.overrides))
+    if (path := getattr(options, "known", None)) is None:  # of the commands that render a report
         return expansion
     known = Known.read(path)
     taken = sum(not known.missing(row) for row in expansion.rows)
@@ -268,11 +268,11 @@ def _load(given: Namespace) -> Expansion:
     return replace(expansion, known=known)
 
 
-def _finish(expansion: Expansion, outcome: Outcome, given: Namespace) -> tuple[int, Results]:
+def _finish(expansion: Expansion, outcome: Outcome, options: Options) -> tuple[int, Results]:
     from reproducer.reporting import render, summary
 
-    results = collect(expansion, outcome, _command(given))
-    folder = given.out / expansion.spec.name
+    results = collect(expansion, outcome, _command(options))
+    folder = options.out / expansion.spec.name
     try:
         written = render(results, folder.expanduser())
     except OSError as error:
@@ -299,8 +299,8 @@ def _counts(outcome: Outcome) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(outcome.counts.items()))
 
 
-def _command(given: Namespace) -> list[str]:
+def _command(options: Options) -> list[str]:
     """The command that makes this report again."""
-    path = given.spec if not given.spec.is_absolute() else Path(given.spec.name)
-    options = [*(("--profile", name) for name in given.profile), *(("--set", text) for text in given.overrides)]
-    return ["reproduce", str(path), *(part for option in options for part in option)]
+    path = options.spec if not options.spec.is_absolute() else Path(options.spec.name)
+    settings = [*(("--profile", name) for name in options.profile), *(("--set", text) for text in options.overrides)]
+    return ["reproduce", str(path), *(part for setting in settings for part in setting)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import tempfile
-from argparse import Namespace
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from reproducer.devices import devices_named, surveyed_device
 from reproducer.errors import UserError
 from reproducer.files import tree_bytes
+from reproducer.options import Options
 from reproducer.queue import (
     Outcome,
     Progress,
@@ -38,9 +38,9 @@ LARGE = 10**9  # parameters of a model whose stages are estimated before they ru
 LONG = 24 * 3600  # seconds of work that a user may want to hear of before they begin
 
 
-def remote_of(given: Namespace) -> Remote | None:
+def remote_of(options: Options) -> Remote | None:
     """The remote that the command line names, if any."""
-    return None if given.remote is None else Remote(given.remote)
+    return None if options.remote is None else Remote(options.remote)
 
 
 def fetch(expansion: Expansion, store: Store, remote: Remote | None, device: str | None) -> None:
@@ -51,14 +51,14 @@ def fetch(expansion: Expansion, store: Store, remote: Remote | None, device: str
         print(f"fetched {len(fetched)} of {len(expansion.stages)} stages ({size:.1f} MiB) from {remote.url}")
 
 
-def run_stages(expansion: Expansion, given: Namespace, folder: Path | None) -> Outcome:
+def run_stages(expansion: Expansion, options: Options, folder: Path | None) -> Outcome:
     """Bring every stage to an artifact; what cannot work is told before the first one runs, or a folder is made.
 
     Args:
         folder: of the report; None: there will be none.
     """
-    store, remote = Store(given.store), remote_of(given)
-    surveyed = surveyed_device(expansion, given.devices)
+    store, remote = Store(options.store), remote_of(options)
+    surveyed = surveyed_device(expansion, options.devices)
     fetch(expansion, store, remote, surveyed)
     outcome = survey(expansion.stages, store, surveyed)
     if remote is not None:
@@ -69,23 +69,23 @@ def run_stages(expansion: Expansion, given: Namespace, folder: Path | None) -> O
     if outcome.ok:  # nothing to compute: torch need not even be imported
         check_folder(folder)
         return outcome
-    factory, options = engine_named(given.engine)
+    factory, address = engine_named(options.engine)
     elsewhere = getattr(factory, "elsewhere", False)
-    devices = ("cpu",) if elsewhere else devices_named(given.devices)
+    devices = ("cpu",) if elsewhere else devices_named(options.devices)
     expansion.check_cuts()
     check_folder(folder)
     store.prepare()
     todo = [stage for stage in expansion.stages if outcome[stage].artifact is None]
     if not elsewhere and expansion.known.results is not None:
         _check_known(expansion, todo, surveyed)
-    memory = _announce(expansion, todo, outcome, devices[0], given, here=not elsewhere)
+    memory = _announce(expansion, todo, outcome, devices[0], options, here=not elsewhere)
     if elsewhere:
-        engine: Any = factory(given.jobs or 0, device=",".join(given.devices), **options)
+        engine: Any = factory(options.jobs or 0, device=",".join(options.devices), **address)
         devices = engine.devices
         memory = memory if devices == ("cpu",) else {}  # on a GPU it is the GPU's
     else:
         largest = max(memory.values(), default=WORKER_MEMORY)
-        slots = fitting_slots(devices, largest) if given.jobs == 0 else max(given.jobs or 1, len(devices))
+        slots = fitting_slots(devices, largest) if options.jobs == 0 else max(options.jobs or 1, len(devices))
         engine = factory(min(slots, max(1, len(todo))))
     return run_queue(
         expansion.stages,
@@ -146,7 +146,7 @@ def unwritable(folder: Path, error: Exception) -> UserError:
 
 
 def _announce(
-    expansion: Expansion, todo: list[Stage], outcome: Outcome, device: str, given: Namespace, here: bool
+    expansion: Expansion, todo: list[Stage], outcome: Outcome, device: str, options: Options, here: bool
 ) -> dict[str, int]:
     """Say what a long run needs, before it starts. Returns bytes that stages will hold, by key, as far as is known.
 
@@ -156,7 +156,7 @@ def _announce(
     Small models are not worth the seconds that an estimate takes.
     """
     large = any((model.entry.parameters or LARGE) >= LARGE for model in expansion.resolved.models)
-    if not large and given.jobs != 0:
+    if not large and options.jobs != 0:
         return {}
     from reproducer.stages.estimates import Device, Estimate, estimates
 
@@ -165,7 +165,7 @@ def _announce(
         lines = [f"{expansion.spec.name}: {len(todo)} stages to run, about {duration(found.seconds)} on this device"]
         lines += [f"from the network: {', '.join(needed)}"] if (needed := expansion.needs(todo)) else []
         lines += [f"too large for it: {found.misfits[0]}"] if found.misfits else []
-        others = [name for name in SMALLER if name not in given.profile and _is_profile(name, given.spec)]
+        others = [name for name in SMALLER if name not in options.profile and _is_profile(name, options.spec)]
         lines += [f"smaller versions of this spec: --profile {' or --profile '.join(others)}"] if others else []
         print("\n  ".join(lines))
     return {key: int(one.memory) for key, one in found.stages.items() if isinstance(one, Estimate)}

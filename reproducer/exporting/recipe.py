@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from reproducer.errors import UserError
 from reproducer.spec import Spec
 
+RATIO = 0.2
 METHOD = "llm-pruner-e2"
 TEXTS = ("python-topics", "python-docstrings")  # every Python has them
 MEASURED = ("python-packages", *TEXTS)  # the first that is not calibrated on

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reproducer.errors import UserError, nearest
 from reproducer.exporting.folder import check_new
+from reproducer.options import Options
 from reproducer.queue import Artifact, Outcome, Result
 from reproducer.reporting.card import Origin, form_of
 from reproducer.reporting.numbers import cut, tuning
@@ -20,7 +20,7 @@ from reproducer.stages.results import Results
 from reproducer.stages.results import Row as MeasuredRow
 
 
-def find_row(expansion: Expansion, wanted: Namespace) -> Row:
+def find_row(expansion: Expansion, wanted: Options) -> Row:
     """The row with the label (or the method), and with whatever else of `wanted` is not None.
 
     Args:
@@ -44,7 +44,7 @@ def find_row(expansion: Expansion, wanted: Namespace) -> Row:
     return fitting[0]
 
 
-def _fits(row: Row, wanted: Namespace) -> bool:
+def _fits(row: Row, wanted: Options) -> bool:
     ratio = row.ratio if row.ratio is not None else row.structure_ratio or 0.0
     return (
         (wanted.model is None or wanted.model == row.model)

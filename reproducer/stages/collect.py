@@ -103,10 +103,10 @@ class _Run:
         Args:
             objective: with its search objective, for which all searches are read.
         """
-        open_stages = self.expansion.known.missing(row)
-        ran_here = all(self.artifact(stage) for stage in row.making.values())
-        earlier = None if ran_here else self.expansion.known.row(row)
         measured = {name: found for name, stage in row.measures.items() if (found := self.measured(stage))}
+        open_stages = self.expansion.known.missing(row)
+        ran_here = all(self.artifact(row.stages[role]) for role in (*row.making, *measured))
+        earlier = None if ran_here else self.expansion.known.row(row)
         settled = [result for stage in row.stages.values() if (result := self.outcome.results.get(stage.key))]
         waiting = [result for result in settled if result.artifact is None] if open_stages else []
         failed = [result for result in waiting if result.status == "failed"] or waiting

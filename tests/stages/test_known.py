@@ -1,13 +1,13 @@
 """Rows taken over from an earlier results.json: the same as if they had run, and nothing of them runs."""
 
 import json
-from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from reproducer.cli import main
+from reproducer.options import Options
 from reproducer.queue import Store, survey
 from reproducer.running import run_stages
 from reproducer.spec import load
@@ -42,10 +42,8 @@ def run(folder, spec, known=None, running=True):
     expansion = expand_all(load(folder / "spec.yaml"))
     if known is not None:
         expansion = replace(expansion, known=Known.read(known))
-    given = {"store": folder / "store", "remote": None, "devices": ("cpu",), "engine": "local", "jobs": None}
-    given |= {"profile": [], "spec": folder / "spec.yaml"}
     if running:
-        outcome = run_stages(expansion, Namespace(**given), None)
+        outcome = run_stages(expansion, Options(store=folder / "store", devices=("cpu",)), None)
     else:
         outcome = survey(expansion.stages, Store(folder / "store"))
     text = collect(expansion, outcome).to_json()
