@@ -40,7 +40,7 @@ def queue_text(expansion: Expansion, store: Store, devices: tuple[str, ...], on:
             summary += f"\nToo large for it: {found.misfits[0]}"
         summary += f"\n\n{found.basis}"
         if on is not None:
-            summary += f"\n\n{schedule_text(expansion.stages, outcome, here, on[0], found)}"
+            summary += f"\n\n{schedule_text(todo, here, on[0], found)}"
     table = tabulate(list(lines.values()), headers=["key", "stage", "of", "time", "memory", ""], tablefmt="simple")
     return f"{table}\n\n{summary}"
 

@@ -22,7 +22,7 @@ from reproducer.queue.progress import LiveProgress, Progress, console_progress, 
 from reproducer.queue.remote import Remote
 from reproducer.queue.scheduler import run
 from reproducer.queue.signals import Interrupted, exit_code, interruptible
-from reproducer.queue.simulate import Schedule, critical_path, simulate
+from reproducer.queue.simulate import critical_path, makespan, simulate
 from reproducer.queue.stage import Stage, canonical, topological
 from reproducer.queue.store import Store
 from reproducer.queue.watch import follow
@@ -41,7 +41,6 @@ __all__ = [
     "Progress",
     "Remote",
     "Result",
-    "Schedule",
     "Stage",
     "Store",
     "canonical",
@@ -54,6 +53,7 @@ __all__ = [
     "fitting_slots",
     "follow",
     "interruptible",
+    "makespan",
     "run",
     "simulate",
     "survey",

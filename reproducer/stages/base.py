@@ -18,7 +18,7 @@ from reproducer.stages.results import CalibrationUse, TrainingStep
 if TYPE_CHECKING:
     from reproducer.data.pool import Samples
     from reproducer.pruning.cut import Cut
-    from reproducer.stages.cost import Cost, ModelCost
+    from reproducer.stages.cost import Cost, ModelShape
 
 RESULT = "result.json"
 PLAN = "plan.safetensors"
@@ -201,7 +201,7 @@ class OnModel(Stage):
         model, tokenizer = load_model(context.inputs["model"], self.dtype, context.device)
         return apply_edits(model, self.edits, context.inputs, merge), tokenizer
 
-    def cost(self, model: ModelCost) -> Cost:
+    def cost(self, model: ModelShape) -> Cost:
         """About what the stage takes."""
         raise NotImplementedError
 

@@ -17,7 +17,7 @@ from reproducer.stages.measured import EfficiencyResult, Speed
 from reproducer.stages.results import Column
 
 if TYPE_CHECKING:
-    from reproducer.stages.cost import Cost, ModelCost
+    from reproducer.stages.cost import Cost, ModelShape
 
 
 MULTIPLE = 64  # of 16-bit numbers: 128 bytes, in which GPUs read memory and cut matrices
@@ -112,9 +112,9 @@ class Efficiency(Measure):
         )
         write_result(context, result)
 
-    def cost(self, model: ModelCost) -> Cost:
+    def cost(self, model: ModelShape) -> Cost:
         tokens = self.batch * self.length
-        return model.passes(tokens, self.length, tokens, "logits") * (1 + self.warmup + self.repeats)
+        return model.passes(tokens, self.length, tokens, tokens) * (1 + self.warmup + self.repeats)
 
 
 class MeasureSpeed(Measure):
@@ -172,7 +172,7 @@ class MeasureSpeed(Measure):
         )
         write_result(context, result)
 
-    def cost(self, model: ModelCost) -> Cost:
-        read, written = self.batch * self.prefill, self.batch * self.decode
-        once = model.passes(read, self.prefill, read, "none") + model.passes(written, 1, self.batch, "logits")
+    def cost(self, model: ModelShape) -> Cost:
+        read = self.batch * self.prefill
+        once = model.passes(read, self.prefill, read, scored=0) + model.written(self.batch * self.decode, self.batch)
         return once * (self.warmup + self.repeats)

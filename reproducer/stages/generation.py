@@ -14,7 +14,7 @@ from reproducer.stages.measure import Measure
 from reproducer.stages.measured import Generation
 
 if TYPE_CHECKING:
-    from reproducer.stages.cost import Cost, ModelCost
+    from reproducer.stages.cost import Cost, ModelShape
 
 NEW_TOKENS = 64
 
@@ -52,6 +52,6 @@ class Generate(Measure):
         text = generate(model, tokenizer, self.prompt, self.max_new_tokens)
         write_result(context, Generation(prompt=self.prompt, text=text))
 
-    def cost(self, model: ModelCost) -> Cost:
-        length, written = model.tokens(len(self.prompt)), self.max_new_tokens
-        return model.passes(length, length, length, "none") + model.passes(written, 1, 1, "logits")  # one by one
+    def cost(self, model: ModelShape) -> Cost:
+        prompt = model.tokens(len(self.prompt))
+        return model.passes(prompt, prompt, prompt, scored=0) + model.written(self.max_new_tokens)

@@ -24,7 +24,7 @@ from reproducer.stages.measured import Gguf
 from reproducer.stages.perplexity import TEXTS
 
 if TYPE_CHECKING:
-    from reproducer.stages.cost import Cost, ModelCost
+    from reproducer.stages.cost import Cost, ModelShape
 
 
 class GgufKeys(Section):
@@ -151,11 +151,10 @@ class MeasureGguf(Measure):
             ),
         )
 
-    def cost(self, model: ModelCost) -> Cost:
-        tokens = model.window_tokens([self.text], self.seq_len, self.windows)
-        written = tokens + self.decode * (1 + self.repeats)
-        read = self.prefill * (1 + self.repeats)
-        return model.passes(written, 1, 1, "logits") + model.passes(read, self.prefill, self.prefill, "none")
+    def cost(self, model: ModelShape) -> Cost:
+        times, tokens = 1 + self.repeats, model.window_tokens([self.text], self.seq_len, self.windows)
+        read = model.passes(self.prefill * times, self.prefill, self.prefill, scored=0)
+        return read + model.written(tokens + self.decode * times)
 
 
 def _of(future: Future[Any]) -> Any:

@@ -11,7 +11,7 @@ from reproducer.stages.base import OnModel
 from reproducer.stages.recovery import Recover
 
 if TYPE_CHECKING:
-    from reproducer.stages.cost import Cost, ModelCost
+    from reproducer.stages.cost import Cost, ModelShape
 
 
 class FetchModel(Stage):
@@ -39,17 +39,17 @@ class FetchModel(Stage):
         fetch.fetch(self.recipe, context.directory, context.say)
         context.record("parameters", count_parameters(context.directory))
 
-    def cost(self, model: ModelCost) -> Cost:
-        from reproducer.stages.cost import Cost, Work
+    def cost(self, model: ModelShape) -> Cost:
+        from reproducer.stages.cost import Cost
 
         size = model.parameters
         match self.recipe["source"]:
             case "hub":  # 16 bits a weight
-                return Cost(Work(fetched=2 * size))
+                return Cost(fetched=2 * size)
             case "package":  # four bits a weight; making float32 of them takes longer than fetching them
-                return Cost(Work(fetched=8 * size), 8 * size)
+                return Cost(fetched=8 * size, memory=8 * size)
             case "random":
-                return Cost(Work(read=model.weights), model.weights)
+                return Cost(files=model.weights, memory=model.weights)
         return Cost()  # a folder stays where it is, drawn weights are made where they are used
 
 
@@ -70,7 +70,7 @@ class DeriveModel(OnModel):
         tokenizer.save_pretrained(context.directory)
         context.record("parameters", parameter_count(merged))
 
-    def cost(self, model: ModelCost) -> Cost:
-        from reproducer.stages.cost import Cost, Work
+    def cost(self, model: ModelShape) -> Cost:
+        from reproducer.stages.cost import Cost
 
-        return Cost(Work(read=2 * model.weights), model.weights)  # merged into a copy, and written
+        return Cost(files=2 * model.weights, memory=model.weights)  # merged into a copy, and written

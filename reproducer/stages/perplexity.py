@@ -20,7 +20,7 @@ from reproducer.stages.measured import PerplexityResult
 from reproducer.stages.results import Column, TextUse
 
 if TYPE_CHECKING:
-    from reproducer.stages.cost import Cost, ModelCost
+    from reproducer.stages.cost import Cost, ModelShape
 
 TEXTS = ("wikitext2", "ptb")  # the paper's
 
@@ -112,8 +112,7 @@ class Perplexity(Measure):
             raise UserError(f"the perplexity is too large for a number: the mean loss is {loss:.4g} nats a token")
         write_result(context, self.Result(**vars(found)))
 
-    def cost(self, model: ModelCost) -> Cost:
+    def cost(self, model: ModelShape) -> Cost:
         from reproducer.models.walk import BATCH_TOKENS
 
-        tokens = model.window_tokens([self.text], self.seq_len, self.windows)
-        return model.passes(tokens, self.seq_len, BATCH_TOKENS, "losses")
+        return model.passes(model.window_tokens([self.text], self.seq_len, self.windows), self.seq_len, BATCH_TOKENS)

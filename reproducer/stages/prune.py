@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from reproducer.pruning.plan import Plan
-    from reproducer.stages.cost import Cost, ModelCost
+    from reproducer.stages.cost import Cost, ModelShape
     from reproducer.stages.resolve import ResolvedMethod
 
 Scalar = float | int | str | bool
@@ -77,13 +78,12 @@ class Train(_ByMethod):
         spent = train(model, rule, ids=ids, **self.request, directory=context.directory, progress=context.progress)
         record_tokens(context, model, spent)
 
-    def cost(self, model: ModelCost) -> Cost:
+    def cost(self, model: ModelShape) -> Cost:
         rule: Any = METHODS.get(self.method).make(self.parameters)
         if rule.training is None or self.calibration is None:
             raise NotImplementedError
-        layers = model.layers - model.first(self.cut)
-        forward, both, batch = rule.training(self.calibration.samples, layers)
-        return model.learning(forward, both, batch, self.calibration.length)
+        forward, both, batch = rule.training(self.calibration.samples, round(model.layers * model.upper(self.cut)))
+        return model.learning(forward, both, self.calibration.length, batch)
 
 
 class _Cutting(Edit):
@@ -141,12 +141,10 @@ class Prune(_ByMethod, _Cutting):
         record_tokens(context, model, tokens)
         leave(context, plan, model)
 
-    def cost(self, model: ModelCost) -> Cost:
-        from reproducer.stages.cost import Cost
-
+    def cost(self, model: ModelShape) -> Cost:
         cost = collecting(model, self.method, self.parameters, self.cut, self.calibration) * self.cut.steps
         smaller = model.weights if self.cut.steps > 1 else 0.0  # what the steps so far left, at most
-        return Cost(cost.work, cost.memory + smaller)
+        return replace(cost, memory=cost.memory + smaller)
 
 
 class PruneAsFound(_Cutting):
@@ -182,7 +180,7 @@ class PruneAsFound(_Cutting):
             plan = self._transferred(context, model, tokenizer, self.cut)
         leave(context, plan, model)
 
-    def cost(self, model: ModelCost) -> Cost:
+    def cost(self, model: ModelShape) -> Cost:
         from reproducer.stages.cost import Cost
 
         if self.cut is None:
@@ -222,12 +220,14 @@ def leave(context: Context, plan: Plan, model: Any) -> None:
 
 
 def collecting(
-    model: ModelCost, method: str, parameters: dict[str, Scalar], cut: Cut, calibration: Calibration | None
+    model: ModelShape, method: str, parameters: dict[str, Scalar], cut: Cut, calibration: Calibration | None
 ) -> Cost:
     """What the statistics of a method take, and the passes that it makes itself; deciding is next to nothing."""
-    rule, first = METHODS.get(method).make(parameters), model.first(cut)
+    from reproducer.pruning.collect import ACTIVATION_BYTES
+
+    rule, upper = METHODS.get(method).make(parameters), model.upper(cut)
     samples, length = (calibration.samples, calibration.length) if calibration else (1, 2)
-    cost = model.collected(rule.needs, samples, length, first)
-    for needs in rule.passes if isinstance(rule, Decision) else ():
-        cost += model.collected(needs, samples, length, first)
+    cost = model.passes(samples * length, length, samples * length, scored=0) * (1 - upper)
+    for needs in [rule.needs, *(rule.passes if isinstance(rule, Decision) else ())]:
+        cost += model.collected(needs, samples, length, samples, ACTIVATION_BYTES) * upper
     return cost

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from reproducer.data.sizes import INSTRUCTION, instruction_rows
 from reproducer.facts import Facts
 from reproducer.queue import Context
 from reproducer.recovery.instructions import InstructionTuning
@@ -15,7 +18,9 @@ from reproducer.stages.base import RESULT, Edit, ModelState, forget, seed_text, 
 from reproducer.stages.results import RecoveryUse, TrainingStep
 
 if TYPE_CHECKING:
-    from reproducer.stages.cost import Cost, ModelCost
+    from reproducer.stages.cost import Cost, ModelShape
+
+ADAPTED = 2.5  # times the activations that a layer alone keeps: adapters keep their own, and what dropout left
 
 
 class Recover(Edit):
@@ -79,11 +84,18 @@ class Recover(Edit):
         )
         write_result(context, Trained(losses=[TrainingStep(**step) for step in self.how.train(job)]))
 
-    def cost(self, model: ModelCost) -> Cost:
-        how = self.how
-        if not isinstance(how, InstructionTuning):
+    def cost(self, model: ModelShape) -> Cost:
+        if not isinstance(how := self.how, InstructionTuning):
             raise NotImplementedError
-        return model.training(how)
+        rows = instruction_rows(how.dataset, how.sources()["dataset"])
+        steps = math.ceil(how.epochs * min(rows, how.examples or rows) / how.batch)
+        examples = how.batch * min(steps, how.steps or steps)
+        length = min(how.cutoff, math.ceil(model.tokens(INSTRUCTION)))
+        longest = model.learning(0, 0, min(how.cutoff, 4 * length), how.micro_batch)
+        cost = model.learning(0, examples, length, how.micro_batch) + longest
+        if (text := how.text_passes()) is not None:  # losses of all passages, also the dense model's
+            cost += model.learning(2 * text.compared, text.learned, text.length, how.micro_batch)
+        return replace(cost, memory=ADAPTED * cost.memory)
 
     def read(self, directory: Path) -> Trained:
         """What the stage left."""

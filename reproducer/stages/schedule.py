@@ -13,12 +13,13 @@ from ruamel.yaml.error import YAMLError
 from tabulate import tabulate
 
 from reproducer.errors import UserError, nearest
-from reproducer.queue import Outcome, Stage, critical_path, duration, simulate
-from reproducer.stages.estimates import HEAP, Device, Estimate, Estimates, Rates, estimate
+from reproducer.queue import Stage, critical_path, duration, makespan, simulate
+from reproducer.stages.cost import Rates
+from reproducer.stages.estimates import Device, Estimate, Estimates
 
 TABLE = Path(__file__).with_name("devices.yaml")
 HERE = "here"
-ARITHMETIC, BANDWIDTH, CALLS = 0.5, 0.75, 2.5e5  # shares of a data sheet's figures; small operations a second
+ARITHMETIC, BANDWIDTH = 0.8, 0.75  # shares of a data sheet's figures that large products and copies reach
 ENOUGH = 1.02  # times the critical path: more devices buy nothing worth having
 MOST = 64  # devices that are tried
 
@@ -36,7 +37,7 @@ class Card(BaseModel):
     def rates(self, dtype: str) -> Rates:
         """What is reached of it; a dtype without an entry is computed as slowly as the slowest that has one."""
         tflops = self.tflops.get(dtype, min(self.tflops.values()))
-        return Rates(ARITHMETIC * tflops * 1e12, BANDWIDTH * self.bandwidth * 1e9, CALLS)
+        return Rates(ARITHMETIC * tflops * 1e12, BANDWIDTH * self.bandwidth * 1e9)
 
     def device(self) -> Device:
         """For estimates."""
@@ -86,60 +87,42 @@ def _here(count: int) -> Device:
     share = max(1, threads // count)
     torch.set_num_threads(share)
     try:
-        whole = Device.named("cpu")
-        rates = {dtype: whole.rates(dtype) for dtype in ("float32", "bfloat16")}
+        host = Device.named("cpu")
+        rates = {dtype: host.rates(dtype) for dtype in ("float32", "bfloat16")}
     finally:
         torch.set_num_threads(threads)
     memory = psutil.virtual_memory().total // count
-    return Device(whole.label, memory, whole.measure, HEAP, measured=rates)
+    return Device(host.label, memory, host.measure, measured=rates)
 
 
-def schedule_text(stages: Sequence[Stage], outcome: Outcome, device: Device, count: int, found: Estimates) -> str:
-    """How the stages that have no artifact would go on `count` such devices, and on others than so many.
+def schedule_text(todo: Sequence[Stage], device: Device, count: int, estimated: Estimates) -> str:
+    """How the stages of `todo` would go on `count` such devices, and on other numbers of them.
 
     Args:
-        found: the estimates of all stages on the device.
+        estimated: the estimates of all stages on the device; a stage without one takes no time here.
     """
-    todo = [stage for stage in stages if outcome[stage].artifact is None]
-    known: dict[tuple[str, Any], tuple[float, Any]] = {}
-
-    def takes(stage: Stage, loaded: tuple[str, ...] | None) -> tuple[float, tuple[str, ...]]:
-        """With the model in memory that the stage before on that worker has left there, as `estimates` has it."""
-        if (stage.key, loaded) not in known:
-            seconds, behind = 0.0, loaded or ()
-            if isinstance(found.stages[stage.key], Estimate):
-                one, behind = estimate(stage, outcome, device, behind)
-                assert isinstance(one, Estimate)
-                seconds = one.seconds * found.corrections.get(stage.kind, 1.0)
-            known[stage.key, loaded] = seconds, behind
-        return known[stage.key, loaded]
-
-    chain, least = critical_path(todo, takes)
-    plans = {number: simulate(todo, takes, number) for number in (*_powers_below(count), count)}
-    more = count
-    while plans[more].makespan > ENOUGH * least and more < MOST:
-        more *= 2
-        plans[more] = simulate(todo, takes, more)
+    of = {stage.key: estimated.stages[stage.key] for stage in todo}
+    seconds = {key: found.seconds if isinstance(found, Estimate) else 0.0 for key, found in of.items()}
+    chain, least = critical_path(todo, seconds)
+    numbers = [*(2**power for power in range(count.bit_length()) if 2**power < count), count]
+    spans = {number: makespan(simulate(todo, seconds, number)) for number in numbers}
+    while spans[numbers[-1]] > ENOUGH * least and numbers[-1] < MOST:
+        numbers.append(2 * numbers[-1])
+        spans[numbers[-1]] = makespan(simulate(todo, seconds, numbers[-1]))
     lines = [
-        (number, duration(plan.makespan), f"{plan.makespan * number / 3600:.1f}", f"{plan.busy_share:.0%}")
-        for number, plan in plans.items()
+        (number, duration(span), f"{span * number / 3600:.1f}", f"{sum(seconds.values()) / (span * number or 1):.0%}")
+        for number, span in spans.items()
     ]
-    unknown = sum(not isinstance(found.stages[stage.key], Estimate) for stage in todo)
+    unknown = sum(not isinstance(found, Estimate) for found in of.values())
     bound = f"at least ({unknown} stages have no estimate)" if unknown else "about"
-    own = plans[count]
-    longest = sorted(chain, key=lambda stage: takes(stage, None)[0], reverse=True)[:6]
-    steps = [f"  {duration(takes(stage, None)[0])}  {stage.label}" for stage in chain if stage in longest]
+    longest = sorted(chain, key=lambda stage: seconds[stage.key], reverse=True)[:6]
     return "\n".join(
         [
-            f"On {count} × {device.label}: {bound} {duration(own.makespan)}, "
-            f"{own.makespan * count / 3600:.1f} device hours",
+            f"On {count} × {device.label}: {bound} {duration(spans[count])}, "
+            f"{spans[count] * count / 3600:.1f} device hours",
             f"The critical path takes {duration(least)}, of {len(chain)} stages; no number of devices is quicker:",
-            *steps,
+            *(f"  {duration(seconds[stage.key])}  {stage.label}" for stage in chain if stage in longest),
             "",
             tabulate(lines, headers=["devices", "makespan", "device hours", "busy"], tablefmt="simple"),
         ]
     )
-
-
-def _powers_below(count: int) -> list[int]:
-    return [2**power for power in range(count.bit_length()) if 2**power < count]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,7 +18,7 @@ from reproducer.stages.base import Calibration, ModelState, OnModel, TextSource,
 
 if TYPE_CHECKING:
     from reproducer.search.objective import Objective
-    from reproducer.stages.cost import Cost, ModelCost
+    from reproducer.stages.cost import Cost, ModelShape
     from reproducer.stages.resolve import ResolvedMethod
 
 # Shares of what a search without memory would do, as they were seen in searches with the local sampler.
@@ -126,16 +127,13 @@ class Search(OnModel):
         cut = self.cut.indices, self.cut
         return Objective(model, pool.ids, texts, *cut, passages=passages), pool
 
-    def cost(self, model: ModelCost) -> Cost:
+    def cost(self, model: ModelShape) -> Cost:
         """Of a search that learns from its trials: these repeat samples, and stop early."""
         from reproducer.models.walk import BATCH_TOKENS
         from reproducer.search.objective import ACTIVATION_BYTES
-        from reproducer.stages.cost import Cost
 
         settings, samples, length = self.settings, self.calibration.samples, self.calibration.length
-        first, pruned = model.first(self.cut), model.cut(self.cut)
-        upper = model.layers - first
-        tokens = model.window_tokens(self.texts, self.seq_len, settings.windows)
+        upper, tokens = model.upper(self.cut), model.window_tokens(self.texts, self.seq_len, settings.windows)
         draws = 1 if settings.data in ("random", "score") else settings.trials
         again = (0.5 if settings.order == "sequential" else 1) * (SEEN_AGAIN if settings.sampler == "local" else 1)
         passages = max(1, draws * again) * samples
@@ -143,15 +141,14 @@ class Search(OnModel):
             passages = min(passages, settings.offered + samples)
         evaluated = settings.trials * (SEEN_WHOLE if settings.stop else 1) + len(self.baselines)
         evaluated += settings.scored if settings.data == "score" else 0
-        collected = partial(model.collected, length=length, first=first, below=False, activations=ACTIVATION_BYTES)
-        needs = [one for one in METHODS.get(self.method).make({}).needs if one.additive]
-        cost = (pruned.passes(tokens, self.seq_len, BATCH_TOKENS, "losses", upper) + pruned.sliced(upper)) * evaluated
-        cost += collected(needs, 1, per_sample=True) * passages
+        needs = METHODS.get(self.method).make({}).needs
+        cost = model.cut(self.cut).passes(tokens, self.seq_len, BATCH_TOKENS) * (evaluated * upper)
+        cost += model.collected(needs, passages, length, 1, ACTIVATION_BYTES) * upper
         for name in self.baselines:  # statistics that are no means over samples are of all samples together
-            cost += collected([one for one in METHODS.get(name).make({}).needs if not one.additive], samples)
-        cost += model.passes(tokens, self.seq_len, BATCH_TOKENS, "none", first)  # once, below the first pruned layer
-        cost += model.passes(passages * length, length, length, "none", first)
-        return Cost(cost.work, cost.memory + model.hidden(2 * tokens + passages * length))
+            others = [need for need in METHODS.get(name).make({}).needs if not need.additive]
+            cost += model.collected(others, samples, length, samples, ACTIVATION_BYTES) * upper
+        below = model.passes(tokens + passages * length, length, BATCH_TOKENS, scored=0) * (1 - upper)
+        return replace(cost + below, memory=cost.memory + model.hidden(2 * tokens + passages * length))
 
     def read(self, directory: Path) -> Record:
         """What the search left."""

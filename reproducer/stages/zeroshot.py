@@ -19,7 +19,7 @@ from reproducer.stages.measured import TaskResult
 from reproducer.stages.results import Column, TaskUse
 
 if TYPE_CHECKING:
-    from reproducer.stages.cost import Cost, ModelCost
+    from reproducer.stages.cost import Cost, ModelShape
 
 
 DEFAULT = "default"
@@ -150,9 +150,9 @@ class ZeroShot(Measure):
         found = zeroshot(model, tokenizer, self.found, self.limit, progress=progress)
         write_result(context, self.Result.model_validate(asdict(found)))
 
-    def cost(self, model: ModelCost) -> Cost:
+    def cost(self, model: ModelShape) -> Cost:
         from reproducer.models.loss import SCORED_TOKENS
 
         sequences, characters, scored = task_size(self.task.name, self.found.source.identity(), self.limit)
         length = model.tokens(characters)
-        return model.passes(sequences * length, length, max(SCORED_TOKENS, length), "logits", scored=scored)
+        return model.passes(sequences * length, length, max(SCORED_TOKENS, length), scored * SCORED_TOKENS, scored)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from queue_stages import Timed, text
 
-from reproducer.queue import critical_path, simulate, topological
+from reproducer.queue import critical_path, makespan, simulate, topological
 from tests.helpers import examples
 
 
@@ -26,24 +26,18 @@ def queues(draw):
 @examples(150)
 def test_schedules_are_possible_and_within_their_bounds(queue, workers):
     stages, seconds = queue
-    taken = []
-
-    def takes(stage, state):
-        taken.append(stage.key)
-        return seconds[stage.key], None
-
-    schedule = simulate(stages, takes, workers)
-    assert sorted(taken) == sorted(schedule.spans) == sorted(seconds), "each once"
+    spans = simulate(stages, seconds, workers)
+    assert sorted(spans) == sorted(seconds), "each once"
     for stage in stages:
-        worker, began, ended = schedule.spans[stage.key]
+        worker, began, ended = spans[stage.key]
         assert 0 <= worker < workers and ended - began == seconds[stage.key]
-        assert all(schedule.spans[one.key][2] <= began for one in stage.inputs.values())
+        assert all(spans[one.key][2] <= began for one in stage.inputs.values())
     for worker in range(workers):
-        spans = sorted(span[1:] for span in schedule.spans.values() if span[0] == worker)
-        assert all(before[1] <= behind[0] for before, behind in pairwise(spans))
+        own = sorted(span[1:] for span in spans.values() if span[0] == worker)
+        assert all(before[1] <= behind[0] for before, behind in pairwise(own))
     total = sum(seconds.values())
-    chain, least = critical_path(stages, takes)
-    assert schedule.busy == total and least == sum(seconds[stage.key] for stage in chain)
+    chain, least = critical_path(stages, seconds)
+    assert least == sum(seconds[stage.key] for stage in chain)
     assert all(before in behind.inputs.values() for before, behind in pairwise(chain))
     # the longest way by a computation of its own
     longest = {}
@@ -51,23 +45,18 @@ def test_schedules_are_possible_and_within_their_bounds(queue, workers):
         one = next(stage for stage in stages if stage.key == key)
         longest[key] = seconds[key] + max((longest[i.key] for i in one.inputs.values()), default=0)
     assert least == max(longest.values())
-    assert max(least, total / workers) <= schedule.makespan <= total
+    assert max(least, total / workers) <= makespan(spans) <= total
     for timed in (stage for stage in stages if stage.timed):
-        _, began, ended = schedule.spans[timed.key]
-        others = [span for key, span in schedule.spans.items() if key != timed.key]
+        _, began, ended = spans[timed.key]
+        others = [span for key, span in spans.items() if key != timed.key]
         assert all(end <= began or ended <= start for _, start, end in others)
     if not any(stage.timed for stage in stages):  # Graham's bound for a list schedule
-        assert schedule.makespan <= total / workers + (1 - 1 / workers) * least + 1e-9
-        assert simulate(stages, takes, len(stages)).makespan == least
-
-
-def test_a_worker_keeps_its_state():
-    stages = [text(n) for n in range(4)]
-    schedule = simulate(stages, lambda stage, state: (1.0 if state else 5.0, "loaded"), 2)
-    assert schedule.makespan == 6.0 and schedule.busy_share == 1.0
+        assert makespan(spans) <= total / workers + (1 - 1 / workers) * least + 1e-9
+        assert makespan(simulate(stages, seconds, len(stages))) == least
 
 
 def test_inputs_that_are_in_the_store_are_not_waited_for():
     first = text("a")
-    assert simulate([text("b", a=first)], lambda stage, state: (3.0, None), 1).makespan == 3.0
-    assert simulate([], lambda stage, state: (3.0, None), 2).makespan == 0.0
+    second = text("b", a=first)
+    assert makespan(simulate([second], {second.key: 3.0}, 1)) == 3.0
+    assert makespan(simulate([], {}, 2)) == 0.0
