@@ -1,4 +1,4 @@
-"""What a search leaves for others to read: `search.json`, facts alone."""
+"""What a search leaves for others to read: `search.json`, results alone."""
 
 from __future__ import annotations
 
@@ -17,13 +17,11 @@ class Trial(Facts):
     """One trial.
 
     Attributes:
-        number: its place among the trials that count; a failed one has that of the trial that made up for it.
-        value: its objective; `partial`, that of a stopped trial on the windows that it saw.
-        state: complete; stopped, as hopeless on a part of the texts; void, without a finite objective; failed, as it
-            was interrupted.
-        params: its point of the space, samples and parameters as they are encoded.
+        number: counts the trials in order; a failed one has the number of the trial that made up for it.
+        value: its objective; `partial`, that of a stopped trial on the windows that were measured.
+        state: `stopped` as hopeless on a part of the texts; `void`, without a finite objective; `failed`, interrupted.
+        params: its point of the space; samples are indices into what is offered.
         baseline: the method that the point stands for.
-        seconds: that it took.
         phase: `joint`; or `samples` and `parameters`, one after the other.
         worker: the process that did it; 0 is the one that began.
     """
@@ -61,11 +59,10 @@ class Sample(Facts):
 
 
 class Best(Facts):
-    """The best of all trials and baselines.
+    """The best of all trials and baselines: the method, parameters and samples that make its plan.
 
     Attributes:
-        number: of its trial; None for a baseline beside the study.
-        method, params: what made its plan: a method and its parameters.
+        number: of its trial; None for a baseline outside of the study.
         baseline: which one it is, if it is one.
     """
 
@@ -84,8 +81,8 @@ class Costs(Facts):
         seconds: of all trials.
         sample_tokens: tokens of samples that went forward, and backward, for statistics.
         text_tokens: tokens of texts that went forward to be evaluated.
-        forward_tokens, backward_tokens: what went through the model, as counted at its layers: what is known of the
-            layers below the first pruned one, or of a passage, is not computed again.
+        forward_tokens, backward_tokens: what went through the model, counted at its layers. States below the first
+            pruned layer and statistics of a passage are computed once, and count once.
     """
 
     trials: int
@@ -121,7 +118,7 @@ class Record(Facts):
 
 
 def write(path: Path, value: Any) -> None:
-    """Write JSON so that the file is always whole."""
+    """Write JSON so that readers and kills never see a part of the file."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False))
     temporary.replace(path)

@@ -30,7 +30,7 @@ from reproducer.search.surrogate import features, predict
 DATA, PARAMETERS = 0.75, 0.5  # how often a local trial changes samples, and parameters; one of them it changes always
 MORE = 0.4  # how often one more of them is changed
 CHANGES = 256  # of the best trial that the model chooses from
-BOLDNESS = 0.5  # of the model's draws: with a hundred trials or less to come, knowing is worth less than gaining
+BOLDNESS = 0.5  # of the model's draws: few trials are left to make use of what a bold one would teach
 STEP = 0.2  # standard deviation of a change of a number, as a share of its range
 
 
@@ -120,7 +120,7 @@ class LocalSampler(BaseSampler):
     def _some(self, names: list[str]) -> list[str]:
         """One of the names at least, each further one with the same small probability."""
         count = min(int(self._random.geometric(1 - MORE)), len(names))
-        return [names[place] for place in self._random.permutation(len(names))[:count]]
+        return [names[index] for index in self._random.permutation(len(names))[:count]]
 
     def _changed(self, name: str, value: Any, distribution: BaseDistribution) -> Any:
         if name.startswith(SAMPLE):
@@ -144,12 +144,13 @@ class LocalSampler(BaseSampler):
 
 
 def estimates(study: optuna.Study, space: Mapping[str, BaseDistribution]) -> list[tuple[Mapping[str, Any], float]]:
-    """Points of the study's trials and their objectives, of stopped ones as estimated (`Measured.estimate`)."""
-    told = [
+    """Points of the study's trials and their objectives, of stopped ones as estimated (`Measurement.estimate`)."""
+    measured = [
         (trial.params, trial.value if trial.state == TrialState.COMPLETE else trial.user_attrs.get("estimate"))
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     ]
-    return [(point, value) for point, value in told if value is not None and value > 0 and space.keys() <= point.keys()]
+    positive = [(point, value) for point, value in measured if value is not None and value > 0]
+    return [(point, value) for point, value in positive if space.keys() <= point.keys()]
 
 
 def _best(study: optuna.Study) -> FrozenTrial | None:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,32 +29,13 @@ Progress = Callable[[float, float, str], None]
 Parts = tuple[tuple[int, ...], ...]
 
 
-class SampleSpace(Protocol):
-    """The samples that trials may take."""
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the parameters."""
-        ...
-
-    def suggest(self, trial: BaseTrial) -> tuple[int, ...]:
-        """Let the trial's sampler choose samples, as pool indices."""
-        ...
-
-    def embed(self, samples: Sequence[int]) -> dict[str, Any] | None:
-        """Parameters that stand for these samples; None if none do."""
-        ...
-
-
 @dataclass(frozen=True)
 class FixedSamples:
     """The same samples in every trial."""
 
     samples: tuple[int, ...]
 
-    @property
-    def names(self) -> list[str]:
-        return []
+    names: ClassVar[list[str]] = []
 
     def suggest(self, trial: BaseTrial) -> tuple[int, ...]:
         return self.samples
@@ -83,16 +64,21 @@ class SearchedSamples:
         return [f"{SAMPLE}{number}" for number in range(len(self.parts))]
 
     def suggest(self, trial: BaseTrial) -> tuple[int, ...]:
+        """Let the trial's sampler choose samples, as pool indices."""
         return tuple(
             part[trial.suggest_int(name, 0, len(part) - 1)] for name, part in zip(self.names, self.parts, strict=True)
         )
 
     def embed(self, samples: Sequence[int]) -> dict[str, Any] | None:
+        """The parameters that stand for these samples; None if none do."""
         if len(set(self.parts)) > 1:  # the parts follow each other in the pool
             samples = sorted(samples)
         if any(sample not in part for sample, part in zip(samples, self.parts, strict=True)):
             return None
         return {name: part.index(sample) for name, sample, part in zip(self.names, samples, self.parts, strict=True)}
+
+
+SampleSpace = FixedSamples | SearchedSamples
 
 
 def sample_space(

@@ -15,7 +15,7 @@ Sampler = Literal["local", "tpe", "random"]
 
 
 class TransferSpec(Section):
-    """Where a configuration comes from that is used here without a search: what is left out is as in the row itself."""
+    """The row whose search is used here instead of a search: what is left out is as in the row itself."""
 
     model: Text | None = None
     ratio: Ratio | None = None
@@ -40,20 +40,20 @@ class SearchSettings(Section):
 
     Attributes:
         trials: finished trials in all, the stopped ones and the baselines' among them.
-        mode: `paper` takes TPE, univariate as Optuna's default was in the paper's time, the method's
-            space as it was published, stops no trial, and returns the best of its trials alone; `default` takes
-            `local`, and TPE, if asked for, multivariate, and returns a baseline where that is better.
+        mode: `paper` takes TPE, univariate as Optuna's default was in the paper's time, and the method's space as it
+            was published, stops no trial, and returns the best of its trials alone. `default` takes `local` (TPE, if
+            asked for, is multivariate) and returns a baseline where that is better.
         sampler: `local` (`samplers.LocalSampler`), `tpe` or `random`.
         order: `joint`; or `sequential`: half of the trials search the samples with the parameters at the space's
             `default`, the others the parameters with the best samples.
         data: `search`, each sample from the whole pool; `random`, the draw that the baselines use; `ten-spaces`, the
             pool in as many contiguous parts as there are samples, one sample from each; `score`, the samples that are
-            best alone, which is found out first.
+            best alone, each of which is scored first.
         stop: let trials race: measured on more and more of the search texts, hopeless ones are given up.
         start: of `local` alone: trials at the head, baselines among them, before it changes the best of them; those
             that are no baselines are drawn at random. By default a quarter of `trials`, ten at most.
-        offered: passages that samples are chosen from, those whose tokens are rarest in the pool (`encoding.rarest`),
-            beside the baselines' draw; 0: the whole pool. They are the same for all seeds and cuts of the same layers,
+        offered: passages that samples are chosen from, those whose tokens are rarest in the pool (`samples.rarest`),
+            and the baselines' draw; 0: the whole pool. They are the same for all seeds and cuts of the same layers,
             so that their statistics are taken once for all searches.
         texts: data sets whose mean perplexity is the objective; None: those that the report measures on.
         split: of the texts: one that the report does not measure on, or the report's own.

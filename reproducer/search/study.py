@@ -1,60 +1,50 @@
 """A search as an Optuna study that can be interrupted anywhere (Kong et al. 2025, Eqs. 6 to 11).
 
 It searches calibration samples and a method's own parameters. Baselines are scored on the same objective: those that
-lie in the space are the study's first trials, the others stand beside it; where candidates race, these do too, and are
-given up when they are worse than the former beyond doubt (`BEYOND_DOUBT`). What the search returns is the best of all
-that was measured whole, so no such baseline is better on its own objective; only a space with a part taken away, an
-ablation, and the search as the paper has it, return what they found themselves.
+lie in the space are the study's first trials, the others are measured apart from it. Where candidates race, these do
+too, and are given up when they are worse than the former beyond doubt (`BEYOND_DOUBT`). The search returns the best of
+all that was measured to the end, so no such baseline is better on its own objective. An ablation (a space with a part
+taken away) and the paper's search return the best of their own trials.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import shutil
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from statistics import fmean
-from urllib.parse import quote
 
 import optuna
-from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from reproducer.errors import UserError
 from reproducer.methods.registry import METHODS, Method
 from reproducer.methods.space import Space
+from reproducer.pruning.statistics import Statistic
 from reproducer.search.journal import open_study
 from reproducer.search.objective import Objective
-from reproducer.search.record import FILE, Baseline, Best, Costs, Record, Sample, State, Trial, write
+from reproducer.search.outcome import Scores, baseline_plan_name, conclude
+from reproducer.search.record import Baseline, Record, write
 from reproducer.search.samples import FixedSamples, Progress, SampleSpace, SearchedSamples, sample_space
 from reproducer.search.settings import SearchSettings
-from reproducer.search.space import JointSpace, default_parameters, described, needs, varies
+from reproducer.search.space import JointSpace, default_parameters, needs, varies
 from reproducer.search.trials import (
     Build,
     Engine,
     Phase,
+    Task,
     Worker,
+    best_losses,
     best_of,
     fail_unfinished,
     finished,
-    plan_name,
-    to_beat,
     work_together,
 )
 
-JOINT, SAMPLES, PARAMETERS = "joint", "samples", "parameters"
-BESIDE = "baselines.json"  # what baselines beside the space were found to be
-TOKENS = ("sample_tokens", "text_tokens", "forward_tokens", "backward_tokens")
-LEAST_TRIALS = 10  # complete ones, below which importances say nothing
-SAMPLE_TOKEN = 4  # tokens of a text that cost as much as one of a sample: a backward pass and reductions beside
-FEW = 3  # trials that are not enough to go by
-TOP_TRIALS = 5  # that the importance of being among them is estimated from, at least
-BEYOND_DOUBT = 0.001  # chance, at a stage of the race, that a baseline as good as the best one is given up
-
-Scores = dict[str, Baseline]
+JOINT, SAMPLES, PARAMETERS = "joint", "samples", "parameters"  # names of studies
+BASELINES = "baselines.json"  # scores of the baselines outside of the space
+BEYOND_DOUBT = 0.001  # chance that a round of the race gives up a baseline as good as the best one
 
 
 def search(
@@ -74,8 +64,7 @@ def search(
     """Search, or go on with the search that `directory` holds.
 
     Leaves `search.json`, the record; `plan.safetensors`, the best plan as it was evaluated; and what it goes on from:
-    `study.journal` (Optuna's own), `baselines.json`, `plan-*.safetensors`, and `scores.json` where the settings ask for
-    it.
+    `study.journal` (Optuna's own), `baselines.json`, `plan-*.safetensors`, and `scores.json` with `data: score`.
 
     Args:
         method: what is searched, and `space` its parameters' ranges, a section of the class `method.space`.
@@ -87,245 +76,170 @@ def search(
         build: makes another worker's objective, equal to this one; it is pickled.
 
     Raises:
-        UserError: the study is damaged, a baseline trains before it cuts, or nothing finite was found.
+        UserError: the study is damaged, a baseline trains before it cuts, or nothing finite was measured.
     """
     if settings.workers > 1 and (engine is None or build is None):
         raise ValueError("a search by several workers needs `engine` and `build`")
-    chosen = settings.data in ("search", "ten-spaces") and method.calibrated
-    one_by_one = settings.order == "sequential" and chosen and varies(space)
-    studies = [open_study(directory, name) for name in ((SAMPLES, PARAMETERS) if one_by_one else (JOINT,))]
-    for study in studies:
-        fail_unfinished(study)
-    baselines = {one.name: one for one in map(METHODS.get, settings.baselines)}
-    of_baselines = {statistic for one in baselines.values() if one.calibrated for statistic in one.make().needs}
-    of_trials = needs(method, space)
-    objective.expect(of_baselines | of_trials)
+    run = _Search(objective, method, space, settings, tuple(draw), directory, seed, progress)
+    joint, phases = run.prepare()
+    scores = run.work(joint, phases, engine, build)
+    return conclude(run.studies, joint, settings, run.baselines, scores, draw, directory, text)
 
-    def alone(index: int) -> float:
-        return objective.value(objective.plan(method, default_parameters(space), (index,), seed))
 
-    with _preparation(studies[0], objective, dict.fromkeys(objective.spent(), 0)):  # with what it took to make it
+@dataclass
+class _Search:
+    """The steps of `search`, whose arguments its fields are."""
+
+    objective: Objective
+    method: Method
+    space: Space
+    settings: SearchSettings
+    draw: tuple[int, ...]
+    directory: Path
+    seed: int
+    progress: Progress
+
+    @cached_property
+    def sequential(self) -> bool:
+        """Whether samples and parameters are searched one after the other, each in a study."""
+        chosen = self.settings.data in ("search", "ten-spaces") and self.method.calibrated
+        return self.settings.order == "sequential" and chosen and varies(self.space)
+
+    @cached_property
+    def studies(self) -> list[optuna.Study]:
+        names = (SAMPLES, PARAMETERS) if self.sequential else (JOINT,)
+        return [open_study(self.directory, name) for name in names]
+
+    @cached_property
+    def baselines(self) -> dict[str, Method]:
+        methods = map(METHODS.get, self.settings.baselines)
+        return {method.name: method for method in methods}
+
+    @cached_property
+    def baseline_needs(self) -> set[Statistic]:
+        calibrated = (method for method in self.baselines.values() if method.calibrated)
+        return {statistic for method in calibrated for statistic in method.make().needs}
+
+    @cached_property
+    def trial_needs(self) -> set[Statistic]:
+        return needs(self.method, self.space)
+
+    def prepare(self) -> tuple[JointSpace, list[Phase]]:
+        """What is searched, with everything collected that several trials need."""
+        for study in self.studies:
+            fail_unfinished(study)
+        self.objective.expect(self.baseline_needs | self.trial_needs)
+        study, zero = self.studies[0], dict.fromkeys(self.objective.spent(), 0.0)
         samples: SampleSpace = FixedSamples(())
-        if method.calibrated:
-            samples = sample_space(settings, draw, objective.pool, alone, directory, progress)
-    joint = JointSpace(method, space, samples, tuple(draw) if method.calibrated else ())
-    phases = _phases(joint, list(baselines), settings, one_by_one)
-    inside = [name for name, _ in phases[0].points]
-    beside = [one for name, one in baselines.items() if name not in inside]
-    if isinstance(samples, SearchedSamples) and settings.offered:
-        shown: Callable[[int, int], None] = lambda done, total: progress(done, total, "passages")  # noqa: E731
-        again = bool(studies[0].user_attrs.get("prepared"))
-        with nullcontext() if again else _preparation(studies[0], objective):
-            objective.prepare(samples.passages, shown)
-        studies[0].set_user_attr("prepared", True)
-    with _preparation(studies[0], objective):  # at once, what several trials need of the same samples
-        known = _known(directory)
-        outstanding = len(finished(studies[0])) < len(inside) or any(one.name not in known for one in beside)
-        if of_baselines and (outstanding or isinstance(samples, FixedSamples)):
-            objective.statistics(draw, of_baselines)
-        if of_trials and isinstance(samples, FixedSamples):
-            objective.statistics(samples.samples, of_trials)
-    scores: Scores = {}
+        with _counted(study, self.objective, zero):  # with what it took to build the objective
+            if self.method.calibrated:
+                samples = sample_space(
+                    self.settings, self.draw, self.objective.pool, self._score_alone, self.directory, self.progress
+                )
+        if isinstance(samples, SearchedSamples) and self.settings.offered:
+            again = bool(study.user_attrs.get("prepared"))
+            with nullcontext() if again else _counted(study, self.objective):
+                self.objective.prepare(samples.passages, lambda done, total: self.progress(done, total, "passages"))
+            study.set_user_attr("prepared", True)
+        joint = JointSpace(self.method, self.space, samples, self.draw if self.method.calibrated else ())
+        phases = self._phases(joint)
+        with _counted(study, self.objective):
+            self._collect(samples, phases[0])
+        return joint, phases
 
-    def tell() -> None:
-        progress(*_effort(studies, sum(phase.trials for phase in phases), settings.start), _standing(studies, scores))
+    def _score_alone(self, passage: int) -> float:
+        plan = self.objective.plan(self.method, default_parameters(self.space), (passage,), self.seed)
+        return self.objective.value(plan)
 
-    for place, (study, phase) in enumerate(zip(studies, phases, strict=True)):
-        if place:  # behind the samples, the parameters: with the best samples so far
-            best = best_of(studies[:place])
-            if best is None:
-                break
-            phase = replace(phase, fixed={name: best.params[name] for name in samples.names})
-        worker = Worker(objective, joint, settings, seed, directory, study, phase, studies[:place], tell)
-        tell()
-        worker.work(until=len(phase.points))
-        if not place:
-            with _preparation(study, objective):
-                scores.update(_score(objective, beside, draw, seed, directory, to_beat(best_of([study]))))
-        if engine is not None and build is not None and settings.workers > 1 and len(finished(study)) < phase.trials:
-            work_together(worker, engine, build, of_baselines | of_trials)
-        worker.work()
-    return _conclude(studies, joint, settings, baselines, scores, draw, directory, text)
+    def _phases(self, joint: JointSpace) -> list[Phase]:
+        """A single study; or one for the samples, with fixed parameters, and one for the parameters."""
+        trials = self.settings.trials
+        points = {name: point for name in self.baselines if (point := joint.embed(name)) is not None}
+        if not self.sequential:
+            return [Phase(JOINT, max(trials, len(points)), points=tuple(points.items()))]
+        default = self.space.default()
+        inside = tuple((name, point) for name, point in points.items() if default.items() <= point.items())
+        half = max(trials // 2, len(inside), 1)
+        return [
+            Phase(SAMPLES, half, fixed=default, points=inside),
+            Phase(PARAMETERS, max(trials - half, 0), first=half),
+        ]
 
+    def _collect(self, samples: SampleSpace, phase: Phase) -> None:
+        """Statistics of sample sets that several trials and baselines share, in one pass."""
+        known, inside = self._scores(), [name for name, _ in phase.points]
+        missing = any(name not in known for name in self.baselines if name not in inside)
+        outstanding = missing or len(finished(self.studies[0])) < len(inside)
+        fixed = isinstance(samples, FixedSamples)
+        if self.baseline_needs and (outstanding or fixed):
+            self.objective.statistics(self.draw, self.baseline_needs)
+        if self.trial_needs and isinstance(samples, FixedSamples):
+            self.objective.statistics(samples.samples, self.trial_needs)
 
-def _phases(joint: JointSpace, baselines: Sequence[str], settings: SearchSettings, one_by_one: bool) -> list[Phase]:
-    """One study for all; or one for the samples, with fixed parameters, and one for the parameters."""
-    points = {name: point for name in baselines if (point := joint.embed(name)) is not None}
-    if not one_by_one:
-        return [Phase(JOINT, max(settings.trials, len(points)), points=tuple(points.items()))]
-    default = joint.own.default()
-    inside = tuple((name, point) for name, point in points.items() if default.items() <= point.items())
-    half = max(settings.trials // 2, len(inside), 1)
-    return [
-        Phase(SAMPLES, half, fixed=default, points=inside),
-        Phase(PARAMETERS, max(settings.trials - half, 0), first=half),
-    ]
+    def work(self, joint: JointSpace, phases: Sequence[Phase], engine: Engine | None, build: Build | None) -> Scores:
+        """Do the trials that are left; returns the scores of the baselines outside of the space."""
+        scores: Scores = {}
+        trials = sum(phase.trials for phase in phases)
 
+        def show() -> None:
+            done = sum(len(finished(study)) for study in self.studies)
+            self.progress(done, trials, _standing(self.studies, scores))
 
-def _score(
-    objective: Objective,
-    beside: Sequence[Method],
-    draw: Sequence[int],
-    seed: int,
-    directory: Path,
-    against: Sequence[float] | None,
-) -> Scores:
-    """The baselines beside the space on the objective; those that were measured before are not measured again.
+        for number, phase in enumerate(phases):
+            studies = self.studies[: number + 1]
+            if number:  # the parameters, with the best samples so far
+                best = best_of(studies)
+                if best is None:
+                    break
+                phase = replace(phase, fixed={name: best.params[name] for name in joint.samples.names})
+            task = Task(joint, self.settings, self.seed, self.directory, phase)
+            worker = Worker(self.objective, task, studies, show)
+            show()
+            worker.work(until=len(phase.points))
+            if not number:
+                with _counted(studies[0], self.objective):
+                    scores.update(self._score_baselines([name for name, _ in phase.points]))
+            if engine is not None and build is not None and self.settings.workers > 1 and not worker.done:
+                work_together(worker, engine, build, self.baseline_needs | self.trial_needs)
+            worker.work()
+        return scores
 
-    Args:
-        against: losses of the best baseline in the space; one that is worse beyond doubt is not measured to the end.
-    """
-    known = _known(directory)
-    for one in beside:
-        if one.name not in known:
-            plan = objective.plan(one, {}, draw, seed)
-            plan.save(directory / _plan_beside(one.name))
-            found = objective.measure(plan, against, BEYOND_DOUBT)
-            value = found.value if math.isfinite(found.value) else None
-            kept = {"partial": value} if found.stopped else {"value": value}
-            known[one.name] = Baseline(method=one.name, label=one.label, **kept)
-            write(directory / BESIDE, [score.model_dump() for score in known.values()])
-    return known
+    def _score_baselines(self, inside: Sequence[str]) -> Scores:
+        """Scores of the baselines that are no trials; what was measured before is not measured again."""
+        scores, best = self._scores(), best_losses(best_of(self.studies))
+        for method in self.baselines.values():
+            if method.name in inside or method.name in scores:
+                continue
+            plan = self.objective.plan(method, {}, self.draw, self.seed)
+            plan.save(self.directory / baseline_plan_name(method.name))
+            measurement = self.objective.measure(plan, best, BEYOND_DOUBT)
+            value = measurement.value if math.isfinite(measurement.value) else None
+            score = {"partial": value} if measurement.stopped else {"value": value}
+            scores[method.name] = Baseline(method=method.name, label=method.label, **score)
+            write(self.directory / BASELINES, [score.model_dump() for score in scores.values()])
+        return scores
 
-
-def _known(directory: Path) -> Scores:
-    path = directory / BESIDE
-    scores = [Baseline.model_validate(one) for one in json.loads(path.read_text())] if path.exists() else []
-    return {score.method: score for score in scores}
-
-
-def _plan_beside(baseline: str) -> str:
-    return f"plan-{quote(baseline, safe='')}.safetensors"
+    def _scores(self) -> Scores:
+        path = self.directory / BASELINES
+        scores = [Baseline.model_validate(score) for score in json.loads(path.read_text())] if path.exists() else []
+        return {score.method: score for score in scores}
 
 
 @contextmanager
-def _preparation(study: optuna.Study, objective: Objective, earlier: dict[str, float] | None = None) -> Iterator[None]:
-    """Add the tokens that something takes to the study's cost; `earlier`: what had been spent before."""
-    earlier = earlier or objective.spent()
+def _counted(study: optuna.Study, objective: Objective, before: dict[str, float] | None = None) -> Iterator[None]:
+    """Add the tokens that a preparation takes to the study's cost; `before`: what had been spent at its beginning."""
+    before = before or objective.spent()
     try:
         yield
     finally:
-        before = study.user_attrs.get("preparation", dict.fromkeys(earlier, 0))
-        spent = {name: before[name] + tokens - earlier[name] for name, tokens in objective.spent().items()}
-        if spent != before:
+        earlier = study.user_attrs.get("preparation", dict.fromkeys(before, 0))
+        spent = {name: earlier[name] + tokens - before[name] for name, tokens in objective.spent().items()}
+        if spent != earlier:
             study.set_user_attr("preparation", spent)
-
-
-def _effort(studies: Sequence[optuna.Study], trials: int, start: int) -> tuple[float, float]:
-    """What the trials have done, and what they will have done in the end, in tokens of texts.
-
-    Trials differ: random ones, and baselines, are measured on more of the texts than most of those that follow. So what
-    is still to come counts as the trials behind the `start` did, or as all, while there are few of these.
-    """
-    told = [trial.user_attrs for study in studies for trial in finished(study)]
-    done = [SAMPLE_TOKEN * of.get("sample_tokens", 0) + of.get("text_tokens", 0) for of in told]
-    if not sum(done):
-        return float(len(done)), float(trials)
-    later = [tokens for tokens, of in zip(done, told, strict=True) if of.get("ordinal", 0) >= start]
-    return sum(done), sum(done) + max(trials - len(done), 0) * fmean(later if len(later) >= FEW else done)
 
 
 def _standing(studies: Sequence[optuna.Study], scores: Scores) -> str:
     best = best_of(studies)
-    found = [*(score.value for score in scores.values()), best.value if best is not None else None]
-    return f"best so far {min(finite):.1f}" if (finite := [value for value in found if value is not None]) else ""
-
-
-def _conclude(
-    studies: Sequence[optuna.Study],
-    joint: JointSpace,
-    settings: SearchSettings,
-    baselines: dict[str, Method],
-    beside: Scores,
-    draw: Sequence[int],
-    directory: Path,
-    text: Callable[[int], str],
-) -> Record:
-    """Write the record and the best plan: of all trials and baselines; of an ablation, and as the paper searches, of
-    the trials alone."""
-    best = best_of(studies)
-    alone = settings.mode == "paper" or settings.data != "search" or joint.own.restricted()
-    finite = [(score.value, name) for name, score in beside.items() if score.value is not None and not alone]
-    value, winner = min(finite, default=(math.inf, None))
-    if best is not None and best.value is not None and best.value <= value:
-        candidate = joint.suggest(FixedTrial(best.params))
-        number, value, baseline = best.user_attrs["ordinal"], best.value, best.user_attrs["baseline"]
-        method, parameters, samples, plan = (
-            joint.method.name,
-            candidate.parameters,
-            list(candidate.samples),
-            plan_name(best),
-        )
-    elif winner is not None:
-        number, baseline, method, parameters, samples, plan = None, winner, winner, {}, list(draw), _plan_beside(winner)
-    else:
-        raise UserError("no trial of the search gave a finite objective", "prune less, or offer the search more")
-    trials = [_told(trial) for study in studies for trial in study.get_trials(deepcopy=False)]
-    inside = {one.baseline: one.value for one in trials if one.baseline and one.state != "failed"}
-    told = [Sample(index=index, text=text(index)) for index in samples]
-    record = Record(
-        space=described(joint.own),
-        workers=settings.workers,
-        trials=trials,
-        baselines=[
-            beside[name] if name in beside else Baseline(method=name, label=one.label, value=inside[name])
-            for name, one in baselines.items()
-        ],
-        best=Best(number=number, value=value, method=method, params=parameters, samples=told, baseline=baseline),
-        importances=importances(studies),
-        costs=_costs(studies),
-    )
-    shutil.copyfile(directory / plan, directory / "plan.safetensors")
-    write(directory / FILE, record.model_dump())
-    return record
-
-
-def _told(trial: FrozenTrial) -> Trial:
-    attributes, whole = trial.user_attrs, trial.state == TrialState.COMPLETE
-    other: State = "failed" if trial.state == TrialState.FAIL else "stopped" if attributes.get("stopped") else "void"
-    return Trial(
-        number=attributes.get("ordinal", trial.number),
-        value=trial.value if whole else None,
-        partial=None if whole else trial.value,
-        state="complete" if whole else other,
-        params=trial.params,
-        baseline=attributes.get("baseline"),
-        seconds=attributes.get("seconds"),
-        phase=attributes.get("phase", JOINT),
-        worker=attributes.get("worker", 0),
-    )
-
-
-def importances(studies: Sequence[optuna.Study]) -> dict[str, float]:
-    """Each parameter's share in what makes a trial one of the best.
-
-    Of complete trials; stopped ones have no objective. Empty if these are too few or fewer than two parameters vary. Of
-    two studies one after the other, each counts half.
-    """
-    shares = [share for study in studies if (share := _importances(study))]
-    return {name: value / len(shares) for share in shares for name, value in share.items()}
-
-
-def _importances(study: optuna.Study) -> dict[str, float]:
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    names = sorted({name for trial in complete for name in trial.params})
-    varying = [name for name in names if len({trial.params.get(name) for trial in complete}) > 1]
-    if len(complete) < LEAST_TRIALS or len(varying) < 2:
-        return {}
-    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances  # scikit-learn: over a second
-
-    evaluator = PedAnovaImportanceEvaluator(target_quantile=max(0.1, TOP_TRIALS / len(complete)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return get_param_importances(study, evaluator=evaluator, params=varying)
-
-
-def _costs(studies: Sequence[optuna.Study]) -> Costs:
-    attributes = [trial.user_attrs for study in studies for trial in finished(study)]
-    preparations = [study.user_attrs.get("preparation", {}) for study in studies]
-    return Costs(
-        trials=len(attributes),
-        stopped=sum(of.get("stopped", False) for of in attributes),
-        seconds=sum(of.get("seconds", 0.0) for of in attributes),
-        **{name: round(sum(of.get(name, 0) for of in [*attributes, *preparations])) for name in TOKENS},
-    )
+    values = [*(score.value for score in scores.values()), best.value if best is not None else None]
+    finite = [value for value in values if value is not None]
+    return f"best so far {min(finite):.1f}" if finite else ""

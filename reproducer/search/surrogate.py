@@ -18,14 +18,14 @@ from reproducer.search.samples import SAMPLE
 Point = Mapping[str, Any]
 Array = NDArray[np.float64]
 
-EXPLAINED = 0.5  # of the variance: what the model expects to explain before it has seen anything
-FENCE = 1.5  # Tukey's (1977), of the quartiles' distance: a candidate that is far worse than others counts as that
+EXPLAINED = 0.5  # the share of the variance that the model expects to explain before any measurement
+FENCE = 1.5  # Tukey's (1977): values further above the quartiles, in their distance, count as if they lay there
 
 
 def features(points: Sequence[Point], space: Mapping[str, BaseDistribution], alike: bool) -> Array:
     """Points as rows [points, features]: how often each passage is among the samples, and the other parameters.
 
-    A number is its place in its range, from 0 to 1; a choice is one feature for each of its values.
+    A number is scaled to its range, from 0 to 1; a choice is one feature for each of its values.
 
     Args:
         space: the parameters' distributions; points may hold others, too.

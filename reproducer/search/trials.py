@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -79,7 +79,7 @@ def best_of(studies: Sequence[optuna.Study]) -> FrozenTrial | None:
     return min(complete, key=lambda trial: (trial.value, trial.user_attrs["ordinal"]), default=None)
 
 
-def to_beat(best: FrozenTrial | None) -> Sequence[float] | None:
+def best_losses(best: FrozenTrial | None) -> Sequence[float] | None:
     """Losses of the best trial, which others race against; None where there is none, or where trials do not race."""
     return best.user_attrs.get("losses") if best is not None else None
 
@@ -89,61 +89,79 @@ def plan_name(trial: FrozenTrial | optuna.Trial) -> str:
     return f"plan-{trial.user_attrs['phase']}-{trial.number}.safetensors"
 
 
+@dataclass(frozen=True)
+class Task:
+    """What the workers of a phase do; it is pickled.
+
+    Attributes:
+        seed: of the search.
+        directory: of the search, where its journal and its plans lie.
+    """
+
+    space: JointSpace
+    settings: SearchSettings
+    seed: int
+    directory: Path
+    phase: Phase
+
+
 @dataclass
 class Worker:
     """Does trials in this process.
 
     Attributes:
-        seed: of the search.
-        earlier: studies whose trials were before this one's; candidates are compared with theirs too.
-        progress: told before each trial.
+        studies: of the phases so far; the last is this phase's. Candidates are compared with the trials of all.
+        progress: called after each trial.
         number: of the process; 0 is the one that began.
     """
 
     objective: Objective
-    space: JointSpace
-    settings: SearchSettings
-    seed: int
-    directory: Path
-    study: optuna.Study
-    phase: Phase
-    earlier: Sequence[optuna.Study] = ()
+    task: Task
+    studies: Sequence[optuna.Study]
     progress: Callable[[], None] = lambda: None
     number: int = 0
 
+    @property
+    def study(self) -> optuna.Study:
+        return self.studies[-1]
+
+    @property
+    def done(self) -> bool:
+        """Whether all trials of the phase are finished."""
+        return len(finished(self.study)) >= self.task.phase.trials
+
     def work(self, until: int | None = None) -> None:
         """Do trials until the phase, or the first `until` trials of it, are done or taken by other processes."""
-        while (trial := self._ask(self.phase.trials if until is None else until)) is not None:
+        while (trial := self._ask(self.task.phase.trials if until is None else until)) is not None:
             self._run(trial)
             give_back()
             self.progress()
 
     def _ask(self, until: int) -> optuna.Trial | None:
-        shared = self.settings.workers > 1
-        # The system lets go of it if this process is killed.
-        with FileLock(self.directory / LOCK) if shared else nullcontext():
+        phase, settings = self.task.phase, self.task.settings
+        shared = settings.workers > 1
+        # The system releases the lock if this process is killed.
+        with FileLock(self.task.directory / LOCK) if shared else nullcontext():
             taken = len(self.study.get_trials(deepcopy=False, states=(*DONE, TrialState.RUNNING)))
             if taken >= until:
                 return None
             # Of several processes' trials it counts which one it is, not how many have finished.
-            place = len(self.study.get_trials(deepcopy=False)) if shared else taken
-            ordinal = self.phase.first + place
-            self.study.sampler = make_sampler(self.settings, self.seed, self.phase.trials, ordinal, self.phase.fixed)
+            ordinal = phase.first + (len(self.study.get_trials(deepcopy=False)) if shared else taken)
+            self.study.sampler = make_sampler(settings, self.task.seed, phase.trials, ordinal, phase.fixed)
             baseline = None
-            if taken < len(self.phase.points):
-                baseline, point = self.phase.points[taken]
+            if taken < len(phase.points):
+                baseline, point = phase.points[taken]
                 self.study.enqueue_trial(point)
             trial = self.study.ask()
-        attributes = {"ordinal": ordinal, "phase": self.phase.study, "baseline": baseline, "worker": self.number}
+        attributes = {"ordinal": ordinal, "phase": phase.study, "baseline": baseline, "worker": self.number}
         for name, value in attributes.items():
             trial.set_user_attr(name, value)
         return trial
 
     def _run(self, trial: optuna.Trial) -> None:
-        began, objective = time.perf_counter(), self.objective
-        before = objective.spent()
+        began, before = time.perf_counter(), self.objective.spent()
         value = self._measure(trial)
-        for name, tokens in objective.spent().items():
+        for name, tokens in self.objective.spent().items():
             trial.set_user_attr(name, tokens - before[name])
         trial.set_user_attr("seconds", time.perf_counter() - began)
         if value is None:
@@ -153,42 +171,44 @@ class Worker:
 
     def _measure(self, trial: optuna.Trial) -> float | None:
         """The trial's objective; None if it has none or was stopped."""
-        candidate = self.space.suggest(trial)
-        if self.space.own.void(candidate.parameters):
+        space = self.task.space
+        candidate = space.suggest(trial)
+        if space.own.void(candidate.parameters):
             return None
-        plan = self.objective.plan(self.space.method, candidate.parameters, candidate.samples, self.seed)
-        best = best_of([*self.earlier, self.study])
-        against = to_beat(best) if trial.user_attrs["baseline"] is None else None
-        measured = self.objective.measure(plan, against)
-        if not math.isfinite(measured.value):
+        plan = self.objective.plan(space.method, candidate.parameters, candidate.samples, self.task.seed)
+        best = best_of(self.studies)
+        races = trial.user_attrs["baseline"] is None
+        measurement = self.objective.measure(plan, best_losses(best) if races else None)
+        if not math.isfinite(measurement.value):
             return None
-        if measured.stopped:
+        if measurement.stopped:
             trial.set_user_attr("stopped", True)
-            trial.set_user_attr("estimate", measured.estimate)
-            trial.report(measured.value, step=len(measured.losses))
+            trial.set_user_attr("estimate", measurement.estimate)
+            trial.report(measurement.value, step=len(measurement.losses))
             return None
-        if best is None or best.value is None or measured.value < best.value:
-            plan.save(self.directory / plan_name(trial))  # it is on disk before the study knows of the trial
-            if self.settings.stop:
-                trial.set_user_attr("losses", measured.losses)
-        return measured.value
+        if best is None or best.value is None or measurement.value < best.value:
+            plan.save(self.task.directory / plan_name(trial))  # before the study knows of the trial
+            if self.task.settings.stop:
+                trial.set_user_attr("losses", measurement.losses)
+        return measurement.value
 
 
-def work_together(worker: Worker, engine: Engine, build: Build, expected: Iterable[Statistic]) -> None:
+def work_together(worker: Worker, engine: Engine, build: Build, needs: set[Statistic]) -> None:
     """Do the phase's trials in this process and in the calls that `engine` runs, one for each further worker.
 
-    A worker that dies takes no more than its trial with it: that one is marked as failed, and made up for here.
+    A worker that dies loses no more than its trial: that is marked as failed, and made up for here.
 
     Args:
         worker: this process's.
         build: makes the objective of another process; it is pickled.
-        expected: for `Objective.expect` there.
+        needs: for `Objective.expect` there.
     """
-    count = worker.settings.workers
+    count = worker.task.settings.workers
     threads = max(1, torch.get_num_threads() // count)
-    names = [study.study_name for study in worker.earlier]
-    shared = (build, set(expected), worker.space, worker.settings, worker.seed, worker.directory, worker.phase, names)
-    futures = [engine.submit(_join, threads, number, *shared) for number in range(1, count)]
+    names = [study.study_name for study in worker.studies]
+    futures = [
+        engine.submit(_work_elsewhere, threads, number, build, needs, worker.task, names) for number in range(1, count)
+    ]
     with _threads(threads):
         worker.work()
     for future in futures:
@@ -200,26 +220,16 @@ def work_together(worker: Worker, engine: Engine, build: Build, expected: Iterab
     worker.work()
 
 
-def _join(
-    threads: int,
-    number: int,
-    build: Build,
-    expected: set[Statistic],
-    space: JointSpace,
-    settings: SearchSettings,
-    seed: int,
-    directory: Path,
-    phase: Phase,
-    earlier: list[str],
+def _work_elsewhere(
+    threads: int, number: int, build: Build, needs: set[Statistic], task: Task, studies: Sequence[str]
 ) -> None:
     with _threads(threads):
-        study, before = open_study(directory, phase.study), [open_study(directory, name) for name in earlier]
+        opened = [open_study(task.directory, name) for name in studies]
         objective = build()
-        objective.expect(expected)
-        worker = Worker(objective, space, settings, seed, directory, study, phase, before, number=number)
+        objective.expect(needs)
         weight = next(objective.model.parameters())
         with wide_products(weight.dtype, weight.device):
-            worker.work()
+            Worker(objective, task, opened, number=number).work()
 
 
 @contextmanager

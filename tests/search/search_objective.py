@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from reproducer.methods.adapruner import adapruner
-from reproducer.search.objective import Measured
+from reproducer.search.objective import Measurement
 from reproducer.search.settings import SearchSettings
 from reproducer.search.study import search
 
@@ -61,7 +61,7 @@ class Objective:
         self.sample_tokens += len(samples)
         return Plan(json.dumps([method.name, list(samples), dict(parameters)], sort_keys=True))
 
-    def measure(self, plan, against=None, chance=0.2):
+    def measure(self, plan, best_losses=None, chance=0.2):
         self.evaluated += 1
         if self.evaluated == self.dies_at:
             raise KeyboardInterrupt
@@ -69,11 +69,11 @@ class Objective:
             os.kill(os.getpid(), signal.SIGKILL)
         self.text_tokens += 1
         value = self.bowl(*json.loads(plan.text))
-        if against is not None and value > against[0] + self.hopeless:
+        if best_losses is not None and value > best_losses[0] + self.hopeless:
             self.stopped += 1
-            return Measured(value - 0.5, [value], True, value)
+            return Measurement(value - 0.5, [value], True, value)
         self.text_tokens += 1
-        return Measured(value, [value], False, value)
+        return Measurement(value, [value], False, value)
 
     def value(self, plan):
         return self.measure(plan).value

