@@ -104,7 +104,7 @@ def files_digest(files: Mapping[str, str]) -> str:
 
 
 def is_record(record: Mapping[str, Any], stage: Stage) -> bool:
-    """Whether a record is whole and the stage's own."""
+    """Whether a record is complete and the stage's own."""
     dicts = ("inputs", "files", "fingerprints", "facts", "environment")
     return (
         record.get("key") == stage.key
@@ -128,11 +128,8 @@ def misfit(
         if record["inputs"].get(name) != {"key": artifact.key, "digest": artifact.digest}:
             return f"its input '{name}' ({artifact.record['label']}) has changed"
     if fingerprints is not None and record["fingerprints"] != fingerprints:
-        return difference(record["fingerprints"], fingerprints)
+        before = record["fingerprints"]
+        names = before.keys() | fingerprints.keys()
+        changed = sorted(name for name in names if before.get(name) != fingerprints.get(name))
+        return f"what it read has changed since: {', '.join(changed)}"
     return None
-
-
-def difference(before: Mapping[str, str], today: Mapping[str, str]) -> str:
-    """A line that names the sources whose digests differ."""
-    changed = sorted(name for name in before.keys() | today.keys() if before.get(name) != today.get(name))
-    return f"what it read has changed since: {', '.join(changed)}"

@@ -68,7 +68,7 @@ class Context:
         """
         from reproducer.queue.engines.local import Processes
 
-        engine = (engines.of_stages or Processes)(count)
+        engine = (engines.workers_of_stage or Processes)(count)
         self._until_end.callback(engine.close)
         return engine
 

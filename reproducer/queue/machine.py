@@ -5,13 +5,15 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import psutil
+
+LOOK_SECONDS = 0.05  # how often the memory of the process is looked at
+SAVE_SECONDS = 2.0  # how often what was spent is written down
 
 
 @lru_cache
@@ -45,28 +47,21 @@ def _cuda() -> Any:
 class Meter:
     """Measures what happens inside its `with` block, on top of what an interrupted attempt had spent.
 
-    `seconds` is wall time. `peak_host_bytes` is the largest growth of the resident set over its size at the
-    start, seen by a thread that looks every `interval` seconds. `peak_cuda_bytes` is what torch reports as the
-    most allocated at once, summed over devices. `peak_memory_bytes` is both together.
+    Attributes:
+        seconds: wall time.
+        peak_host_bytes: the largest growth of the resident set over its size at the start, looked at by a thread.
+        peak_cuda_bytes: what torch reports as the most allocated at once, summed over devices.
 
     Args:
-        before: {seconds, peak_host_bytes, peak_cuda_bytes} of earlier attempts at the same stage.
-        save: called every `save_every` seconds, and at the end, with the same three for the next attempt.
+        before: the same three of earlier attempts at the same stage, by name.
+        save: called every `SAVE_SECONDS`, and at the end, with the three for the next attempt.
     """
 
-    def __init__(
-        self,
-        before: dict[str, Any],
-        save: Callable[[dict[str, Any]], None] | None = None,
-        interval: float = 0.05,
-        save_every: float = 2.0,
-    ) -> None:
+    def __init__(self, before: Mapping[str, Any], save: Callable[[dict[str, Any]], None] | None = None) -> None:
         self._seconds_before = float(before.get("seconds", 0.0))
         self.peak_host_bytes = int(before.get("peak_host_bytes", 0))
         self.peak_cuda_bytes = int(before.get("peak_cuda_bytes", 0))
         self._save = save
-        self._interval = interval
-        self._save_every = save_every
         self._process = psutil.Process()
         self._ended = threading.Event()
         self._end: float | None = None
@@ -83,11 +78,8 @@ class Meter:
 
     def spent(self) -> dict[str, Any]:
         """What a later attempt at the same stage goes on from."""
-        return {
-            "seconds": self.seconds,
-            "peak_host_bytes": self.peak_host_bytes,
-            "peak_cuda_bytes": self.peak_cuda_bytes,
-        }
+        names = ("seconds", "peak_host_bytes", "peak_cuda_bytes")
+        return {name: getattr(self, name) for name in names}
 
     def __enter__(self) -> "Meter":
         if cuda := _cuda():
@@ -99,9 +91,7 @@ class Meter:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end = time.perf_counter()
         self._ended.set()
         self._thread.join()
@@ -116,9 +106,9 @@ class Meter:
 
     def _watch(self) -> None:
         saved = time.monotonic()
-        while not self._ended.wait(self._interval):
+        while not self._ended.wait(LOOK_SECONDS):
             self._sample()
-            if time.monotonic() - saved >= self._save_every:
+            if time.monotonic() - saved >= SAVE_SECONDS:
                 self._try_save()
                 saved = time.monotonic()
 

@@ -59,7 +59,7 @@ class Outcome:
 
 def inputs_of(stage: Stage, results: Mapping[str, Result]) -> Result | dict[str, Artifact] | None:
     """The artifacts of the stage's inputs; or the stage's `blocked` result; or None: some are not settled yet."""
-    found: dict[str, Artifact] = {}
+    artifacts: dict[str, Artifact] = {}
     for name, needed in stage.inputs.items():
         result = results.get(needed.key)
         if result is not None and result.status in ("failed", "blocked"):
@@ -67,8 +67,8 @@ def inputs_of(stage: Stage, results: Mapping[str, Result]) -> Result | dict[str,
             why = f"needs '{needed.label}', which failed" if result.status == "failed" else result.message
             return Result(stage, "blocked", why)
         if result is not None and result.artifact is not None:
-            found[name] = result.artifact
-    return found if len(found) == len(stage.inputs) else None
+            artifacts[name] = result.artifact
+    return artifacts if len(artifacts) == len(stage.inputs) else None
 
 
 def survey(stages: Iterable[Stage], store: Store, device: str | None = None) -> Outcome:

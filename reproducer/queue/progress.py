@@ -64,12 +64,12 @@ class Progress:
         """A running stage, of this run or another one, has come to `done` of `total`."""
         with self._lock:
             if stage.key in self.pending:
-                one = self.running.setdefault(stage.key, _Running(stage, self.clock()))
+                running = self.running.setdefault(stage.key, _Running(stage, self.clock()))
                 fraction = min(max(done / total, 0.0), 1.0) if total > 0 else 0.0
-                if fraction < one.fraction / 2:  # another part of its work, with a speed of its own
-                    one.first = None
-                one.fraction, one.text = fraction, text
-                one.first = one.first or (self.clock(), one.fraction)
+                if fraction < running.fraction / 2:  # another part of its work, with a speed of its own
+                    running.first = None
+                running.fraction, running.text = fraction, text
+                running.first = running.first or (self.clock(), fraction)
                 self.tick()
 
     def finish(self, stage: Stage, status: str, seconds: float | None = None, message: str = "") -> None:
@@ -96,22 +96,22 @@ class Progress:
         kind took: in this run, or else in the store. None where nothing is known.
         """
         with self._lock:
-            estimates = [self._stage_left(one) for one in self.running.values()]
+            estimates = [self._stage_left(running) for running in self.running.values()]
             estimates += [self._usual(stage.kind) for key, stage in self.pending.items() if key not in self.running]
-            known = [one for one in estimates if one is not None]
+            known = [estimate for estimate in estimates if estimate is not None]
             if not known:
                 return None if estimates else (0.0, True)
             # Slots share the stages, but no stage can be divided.
             return max(*known, sum(known) / self.slots), len(known) == len(estimates)
 
-    def _stage_left(self, one: _Running) -> float | None:
+    def _stage_left(self, running: _Running) -> float | None:
         now = self.clock()
-        if one.first is not None:
-            when, before = one.first
-            if one.fraction > before and now > when:
-                return (now - when) * (1 - one.fraction) / (one.fraction - before)
-        usual = self._usual(one.stage.kind)
-        return None if usual is None else max(usual - (now - one.since), 0.0)
+        if running.first is not None:
+            when, before = running.first
+            if running.fraction > before and now > when:
+                return (now - when) * (1 - running.fraction) / (running.fraction - before)
+        usual = self._usual(running.stage.kind)
+        return None if usual is None else max(usual - (now - running.since), 0.0)
 
     def _usual(self, kind: str) -> float | None:
         return median(self._seconds[kind]) if kind in self._seconds else self._typical.get(kind)
@@ -137,11 +137,11 @@ class Progress:
     def tick(self) -> None:
         """Time has passed, or a stage has come further."""
         with self._lock:
-            told = [one for one in self.running.values() if one.first is not None]
-            if told and self.clock() - self._shown >= self.interval:
-                one = told[-1]
-                note = f" ({one.text})" if one.text else ""
-                self.show(f"{self._label(one.stage)}: {one.fraction:.0%}{note}, {self._left_text()}")
+            reporting = [running for running in self.running.values() if running.first is not None]
+            if reporting and self.clock() - self._shown >= self.interval:
+                running = reporting[-1]
+                note = f" ({running.text})" if running.text else ""
+                self.show(f"{self._label(running.stage)}: {running.fraction:.0%}{note}, {self._left_text()}")
 
     def close(self) -> None:
         """The run has ended, however it did."""
@@ -194,11 +194,11 @@ class LiveProgress(Progress):
         with self._lock:
             for key in self._tasks.keys() - self.running.keys() - {"all"}:
                 self._bars.remove_task(self._tasks.pop(key))
-            for key, one in self.running.items():
+            for key, running in self.running.items():
                 if key not in self._tasks:
                     with _terminal_may_be_gone():
-                        self._tasks[key] = self._bars.add_task(one.stage.label, total=1.0, note="")
-                self._bars.update(self._tasks[key], completed=one.fraction, note=one.text)
+                        self._tasks[key] = self._bars.add_task(running.stage.label, total=1.0, note="")
+                self._bars.update(self._tasks[key], completed=running.fraction, note=running.text)
             settled = self._total - len(self.pending)
             summary = {"description": f"{settled} of {_count(self._total, 'stage')}", "note": self._left_text()}
             self._bars.update(self._tasks["all"], completed=settled, total=max(self._total, 1), **summary)
@@ -222,7 +222,7 @@ def console_progress(stream: TextIO | None = None) -> Progress:
 
 @contextmanager
 def _terminal_may_be_gone() -> Iterator[None]:
-    # Then the system sends a SIGHUP, which ends the run in order, or was told (nohup) that the run shall go on.
+    # The system then sends a SIGHUP, which ends the run in order; under nohup the run goes on without a display.
     try:
         yield
     except OSError as error:
@@ -234,12 +234,12 @@ def duration(seconds: float) -> str:
     """Seconds for a person: `0.4 s`, `42 s`, `3 min 05 s`, `2 h 10 min`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    minutes = round(whole / 60)
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60:02} s"
+    minutes = round(rounded / 60)
     return f"{minutes // 60} h {minutes % 60:02} min"
 
 

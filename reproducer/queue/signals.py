@@ -47,21 +47,21 @@ def interruptible() -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal interrupted
         if number == signal.SIGHUP:
-            _leave_dead_terminal()
+            _write_to_terminals(SHOW_CURSOR)
         if not interrupted:
             interrupted = True
             raise Interrupted(number)
         if number == signal.SIGINT:
-            _show_cursor()
+            _write_to_terminals(SHOW_CURSOR + b"\n")
             os._exit(exit_code(Interrupted(number)))
 
-    def unraisable(told: Any) -> None:
+    def unraisable(dropped: Any) -> None:
         nonlocal interrupted
-        if not isinstance(told.exc_value, Interrupted):
-            report(told)
+        if not isinstance(dropped.exc_value, Interrupted):
+            report(dropped)
             return
         interrupted = False
-        again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), told.exc_value.signal))
+        again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), dropped.exc_value.signal))
         again.daemon = True
         again.start()
 
@@ -79,25 +79,12 @@ def interruptible() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def _terminals() -> list[int]:
-    found = []
+def _write_to_terminals(content: bytes) -> None:
+    """Write past buffered streams, which may be in use. What is said later to a terminal that is gone is dropped."""
     for descriptor in (1, 2):
         with suppress(OSError):
             if stat.S_ISCHR(os.fstat(descriptor).st_mode):  # isatty() is false of a terminal that was closed
-                found.append(descriptor)
-    return found
-
-
-def _show_cursor() -> None:
-    for descriptor in _terminals():
-        with suppress(OSError):
-            os.write(descriptor, SHOW_CURSOR + b"\n")  # no buffered stream: it may be in use
-
-
-def _leave_dead_terminal() -> None:
-    # What is still said on the way out must not fail.
-    for descriptor in _terminals():
-        try:
-            os.write(descriptor, SHOW_CURSOR)
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+                try:
+                    os.write(descriptor, content)
+                except OSError:
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

@@ -112,10 +112,10 @@ class Stage(BaseModel):
         # By its annotation, so that an input that is not there (None) is no parameter either.
         pending = [cls.model_fields[name].annotation]
         while pending:
-            one = pending.pop()
-            if get_origin(one) in (Annotated, Union, types.UnionType, tuple):
-                pending.extend(get_args(one))
-            elif isinstance(one, type) and issubclass(one, Stage):
+            annotation = pending.pop()
+            if get_origin(annotation) in (Annotated, Union, types.UnionType, tuple):
+                pending.extend(get_args(annotation))
+            elif isinstance(annotation, type) and issubclass(annotation, Stage):
                 return True
         return False
 
@@ -186,7 +186,7 @@ def topological(stages: Iterable[Stage]) -> list[Stage]:
         stack = [wanted]
         while stack:
             stage = stack[-1]
-            waiting = [one for one in stage.inputs.values() if one.key not in ordered]
+            waiting = [needed for needed in stage.inputs.values() if needed.key not in ordered]
             if waiting:
                 stack.extend(reversed(waiting))
             else:

@@ -113,13 +113,13 @@ class Store:
 
         Fingerprints of outside sources are not compared here: that needs the device.
         """
-        found: dict[str, Artifact] = {}
-        for one in topological([stage]):
-            state = self.inspect(one, {name: found[needed.key] for name, needed in one.inputs.items()})
+        artifacts: dict[str, Artifact] = {}
+        for step in topological([stage]):
+            state = self.inspect(step, {name: artifacts[needed.key] for name, needed in step.inputs.items()})
             if not isinstance(state, Artifact):
                 return None
-            found[one.key] = state
-        return found[stage.key]
+            artifacts[step.key] = state
+        return artifacts[stage.key]
 
     def inspect(
         self, stage: Stage, inputs: Mapping[str, Artifact], fingerprints: Mapping[str, str] | None = None
@@ -133,20 +133,20 @@ class Store:
         folder = self._folder(stage)
         if not folder.exists():
             return None
-        found = self.read(stage)
-        if found is None:
+        artifact = self.read(stage)
+        if artifact is None:
             return f"{RECORD} is missing or damaged"
-        if why := misfit(found.record, inputs, fingerprints):
+        if why := misfit(artifact.record, inputs, fingerprints):
             return why
         hashes = self._hashes(stage)
-        for name, digest in found.record["files"].items():
+        for name, digest in artifact.record["files"].items():
             try:
                 if hashes.digest(folder / name, name) != digest:
                     return f"{name} was changed or damaged: it no longer has the recorded SHA-256"
             except OSError as error:
                 return f"{name} cannot be read ({error.strerror})"
         hashes.save()
-        return found
+        return artifact
 
     def read(self, stage: Stage) -> Artifact | None:
         """The stage's artifact as its record says, not verified; None: there is none with a whole record."""
@@ -166,7 +166,7 @@ class Store:
         for kind in set(kinds):
             paths = sorted(self.root.glob(f"{kind}/*/{RECORD}"), key=_mtime, reverse=True)[:newest]
             seconds = [(read_json(path) or {}).get("seconds") for path in paths]
-            if known := [one for one in seconds if isinstance(one, int | float)]:
+            if known := [value for value in seconds if isinstance(value, int | float)]:
                 typical[kind] = statistics.median(known)
         return typical
 
@@ -184,13 +184,13 @@ class Store:
         known = read_json(notes)
         if resume and directory.is_dir() and known and known.get("basis") == basis:
             return Work(directory, notes, basis, dict(known["spent"]), dict(known["facts"]), resumed=True)
-        self.abandon(stage)
+        self._abandon(stage)
         work = Work(directory, notes if resume else None, basis)
         work.save({})
         directory.mkdir()
         return work
 
-    def abandon(self, stage: Stage) -> None:
+    def _abandon(self, stage: Stage) -> None:
         """Throw away what an attempt left."""
         directory, notes = self._work(stage)
         if directory.exists():
@@ -229,7 +229,7 @@ class Store:
             "version": stage.version,
             "label": stage.label,
             "params": stage.params,
-            "inputs": {name: {"key": one.key, "digest": one.digest} for name, one in inputs.items()},
+            "inputs": {name: {"key": artifact.key, "digest": artifact.digest} for name, artifact in inputs.items()},
             "files": files,
             "digest": files_digest(files),
             "fingerprints": dict(fingerprints),
@@ -268,14 +268,14 @@ class Store:
             shutil.rmtree(fetched, ignore_errors=True)
             raise
         hashes.save()
-        self.abandon(stage)
+        self._abandon(stage)
         fetched.rename(directory)
         if self._folder(stage).exists():
             self.discard(stage)
         return self._complete(stage, dict(record))
 
     def _complete(self, stage: Stage, record: dict[str, Any]) -> Artifact:
-        # Written beside the folder: a kill while writing must not leave a partial file among a resumable stage's own.
+        # Not in the folder itself: a kill while writing must not leave a partial file among a resumable stage's own.
         directory, _ = self._work(stage)
         outside = directory.with_name(f"{stage.key}.record")
         write_json(outside, record, durable=True)
@@ -288,7 +288,7 @@ class Store:
             self._publish(stage)
 
     def discard(self, stage: Stage) -> Path:
-        """Move the stage's artifact out of the way, into corrupt/. Returns where it is now."""
+        """Move the stage's artifact into corrupt/. Returns where it is now."""
         return self._set_aside(self._folder(stage))
 
     def fail(self, stage: Stage, failure: Failure) -> None:
@@ -314,11 +314,11 @@ class Store:
                 lock.release()
             elif holder := lock.holder():
                 keep.update(holder.inputs)
-        found: dict[str, list[Path]] = {}
+        of_key: dict[str, list[Path]] = {}
         for path in sorted(self.root.glob("*/*")):
             if match := _KEY.match(path.name):
-                found.setdefault(match[1], []).append(path)
-        for key, paths in found.items():
+                of_key.setdefault(match[1], []).append(path)
+        for key, paths in of_key.items():
             with StageLock(locks, key) as lock:
                 if not lock.acquire():
                     continue
@@ -358,12 +358,12 @@ class Store:
 
     def _remove(self, path: Path) -> int:
         size = tree_bytes(path)
-        # Out of the way first: what is left if this is interrupted must not look like a damaged artifact.
-        aside = path if path.parent.name in RESERVED else self._set_aside(path)
-        if aside.is_dir():
-            shutil.rmtree(aside)
+        # Moved first: what is left if this is interrupted must not look like a damaged artifact.
+        moved = path if path.parent.name in RESERVED else self._set_aside(path)
+        if moved.is_dir():
+            shutil.rmtree(moved)
         else:
-            aside.unlink()
+            moved.unlink()
         return size
 
     def _set_aside(self, path: Path) -> Path:

@@ -22,7 +22,7 @@ EXTENSION = Path(__file__).parents[1] / "extension"
 
 
 class TestEngines(EngineContract):
-    @pytest.fixture(params=["local", "my_engine:Fresh"])
+    @pytest.fixture(params=["local", pytest.param("my_engine:Fresh", marks=pytest.mark.slow)])
     def engine(self, request, monkeypatch):
         monkeypatch.syspath_prepend(EXTENSION)
         made = ENGINES.get(request.param)(2)
@@ -187,12 +187,10 @@ def test_a_display_whose_reader_has_gone_ends_the_run(store, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("cores", "free", "devices", "memory", "slots"),
     [
-        (1, 100, ["cpu"], 1, 1),
         (2, 100, ["cpu"], 1, 1),
         (64, 100, ["cpu"], 1, 8),
         (64, 100, ["cpu"], 30, 3),
         (64, 1, ["cpu"], 30, 1),
-        (64, 100, ["cuda:0"], 30, 1),
         (64, 100, ["cuda:0", "cuda:1", "cuda:1"], 30, 2),
     ],
 )

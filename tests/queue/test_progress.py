@@ -59,21 +59,6 @@ def test_plain_lines(clock):
     ]
 
 
-def test_other_lines_put_a_progress_line_off(clock):
-    display = plain(clock)
-    [one] = stages(1)
-    display.begin([one], cached=0, typical={})
-    display.start(one)
-    clock.now += 29
-    display.say("a note")
-    clock.now += 29
-    display.update(one, 1, 2)
-    assert lines(display)[-1] == "a note"
-    clock.now += 1
-    display.update(one, 1, 2)
-    assert lines(display)[-1].startswith("[1/1] search 0: 50%, ")
-
-
 def test_time_left_of_a_running_stage_is_by_its_own_speed(clock):
     display = Progress(clock=clock)
     [one] = stages(1)
@@ -164,19 +149,6 @@ def test_live_display(clock):
     assert shown.endswith("\x1b[?25h") or "\x1b[?25h" in shown, "the cursor is back"
 
 
-def test_live_display_refreshes_from_its_own_thread():
-    console = Console(file=io.StringIO(), force_terminal=True, width=80)
-    display = LiveProgress(console=console, refresh=50)
-    order = stages(40)
-    display.begin(order, cached=0, typical={})
-    for stage in order:
-        display.start(stage)
-        display.update(stage, 1, 2)
-        display.finish(stage, "done", 0.1)
-    display.close()
-    assert console.file.getvalue().count("done in") == len(order)
-
-
 def test_the_display_fits_the_stream():
     class Terminal(io.StringIO):
         def isatty(self):
@@ -192,14 +164,10 @@ def test_the_display_fits_the_stream():
     ("seconds", "text"),
     [
         (0.04, "0.0 s"),
-        (9.94, "9.9 s"),
         (9.96, "10 s"),
-        (59.4, "59 s"),
         (59.6, "1 min 00 s"),
-        (185, "3 min 05 s"),
         (3599.6, "1 h 00 min"),
         (7805, "2 h 10 min"),
-        (86400, "24 h 00 min"),
     ],
 )
 def test_duration(seconds, text):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from reproducer.queue import Interrupted, exit_code, interruptible
+from reproducer.queue import Interrupted, interruptible
 
 HERE = Path(__file__).parent
 PROGRAM = """
@@ -109,6 +109,7 @@ def terminal(tmp_path):
         one.process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_run_in_order(terminal, number, slots):
@@ -121,6 +122,7 @@ def test_a_signal_ends_a_run_in_order(terminal, number, slots):
     assert "interrupted" in written and "Traceback" not in written
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_ends_a_run(tmp_path, terminal):
     one = terminal()
     one.close()  # the system sends the SIGHUP
@@ -128,6 +130,7 @@ def test_a_closed_terminal_ends_a_run(tmp_path, terminal):
     assert not list((tmp_path / "store" / "work").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_ctrl_c_ends_at_once(terminal, first):
     one = terminal(then="hang")
@@ -159,29 +162,6 @@ def test_what_was_ignored_stays_ignored():
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
-
-
-def test_another_thread_is_left_alone():
-    codes = []
-
-    def work():
-        with interruptible():
-            codes.append(signal.getsignal(signal.SIGTERM))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert codes == [signal.getsignal(signal.SIGTERM)]
-
-
-def test_exit_codes():
-    assert exit_code(KeyboardInterrupt()) == 130
-    assert [exit_code(Interrupted(number)) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == [
-        130,
-        143,
-        129,
-    ]
-    assert str(Interrupted(signal.SIGTERM)) == "SIGTERM"
 
 
 class Finalised:

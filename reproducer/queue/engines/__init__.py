@@ -27,9 +27,8 @@ class Engine(Protocol):
     engine does, however that ended.
 
     An engine whose class has `elsewhere = True` finds machines by itself. It is made with 0 slots for as many as there
-    is room for, takes the keyword `device` (what `--device` says), has `devices` as `run` takes them and calls of
-    `everywhere`, and its `submit` takes the keyword `memory`, in bytes. One that has an address takes the keyword
-    `address`.
+    is room for, takes the keyword `device` (what `--device` says), has `devices` as `run` takes them, and its `submit`
+    takes the keyword `memory`, in bytes. One that has an address takes the keyword `address`.
 
     Attributes:
         slots: how many calls make progress at once; further ones wait. It may change as machines come and go.
@@ -48,7 +47,7 @@ class Engine(Protocol):
 Factory = Callable[..., Engine]  # makes an engine with so many slots
 T = TypeVar("T", bound=Factory)
 
-of_stages: Callable[[int], Engine] | None = None  # set in a worker whose stages' own calls run elsewhere too
+workers_of_stage: Callable[[int], Engine] | None = None  # set in a process whose stages have workers elsewhere
 ENGINES: Registry[Factory] = Registry("engine", "reproducer.queue.engines", "reproducer.engines")
 
 

@@ -29,16 +29,15 @@ def local(slots: int) -> Engine:
     """This process for one slot, else as many processes, which share the processor."""
     if slots == 1:
         return InProcess()
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    threads = int(given) if given.isdigit() else describe_machine()["cpu_count"]
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(wanted) if wanted.isdigit() else describe_machine()["cpu_count"]
     return Processes(slots, threads=max(1, threads // slots))
 
 
 def fitting_slots(devices: Sequence[str] = ("cpu",), memory: int = WORKER_MEMORY) -> int:
     """How many slots fill this machine: one a device; on the CPU by its cores and free memory.
 
-    Nobody knows beforehand whether a run has many small stages or one large one at last, so the cores are shared
-    evenly between the two ways to use them: on n of them there are about √n workers with √n threads each.
+    Many small stages want many workers, a large one wants many threads: on n cores there are about √n of either.
 
     Args:
         devices: as for `run`.
@@ -134,14 +133,14 @@ class _Worker:
                 pool = self._start()
                 future = pool.submit(_call, function, arguments)
             return future.result()
-        except (BrokenExecutor, KeyboardInterrupt) as error:  # the latter: it was told to end
+        except (BrokenExecutor, KeyboardInterrupt) as error:  # the latter: by SIGTERM
             with self._changing:
                 gone = not self._ended  # else `join` does it
                 if gone:
                     self._pool = None
             if gone:
                 # The pool knows of a death by a pipe, which the system may close before it lets go of the locks that
-                # the process held: wait for its end. One that was told to end takes its own time.
+                # the process held: wait for its end. After a SIGTERM it takes its own time.
                 pool.shutdown(wait=isinstance(error, BrokenExecutor))
             raise BrokenExecutor("the worker process has ended") from error
 
@@ -169,10 +168,11 @@ class _Worker:
             pid = self._pid.result(GRACE_SECONDS) if self._pid else None
         except (BrokenExecutor, TimeoutError):
             return None
-        found = [process for process in multiprocessing.active_children() if process.pid == pid]
-        for process in found:
-            process.terminate()
-        return found[0] if found else None
+        for process in multiprocessing.active_children():
+            if process.pid == pid:
+                process.terminate()
+                return process
+        return None
 
     def join(self) -> None:
         if pool := self._pool:
@@ -187,7 +187,7 @@ def _kill(processes: list[BaseProcess]) -> None:
 # in a worker
 
 _calling = False
-_told = False
+_ending = False
 
 
 def _begin(threads: int | None) -> None:
@@ -206,7 +206,7 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     global _calling
     try:
         _calling = True
-        if _told:
+        if _ending:
             raise KeyboardInterrupt
         return function(*arguments)
     finally:
@@ -214,8 +214,8 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
 
 
 def _break_off(number: int, frame: object) -> None:
-    global _told
-    first, _told = not _told, True
+    global _ending
+    first, _ending = not _ending, True
     if _calling and first:  # a second one must not break off the cleaning up
         raise KeyboardInterrupt
 

@@ -55,7 +55,8 @@ class Ray:
         self._limit = slots
         self._calls: dict[Future[Any], Any] = {}  # the open ones, and their references
         self._changing = threading.Lock()
-        self._of, self._looked = "CPU", -math.inf  # what a task takes one of
+        self._processor = "CPU"  # the kind that each task has
+        self._looked = -math.inf
         self._nodes: list[dict[str, float]] = []
         self._joined = not ray.is_initialized()
         if self._joined:
@@ -68,8 +69,8 @@ class Ray:
                 raise UserError(
                     "--device cuda: no node of the Ray cluster has a GPU", "take cpu, or leave --device out"
                 )
-            self._of = "GPU" if gpus and device != "cpu" else "CPU"
-            self.devices = ("cuda",) if self._of == "GPU" else ("cpu",)
+            self._processor = "GPU" if gpus and device != "cpu" else "CPU"
+            self.devices = ("cuda",) if self._processor == "GPU" else ("cpu",)
             self._threads = threads or self._share()
         except BaseException:
             self.close()
@@ -84,14 +85,14 @@ class Ray:
 
     def _room(self, node: Mapping[str, float]) -> int:
         processors = int(node.get("CPU", 0) // self._threads)
-        return min(processors, int(node["GPU"])) if self._of == "GPU" else processors
+        return min(processors, int(node["GPU"])) if self._processor == "GPU" else processors
 
     def _share(self) -> int:
         """Processors of a task."""
         processors = [int(node.get("CPU", 0)) for node in self._look()]
         if not processors:
             return 1
-        if self._of == "GPU":
+        if self._processor == "GPU":
             return max(1, min(int(node.get("CPU", 0) // node["GPU"]) for node in self._look()))
         if self._limit:
             return max(1, min(sum(processors) // self._limit, *processors))
@@ -102,34 +103,19 @@ class Ray:
         if time.monotonic() - self._looked > LOOK_SECONDS:
             self._nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
             self._looked = time.monotonic()
-        return [node for node in self._nodes if node.get(self._of, 0) >= 1]
+        return [node for node in self._nodes if node.get(self._processor, 0) >= 1]
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, memory: int = 0) -> Future[Any]:
-        """See `Engine`. `memory` in bytes; what no node has is not waited for: then the largest node is taken whole."""
+        """See `Engine`. `memory` in bytes; where no node has as much, the task gets all that the largest node has."""
         largest = max((node.get("memory", 0) for node in self._look()), default=memory)
-        resources = {"num_cpus": self._threads, "num_gpus": int(self._of == "GPU"), "memory": int(min(memory, largest))}
-        task = self._task.options(max_retries=0, **resources)
-        return self._begin(task, function, arguments)
-
-    def everywhere(self, function: Callable[..., Any], /, *arguments: Any) -> dict[str, Any]:
-        """Call `function` once on each node, beside what runs there; its results by the nodes' names."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        calls = {}
-        for node in self._ray.nodes():
-            if node["Alive"] and node["Resources"].get(self._of, 0) >= 1:
-                here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                task = self._task.options(max_retries=0, num_cpus=0, scheduling_strategy=here)
-                calls[f"{node['NodeManagerHostname']} ({node['NodeID'][:6]})"] = self._begin(task, function, arguments)
-        found = {}
-        for name, future in calls.items():
-            with suppress(BrokenExecutor):  # it has gone meanwhile
-                found[name] = future.result()
-        return found
-
-    def _begin(self, task: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Future[Any]:
+        resources = {
+            "num_cpus": self._threads,
+            "num_gpus": int(self._processor == "GPU"),
+            "memory": int(min(memory, largest)),
+        }
         environment = {name: value for name, value in os.environ.items() if name.startswith(TAKEN_ALONG)}
         path = [os.path.abspath(folder) for folder in sys.path]
+        task = self._task.options(max_retries=0, **resources)
         reference = task.remote(environment, os.getcwd(), path, pickle.dumps((function, arguments)))
         future = _Future(self._ray, reference)
         future.set_running_or_notify_cancel()
@@ -185,7 +171,7 @@ class _Future(Future[Any]):
 
 def library() -> Any:
     """The package ray. UserError: it is not installed."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ImportError as error:
@@ -217,7 +203,7 @@ def _join(ray: Any, address: str) -> None:
 def _call(environment: Mapping[str, str], directory: str, path: list[str], call: bytes) -> bytes:
     """Whether the call returned, and its result or its error."""
     _end_with_node()
-    engines.of_stages = _for_stage
+    engines.workers_of_stage = _workers_of_stage
     before = signal.signal(signal.SIGTERM, _break_off)
     try:
         os.environ.update(environment)
@@ -228,7 +214,7 @@ def _call(environment: Mapping[str, str], directory: str, path: list[str], call:
     except Exception as error:
         return pickle.dumps((False, error))
     except _Terminated:
-        os._exit(1)  # which Ray tells as a worker that was lost
+        os._exit(1)  # which Ray reports as a lost worker
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -242,7 +228,7 @@ def _break_off(number: int, frame: object) -> None:
     raise _Terminated
 
 
-def _for_stage(count: int) -> Engine:
+def _workers_of_stage(count: int) -> Engine:
     """Tasks beside the one that asks; on a GPU processes of its own, as other GPUs are other stages'."""
     import ray
 
