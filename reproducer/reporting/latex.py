@@ -36,7 +36,7 @@ def latex(title: str, report: str, appendix: str) -> str:
     """The document of a report and its appendix, both in Markdown; its figures lie in figures/."""
     body = f"{_body(tokens(report))}\n\\room\\section*{{Appendix}}\n{_body(tokens(appendix), deeper=True)}"
     wide = any(len(row) > WIDE for text in (report, appendix) for row in _rows(text))
-    return environment().get_template("document.tex").render(title=Raw(escape_tex(title)), body=Raw(body), wide=wide)
+    return environment().get_template("document.tex.j2").render(title=Raw(escape_tex(title)), body=Raw(body), wide=wide)
 
 
 def _rows(text: str) -> list[list[str]]:
