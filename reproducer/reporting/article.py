@@ -52,7 +52,6 @@ class SearchSummary:
         settled: the trials until the best so far was near the final one.
         varied: whether the method's own parameters were searched too.
         importances: parameters, numbered ones together, with their share, the largest first.
-        flop_7b: operations that its tokens would take on LLaMA-7B.
     """
 
     search: Search
@@ -64,7 +63,6 @@ class SearchSummary:
     varied: bool
     candidates: Sequence[searches.Candidate]
     importances: Sequence[tuple[list[str], float]]
-    flop_7b: float | None
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,6 @@ class Article:
     control_effects: Sequence[ControlEffect]
     searches: Sequence[SearchSummary]
     search_groups: Sequence[SearchGroup]
-    search_budgets: Sequence[tuple[Any, int]]
     transfers: Sequence[Transfer]
     whole_costs: Sequence[cost.WholeCost]
     sections: Sequence[str]
@@ -233,7 +230,6 @@ def article(results: Results) -> Article:
         control_effects=control_effects(results),
         searches=summaries,
         search_groups=_groups(summaries),
-        search_budgets=_budgets(summaries),
         transfers=transfers(results),
         whole_costs=cost.whole_costs(results),
         sections=_sections(results),
@@ -329,7 +325,6 @@ def _search(search: Search) -> SearchSummary:
         varied=searches.searches_metric(search),
         candidates=searches.candidates(search),
         importances=searches.importances(search),
-        flop_7b=searches.flop_7b(search),
     )
 
 
@@ -352,12 +347,6 @@ def _groups(summaries: Sequence[SearchSummary]) -> list[SearchGroup]:
             )
         )
     return groups
-
-
-def _budgets(summaries: Sequence[SearchSummary]) -> list[tuple[Any, int]]:
-    """(trials, windows of a text, texts), and how many searches have them."""
-    each = [(one.trials, one.search.settings.get("windows"), len(one.search.texts)) for one in summaries]
-    return [(budget, each.count(budget)) for budget in dict.fromkeys(each)]
 
 
 def title_of(results: Results) -> str:

@@ -70,7 +70,9 @@ def html(title: str, report: str, appendix: str, folder: Path) -> str:
     page = Page(folder)
     body = page.body(tokens(f"{report}\n## Appendix\n")) + page.folds(tokens(appendix))
     contents = [(Raw(anchor), Raw(escape(heading))) for anchor, heading in page.anchors.items() if heading]
-    return environment().get_template("page.html.j2").render(title=Raw(escape(title)), body=Raw(body), contents=contents)
+    return (
+        environment().get_template("page.html.j2").render(title=Raw(escape(title)), body=Raw(body), contents=contents)
+    )
 
 
 def _table(found: Sequence[Token]) -> list[Token]:

@@ -29,6 +29,7 @@ MARKS = {
 WIDE = 9  # columns of a table, of which more need a page on its side
 LONG = 40  # characters of a cell, of which more are broken into lines
 ON_A_PAGE = 40  # rows
+LEAST = 0.1  # of a line that a cell with lines takes, even if the table is then wider than the page
 LETTER, GAP = 0.0096, 0.032  # of a line of LaTeX: what a small letter takes, and what parts columns
 
 
@@ -87,7 +88,7 @@ def _inline(token: Token) -> str:
 def _table(found: list[Token]) -> str:
     """A table shrunk to the page where it is too wide; or a `longtable`, which goes on over pages."""
     columns, head, body = _parts(found)
-    if "p{" in columns or body.count("\n") > ON_A_PAGE:
+    if body.count("\n") > ON_A_PAGE or ("p{" in columns and f"p{{{LEAST:.2f}" not in columns):
         return (
             f"{{\\small\n\\begin{{longtable}}{{{columns}}}\n{head}\\endhead\n\\bottomrule\n\\endfoot\n{body}"
             "\\end{longtable}\n}\n\n"
@@ -105,7 +106,7 @@ def _parts(found: list[Token]) -> tuple[str, str, str]:
         for n, one in zip(longest, (one for one in found if one.type == "th_open"), strict=True)
     ]
     others = sum(GAP + LETTER * n for n, side in zip(longest, sides, strict=True) if side != "p")
-    share = max((1 - others) / max(sides.count("p"), 1) - GAP, 0.1)  # of the line, roughly
+    share = max((1 - others) / max(sides.count("p"), 1) - GAP, LEAST)  # of the line, roughly
     paragraph = f">{{\\raggedright\\arraybackslash}}p{{{share:.2f}\\linewidth}}"
     columns = "".join(paragraph if side == "p" else side for side in sides)
     head, *body = (" & ".join(map(_inline, row)) + " \\\\\n" for row in rows)

@@ -93,7 +93,6 @@ def _content(told: Article) -> dict[str, Any]:
         "FEW": FEW,
         "NEAR": searches.NEAR,
         "FORWARD": searches.FORWARD,
-        "FORWARD_BACKWARD": searches.FORWARD_BACKWARD,
         "PARAMETERS_7B": searches.PARAMETERS_7B,
         "SPEED": searches.SPEED,
         "paper_method": method(),

@@ -17,7 +17,7 @@ from reproducer.stages.results import Baseline, Search
 
 NEAR = 0.02  # of the final best: what counts as converged
 PARAMETERS_7B = 6.74e9  # LLaMA-7B's
-FORWARD, FORWARD_BACKWARD = 2, 6  # floating-point operations a parameter and token, as usually estimated
+FORWARD = 2  # floating-point operations a parameter and token, as usually estimated
 SPEED = 100e12  # floating-point operations a second that a GPU is taken to sustain
 
 
@@ -79,14 +79,6 @@ def importances(search: Search) -> list[tuple[list[str], float]]:
 
 def _number(name: str) -> int:
     return int(name.rpartition("_")[2]) if re.search(r"_\d+$", name) else 0
-
-
-def flop_7b(search: Search) -> float | None:
-    """Floating-point operations that the trials' tokens would take on LLaMA-7B."""
-    if search.costs is None:
-        return None
-    tokens = FORWARD_BACKWARD * search.costs.sample_tokens + FORWARD * search.costs.text_tokens
-    return float(tokens * PARAMETERS_7B)
 
 
 def best_so_far(search: Search) -> list[float]:

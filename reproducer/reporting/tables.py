@@ -65,17 +65,3 @@ class Table:
 def _text(cell: Cell) -> str:
     text = " ".join(escape_markdown(cell.text).split())
     return f"**{text}**" if cell.bold and cell.text else text
-
-
-def best(shown: Sequence[tuple[float, str] | None], higher_is_better: bool) -> set[int]:
-    """Which of the cells, each (value, text as displayed) or None, are best.
-
-    Cells that read the same as the best are equally good: what is compared is what the reader sees. Where only one
-    cell has a value there is nothing to be best of.
-    """
-    known = [(cell, i) for i, cell in enumerate(shown) if cell is not None]
-    if len(known) < 2:
-        return set()
-    pick = max if higher_is_better else min
-    text = pick((cell for cell, _ in known), key=lambda cell: cell[0])[1]
-    return {i for cell, i in known if cell[1] == text}

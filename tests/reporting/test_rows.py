@@ -15,20 +15,11 @@ from reproducer.reporting.numbers import (
     tuning,
 )
 from reproducer.reporting.rows import blocks, lines
-from reproducer.reporting.tables import Cell, Table, best
+from reproducer.reporting.tables import Cell, Table
 
 from . import fake
 from .reading import markdown as report
 from .reading import section_of, tables
-
-
-def shown(*values: float | None) -> list[tuple[float, str] | None]:
-    return [None if value is None else (value, perplexity(value)) for value in values]
-
-
-def test_ties_are_what_the_reader_cannot_tell_apart():
-    assert best(shown(1.2341, 1.2339, 1.24), higher_is_better=False) == {0, 1}  # both read 1.23
-    assert best(shown(1.2349, 1.2351, 1.26), higher_is_better=False) == {0}  # 1.23 and 1.24
 
 
 def results_table(results):

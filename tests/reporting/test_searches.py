@@ -3,7 +3,6 @@ import pytest
 from reproducer.reporting.searches import (
     best_so_far,
     counted,
-    flop_7b,
     gap,
     histories,
     importances,
@@ -102,14 +101,6 @@ def test_a_baseline_that_wins_its_search_shares_the_first_place():
     bold = [line["Candidate"] for line in table if line["Objective↓"].startswith("**")]
     assert bold == ["AdaPruner", "LLM-Pruner-E2"]
     assert "The best is llm-pruner-e2, the 3rd trial: alpha1 0.2817" in markdown(results)
-
-
-def test_costs_at_7b_are_two_operations_forward_and_six_with_the_backward_pass():
-    one = fake.search(costs=fake.COSTS)
-    assert flop_7b(one) == (6 * 30_720 + 2 * 98_304) * 6.74e9
-    text = section(one)
-    assert "30,720 tokens" in text and "2.567 PFLOP" in text and "25.7 s at 100 TFLOP/s" in text
-    assert flop_7b(fake.search()) is None and "PFLOP" not in section(fake.search())
 
 
 def test_importances_of_the_samples_are_summed_and_nothing_is_lost():
