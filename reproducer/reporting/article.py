@@ -359,7 +359,7 @@ def title_of(results: Results) -> str:
     missing = list(dict.fromkeys(one.label for one in results.models if one.label.lower() not in title.lower()))
     if len(missing) > 2:
         missing[1:] = [f"{len(missing) - 1} others"]
-    return f"{title} ({'; '.join(missing)})" if missing else title
+    return one_line(f"{title} ({'; '.join(missing)})" if missing else title)
 
 
 def command_of(results: Results) -> str:
