@@ -87,13 +87,13 @@ def _best(
     finite = [(score.value, name) for name, score in scores.items() if score.value is not None and not trials_only]
     trial, baseline = best_of(studies), min(finite, default=None)
     if trial is not None and trial.value is not None and (baseline is None or trial.value <= baseline[0]):
-        candidate = joint.suggest(FixedTrial(trial.params))
+        chosen, parameters = joint.suggest(FixedTrial(trial.params))
         best = Best(
             number=trial.user_attrs["ordinal"],
             value=trial.value,
             method=joint.method.name,
-            params=candidate.parameters,
-            samples=samples(candidate.samples),
+            params=parameters,
+            samples=samples(chosen),
             baseline=trial.user_attrs["baseline"],
         )
         return best, plan_name(trial)

@@ -45,23 +45,17 @@ def make_sampler(
         fixed: parameters that the study does not search, and their values.
     """
     seed = (seed * 1_000_003 + ordinal) % 2**32
+    sampler: BaseSampler = RandomSampler(seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = _sampler(settings, trials, ordinal, seed)
+        if settings.sampler == "local" and ordinal >= settings.start:
+            sampler = LocalSampler(seed, alike=settings.data != "ten-spaces")
+        elif settings.sampler == "tpe" and settings.mode == "paper":
+            sampler = TPESampler(seed=seed, multivariate=False)
+        elif settings.sampler == "tpe":
+            startup = min(10, trials // 4)
+            sampler = TPESampler(seed=seed, multivariate=True, group=False, n_startup_trials=startup)
         return PartialFixedSampler(dict(fixed), sampler) if fixed else sampler
-
-
-def _sampler(settings: SearchSettings, trials: int, ordinal: int, seed: int) -> BaseSampler:
-    startup = min(10, trials // 4)
-    if settings.sampler == "random":
-        return RandomSampler(seed=seed)
-    if settings.sampler == "local":
-        if ordinal < settings.start:
-            return RandomSampler(seed=seed)
-        return LocalSampler(seed, alike=settings.data != "ten-spaces")
-    if settings.mode == "paper":
-        return TPESampler(seed=seed, multivariate=False)
-    return TPESampler(seed=seed, multivariate=True, group=False, n_startup_trials=startup)
 
 
 class LocalSampler(BaseSampler):

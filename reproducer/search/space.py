@@ -20,14 +20,6 @@ COMBINATIONS = 1000  # of values that are looked through for the statistics that
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A point of the joint space: indices of pool passages, and parameters of the method."""
-
-    samples: tuple[int, ...]
-    parameters: dict[str, Scalar]
-
-
-@dataclass(frozen=True)
 class JointSpace:
     """What trials search: the calibration samples, and the method's own space.
 
@@ -40,11 +32,11 @@ class JointSpace:
     samples: SampleSpace
     draw: tuple[int, ...]
 
-    def suggest(self, trial: BaseTrial) -> Candidate:
-        """Let the trial's sampler choose a point."""
+    def suggest(self, trial: BaseTrial) -> tuple[tuple[int, ...], dict[str, Scalar]]:
+        """Let the trial's sampler choose samples, as pool indices, and parameters of the method."""
         samples = self.samples.suggest(trial)
         chosen = {name: _suggest(trial, name, dimension) for name, dimension in self.own.dimensions().items()}
-        return Candidate(samples, {**self.own.fixed(), **chosen})
+        return samples, {**self.own.fixed(), **chosen}
 
     def embed(self, baseline: str) -> dict[str, Any] | None:
         """The trial parameters at which the space holds a baseline with the draw; None if it does not."""

@@ -172,10 +172,10 @@ class Worker:
     def _measure(self, trial: optuna.Trial) -> float | None:
         """The trial's objective; None if it has none or was stopped."""
         space = self.task.space
-        candidate = space.suggest(trial)
-        if space.own.void(candidate.parameters):
+        samples, parameters = space.suggest(trial)
+        if space.own.void(parameters):
             return None
-        plan = self.objective.plan(space.method, candidate.parameters, candidate.samples, self.task.seed)
+        plan = self.objective.plan(space.method, parameters, samples, self.task.seed)
         best = best_of(self.studies)
         races = trial.user_attrs["baseline"] is None
         measurement = self.objective.measure(plan, best_losses(best) if races else None)

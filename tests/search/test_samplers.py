@@ -69,7 +69,7 @@ def test_stopped_and_failed_trials_are_no_parents():
 
 
 def test_at_equal_trials_it_is_better_than_random_search():
-    for seed in range(3):
+    for seed in range(2):
         assert run(seed, 60).best_value < run(seed, 60, optuna.samplers.RandomSampler).best_value
 
 
@@ -88,11 +88,11 @@ def test_a_whole_number_with_an_order_moves_to_one_nearby():
     study.enqueue_trial({"steps": 500, "sample_0": 500})
     study.tell(study.ask(space), 0.0)
     moved = {name: [] for name in space}
-    for seed in range(200):
+    for seed in range(100):
         study.sampler = LocalSampler(seed)
         for name, value in (trial := study.ask(space)).params.items():
             moved[name] += [abs(value - 500)] if value != 500 else []
         study.tell(trial, 1.0)
     mean = {name: sum(far) / len(far) for name, far in moved.items()}
-    assert all(len(far) > 50 for far in moved.values())
+    assert all(len(far) > 25 for far in moved.values())
     assert 120 < mean["steps"] < 200 < 220 < mean["sample_0"] < 280  # 1000 · 0.2 · sqrt(2/π), and 1000 / 4

@@ -53,10 +53,10 @@ def test_a_space_holds_the_baselines_whose_values_it_offers(metric, expected, en
     assert held(space) == expected
     for name in expected:
         point = space.embed(name)
-        candidate = space.suggest(FixedTrial(point))  # which refuses a value that is not offered
-        assert candidate.samples == DRAW
+        samples, parameters = space.suggest(FixedTrial(point))  # which refuses a value that is not offered
+        assert samples == DRAW
         # At that point the method needs what the baseline needs: its other term is gone.
-        rules = adapruner.make(candidate.parameters), METHODS.get(name).make()
+        rules = adapruner.make(parameters), METHODS.get(name).make()
         assert set(rules[0].needs) == set(rules[1].needs)
 
 
@@ -65,10 +65,10 @@ def test_a_fixed_order_leaves_only_the_data_to_search(taylor):
     space = joint(SearchedSamples(parts(range(20), 3, False, 20)), taylor=taylor)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     trial = study.ask()
-    candidate = space.suggest(trial)
+    _, parameters = space.suggest(trial)
     assert set(trial.params) == set(space.samples.names)
-    assert set(adapruner.make(candidate.parameters).needs) == set(METHODS.get(TAYLOR[taylor]).make().needs)
-    assert space.suggest(FixedTrial(space.embed(TAYLOR[taylor]))).samples == DRAW
+    assert set(adapruner.make(parameters).needs) == set(METHODS.get(TAYLOR[taylor]).make().needs)
+    assert space.suggest(FixedTrial(space.embed(TAYLOR[taylor])))[0] == DRAW
 
 
 def test_a_point_of_a_space_with_smaller_weights_ranks_as_the_baseline():

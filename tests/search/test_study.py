@@ -319,12 +319,6 @@ def test_samples_first_and_then_the_parameters(tmp_path):
     assert sum(record.importances.values()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("part", [{"data": "random"}, {"space": AdaPrunerSpace(taylor="second")}])
-def test_without_both_to_search_there_is_nothing_to_do_one_after_the_other(tmp_path, part):
-    run(Objective(), tmp_path, order="sequential", **part)
-    assert {trial["phase"] for trial in finished(tmp_path)} == {"joint"}
-
-
 # The storage.
 
 
@@ -369,15 +363,6 @@ def test_a_finished_search_computes_nothing_again(tmp_path):
     again = Objective()
     assert run(again, tmp_path) == record
     assert again.evaluated == 0
-
-
-def test_seeds_differ_and_repeat(tmp_path):
-    runs = []
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        (tmp_path / name).mkdir()
-        run(Objective(), tmp_path / name, trials=8, seed=seed, baselines=[])
-        runs.append(without_times(finished(tmp_path / name)))
-    assert runs[0] == runs[1] != runs[2]
 
 
 # With a model.

@@ -37,7 +37,7 @@ def problem(seed, candidates=30, size=12, new=7):
     return known, 5 + values.clip(-3, 3), others
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_it_is_bayesian_linear_regression(seed):
     known, values, new = problem(seed)
     middle, mean = known.mean(0), values.mean()
@@ -80,7 +80,7 @@ def least(seed, changes, monkeypatch, trials=60):
 
 
 def test_it_finds_better_passages_than_blind_changes(monkeypatch):
-    gains = [least(seed, 1, monkeypatch) - least(seed, 256, monkeypatch) for seed in range(4)]
+    gains = [least(seed, 1, monkeypatch) - least(seed, 256, monkeypatch) for seed in range(2)]
     assert min(gains) > 0
 
 
