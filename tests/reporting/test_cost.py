@@ -5,7 +5,6 @@ import re
 import pytest
 
 from reproducer.reporting.cost import BACKWARD, fronts, seen_columns, tokens, uneven, whole_costs
-from reproducer.reporting.figures import draw
 from reproducer.reporting.render import render
 from reproducer.reporting.rows import lines
 from reproducer.stages.results import Results
@@ -76,14 +75,6 @@ def test_a_row_that_lost_another_share_is_named(share, named):
     assert ("Not the same cut" in markdown(results)) == bool(named)
 
 
-def test_the_same_results_draw_the_same_picture(tmp_path):
-    pictures = [draw(made(), tmp_path / name) for name in ("one", "two")]
-    names = [picture.name for picture in pictures[0] if picture.kind == "cost"]
-    assert names == ["cost-smollm2-135m-20"]
-    one, two = ((tmp_path / name / "cost-smollm2-135m-20.png").read_bytes() for name in ("one", "two"))
-    assert one == two
-
-
 def timed():
     """Untuned rows and a tuned one, two seeds each, with times."""
     rows = [row("dense", {"own_ppl": 10.0})]
@@ -119,8 +110,3 @@ def test_unstructured_pruning_stands_beside_it():
     assert wanda["Deciding, LLaMA-7B"] == sparsegpt["Deciding, LLaMA-7B"] == f"{expected:.1f} s"
     text = markdown(timed())
     assert "a search takes 12 h 30 min of that GPU" in text, "150 trials of 5 minutes"
-
-
-def test_results_without_times_have_no_such_table():
-    assert whole_costs(made()) == []
-    assert "beside unstructured pruning" not in markdown(made())

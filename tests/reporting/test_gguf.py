@@ -67,20 +67,6 @@ def test_widths_that_miss_a_block_are_told():
     assert r"q4\_k\_m 181 of q5\_0" in latex(deployed())
 
 
-def test_of_files_that_fit_nothing_is_told():
-    results = fake.quickstart()
-    results = fake.change(results, rows=[fake.change(results.rows[0], gguf=[gguf("f16", 270 << 20, 31.2)])])
-    text = section_of(markdown(results), HEADING)
-    assert "round" not in text and "deci" not in text and "**31.20**" in text
-    assert section_of(markdown(fake.quickstart()), HEADING) == ""
-
-
-def test_without_losses_of_the_windows_here_is_open():
-    results = deployed()
-    rows = [fake.change(row, window_losses={}) for row in results.rows]
-    assert {line["Here"] for line in tables(fake.change(results, rows=rows), HEADING)[0]} == {"–"}
-
-
 @pytest.mark.parametrize(("values", "expected"), [([3.0], (3, 3, 3)), ([1.0, 2.0, 3.0, 4.0, 9.0], (3, 2, 4))])
 def test_the_spread_is_of_quartiles(values, expected):
     assert spread(values) == expected

@@ -105,11 +105,3 @@ def test_a_click_on_a_heading_sorts_the_table(report, tmp_path):
     assert told["down"] == told["up"][::-1] and told["sort"] == "ascending"
     assert sorted(told["before"]) == sorted(told["names"]) and told["before"] != told["names"]
     assert told["repeated"] == ["", "w/o tune"], "what repeats the row above reads blank until rows move"
-
-
-@pytest.mark.parametrize(("scheme", "dark"), [(1, False), (0, True)])
-def test_the_page_follows_the_readers_colours(report, tmp_path, scheme, dark):
-    script = "const style = getComputedStyle(document.body); return [style.backgroundColor, style.color];"
-    found = browse(probed(report, script), tmp_path, f"--blink-settings=preferredColorScheme={scheme}")
-    paper, ink = (sum(map(int, re.findall(r"\d+", color)[:3])) for color in found["told"])
-    assert (paper < ink) == dark and abs(paper - ink) > 300

