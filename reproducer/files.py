@@ -16,6 +16,7 @@ from typing import Any
 def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
     """A path in the same folder to write a file or folder to; it takes the place of `path` when the block ends.
 
+    A folder takes the place of nothing, or of an empty one.
     If the block fails, `path` stays as it was. If the process is killed, a hidden file may be left, which the next
     writer of `path` removes.
 
@@ -28,8 +29,6 @@ def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
     try:
         _remove(part)
         yield part
-        if part.is_dir() and path.is_dir():
-            shutil.rmtree(path)
         part.replace(path)
     finally:
         _remove(part)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from reproducer.errors import UserError
+from reproducer.files import replacing
 
 
 @contextmanager
@@ -21,19 +20,15 @@ def new_folder(directory: Path) -> Iterator[Path]:
         UserError: `directory` is not empty or no folder, or cannot be written: the disk is full, say.
     """
     check_new(directory)
-    unfinished = directory.with_name(f".{directory.name}.{os.getpid()}")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
-        yield unfinished
-        unfinished.replace(directory)  # an empty folder gives way
+        with replacing(directory, shared=True) as unfinished:
+            unfinished.mkdir()
+            yield unfinished
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         hint = "nothing is left of it; make room, or choose another folder"
         raise UserError(f"the model cannot be written to {directory}: {reason}", hint) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def check_new(directory: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reproducer.files import replacing
 from reproducer.methods.registry import TrainingJob
 
 if TYPE_CHECKING:
@@ -48,10 +49,9 @@ def train_steps(
         return
 
     def save() -> None:
-        new = result.with_suffix(".new")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        save_file(tensors, new, metadata={"training": identity})
-        new.replace(result)
+        with replacing(result) as part:
+            save_file(tensors, part, metadata={"training": identity})
 
     train(
         lambda number: {"loss": step(number, job.ids[batch_rows(len(job.ids), number, batch, job.seed)])},

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +24,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from reproducer.errors import UserError
+from reproducer.files import replacing
 from reproducer.models.memory import give_back
 from reproducer.models.tokens import Tokens
 
@@ -168,16 +168,13 @@ def _restore(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], optimiz
 def _write(folder: Path, checkpoint: Checkpoint, identity: str) -> None:
     """Add a checkpoint, whole or not at all, and remove all but the newest ones."""
     final = folder / f"step-{len(checkpoint.records):08d}"
-    unfinished = folder / f"{final.name}.tmp"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    tensors = unfinished / "state.safetensors"
-    save_file(checkpoint.tensors, tensors)
-    digest = hashlib.sha256(tensors.read_bytes()).hexdigest()
-    text = json.dumps({"identity": identity, "records": checkpoint.records, "sha256": digest})
-    (unfinished / "state.json").write_text(text, encoding="utf-8")
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(unfinished, final)
+    with replacing(final) as part:
+        part.mkdir(parents=True)
+        save_file(checkpoint.tensors, part / "state.safetensors")
+        digest = hashlib.sha256((part / "state.safetensors").read_bytes()).hexdigest()
+        text = json.dumps({"identity": identity, "records": checkpoint.records, "sha256": digest})
+        (part / "state.json").write_text(text, encoding="utf-8")
+        shutil.rmtree(final, ignore_errors=True)
     for older in _finished(folder)[:-KEPT_CHECKPOINTS]:
         shutil.rmtree(older)
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from reproducer.files import replacing
 from reproducer.models.tokens import Tokens
 from reproducer.pruning.collect import Limits, collect
 from reproducer.pruning.statistics import Statistic, Statistics
@@ -81,15 +80,12 @@ class PassageFiles:
         }
         told = {"digest": _digest(tensors), "forward": str(tokens.forward), "backward": str(tokens.backward)}
         path = self._path(ids)
-        part = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, part, metadata=told)
-            part.replace(path)
+            with replacing(path, shared=True) as part:
+                save_file(tensors, part, metadata=told)
         except (OSError, SafetensorError) as error:
             log.warning("statistics of a passage could not be kept for other stages: %s", error)
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
 
     def _path(self, ids: Tensor) -> Path:
         return self.folder / f"{hashlib.sha256(ids.cpu().numpy().tobytes()).hexdigest()[:20]}.safetensors"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reproducer.facts import Facts
+from reproducer.files import replacing
 from reproducer.methods.space import Scalar
 
 FILE = "search.json"
@@ -119,6 +120,5 @@ class Record(Facts):
 
 def write(path: Path, value: Any) -> None:
     """Write JSON so that readers and kills never see a part of the file."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False))
-    temporary.replace(path)
+    with replacing(path) as part:
+        part.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from reproducer.errors import UserError
+from reproducer.files import replacing
 from reproducer.models.architecture import LayerShape, architecture_of, layer_shape
 from reproducer.models.gguf.tokenizer import add_tokenizer
 from reproducer.models.gguf.types import BLOCK, FileType, file_type, fitting, stored
@@ -99,9 +100,10 @@ def write_gguf(model: Any, tokenizer: str | Path, path: str | Path, type: str = 
     shapes = [layer_shape(layer, architecture) for layer in architecture.decoder_layers(model)]
     widths = [_filled(shape.channels, chosen) for shape in shapes]
     entries = list(_entries(model, shapes, widths, chosen))
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    writer = GGUFWriter(part, "llama" if len(set(shapes)) == 1 else "deci")
-    try:
+    with (
+        replacing(path, shared=True) as part,
+        closing(GGUFWriter(part, "llama" if len(set(shapes)) == 1 else "deci")) as writer,
+    ):
         _add_settings(writer, model.config, shapes, widths, chosen, name)
         add_tokenizer(writer, load_tokenizer(Path(tokenizer)), model.get_input_embeddings().num_embeddings)
         for entry in entries:
@@ -111,11 +113,6 @@ def write_gguf(model: Any, tokenizer: str | Path, path: str | Path, type: str = 
         writer.write_ti_data_to_file()
         for entry in entries:
             writer.write_tensor_data(entry.stored())
-        writer.close()
-        part.replace(path)
-    finally:
-        writer.close()
-        part.unlink(missing_ok=True)
     kinds = [entry.kind.name.lower() for entry in entries if len(entry.shape) > 1]
     padded = sum(width != shape.channels for width, shape in zip(widths, shapes, strict=True))
     return Written(writer.arch, padded, {kind: kinds.count(kind) for kind in sorted(set(kinds))})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from reproducer.errors import UserError, nearest
+from reproducer.files import replacing
 from reproducer.models.architecture import architecture_of
 from reproducer.models.quiet import quiet
 from reproducer.models.training import seeded
@@ -72,18 +72,16 @@ def save_adapter(adapted: Any, directory: Path) -> None:
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    unfinished = directory.with_name(f"{directory.name}.tmp")
-    for folder in (unfinished, directory):
-        shutil.rmtree(folder, ignore_errors=True)
-    unfinished.mkdir(parents=True)
     tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(tensors, unfinished / WEIGHTS, metadata={"format": "pt"})
     config = adapted.peft_config["default"].to_dict()
     config |= {"base_model_name_or_path": None, "inference_mode": True}
     config = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
-    (unfinished / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(unfinished, directory)
+    shutil.rmtree(directory, ignore_errors=True)
+    with replacing(directory) as part:
+        part.mkdir(parents=True)
+        save_file(tensors, part / WEIGHTS, metadata={"format": "pt"})
+        (part / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def apply_adapter(model: nn.Module, directory: Path, merge: bool = False) -> nn.Module:

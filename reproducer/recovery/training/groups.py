@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reproducer.errors import UserError
+from reproducer.files import replacing
 from reproducer.models.architecture import architecture_of
 from reproducer.models.training import seeded
 from reproducer.recovery.training.adapter import target_names
@@ -142,9 +142,8 @@ def save_grouped(weights: dict[str, nn.Parameter], layout: Layout, directory: Pa
     from safetensors.torch import save_file
 
     tensors = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
-    unfinished = directory / f"{FILE}.tmp"
-    save_file(tensors, unfinished, metadata={"layout": json.dumps(asdict(layout), sort_keys=True)})
-    os.replace(unfinished, directory / FILE)
+    with replacing(directory / FILE) as part:
+        save_file(tensors, part, metadata={"layout": json.dumps(asdict(layout), sort_keys=True)})
 
 
 def apply_grouped(model: nn.Module, directory: Path, merge: bool = False) -> nn.Module:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reproducer.errors import UserError
+from reproducer.files import replacing
 from reproducer.models.architecture import family_of
 from reproducer.models.loss import next_token_losses
 from reproducer.models.memory import give_back
@@ -56,9 +56,8 @@ def most_lost(job: Job, ids: Tensor, count: int, numbers: Sequence[int]) -> list
         job.say("the model loses nothing to the dense one on any passage: the first ones are taken")
     chosen = sorted(torch.argsort(lost, descending=True, stable=True)[:count].tolist())
     rows = [{"passage": numbers[row], "pruned": pruned[row].item(), "dense": dense[row].item()} for row in chosen]
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps({"identity": identity, "rows": chosen, "losses": rows}), encoding="utf-8")
-    os.replace(unfinished, path)
+    with replacing(path) as part:
+        part.write_text(json.dumps({"identity": identity, "rows": chosen, "losses": rows}), encoding="utf-8")
     return chosen
 
 
