@@ -1,4 +1,4 @@
-"""The README's batch scripts, with processes in place of nodes: `srun` and `scontrol` are stand-ins."""
+"""The batch scripts of docs/machines.md, with processes in place of nodes: `srun` and `scontrol` are stand-ins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8").partition("#### In SLURM")[2]
+PAGE = (ROOT / "docs/machines.md").read_text(encoding="utf-8").partition("## In SLURM")[2]
 SPEC = """\
 name: small-run
 models: [tiny-gqa]
@@ -52,8 +52,8 @@ echo "reproduce $*" >> log
 sleep 0.5
 exit 3
 """
-SCRIPT = re.search(r"```sh\n(#!/bin/bash.*?)```", README, re.DOTALL)[1]
-ONE_LINE = re.search(r"`(srun sh .*?)`", README)[1]
+SCRIPT = re.search(r"```sh\n(#!/bin/bash.*?)```", PAGE, re.DOTALL)[1]
+ONE_LINE = re.search(r"`(srun sh .*?)`", PAGE)[1]
 
 
 def stand_in(folder: Path, **programs: str) -> str:
