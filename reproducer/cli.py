@@ -49,21 +49,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    parser = _parser()
     if arguments and arguments[0] not in (*SUBCOMMANDS, "run") and not arguments[0].startswith("-"):
         if not Path(arguments[0]).suffix and not _exists(arguments[0]):
             hint = nearest(arguments[0], SUBCOMMANDS)
             raise UserError(f"'{arguments[0]}' is neither a subcommand nor a spec file", hint)
         arguments = ["run", *arguments]
     try:
-        parsed: dict[str, Any] = vars(parser.parse_args(arguments or ["--help"]))
+        options = parse(arguments or ["--help"])
     except SystemExit:  # the help was asked for
         return DONE
     from reproducer import commands
 
-    lists = {name: tuple(value) for name, value in parsed.items() if isinstance(value, list)}
-    options = Options(**{**parsed, **lists})
     return getattr(commands, options.command)(options)
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """UserError for what cannot be read; SystemExit after a help text."""
+    parsed: dict[str, Any] = vars(_parser().parse_args(arguments))
+    lists = {name: tuple(value) for name, value in parsed.items() if isinstance(value, list)}
+    return Options(**{**parsed, **lists})
 
 
 def _exists(name: str) -> bool:

@@ -414,11 +414,11 @@ def test_every_gpu_gets_a_stage(here, monkeypatch, gpus, arguments, devices, slo
     """Where stages are placed; no GPU is needed, and none computes."""
     import torch
 
-    from reproducer.cli import _parser
+    from reproducer.cli import parse
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    given = _parser().parse_args(["run", "spec.yaml", *arguments])
+    given = parse(["run", "spec.yaml", *arguments])
     monkeypatch.setattr(running, "_announce", lambda *_, **__: {})
     monkeypatch.setattr(running, "run_queue", lambda stages, store, engine, devices, **_: (engine, devices))
     engine, found = running.run_stages(commands._load(given), given, None)
