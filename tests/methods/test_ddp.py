@@ -215,7 +215,7 @@ def test_channels_in_blocks():
 def test_a_loss_that_is_not_finite_names_the_step():
     model, ids = tiny(), tokens(8, 8)
     model.lm_head.weight.data[3] = torch.nan
-    with pytest.raises(UserError, match="the loss is nan at step 1 of 3"):
+    with pytest.raises(UserError, match="the loss is not finite at step 1 of 3"):
         prune(model, "ddp", ids, ratio=0.2, steps=3)
 
 

@@ -224,5 +224,5 @@ def test_bad_parameters(more, words):
 
 def test_a_loss_that_is_not_finite_names_the_step():
     model, ids = tiny(), tokens(8, 8)
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+ of 8"):
+    with pytest.raises(UserError, match=r"the loss is not finite at step \d+ of 8"):
         prune(model, "lorashear", ids, ratio=0.2, **{**SHORT, "learning_rate": 1e30})
