@@ -20,12 +20,12 @@ ROOT = Path(__file__).parents[2]
 SPEC = """\
 name: small-run
 models: [tiny-gqa]
-methods: [magnitude, vector, llm-pruner-e1, {name: adapruner, search: {trials: 6}}]
+methods: [magnitude, {name: adapruner, search: {trials: 6}}]
 prune: {ratio: 0.20, layers: [1, 5]}
 calibration: {dataset: python-topics, samples: 3, length: 32, pool: 40}
 evaluate: {perplexity: [python-topics], seq_len: 32, windows: 4}
 """
-KILLS = 6
+KILLS = 4
 
 
 def start(folder: Path, name: str, jobs: str) -> "subprocess.Popen[bytes]":
