@@ -116,7 +116,7 @@ def test_lm_eval_scores_the_folder_as_the_row_was(here):
     row = next(row for row in rows if (row["label"], row["recovery"]) == ("FLAP*", "none"))
     assert len(samples) == 8
     found = [sample["acc"] for sample in sorted(samples, key=lambda one: one["doc_id"])]
-    assert found == [item["scores"]["acc"] for item in row["items"]["quiz"]]
+    assert found == [item["scores"]["acc"] for item in row["measured"]["quiz_acc"]["items"]]
 
 
 def test_a_row_becomes_a_gguf_file(here):
