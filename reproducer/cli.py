@@ -169,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     remote.add_argument(
         "--remote",
         metavar="URL",
-        help="an object store, such as s3://bucket/prefix, through which machines share what is finished",
+        help="a cache of finished stages, such as s3://bucket/prefix or a folder",
     )
     out = _Parser(add_help=False)
     out.add_argument("--out", type=Path, metavar="DIR", help="reports (default: out)")
@@ -178,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
         "--known",
         type=Path,
         metavar="FILE",
-        help="the results.json of an earlier run: finished rows of the same recipe are taken from it, and not run",
+        help="the results.json of an earlier run: finished stages of the same recipe are taken from it, and not run",
     )
     machine = _Parser(add_help=False)
     machine.add_argument(
