@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from reproducer.errors import UserError
 from reproducer.methods.parameters import POSITIVE, check_number, whole_from
-from reproducer.methods.registry import Decision, Request, TrainingJob, register
+from reproducer.methods.registry import Decision, Request, register
 from reproducer.methods.training import text_loss, train_steps, trained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from reproducer.models.architecture import Architecture, Kind
+    from reproducer.models.architecture import Kind
     from reproducer.pruning.plan import Plan
 
 MULTIPLIER = "multiplier"
@@ -64,23 +64,15 @@ def ddp(
         raise UserError(f"ddp's fold is {fold!r}; it is true or false")
     settings = {**numbers, **counts, "fold": fold}
 
-    def train(job: TrainingJob) -> None:
-        from reproducer.pruning.allocation import parameters_to_remove
-
-        learn_gates(job, settings, parameters_to_remove(job.model, job.layers, job.cut))
-
-    def decide(request: Request) -> Plan:
-        from reproducer.pruning.allocation import parameters_to_remove
-
-        gates = trained(request.trained)
-        remove = parameters_to_remove(request.model, request.layers, request.cut)
-        return cut_by_gates(request, gates, remove, fold)
-
-    return Decision(decide, train=train, training=lambda samples, layers: (0, steps * batch, batch))
+    return Decision(
+        lambda request: cut_by_gates(request, trained(request.directory), fold),
+        train=lambda request: learn_gates(request, settings, request.parameters_to_remove()),
+        training=lambda samples, layers: (0, steps * batch, batch),
+    )
 
 
-def learn_gates(job: TrainingJob, settings: Mapping[str, Any], remove: int) -> None:
-    """Leave the gates `layer.kind` [units] in the job's directory.
+def learn_gates(request: Request, settings: Mapping[str, Any], remove: int) -> None:
+    """Leave the gates `layer.kind` [units] in the request's directory.
 
     Args:
         settings: the method's parameters.
@@ -91,28 +83,26 @@ def learn_gates(job: TrainingJob, settings: Mapping[str, Any], remove: int) -> N
     """
     import torch
 
-    from reproducer.pruning.together import cut_together
-
-    model, architecture = job.model, job.architecture
-    wide = torch.float64 if architecture.head_of(model).weight.dtype == torch.float64 else torch.float32
+    device, wide = request.head.device, torch.promote_types(request.head.dtype, torch.float32)
     gates: dict[str, Tensor] = {}
     costs: dict[str, int] = {}
-    for name, projection, units, cost in _gated(model, architecture, job.layers):
-        gates[name] = torch.ones(units, dtype=wide, device=projection.weight.device, requires_grad=True)
-        costs[name] = cost
-        projection.register_forward_pre_hook(_multiplied(gates[name]))
-    every = _by_layer(gates, job.layers)
-    cut_together(model, architecture, every, remove, job.cut.round_to)  # before minutes are spent
+    for index in request.layers:
+        parameters = request.unit_parameters(index)
+        for kind, units in request.units(index).items():
+            name, (_, projection) = f"{index}.{kind}", request.output(index, kind)
+            gates[name] = torch.ones(units, dtype=wide, device=projection.weight.device, requires_grad=True)
+            costs[name] = parameters[kind]
+            projection.register_forward_pre_hook(_multiplied(gates[name]))
+    request.ranked_together(by_layer(gates, request.layers), remove)  # raises, before minutes are spent
     total = sum(costs[name] * len(gate) for name, gate in gates.items())
     target = 1 - remove / total
     multiplier = torch.zeros((), dtype=torch.float64)
     optimizer = torch.optim.Adam(gates.values(), lr=settings["learning_rate"])
-    device = architecture.head_of(model).weight.device
 
     def step(number: int, ids: Tensor) -> float:
         progress = number / max(1, settings["steps"] - 1)
         epsilon = settings["epsilon_start"] * (settings["epsilon_end"] / settings["epsilon_start"]) ** progress
-        loss = text_loss(job, ids)
+        loss = text_loss(request, ids)
         open_ = {name: (1 + epsilon) * gate.square() / (gate.square() + epsilon) for name, gate in gates.items()}
         share = torch.stack([costs[name] * values.sum().to(device) for name, values in open_.items()]).sum() / total
         optimizer.zero_grad()
@@ -128,58 +118,38 @@ def learn_gates(job: TrainingJob, settings: Mapping[str, Any], remove: int) -> N
 
     state = {**gates, MULTIPLIER: multiplier}
     all_settings = {**settings, "remove": remove}
-    train_steps(job, state, optimizer, step, steps=settings["steps"], batch=settings["batch"], settings=all_settings)
+    train_steps(
+        request, state, optimizer, step, steps=settings["steps"], batch=settings["batch"], settings=all_settings
+    )
 
 
-def cut_by_gates(request: Request, gates: Mapping[str, Tensor], remove: int, fold: bool) -> Plan:
+def cut_by_gates(request: Request, gates: Mapping[str, Tensor], fold: bool, remove: int | None = None) -> Plan:
     """The plan without the structures of the smallest gates.
 
     Args:
-        remove: parameters that go.
         fold: whether the plan's tensors hold the gates of the structures that stay.
+        remove: parameters that go; None: those of the cut.
     """
     import torch
 
-    from reproducer.models.architecture import linear_at
-    from reproducer.pruning.together import cut_together
-
-    scores = {
-        index: {kind: gate.detach().abs() for kind, gate in of_layer.items()}
-        for index, of_layer in _by_layer(gates, request.layers).items()
-    }
-    kept = cut_together(request.model, request.architecture, scores, remove, request.cut.round_to)
+    gates_by_layer = by_layer(gates, request.layers)
+    scores = {index: {kind: gate.abs() for kind, gate in of.items()} for index, of in gates_by_layer.items()}
+    kept = request.ranked_together(scores, remove)
     tensors = {}
-    if fold:
-        layers = request.architecture.decoder_layers(request.model)
-        for index, of_layer in _by_layer(gates, request.layers).items():
-            for kind, gate in of_layer.items():
-                path = request.architecture.output(kind)
-                weight = linear_at(layers[index], path).weight.detach()
-                units = torch.tensor(kept[kind][index])
-                columns = weight.cpu().unflatten(1, (len(gate), -1))[:, units].to(gate.dtype)
-                folded = (columns * gate.detach()[units][:, None]).flatten(1).to(weight.dtype)
-                tensors[f"{request.architecture.layers}.{index}.{path}.weight"] = folded
-    return request.keep(kept["heads"], kept["channels"], tensors=tensors, scores=scores)
+    for index, of_layer in gates_by_layer.items() if fold else ():
+        for kind, gate in of_layer.items():
+            name, projection = request.output(index, kind)
+            weight, units = projection.weight.detach(), torch.tensor(kept[kind][index])
+            columns = weight.cpu().unflatten(1, (len(gate), -1))[:, units].to(gate.dtype)
+            tensors[f"{name}.weight"] = (columns * gate[units][:, None]).flatten(1).to(weight.dtype)
+    return request.keep(kept, tensors=tensors, scores=scores)
 
 
-def _gated(
-    model: nn.Module, architecture: Architecture, layers: list[int]
-) -> Iterator[tuple[str, nn.Linear, int, int]]:
-    """Of each layer and kind: the gates' name, the projection that they stand in front of, units, parameters a unit."""
-    from reproducer.models.architecture import KINDS, layer_shape, linear_at, unit_parameters
-
-    blocks = architecture.decoder_layers(model)
-    for index in layers:
-        for kind in KINDS:
-            projection = linear_at(blocks[index], architecture.output(kind))
-            units = layer_shape(blocks[index], architecture).units(kind)
-            yield f"{index}.{kind}", projection, units, unit_parameters(blocks[index], architecture, kind)
-
-
-def _by_layer(gates: Mapping[str, Tensor], layers: list[int]) -> dict[int, dict[Kind, Tensor]]:
+def by_layer(gates: Mapping[str, Tensor], layers: list[int]) -> dict[int, dict[Kind, Tensor]]:
+    """{layer: {kind: gates [units]}}, without their gradients."""
     from reproducer.models.architecture import KINDS
 
-    return {index: {kind: gates[f"{index}.{kind}"] for kind in KINDS} for index in layers}
+    return {index: {kind: gates[f"{index}.{kind}"].detach() for kind in KINDS} for index in layers}
 
 
 def _multiplied(gate: Tensor) -> Callable:

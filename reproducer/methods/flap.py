@@ -53,15 +53,11 @@ def flap(metric: Literal["wifv", "ifv", "wifn"] = "wifv", compensate: bool = Tru
     }[metric]
 
     def decide(request: Request) -> Plan:
-        from reproducer.pruning.allocation import parameters_to_remove
-        from reproducer.pruning.together import cut_together
-
         scores = standardised(request, factors)
-        remove = parameters_to_remove(request.model, request.layers, request.cut)
+        remove = request.parameters_to_remove()
         if compensate:
             remove += _biases_to_add(request)
-        kept = cut_together(request.model, request.architecture, scores, remove, request.cut.round_to)
-        plan = request.keep(kept["heads"], kept["channels"], scores=scores)
+        plan = request.keep(request.ranked_together(scores, remove), scores=scores)
         if compensate:
             plan.tensors = _compensation(request, plan)
         return plan
@@ -71,14 +67,10 @@ def flap(metric: Literal["wifv", "ifv", "wifn"] = "wifv", compensate: bool = Tru
 
 def standardised(request: Request, factors: tuple[Statistic, ...]) -> dict[int, dict[Kind, Tensor]]:
     """{layer: {kind: [units]}} of the metric that is the product of `factors`, comparable over layers and kinds."""
-    from reproducer.models.architecture import KINDS, layer_shape
-
-    layers = request.architecture.decoder_layers(request.model)
     scores: dict[int, dict[Kind, Tensor]] = {}
     for index in request.layers:
-        shape = layer_shape(layers[index], request.architecture)
         scores[index] = {}
-        for kind in KINDS:
+        for kind, units in request.units(index).items():
             features: Features = request.statistics[index][request.architecture.output(kind)]
             values = features[factors[0]].double()
             for factor in factors[1:]:
@@ -86,19 +78,14 @@ def standardised(request: Request, factors: tuple[Statistic, ...]) -> dict[int, 
             if kind == "heads":
                 values = values.square()
             deviation = values.std() if len(values) > 1 else values.new_zeros(())
-            apart = (values - values.mean()) / (deviation if deviation > 0 else 1)
-            scores[index][kind] = apart.view(shape.units(kind), -1).mean(1)  # units own inputs side by side
+            standard = (values - values.mean()) / (deviation if deviation > 0 else 1)
+            scores[index][kind] = standard.view(units, -1).mean(1)  # units own inputs side by side
     return scores
 
 
 def _biases_to_add(request: Request) -> int:
     """Parameters of the biases that output and down projections do not have yet."""
-    from reproducer.models.architecture import KINDS, linear_at
-
-    layers = request.architecture.decoder_layers(request.model)
-    projections = [
-        linear_at(layers[index], request.architecture.output(kind)) for index in request.layers for kind in KINDS
-    ]
+    projections = [request.output(index, kind)[1] for index in request.layers for kind in request.units(index)]
     return sum(projection.out_features for projection in projections if projection.bias is None)
 
 
@@ -106,21 +93,19 @@ def _compensation(request: Request, plan: Plan) -> dict[str, Tensor]:
     """{name: bias [outputs]} of the output and down projections, with the mean effect of the inputs that go."""
     import torch
 
-    from reproducer.models.architecture import KINDS, linear_at
     from reproducer.pruning.statistics import InputMean
 
-    layers = request.architecture.decoder_layers(request.model)
     tensors: dict[str, Tensor] = {}
     for index in request.layers:
-        for kind in KINDS:
-            path = request.architecture.output(kind)
-            projection, mean = linear_at(layers[index], path), request.statistics[index][path][InputMean()]
-            gone = torch.ones(plan.units[index][kind], dtype=torch.bool)
+        for kind, units in request.units(index).items():
+            name, projection = request.output(index, kind)
+            mean = request.statistics[index][request.architecture.output(kind)][InputMean()]
+            gone = torch.ones(units, dtype=torch.bool)
             gone[plan.kept(kind, index)] = False
-            columns = gone.repeat_interleave(len(mean) // len(gone)).nonzero().flatten()
+            columns = gone.repeat_interleave(len(mean) // units).nonzero().flatten()
             weight = projection.weight.detach().index_select(1, columns.to(projection.weight.device))
             bias = weight.cpu().to(mean.dtype) @ mean[columns]
             if projection.bias is not None:
                 bias += projection.bias.detach().cpu().to(bias.dtype)
-            tensors[f"{request.architecture.layers}.{index}.{path}.bias"] = bias
+            tensors[f"{name}.bias"] = bias
     return tensors

@@ -50,35 +50,31 @@ def gprune_llm(groups: int = 2, sensitive: float = 1.0, weak: float = 0.25) -> D
     check_number("gprune-llm", "weak", weak, "a share from 0 to 1", lambda rank: 0 <= rank <= 1)
 
     def decide(request: Request) -> Plan:
-        from reproducer.models.architecture import KINDS, layer_shape
         from reproducer.pruning.collect import collect
 
-        apart = collect(request.model, request.ids, request.layers, (InputSquare(),), per_sample=True)
-        layers = request.architecture.decoder_layers(request.model)
+        by_sample = collect(request.model, request.ids, request.layers, (InputSquare(),), per_sample=True)
         scores: dict[int, dict[Kind, Tensor]] = {}
         for index in request.layers:
-            shape = layer_shape(layers[index], request.architecture)
             scores[index] = {}
-            for kind in KINDS:
+            for kind, units in request.units(index).items():  # units own inputs side by side
                 path = request.architecture.output(kind)
-                squares = apart[index][path][InputSquare()].double()
+                squares = by_sample[index][path][InputSquare()].double()
                 weights = request.statistics[index][path][MeanMagnitude()].double()
-                units = shape.units(kind)  # own inputs side by side
-                texts = (weights * squares.sqrt()).view(len(squares), units, -1).sum(2)
-                whole = (weights * squares.mean(0).sqrt()).view(units, -1).sum(1)
+                of_texts = (weights * squares.sqrt()).view(len(squares), units, -1).sum(2)
+                of_all = (weights * squares.mean(0).sqrt()).view(units, -1).sum(1)
                 without = weights.view(units, -1).sum(1)
-                scores[index][kind] = grouped(texts, whole, without, groups, sensitive, weak)
+                scores[index][kind] = grouped(of_texts, of_all, without, groups, sensitive, weak)
         return request.plan(scores)
 
     return Decision(decide, needs=(MeanMagnitude(),), passes=((InputSquare(),),))
 
 
-def grouped(texts: Tensor, whole: Tensor, without: Tensor, groups: int, sensitive: float, weak: float) -> Tensor:
+def grouped(of_texts: Tensor, of_all: Tensor, without: Tensor, groups: int, sensitive: float, weak: float) -> Tensor:
     """Steps 2 to 4 for the units of one layer and kind.
 
     Args:
-        texts: [texts, units], scores on each text alone.
-        whole: [units], scores on all of them.
+        of_texts: [texts, units], scores on each text alone.
+        of_all: [units], scores on all of them.
         without: [units], scores without activations.
 
     Returns:
@@ -86,16 +82,16 @@ def grouped(texts: Tensor, whole: Tensor, without: Tensor, groups: int, sensitiv
     """
     import torch
 
-    count = whole.shape[0]
-    ranks = texts.argsort(dim=1, stable=True).argsort(dim=1).double() / max(count - 1, 1)
+    count = of_all.shape[0]
+    ranks = of_texts.argsort(dim=1, stable=True).argsort(dim=1).double() / max(count - 1, 1)
     sensitivity, rank = ranks.std(dim=0), ranks.mean(dim=0)
-    found = torch.empty(count, dtype=torch.double)
+    scores = torch.empty(count, dtype=torch.double)
     order = torch.argsort(sensitivity, stable=True)
     for members in order.tensor_split(max(1, min(groups, count // SMALLEST))):
         unreliable = rank[members] < weak
         if not sensitivity[members].mean() > sensitive * sensitivity.mean():
             unreliable[:] = False
-        for group, score in ((members[~unreliable], whole), (members[unreliable], without)):
+        for group, score in ((members[~unreliable], of_all), (members[unreliable], without)):
             mean = score[group].double().mean()
-            found[group] = score[group].double() / (mean if mean > 0 else 1)
-    return found
+            scores[group] = score[group].double() / (mean if mean > 0 else 1)
+    return scores

@@ -105,20 +105,20 @@ class _Descent:
                 for index, of_layer in self.delta.items():
                     for path, delta in of_layer.items():
                         total[index][path] += delta
-        found: Statistics = {index: {path: {} for path in self.axes} for index in self.weights}
+        statistics: Statistics = {index: {path: {} for path in self.axes} for index in self.weights}
+        moved = False
         for index, of_layer in self.weights.items():
             for path, weight in of_layer.items():
                 terms = (total[index][path] * weight).abs_()
-                values = terms.sum(1 - self.axes[path]) / (averaged * self.step_size)
-                found[index][path][statistic] = values.cpu()
-        if self.threshold and not any(
-            bool(values.any()) for of in found.values() for one in of.values() for values in one.values()
-        ):
+                values = (terms.sum(1 - self.axes[path]) / (averaged * self.step_size)).cpu()
+                statistics[index][path][statistic] = values
+                moved = moved or bool(values.any())
+        if self.threshold and not moved:
             raise UserError(
                 f"moreau's threshold of {self.threshold} leaves no displacement in any row",
                 "choose a smaller one; 0 shrinks nothing",
             )
-        return found
+        return statistics
 
     def _step(self, step: int) -> None:
         import torch
@@ -150,18 +150,18 @@ class _Descent:
         from torch.func import functional_call
 
         layer = self.walk.layers[index]
-        found: dict[str, Tensor] = {}
+        perturbed: dict[str, Tensor] = {}
         if index not in self.weights:
-            return layer, found
+            return layer, perturbed
         generator = torch.Generator(self.walk.device).manual_seed(self.seeds[index])
         for path, weight in self.weights[index].items():
             moved = weight + self.delta[index][path]  # in the wider dtype of the two
             if self.noise:
                 drawn = torch.randn(weight.shape, generator=generator, dtype=moved.dtype, device=weight.device)
                 moved.addcmul_(drawn, weight.abs().to(moved.dtype), value=self.noise)
-            found[path] = moved.to(weight.dtype).requires_grad_()
-        named = {f"{path}.weight": moved for path, moved in found.items()}
-        return lambda hidden, **arguments: functional_call(layer, named, (hidden,), arguments), found
+            perturbed[path] = moved.to(weight.dtype).requires_grad_()
+        named = {f"{path}.weight": moved for path, moved in perturbed.items()}
+        return lambda hidden, **arguments: functional_call(layer, named, (hidden,), arguments), perturbed
 
     def _move(self, delta: Tensor, slope: Tensor) -> None:
         """A step of proximal gradient descent, in place."""

@@ -1,17 +1,16 @@
-"""`prune`, and its two halves that stages and the search call: `train` and `decide`."""
+"""`prune`, and its parts that stages and the search call: `plan_for`, `train` and `decide`."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from reproducer.errors import UserError
-from reproducer.methods.registry import METHODS, Decision, Method, Request, Rule, TrainingJob
+from reproducer.methods.registry import METHODS, Decision, Method, Request, Rule
 from reproducer.models.tokens import Tokens, counting
 
 if TYPE_CHECKING:
@@ -19,10 +18,7 @@ if TYPE_CHECKING:
 
     from reproducer.models.architecture import Kind
     from reproducer.pruning.collect import Limits
-    from reproducer.pruning.cut import Cut
-    from reproducer.pruning.passages import PassageFiles
     from reproducer.pruning.plan import Plan
-    from reproducer.pruning.statistics import Statistics
 
 
 def prune(
@@ -63,81 +59,70 @@ def prune(
         UserError: an unknown method or parameter, a bad ratio, layers out of range, missing or unfit samples, or a
             quantised model.
     """
+    from reproducer.models.architecture import family_of
     from reproducer.models.products import wide_products
+    from reproducer.pruning.allocation import check_layers
     from reproducer.pruning.cut import Cut
     from reproducer.pruning.plan import fingerprint
 
-    cut = Cut(structure_ratio=structure_ratio, ratio=ratio, scope=scope, heads=heads, round_to=round_to)
+    cut = Cut(structure_ratio=structure_ratio, ratio=ratio, scope=scope, heads=heads, round_to=round_to, steps=in_steps)
+    config: Any = model.config
+    indices = check_layers(layers, len(family_of(config).decoder_layers(model)))
+    request = Request(
+        model, METHODS.get(method), cut, parameters, ids=calibration, layers=indices, seed=seed, limits=limits
+    )
     weight = next(model.parameters())
     with wide_products(weight.dtype, weight.device):
-        plan = plan_by(
-            METHODS.get(method),
-            parameters,
-            model,
-            calibration,
-            layers=layers,
-            cut=cut,
-            steps=in_steps,
-            seed=seed,
-            limits=limits,
-        )
+        plan = plan_for(request)
     plan.base = fingerprint(model)
     return plan
 
 
-def plan_by(
-    method: Method,
-    parameters: Mapping[str, Any],
-    model: nn.Module,
-    ids: Tensor | None,
-    *,
-    layers: Sequence[int] | None,
-    cut: Cut,
-    seed: int,
-    steps: int = 1,
-    limits: Limits | None = None,
-    trained: Path | None = None,
-    passages: PassageFiles | None = None,
-) -> Plan:
-    """What `prune` does, with the cut as one object.
+def plan_for(request: Request) -> Plan:
+    """The plan that a request asks for, from checks to decision.
 
-    Args:
-        passages: where statistics of single samples are kept, for a method whose statistics are means over samples.
-        trained: the directory of a training that is done; None: a method that trains does so in a temporary one.
+    A method that trains does so in a temporary directory, unless the request names one, whose training is done.
     """
-    from reproducer.models.quantised import refuse_quantised
     from reproducer.pruning.allocation import check_reachable
     from reproducer.pruning.collect import collect
     from reproducer.pruning.passages import collect_by_passage
+
+    request = request if request.method.calibrated else replace(request, ids=None)
+    rule = request.rule
+    _check(request)
+    if isinstance(rule, Rule):  # before minutes are spent; a decision cuts as it likes
+        check_reachable(request.model, request.layers, request.cut, request.cut.steps)
+        if request.cut.steps > 1:
+            return _in_steps(request, rule)
+    with ExitStack() as stack:
+        if request.method.trains and request.directory is None:
+            request = replace(request, directory=Path(stack.enter_context(tempfile.TemporaryDirectory())))
+            train(request)
+        ids, passages = request.ids, request.passages
+        if passages is not None and ids is not None and rule.needs and all(each.additive for each in rule.needs):
+            statistics = collect_by_passage(request.model, ids, request.layers, rule.needs, request.limits, passages)
+        else:
+            statistics = collect(request.model, ids, request.layers, rule.needs, request.limits)
+        return decide(replace(request, statistics=statistics))
+
+
+def _check(request: Request) -> None:
+    """UserError for a model, samples or steps that the method cannot take."""
+    from reproducer.models.architecture import architecture_of
+    from reproducer.models.quantised import refuse_quantised
     from reproducer.pruning.scoring import check_samples
     from reproducer.pruning.statistics import GradientStatistic
 
-    rule = method.make(parameters)
-    taken = [*rule.needs, *(one for of_pass in getattr(rule, "passes", ()) for one in of_pass)]
-    if method.trains or any(isinstance(statistic, GradientStatistic) for statistic in taken):
-        refuse_quantised(model, f"method '{method.name}'")
-    indices = _indices(model, layers)
-    ids = ids if method.calibrated else None
+    method, rule, ids, steps = request.method, request.rule, request.ids, request.cut.steps
+    statistics = [*rule.needs, *(each for needs in getattr(rule, "passes", ()) for each in needs)]
+    if method.trains or any(isinstance(statistic, GradientStatistic) for statistic in statistics):
+        refuse_quantised(request.model, f"method '{method.name}'")
+    architecture_of(request.model)  # raises where the model is not of a declared architecture
     check_steps(method, rule, steps)
     if method.calibrated:
         apart = steps > 1 and ids is not None and ids.dim() == 3 and len(ids) == steps
         for samples in ids if apart and ids is not None else [ids]:
-            check_samples(samples, model, method.min_samples)
-    if isinstance(rule, Rule):  # before minutes are spent; a decision cuts as it likes
-        check_reachable(model, indices, cut, steps)
-        if steps > 1:
-            return _in_steps(model, method, rule, ids, indices, cut, steps, seed, parameters, limits)
-    options: dict[str, Any] = {"layers": indices, "cut": cut, "ids": ids, "seed": seed}
-    with ExitStack() as stack:
-        if isinstance(rule, Decision) and rule.train is not None and trained is None:
-            trained = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            train(model, rule, directory=trained, **options)
-        if passages is not None and ids is not None and rule.needs and all(one.additive for one in rule.needs):
-            statistics = collect_by_passage(model, ids, indices, rule.needs, limits, passages)
-        else:
-            statistics = collect(model, ids, indices, rule.needs, limits)
-        settings = cut_settings(cut, seed, parameters)
-        return decide(model, rule, statistics, trained=trained, method=method.name, settings=settings, **options)
+            check_samples(samples, request.model, method.min_samples)
 
 
 def check_steps(method: Method, rule: Rule | Decision, steps: int) -> None:
@@ -147,152 +132,76 @@ def check_steps(method: Method, rule: Rule | Decision, steps: int) -> None:
         raise UserError(message, "leave steps out: they are for methods that score structures")
 
 
-def _in_steps(
-    model: nn.Module,
-    method: Method,
-    rule: Rule,
-    ids: Tensor | None,
-    layers: list[int],
-    cut: Cut,
-    steps: int,
-    seed: int,
-    parameters: Mapping[str, Any],
-    limits: Limits | None,
-) -> Plan:
+def _in_steps(request: Request, rule: Rule) -> Plan:
     """Equal cuts one after the other, each by the scores of the model that the one before it left."""
-    from reproducer.models.architecture import architecture_of
     from reproducer.pruning.allocation import allocate
     from reproducer.pruning.collect import collect
 
-    architecture = architecture_of(model)
-    settings = {**cut_settings(cut, seed, parameters), "steps": steps}
+    model, ids = request.model, request.ids
     plan: Plan | None = None
-    for step, part in enumerate(cut.divided(steps)):
+    for step, cut in enumerate(request.cut.divided(request.cut.steps)):
         current = model if plan is None else plan.apply(model)
         samples = ids[step] if ids is not None and ids.dim() == 3 else ids
-        statistics = collect(current, samples, layers, rule.needs, limits)
-        request = Request(current, architecture_of(current), layers, part, samples, seed, statistics)
-        scores: Any = request.scores(rule.score, rule.members)
+        statistics = collect(current, samples, request.layers, rule.needs, request.limits)
+        scores: Any = replace(request, model=current, statistics=statistics).scores(rule.score, rule.members)
+        del current  # one smaller model at a time in memory beside the unpruned one
         if plan is not None:
             scores = {
-                index: {kind: _whole(plan, kind, index, of) for kind, of in scores[index].items()} for index in scores
+                index: {kind: _spread(plan, kind, index, values) for kind, values in of_layer.items()}
+                for index, of_layer in scores.items()
             }
-        kept = allocate(model, architecture, scores, part)
-        whole = replace(request, model=model, architecture=architecture, method=method.name, settings=settings)
-        plan = whole.keep(kept["heads"], kept["channels"], scores=scores)
-        del current, request  # one smaller model at a time beside the whole one
+        kept = allocate(model, request.architecture, scores, cut)
+        plan = request.keep(kept, scores=scores)
     assert plan is not None
     return plan
 
 
-def _whole(plan: Plan, kind: Kind, layer: int, scores: Tensor) -> Tensor:
-    """Scores of the units that a plan keeps, at their places in the whole layer; -inf for those that are gone."""
+def _spread(plan: Plan, kind: Kind, layer: int, scores: Tensor) -> Tensor:
+    """Scores of the units that a plan keeps, at their indices in the unpruned layer; -inf for those that are gone."""
     import torch
 
     kept = plan.kept(kind, layer)
     if kept is None:
         return scores
-    whole = torch.full((plan.units[layer][kind],), -torch.inf, dtype=scores.dtype)
-    whole[kept] = scores
-    return whole
+    spread = torch.full((plan.units[layer][kind],), -torch.inf, dtype=scores.dtype)
+    spread[kept] = scores
+    return spread
 
 
-def cut_settings(cut: Cut, seed: int, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """What a plan says of how it was made, in values that JSON has: an infinite parameter is text."""
-    written = {name: str(value) if value in (inf, -inf) else value for name, value in parameters.items()}
-    names = ("structure_ratio", "ratio", "scope", "heads", "round_to")
-    return {**{name: getattr(cut, name) for name in names}, "seed": seed, "parameters": written}
-
-
-def train(
-    model: nn.Module,
-    rule: Decision,
-    *,
-    layers: Sequence[int] | None,
-    cut: Cut,
-    ids: Tensor | None,
-    seed: int,
-    directory: Path,
-    progress: Callable[[int, int, str], None] | None = None,
-) -> Tokens:
-    """Let a method that trains do so; what an interrupted call left in `directory` is taken up.
-
-    Args:
-        progress: called with steps done, steps in total and a word on the state.
+def train(request: Request) -> Tokens:
+    """Let a method that trains do so; what an interrupted call left in the request's directory is taken up.
 
     Returns:
         What went through the model.
     """
     import torch
 
-    from reproducer.models.architecture import architecture_of
-
-    assert rule.train is not None
-    if ids is None:
+    rule: Any = request.rule
+    if request.ids is None:
         raise UserError("a method that trains needs calibration samples; register it with calibrated=True")
-    job = TrainingJob(model, architecture_of(model), ids, _indices(model, layers), cut, seed, directory)
-    if progress is not None:
-        job = replace(job, progress=progress)
-    with torch.inference_mode(False), torch.enable_grad(), _left_as_found(model, seed), counting(model, job.tokens):
-        rule.train(job)
-    return job.tokens
+    model, tokens = request.model, request.tokens
+    with torch.inference_mode(False), torch.enable_grad(), _restored(model, request.seed), counting(model, tokens):
+        rule.train(request)
+    return tokens
 
 
-def decide(
-    model: nn.Module,
-    rule: Rule | Decision,
-    statistics: Statistics,
-    *,
-    layers: Sequence[int] | None,
-    cut: Cut,
-    ids: Tensor | None = None,
-    seed: int = 0,
-    trained: Path | None = None,
-    method: str = "",
-    settings: Mapping[str, Any] | None = None,
-) -> Plan:
-    """The plan of a rule or a decision from given statistics, for stages and the search.
-
-    Args:
-        statistics: at least those that the rule needs, of `layers` alone.
-        layers, cut, ids, seed: as in `prune`.
-        trained: the directory of the method's training.
-        method, settings: what the plan says of its origin.
+def decide(request: Request) -> Plan:
+    """The plan of a rule or a decision from the request's statistics, for the search.
 
     Raises:
         UserError: the cut cannot be reached, or a decision's plan does not fit the model.
     """
-    from reproducer.models.architecture import architecture_of
-
-    request = Request(
-        model,
-        architecture_of(model),
-        _indices(model, layers),
-        cut,
-        ids,
-        seed,
-        statistics,
-        trained,
-        method,
-        settings or {},
-    )
+    rule = request.rule
     if isinstance(rule, Rule):
         return request.plan(request.scores(rule.score, rule.members))
-    with _left_as_found(model, seed):
+    with _restored(request.model, request.seed):
         plan = rule.decide(request)
-    plan.check(model)
+    plan.check(request.model)
     return plan
 
 
-def _indices(model: nn.Module, layers: Sequence[int] | None) -> list[int]:
-    from reproducer.models.architecture import architecture_of
-    from reproducer.pruning.allocation import check_layers
-
-    return check_layers(layers, len(architecture_of(model).decoder_layers(model)))
-
-
 @contextmanager
-def _left_as_found(model: nn.Module, seed: int) -> Iterator[None]:
+def _restored(model: nn.Module, seed: int) -> Iterator[None]:
     """Evaluation mode, frozen parameters and seeded generators inside; everything as before afterwards, come what may.
 
     That is modules, parameters, hooks and other attributes of modules, modes, flags, gradients, and torch's generators.

@@ -17,6 +17,8 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,7 +32,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from reproducer.models.architecture import Architecture, Kind
+    from reproducer.pruning.allocation import Kept, Scores
+    from reproducer.pruning.collect import Limits
     from reproducer.pruning.cut import Cut
+    from reproducer.pruning.passages import PassageFiles
     from reproducer.pruning.plan import Plan
     from reproducer.pruning.scoring import Score
     from reproducer.pruning.statistics import Statistic, Statistics
@@ -78,7 +83,7 @@ class Decision:
 
     decide: Callable[[Request], Plan]
     needs: tuple[Statistic, ...] = ()
-    train: Callable[[TrainingJob], None] | None = None
+    train: Callable[[Request], None] | None = None
     passes: tuple[tuple[Statistic, ...], ...] = ()
     training: Callable[[int, int], tuple[float, float, int]] | None = None
 
@@ -88,31 +93,79 @@ def _silent(done: int, total: int, text: str) -> None:
 
 
 @dataclass(frozen=True)
-class TrainingJob:
-    """What a method that trains before it cuts works on.
+class Request:
+    """What is asked of a method: built once, and handed to its training and its decision.
 
     Attributes:
-        model: frozen and in evaluation mode. A method adds hooks or modules of its own; it does not change weights.
-        architecture: which structures the model couples.
-        ids: calibration samples, LongTensor [samples, length].
-        layers: indices of the layers that may be cut, sorted.
-        cut: how much is to go.
-        seed: for whatever is drawn; the global generator is seeded with it too.
-        directory: for files of any names; an interrupted run's are still there. Files are replaced atomically.
-        progress: called with steps done, steps in total and a word on the state.
-        tokens: what was spent so far. Whoever calls counts; a training that goes on where it was interrupted sets them
-            to what they were there.
+        model: for a training or a decision frozen and in evaluation mode; it may be run, and its weights stay as they
+            are. A training adds hooks or modules of its own, which are taken away again.
+        method, parameters: the method, and what is set of its own parameters.
+        cut: how much is to go, and from where.
+        ids: calibration samples, LongTensor [samples, length]; None if the method reads none. Of a cut in steps that
+            has other samples in each, [steps, samples, length].
+        layers: indices of the layers that may be cut, sorted; by default those of the cut.
+        seed: for whatever is drawn; around a training or a decision the global generator is seeded with it too.
+        directory: of a method that trains: for files of any names, replaced atomically. An interrupted training's are
+            still there, and the decision reads what it left.
+        progress: called by a training with steps done, steps in total and a word on the state.
+        tokens: what a training spent so far. Whoever calls counts; a training that goes on where it was interrupted
+            sets them to what they were there.
+        limits: memory that the statistics may take.
+        passages: where statistics of single samples are kept, for a method whose statistics are means over samples.
+        statistics: {layer: {module: {statistic: Tensor}}} of what a decision needs.
     """
 
     model: nn.Module
-    architecture: Architecture
-    ids: Tensor
-    layers: list[int]
+    method: Method
     cut: Cut
-    seed: int
-    directory: Path
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    ids: Tensor | None = None
+    layers: list[int] = field(default_factory=list)
+    seed: int = 0
+    directory: Path | None = None
     progress: Callable[[int, int, str], None] = _silent
     tokens: Tokens = field(default_factory=Tokens)
+    limits: Limits | None = None
+    passages: PassageFiles | None = None
+    statistics: Statistics = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        from reproducer.pruning.allocation import check_layers
+
+        count = len(self.architecture.decoder_layers(self.model))
+        object.__setattr__(self, "layers", check_layers(self.layers or self.cut.indices, count))
+
+    @property
+    def architecture(self) -> Architecture:
+        """Which structures the model couples."""
+        from reproducer.models.architecture import family_of
+
+        config: Any = self.model.config
+        return family_of(config)
+
+    @property
+    def head(self) -> Tensor:
+        """The weight of the output head, whose device takes the samples."""
+        return self.architecture.head_of(self.model).weight
+
+    @cached_property
+    def rule(self) -> Rule | Decision:
+        """The method with its parameters."""
+        return self.method.make(self.parameters)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a plan says of how it was made, in values that JSON has: an infinite parameter is text."""
+        written = {name: str(value) if value in (inf, -inf) else value for name, value in self.parameters.items()}
+        names = ("structure_ratio", "ratio", "scope", "heads", "round_to")
+        steps = {"steps": self.cut.steps} if self.cut.steps > 1 else {}
+        return {**{name: getattr(self.cut, name) for name in names}, "seed": self.seed, "parameters": written, **steps}
+
+    def generator(self) -> torch.Generator:
+        """A new generator, seeded."""
+        import torch
+
+        return torch.Generator().manual_seed(self.seed)
 
     def units(self, layer: int) -> dict[Kind, int]:
         """How many prunable units of each kind a layer has."""
@@ -121,39 +174,26 @@ class TrainingJob:
         shape = layer_shape(self.architecture.decoder_layers(self.model)[layer], self.architecture)
         return {kind: shape.units(kind) for kind in KINDS}
 
+    def unit_parameters(self, layer: int) -> dict[Kind, int]:
+        """How many parameters leave the model with one unit of each kind."""
+        from reproducer.models.architecture import KINDS, unit_parameters
 
-@dataclass(frozen=True)
-class Request:
-    """What a decision is made from, and what makes a plan of it.
+        block = self.architecture.decoder_layers(self.model)[layer]
+        return {kind: unit_parameters(block, self.architecture, kind) for kind in KINDS}
 
-    Attributes:
-        model: frozen and in evaluation mode; it may be run, and is not changed.
-        architecture: which structures the model couples.
-        layers: indices of the layers that may be cut, sorted.
-        cut: how much is to go, and from where.
-        ids: calibration samples, LongTensor [samples, length]; None if the method reads none.
-        seed: for whatever is drawn.
-        statistics: {layer: {module: {statistic: Tensor}}} of what the method needs.
-        trained: the directory that the method's training wrote; None if it does not train.
-        method, settings: what the plan says of its origin.
-    """
+    def output(self, layer: int, kind: Kind) -> tuple[str, nn.Linear]:
+        """The projection that the units of a kind feed: its parameters' prefix in the model, and the module."""
+        from reproducer.models.architecture import linear_at
 
-    model: nn.Module
-    architecture: Architecture
-    layers: list[int]
-    cut: Cut
-    ids: Tensor | None
-    seed: int
-    statistics: Statistics
-    trained: Path | None = None
-    method: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
+        path = self.architecture.output(kind)
+        module = linear_at(self.architecture.decoder_layers(self.model)[layer], path)
+        return f"{self.architecture.layers}.{layer}.{path}", module
 
-    def generator(self) -> torch.Generator:
-        """A new generator, seeded."""
-        import torch
+    def parameters_to_remove(self) -> int:
+        """How many parameters the cut takes away; see `pruning.allocation.parameters_to_remove`."""
+        from reproducer.pruning.allocation import parameters_to_remove
 
-        return torch.Generator().manual_seed(self.seed)
+        return parameters_to_remove(self.model, self.layers, self.cut)
 
     def scores(self, score: Score, members: Members = "all") -> dict[int, dict[Kind, Tensor]]:
         """Scores of structures {layer: {kind: [units]}}: the sums over their vectors of what `score` gives each."""
@@ -161,38 +201,52 @@ class Request:
 
         return structure_scores(self.model, self.architecture, self.statistics, score, self.generator(), members)
 
-    def plan(self, scores: Mapping[int, Mapping[Kind, Tensor]], tensors: Mapping[str, Tensor] | None = None) -> Plan:
+    def ranked_together(self, scores: Scores, remove: int | None = None) -> Kept:
+        """Units that stay when the lowest scores of all kinds and layers go; see `pruning.together.cut_together`.
+
+        Args:
+            remove: parameters to take away; None: those of the cut.
+        """
+        from reproducer.pruning.together import cut_together
+
+        remove = self.parameters_to_remove() if remove is None else remove
+        return cut_together(self.model, self.architecture, scores, remove, self.cut.round_to)
+
+    def plan(self, scores: Scores, tensors: Mapping[str, Tensor] | None = None) -> Plan:
         """The plan that keeps the best-scored units, as many as the requested cut leaves."""
         from reproducer.pruning.allocation import allocate
 
         kept = allocate(self.model, self.architecture, scores, self.cut)
-        return self.keep(kept["heads"], kept["channels"], tensors=tensors, scores=scores)
+        return self.keep(kept, tensors=tensors, scores=scores)
 
     def keep(
         self,
-        kept_heads: Mapping[int, Sequence[int]] | None = None,
-        kept_channels: Mapping[int, Sequence[int]] | None = None,
+        kept: Mapping[Kind, Mapping[int, Sequence[int]]] | None = None,
         *,
         tensors: Mapping[str, Tensor] | None = None,
         removed_layers: Iterable[int] = (),
-        scores: Mapping[int, Mapping[Kind, Tensor]] | None = None,
+        scores: Scores | None = None,
     ) -> Plan:
         """The plan of a decision of one's own; a layer that is absent keeps all.
 
         Args:
-            kept_heads, kept_channels: {layer: units that stay}.
+            kept: {kind: {layer: units that stay}}.
             tensors: {parameter name in the base model: Tensor}, changed or added, shaped as in the pruned model.
             removed_layers: indices of layers that go as a whole.
             scores: for the plan's `scores`, if there are any.
         """
         from reproducer.pruning.plan import Plan, units_of
 
+        def of_kind(kind: Kind) -> dict[int, list[int]]:
+            of_layers = (kept or {}).get(kind, {})
+            return {int(index): sorted(map(int, units)) for index, units in sorted(of_layers.items())}
+
         return Plan(
             units_of(self.model, self.architecture),
-            {int(index): sorted(map(int, units)) for index, units in sorted((kept_heads or {}).items())},
-            {int(index): sorted(map(int, units)) for index, units in sorted((kept_channels or {}).items())},
-            method=self.method,
-            settings=dict(self.settings),
+            of_kind("heads"),
+            of_kind("channels"),
+            method=self.method.name,
+            settings=self.settings,
             tensors=dict(tensors or {}),
             removed_layers=sorted(map(int, removed_layers)),
             scores=scores or {},
@@ -231,7 +285,7 @@ class Method:
             if default is inspect.Parameter.empty:
                 raise UserError(f"method '{self.name}' has a parameter without a default: {name}")
 
-    def __reduce__(self) -> Any:  # by where it stands: under the function's name its module has the method
+    def __reduce__(self) -> Any:  # pickled by its address: its module has the method under the function's name
         return _method_at, (f"{self.__module__}:{self.function.__qualname__}",)
 
     @property
@@ -249,22 +303,22 @@ class Method:
             if name not in self.parameters:
                 hint = nearest(name, self.parameters) or "it has none"
                 raise UserError(f"method '{self.name}' has no parameter '{name}'", hint)
-        made = self.function(**(parameters or {}))
-        if not isinstance(made, Rule | Decision):
-            raise UserError(f"method '{self.name}' gives a {type(made).__name__}; it should give a Rule or a Decision")
-        if (isinstance(made, Decision) and made.train is not None) != self.trains:
+        rule = self.function(**(parameters or {}))
+        if not isinstance(rule, Rule | Decision):
+            raise UserError(f"method '{self.name}' gives a {type(rule).__name__}; it should give a Rule or a Decision")
+        if (isinstance(rule, Decision) and rule.train is not None) != self.trains:
             raise UserError(
                 f"method '{self.name}' is registered with trains={self.trains}, and its decision says otherwise",
                 "a method that trains before it cuts is registered with trains=True",
             )
-        return made
+        return rule
 
 
 METHODS: Registry[Method] = Registry("method", "reproducer.methods", "reproducer.methods")
 
 
-def _method_at(place: str) -> Method:
-    return METHODS.get(place)
+def _method_at(address: str) -> Method:
+    return METHODS.get(address)
 
 
 def register(

@@ -54,8 +54,6 @@ def saap(sigma_vector: Sigma = None, sigma_element: Sigma = None, fluctuation: f
 
     def decide(request: Request) -> Plan:
         from reproducer.models.architecture import layer_shape
-        from reproducer.pruning.allocation import parameters_to_remove
-        from reproducer.pruning.together import cut_together
 
         vector = request.scores(lambda vectors, _: vectors[First()].abs())
         element = request.scores(lambda vectors, _: vectors[Element(0)])
@@ -72,9 +70,7 @@ def saap(sigma_vector: Sigma = None, sigma_element: Sigma = None, fluctuation: f
             index: {kind: of_kind[index] * indicator(of_layer) ** fluctuation for kind, of_kind in places.items()}
             for index, of_layer in scores.items()
         }
-        remove = parameters_to_remove(request.model, request.layers, request.cut)
-        kept = cut_together(request.model, request.architecture, ranked, remove, request.cut.round_to)
-        return request.keep(kept["heads"], kept["channels"], scores=scores)
+        return request.keep(request.ranked_together(ranked), scores=scores)
 
     return Decision(decide, needs=(First(), Element(0)))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reproducer.files import replacing
-from reproducer.methods.registry import TrainingJob
+from reproducer.methods.registry import Request
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,7 @@ RESULT = "trained.safetensors"
 
 
 def train_steps(
-    job: TrainingJob,
+    request: Request,
     state: dict[str, Tensor],
     optimizer: torch.optim.Adam,
     step: Callable[[int, Tensor], float],
@@ -29,13 +29,13 @@ def train_steps(
     settings: Mapping[str, Any],
     begin: Callable[[], None] | None = None,
 ) -> None:
-    """Take `steps` steps, and leave `state` in the job's directory (see `trained`).
+    """Take `steps` steps, and leave `state` in the request's directory (see `trained`).
 
     Args:
-        job: what is trained on; its `tokens` are kept beside the state.
+        request: what is asked for; its `tokens` are kept with the state.
         state, optimizer, begin: as in `models.training.train`.
         step: takes the step of a number, from 0 on, on samples [batch, length], and returns the loss in front of it.
-        settings: the method's parameters; with the job they say whether a checkpoint is one of the same training.
+        settings: the method's parameters; with the request they say whether a checkpoint is one of the same training.
 
     Raises:
         UserError: a loss is not finite (names the step).
@@ -44,7 +44,9 @@ def train_steps(
 
     from reproducer.models.training import batch_rows, train
 
-    identity, result = _identity(job, settings), job.directory / RESULT
+    ids, directory = request.ids, request.directory
+    assert ids is not None and directory is not None  # `prune.train` sees to both
+    identity, result = _identity(request, settings), directory / RESULT
     if _finished(result, identity):
         return
 
@@ -54,17 +56,17 @@ def train_steps(
             save_file(tensors, part, metadata={"training": identity})
 
     train(
-        lambda number: {"loss": step(number, job.ids[batch_rows(len(job.ids), number, batch, job.seed)])},
+        lambda number: {"loss": step(number, ids[batch_rows(len(ids), number, batch, request.seed)])},
         steps,
         state,
         optimizer,
-        folder=job.directory / "checkpoints",
+        folder=directory / "checkpoints",
         identity=identity,
         save=save,
-        progress=job.progress,
+        progress=request.progress,
         say=logging.getLogger(__name__).warning,
         begin=begin,
-        tokens=job.tokens,
+        tokens=request.tokens,
     )
 
 
@@ -76,20 +78,20 @@ def trained(directory: Path | None) -> dict[str, Tensor]:
     return load_file(directory / RESULT)
 
 
-def text_loss(job: TrainingJob, ids: Tensor) -> Tensor:
+def text_loss(request: Request, ids: Tensor) -> Tensor:
     """The mean next-token loss on samples [batch, length]."""
     from reproducer.models.loss import next_token_losses
 
-    ids = ids.to(job.architecture.head_of(job.model).weight.device)
-    decoder = job.architecture.decoder_of(job.model)
+    ids = ids.to(request.head.device)
+    decoder = request.architecture.decoder_of(request.model)
     hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
-    return next_token_losses(job.model, hidden, ids).mean()
+    return next_token_losses(request.model, hidden, ids).mean()
 
 
-def _identity(job: TrainingJob, settings: Mapping[str, Any]) -> str:
+def _identity(request: Request, settings: Mapping[str, Any]) -> str:
     """A digest of what determines a training, beside the model that a directory belongs to."""
-    digest = hashlib.sha256(repr((sorted(settings.items()), job.layers, job.cut, job.seed)).encode())
-    digest.update(job.ids.cpu().numpy().tobytes())
+    digest = hashlib.sha256(repr((sorted(settings.items()), request.layers, request.cut, request.seed)).encode())
+    digest.update(request.ids.cpu().numpy().tobytes() if request.ids is not None else b"")
     return digest.hexdigest()
 
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from reproducer.errors import UserError
-from reproducer.methods.prune import cut_settings, decide
-from reproducer.methods.registry import Decision, Method
+from reproducer.methods.prune import decide
+from reproducer.methods.registry import Method, Request
 from reproducer.methods.space import Scalar
 from reproducer.models.tokens import Tokens, counting
 from reproducer.models.walk import BATCH_TOKENS, LayerWalk, frozen
@@ -154,22 +154,13 @@ class Objective:
         Raises:
             UserError: the method trains before it cuts.
         """
-        rule = method.make(parameters)
-        if isinstance(rule, Decision) and rule.train is not None:
+        ids = self.pool[list(samples)] if method.calibrated else None
+        request = Request(self.model, method, self.cut, parameters, ids=ids, layers=self.layers, seed=seed)
+        if method.trains:
             raise UserError(f"{method.name} trains before it cuts, which a search cannot do for every candidate")
-        statistics = self.statistics(samples, rule.needs)
+        statistics = self.statistics(samples, request.rule.needs)
         with counting(self.model, self._tokens):  # a decision may run the model
-            return decide(
-                self.model,
-                rule,
-                statistics,
-                layers=self.layers,
-                cut=self.cut,
-                ids=self.pool[list(samples)] if method.calibrated else None,
-                seed=seed,
-                method=method.name,
-                settings=cut_settings(self.cut, seed, parameters),
-            )
+            return decide(replace(request, statistics=statistics))
 
     def value(self, plan: Plan | None) -> float:
         """The objective: the mean of the perplexities (Kong et al. 2025, Eq. 6)."""

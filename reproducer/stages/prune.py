@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from reproducer.methods.registry import METHODS, Decision
+from reproducer.methods.registry import METHODS, Decision, Request
 from reproducer.models.tokens import Tokens, counting
 from reproducer.pruning.cut import Cut
 from reproducer.queue import Context, Stage
@@ -44,10 +44,11 @@ class _ByMethod(OnModel):
     def fingerprints(self, device: str) -> dict[str, str]:
         return self.calibration.fingerprints() if self.calibration else {}
 
-    @property
-    def request(self) -> dict[str, Any]:
-        """What is asked of the method."""
-        return {"layers": self.cut.indices, "cut": self.cut, "seed": self.seed or 0}
+    def request(self, context: Context) -> Request:
+        """What is asked of the method, on the stage's model and its samples."""
+        model, tokenizer = self.load(context)
+        ids, seed = self.samples(context, tokenizer), self.seed or 0
+        return Request(model, METHODS.get(self.method), self.cut, self.parameters, ids=ids, seed=seed)
 
     def samples(self, context: Context, tokenizer: Any) -> Tensor | None:
         """The calibration samples, LongTensor [samples, length]; [steps, samples, length] if each has its own."""
@@ -72,11 +73,8 @@ class Train(_ByMethod):
     def run(self, context: Context) -> None:
         from reproducer.methods.prune import train
 
-        model, tokenizer = self.load(context)
-        rule: Any = METHODS.get(self.method).make(self.parameters)
-        ids = self.samples(context, tokenizer)
-        spent = train(model, rule, ids=ids, **self.request, directory=context.directory, progress=context.progress)
-        record_tokens(context, model, spent)
+        request = replace(self.request(context), directory=context.directory, progress=context.progress)
+        record_tokens(context, request.model, train(request))
 
     def cost(self, model: ModelShape) -> Cost:
         rule: Any = METHODS.get(self.method).make(self.parameters)
@@ -128,18 +126,15 @@ class Prune(_ByMethod, _Cutting):
         return cls(**fields, training=training, label=label)
 
     def run(self, context: Context) -> None:
-        from reproducer.methods.prune import plan_by
+        from reproducer.methods.prune import plan_for
         from reproducer.pruning.passages import PassageFiles
 
-        model, tokenizer = self.load(context)
-        method, ids = METHODS.get(self.method), self.samples(context, tokenizer)
-        trained = context.inputs.get("training")
-        request: dict[str, Any] = {**self.request, "steps": self.cut.steps, "trained": trained}
-        with counting(model, Tokens()) as tokens:
+        request = self.request(context)
+        with counting(request.model, Tokens()) as tokens:
             passages = PassageFiles(self.passages(context, self.cut), tokens)
-            plan = plan_by(method, self.parameters, model, ids, **request, passages=passages)
-        record_tokens(context, model, tokens)
-        leave(context, plan, model)
+            plan = plan_for(replace(request, directory=context.inputs.get("training"), passages=passages))
+        record_tokens(context, request.model, tokens)
+        leave(context, plan, request.model)
 
     def cost(self, model: ModelShape) -> Cost:
         cost = collecting(model, self.method, self.parameters, self.cut, self.calibration) * self.cut.steps
@@ -191,13 +186,13 @@ class PruneAsFound(_Cutting):
     def _transferred(self, context: Context, model: Any, tokenizer: Any, cut: Cut) -> Plan:
         """What the search found, metric and samples, applied to this model and cut."""
         from reproducer.data.pool import cut_samples
-        from reproducer.methods.prune import plan_by
+        from reproducer.methods.prune import plan_for
 
         best = self.search.read(context.inputs["search"]).best
         ids = cut_samples([sample.text for sample in best.samples], tokenizer, self.length or 0)
-        request: dict[str, Any] = {"layers": cut.indices, "cut": cut, "seed": self.seed}
+        method = self.search.method_called(best.method)
         with counting(model, Tokens()) as tokens:
-            plan = plan_by(self.search.method_called(best.method), best.params, model, ids, **request)
+            plan = plan_for(Request(model, method, cut, best.params, ids=ids, seed=self.seed))
         record_tokens(context, model, tokens)
         return plan
 

@@ -7,28 +7,12 @@ import torch
 
 from reproducer import prune
 from reproducer.errors import UserError
-from reproducer.models.architecture import parameter_count
-from reproducer.models.walk import LayerWalk
 from tests.families import family_model, layers_of
 from tests.helpers import decoder_layers, logits, sample_gradients, tiny, tokens
 from tests.methods.learning import own_text
 
 NAME = "shortened-llama"
 FAMILIES = ("llama grouped tied", "phi3 grouped tied", "opt")
-
-
-@pytest.mark.parametrize("criterion", ["ppl", "taylor"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", FAMILIES)
-def test_runs(name, dtype, criterion):
-    model = family_model(name, layers=6, dtype=dtype, **family_settings(name))
-    plan = prune(model, NAME, tokens(4, 8), ratio=0.2, criterion=criterion)
-    smaller = plan.apply(model)
-    removed = 6 - len(layers_of(smaller))
-    assert removed == len(plan.removed_layers) >= 1 and not plan.tensors
-    share = parameter_count(layers_of(model)[0]) / parameter_count(model)
-    assert abs(removed * share - 0.2) <= share / 2  # the nearest number of layers
-    assert logits(smaller, tokens(2, 8)).isfinite().all()
 
 
 def family_settings(name):
@@ -85,14 +69,6 @@ def test_taylor_scores_are_sums_over_the_weights_of_a_layer():
         assert plan.removed_layers == sorted(sorted(scores, key=scores.get)[:count])
 
 
-def test_what_lies_below_a_layer_runs_once(monkeypatch):
-    runs, run = [], LayerWalk.run
-    monkeypatch.setattr(LayerWalk, "run", lambda walk, index, *rest: runs.append(index) or run(walk, index, *rest))
-    prune(tiny(layers=8), NAME, tokens(3, 6), structure_ratio=0.5, layers=range(8), keep_first=2, keep_last=1)
-    above = [layer for candidate in range(2, 7) for layer in range(candidate + 1, 8)]
-    assert sorted(runs) == sorted([*range(7), *above])
-
-
 @pytest.mark.parametrize(
     ("count", "layers", "more", "may_go"),
     [
@@ -129,24 +105,3 @@ def test_too_much():
 def test_nothing_left_to_remove(more):
     with pytest.raises(UserError, match=r"may remove none of the 6 layers: of layers"):
         prune(tiny(layers=6), NAME, tokens(2, 6), ratio=0.2, **more)
-
-
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        ({"criterion": "magnitude"}, "criterion is 'magnitude'"),
-        ({"keep_first": -1}, "keep_first is -1"),
-        ({"keep_last": 1.5}, "keep_last is 1.5"),
-        ({"keep_last": True}, "keep_last is True"),
-    ],
-)
-def test_bad_parameters(more, words):
-    with pytest.raises(UserError, match=words):
-        prune(tiny(), NAME, tokens(2, 6), ratio=0.2, **more)
-
-
-def test_a_loss_that_is_no_number():
-    model = tiny(layers=6)
-    decoder_layers(model)[3].mlp.down_proj.weight.data[0, 0] = torch.nan
-    with pytest.raises(UserError, match="the loss without layer 1 is nan"):
-        prune(model, NAME, tokens(2, 6), ratio=0.2)

@@ -5,10 +5,9 @@ import torch
 
 from reproducer.errors import UserError
 from reproducer.methods.prune import train
-from reproducer.methods.registry import METHODS, TrainingJob
+from reproducer.methods.registry import METHODS, Request
 from reproducer.methods.training import train_steps, trained
 from reproducer.models import training
-from reproducer.models.architecture import architecture_of
 from reproducer.models.tokens import Tokens
 from reproducer.pruning.cut import Cut
 from tests.helpers import tiny, tokens
@@ -22,10 +21,13 @@ class Killed(Exception):
     pass
 
 
-def settings(directory, **more):
-    return {"layers": [0, 1, 2], "cut": Cut(ratio=0.2), "ids": tokens(5, 8), "seed": 3, **more} | {
-        "directory": directory
-    }
+def request(method, directory, parameters=None, **more):
+    """Of a method on three layers, or on one."""
+    model = tiny(groups=2, channels=64)
+    cut = Cut(ratio=0.2)
+    return Request(
+        model, METHODS.get(method), cut, parameters or {}, ids=tokens(5, 8), seed=3, directory=directory, **more
+    )
 
 
 def killed_after(steps, seen):
@@ -41,28 +43,25 @@ def killed_after(steps, seen):
 @pytest.mark.parametrize("method", sorted(SHORT))
 def test_killed_and_run_again(method, kill, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    model, rule = tiny(groups=2, channels=64), METHODS.get(method).make(SHORT[method])
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir(), parts.mkdir()
-    train(model, rule, **settings(whole))
+    train(request(method, whole, SHORT[method]))
     seen = []
     with pytest.raises(Killed):
-        train(model, rule, **settings(parts, progress=killed_after(kill, seen)))
+        train(request(method, parts, SHORT[method], progress=killed_after(kill, seen)))
     assert not (parts / "trained.safetensors").exists()
-    train(model, rule, **settings(parts, progress=killed_after(-1, seen)))
+    train(request(method, parts, SHORT[method], progress=killed_after(-1, seen)))
     assert seen == list(range(1, STEPS[method] + 1))  # no step twice
     expected, found = trained(whole), trained(parts)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert [path.name for path in parts.iterdir()] == ["trained.safetensors"]
-    train(model, rule, **settings(parts, progress=killed_after(-1, seen)))
+    train(request(method, parts, SHORT[method], progress=killed_after(-1, seen)))
     assert len(seen) == STEPS[method]  # done: nothing is left to do
 
 
 def job(directory, **more):
-    model = tiny()
-    cut = Cut(ratio=0.2)
-    return TrainingJob(model, architecture_of(model), tokens(5, 8), [1], cut, 0, directory, **more)
+    return request("ddp", directory, layers=[1], **more)
 
 
 def count(job, losses=(), steps=6, settings=None, batch=2):

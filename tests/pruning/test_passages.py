@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
 
-from reproducer.methods.prune import plan_by
-from reproducer.methods.registry import METHODS
+from reproducer.methods.prune import plan_for
+from reproducer.methods.registry import METHODS, Request
 from reproducer.models.tokens import Tokens, counting
 from reproducer.pruning import passages as passages_module
 from reproducer.pruning.cut import Cut
@@ -144,14 +145,15 @@ def test_a_method_prunes_by_known_passages(model, tmp_path, monkeypatch, name):
         return collect(model, ids, *arguments, **keywords)
 
     monkeypatch.setattr(passages_module, "collect", counted)
-    request = {"layers": LAYERS, "cut": Cut(ratio=0.2, heads="pooled"), "seed": 0}
+    cut = Cut(ratio=0.2, heads="pooled")
     for samples, new in ((ids[:4], 4), (ids[2:], 2), (ids[[5, 0, 0]], 0)):
         collected.clear()
+        request = Request(model, METHODS.get(name), cut, ids=samples, layers=LAYERS)
         with counting(model, Tokens()) as spent:
             files = PassageFiles(tmp_path / "passages", spent)
-            plan = plan_by(METHODS.get(name), {}, model, samples, **request, passages=files)
+            plan = plan_for(replace(request, passages=files))
         with counting(model, Tokens()) as alone:
-            expected = plan_by(METHODS.get(name), {}, model, samples, **request)
+            expected = plan_for(request)
         assert plan.kept_heads == expected.kept_heads and plan.kept_channels == expected.kept_channels
         assert sum(collected) == new
         assert spent == alone

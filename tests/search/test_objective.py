@@ -103,12 +103,12 @@ LAST = {"model.norm.weight": NORM["model.layers.1.input_layernorm.weight"]}
 @pytest.mark.parametrize(
     "changes",
     [
-        {"tensors": {**BIAS, **NORM}, "kept_channels": {2: range(20)}},
-        {"removed_layers": [1, 3], "kept_heads": {2: [1]}},
+        {"tensors": {**BIAS, **NORM}, "kept": {"channels": {2: range(20)}}},
+        {"removed_layers": [1, 3], "kept": {"heads": {2: [1]}}},
         {"removed_layers": [0]},  # what lies below the layers to prune, or outside of all
         {"tensors": LOW},
-        {"tensors": LAST, "kept_channels": {3: range(20)}},
-        {"kept_channels": {0: range(20)}},
+        {"tensors": LAST, "kept": {"channels": {3: range(20)}}},
+        {"kept": {"channels": {0: range(20)}}},
     ],
     ids=["tensors", "layers", "a layer below", "a tensor below", "the last norm", "a cut below"],
 )
