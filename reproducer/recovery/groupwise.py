@@ -45,30 +45,17 @@ class GroupWise(LowRank):
     bits: Annotated[int, Field(ge=2, le=8)] = 4
     group: Annotated[int, Field(ge=2, le=2**16)] = 32
 
-    def adapted(self, model: Any) -> Any:
-        self._add(model, seed=0)
-        return model
-
     def train(self, job: Job) -> list[dict[str, Any]]:
         from reproducer.models.training import derived_seed
-        from reproducer.recovery.training.groups import FILE, save_grouped
+        from reproducer.recovery.training.groups import FILE, Layout, add_grouped, save_grouped
 
         (job.directory / FILE).unlink(missing_ok=True)
-        weights = self._add(job.model, derived_seed(job.seed, "adapter"))
-        return self.fit(job, job.model, weights, lambda: save_grouped(weights, self._layout(), job.directory))
+        layout, seed = Layout(self.bits, self.group, self.alpha / self.rank), derived_seed(job.seed, "adapter")
+        options: dict[str, Any] = {"rank": self.rank, "dropout": self.dropout, "targets": self.targets}
+        weights = add_grouped(job.model, seed, layout, **options)
+        return self.fit(job, job.model, weights, lambda: save_grouped(weights, layout, job.directory))
 
     def apply(self, model: Any, directory: Path, merge: bool = False) -> Any:
         from reproducer.recovery.training.groups import apply_grouped
 
         return apply_grouped(model, directory, merge)
-
-    def _layout(self) -> Any:
-        from reproducer.recovery.training.groups import Layout
-
-        return Layout(self.bits, self.group, self.alpha / self.rank)
-
-    def _add(self, model: Any, seed: int) -> Any:
-        from reproducer.recovery.training.groups import add_grouped
-
-        options: dict[str, Any] = {"rank": self.rank, "dropout": self.dropout, "targets": self.targets}
-        return add_grouped(model, seed, self._layout(), **options)

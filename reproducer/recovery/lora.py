@@ -21,16 +21,14 @@ class Lora(LowRank):
     label: ClassVar[str] = "LoRA"
     source: ClassVar[str] = "Hu et al. 2022; settings of Ma et al. 2023 (LLM-Pruner)"
 
-    def adapted(self, model: Any) -> Any:
-        return self._add(model, seed=0).get_base_model()
-
     def train(self, job: Job) -> list[dict[str, Any]]:
         from reproducer.models.training import derived_seed
-        from reproducer.recovery.training.adapter import save_adapter
+        from reproducer.recovery.training.adapter import add_adapter, save_adapter
 
         for stale in ("adapter", "adapter.tmp"):
             shutil.rmtree(job.directory / stale, ignore_errors=True)
-        adapted = self._add(job.model, derived_seed(job.seed, "adapter"))
+        options: dict[str, Any] = self.model_dump(include={"rank", "alpha", "dropout", "targets"})
+        adapted = add_adapter(job.model, derived_seed(job.seed, "adapter"), **options)
         weights = {name: weight for name, weight in adapted.named_parameters() if weight.requires_grad}
         return self.fit(
             job, adapted.get_base_model(), weights, lambda: save_adapter(adapted, job.directory / "adapter")
@@ -40,9 +38,3 @@ class Lora(LowRank):
         from reproducer.recovery.training.adapter import apply_adapter
 
         return apply_adapter(model, directory, merge)
-
-    def _add(self, model: Any, seed: int) -> Any:
-        from reproducer.recovery.training.adapter import add_adapter
-
-        options: dict[str, Any] = {"rank": self.rank, "alpha": self.alpha, "dropout": self.dropout}
-        return add_adapter(model, seed, targets=self.targets, **options)

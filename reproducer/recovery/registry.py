@@ -69,13 +69,6 @@ class Recovery(Section):
         """Today's fingerprint of each source, by its name."""
         return {}
 
-    def adapted(self, model: Any) -> Any:
-        """`model` with what the kind adds to it, untrained: for estimates of what training and running it take.
-
-        It may be on the meta device. The caller does not use `model` itself afterwards.
-        """
-        return model
-
     def train(self, job: Job) -> list[dict[str, Any]]:
         """Recovers `job.model` and writes what `apply` needs into `job.directory`; goes on with what is there.
 

@@ -51,13 +51,6 @@ def test_lower_precision_adds_its_own_rounding_and_no_more(dtype):
         assert ((after - before).abs() <= half + 2 * torch.finfo(dtype).eps * before.abs().max()).all()
 
 
-def test_a_group_of_equal_weights_stays_as_it_is():
-    weight = torch.full((2, 9), -0.37)
-    weight[1, 4:] = 0.0
-    assert torch.equal(grouped(weight, 4, 4).weight()[0], weight[0])
-    assert grouped(weight, 4, 4).weight().isfinite().all()
-
-
 @pytest.mark.parametrize("inputs", [24, 26, 5])
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_layer_is_the_quantised_weight_with_one_number_added_to_each_group(inputs, bias):
