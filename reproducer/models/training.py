@@ -57,8 +57,7 @@ def train(
         steps: how many there are.
         state: all tensors that differ from step to step, by name, changed in place; what is trained is among them.
         optimizer: Adam or AdamW of what is trained.
-        folder: for checkpoints.
-        identity: what determines the training. A checkpoint of another one is not taken up.
+        folder, identity: of checkpoints; one with another identity, which says what determines it, is not taken up.
         save: writes the result, once all steps are done.
         progress: called after each step with the steps done, all steps and the loss.
         say: called with what a person should read, such as a checkpoint that is not used.
@@ -66,10 +65,7 @@ def train(
         tokens: counted by somebody else; set to what they were at the checkpoint that is taken up.
 
     Returns:
-        The records of all steps.
-
-    Raises:
-        UserError: a loss is not finite.
+        The records of all steps. UserError: a loss is not finite.
     """
     tokens = tokens or Tokens()
 

@@ -34,13 +34,10 @@ def fine_tune(
 
     Args:
         job: its directory keeps the checkpoints; its seed decides the examples' order and the dropout.
-        model: a causal language model of a declared family; it is put into training mode, and all of it is frozen but
-            `weights`.
-        weights: what is trained, by name.
+        model: of a declared family; it is put into training mode, and all of it but `weights`, by name, is frozen.
         phases: what to train on, one after the other.
         save: writes the result.
-        learning_rate: at the peak of each phase.
-        batch, micro_batch: examples a step, and at once.
+        learning_rate, batch, micro_batch: at the peak of each phase; examples a step, and at once.
         settings: all that the training is determined by beside weights, examples and seed.
 
     Returns, raises: as `Recovery.train`.
