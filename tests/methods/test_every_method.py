@@ -50,7 +50,8 @@ def test_every_method_on_every_shape(name, shape, tmp_path):
 
 
 def test_every_method_has_what_a_reader_needs():
-    methods = METHODS.all()
+    own = "reproducer."  # other tests register methods of their own
+    methods = {name: method for name, method in METHODS.all().items() if method.function.__module__.startswith(own)}
     assert len({method.label for method in methods.values()}) == len(methods)
     for name, method in methods.items():
         assert method.name == name and method.label and method.source
