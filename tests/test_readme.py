@@ -10,6 +10,7 @@ import pytest
 
 from reproducer.paper import paper
 from reproducer.reporting.verdicts import verdicts
+from reproducer.stages.measured import Gguf
 from reproducer.stages.results import Results
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +58,7 @@ def test_every_number_beside_the_table_is_a_reports():
     table1 = article.of_part(article.parts[0])
     judged = Counter(one.outcome for one in verdicts(article, paper()))
     dense, *cut = (row for row in deploy.rows)
-    files = {(row.label, one.type): one for row in deploy.rows for one in row.gguf}
+    files = {(row.label, one.type): one for row in deploy.rows for one in row.of_kind(Gguf).values()}
     whole, bits = files[dense.label, "f16"], files[dense.label, "q8_0"]
     same = [files[row.label, "f16"] for row in cut]
     times = sorted(one.perplexity / whole.perplexity for one in same)

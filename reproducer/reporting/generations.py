@@ -1,6 +1,7 @@
 """What dense and pruned models write after a prompt."""
 
 from reproducer.reporting.markdown import render
+from reproducer.stages.measured import Generation
 from reproducer.stages.results import Results, Row
 
 
@@ -8,7 +9,7 @@ def section(results: Results) -> str | None:
     """Of the report: the rows' texts after each prompt, and those that the paper prints."""
     prompts: dict[str, list[tuple[Row, list[str]]]] = {}
     for row in results.rows:
-        for generation in row.generations:
+        for generation in row.of_kind(Generation).values():
             prompts.setdefault(generation.prompt, []).append((row, lines_of(generation.text)))
     if not prompts:
         return None

@@ -50,9 +50,9 @@ def files(results: Results) -> list[File]:
     found = []
     for row in results.rows:
         others = [other for other in results.rows if other.model == row.model]
-        same = [one for other in others for one in other.gguf]
-        dense = [one.bytes for other in others if other.method == "dense" for one in other.gguf]
-        for one in row.gguf:
+        same = [one for other in others for one in other.of_kind(Gguf).values()]
+        dense = [one.bytes for other in others if other.method == "dense" for one in other.of_kind(Gguf).values()]
+        for one in row.of_kind(Gguf).values():
             column = columns.get(one.text)
             losses = row.window_losses.get(column.key, [])[: one.windows] if column else []
             found.append(

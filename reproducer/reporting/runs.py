@@ -135,7 +135,8 @@ def _scores(row: Row, column: Column) -> dict[Any, float]:
     """By item: its score, a loss in nats for a perplexity; empty where single items are not known."""
     if column.kind == "perplexity":
         return dict(enumerate(row.window_losses.get(column.key, [])))
-    items = row.items.get(column.source or "", [])
+    task = row.task_scores.get(column.source or "")
+    items = task.items if task else []
     return {item.id: item.scores[column.score] for item in items if column.score in item.scores}
 
 

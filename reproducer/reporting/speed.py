@@ -40,14 +40,16 @@ def times(results: Results) -> list[Times]:
     found: list[Times] = []
     seen = set()
     for row in results.rows:
-        if row.speed is None or row.stages.get("speed") in seen:
+        speed = row.of_kind(Speed).get("speed")
+        if speed is None or row.stages.get("speed") in seen:
             continue
         seen.add(row.stages.get("speed"))
-        prefill, decode = _ranges(row.speed)
-        dense = next((one.speed for one in results.rows if (one.model, one.method) == (row.model, "dense")), None)
+        prefill, decode = _ranges(speed)
+        dense_rows = (other for other in results.rows if (other.model, other.method) == (row.model, "dense"))
+        dense = next((other.of_kind(Speed).get("speed") for other in dense_rows), None)
         against = None if dense is None or row.method == "dense" else _ranges(dense)
         relative = (_over(prefill, against[0]), _over(decode, against[1])) if against else (None, None)
-        found.append(Times(row, row.speed, prefill, decode, *relative))
+        found.append(Times(row, speed, prefill, decode, *relative))
     return found
 
 

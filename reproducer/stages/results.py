@@ -19,12 +19,8 @@ from reproducer.stages.compared import PaperComparison
 from reproducer.stages.measured import (
     AnyMeasured,
     EfficiencyResult,
-    Generation,
-    Gguf,
-    Item,
     Measured,
     PerplexityResult,
-    Speed,
     TaskResult,
 )
 
@@ -220,25 +216,9 @@ class Row(Facts):
         return {result.task: result for result in self.of_kind(TaskResult).values()}
 
     @property
-    def items(self) -> dict[str, list[Item]]:
-        """By task."""
-        return {name: result.items for name, result in self.task_scores.items()}
-
-    @property
-    def generations(self) -> list[Generation]:
-        return list(self.of_kind(Generation).values())
-
-    @property
     def latency(self) -> EfficiencyResult | None:
-        return next(iter(self.of_kind(EfficiencyResult).values()), None)
-
-    @property
-    def speed(self) -> Speed | None:
-        return next(iter(self.of_kind(Speed).values()), None)
-
-    @property
-    def gguf(self) -> list[Gguf]:
-        return list(self.of_kind(Gguf).values())
+        """Times of passes; None where they were not taken."""
+        return self.of_kind(EfficiencyResult).get("efficiency")
 
 
 class Search(Facts):

@@ -27,7 +27,8 @@ def with_margins(results, units=None):
     draw, rows = random.Random(5), []
     for row in results.rows:
         items, metrics = {}, dict(row.metrics)
-        for task, found in row.items.items():
+        for task, result in row.task_scores.items():
+            found = result.items
             values = [draw.expovariate(1) * (1 if item.scores["acc"] else -1) for item in found]
             metrics[f"{task}_margin"] = sum(values) / len(values)
             items[task] = [

@@ -156,10 +156,10 @@ def test_all_scores_of_a_task_are_kept_and_the_shown_one_is_the_columns(run):
     swag, boolq = row.task_scores["hellaswag"], row.task_scores["boolq"]
     assert swag.scores == {"acc_norm": 0.8, "acc": 0.4, "margin": 0.1} and swag.shown == "acc_norm"
     assert set(swag.stderr.values()) == {0.25} and len(swag.items) == 5
-    assert boolq.scores == {"acc": 0.4, "margin": 0.1} and len(row.items["boolq"]) == 5
+    assert boolq.scores == {"acc": 0.4, "margin": 0.1} and len(boolq.items) == 5
     assert row.metrics["hellaswag_acc"] == 0.8 and row.metrics["boolq_acc"] == 0.4
     assert row.metrics["hellaswag_margin"] == row.metrics["boolq_margin"] == 0.1
-    assert row.items["boolq"][2].scores == {"acc": 0, "margin": -1.5}
+    assert boolq.items[2].scores == {"acc": 0, "margin": -1.5}
     assert [(column.key, column.score, column.source, column.unit) for column in results.columns] == [
         ("python_topics_ppl", None, "python-topics", None),
         ("hellaswag_acc", "acc_norm", "hellaswag", None),
@@ -383,7 +383,7 @@ def test_a_search_belongs_to_its_own_entry_of_a_model(run):
 def test_generations_and_losses_are_carried(run):
     results, _ = run()
     row = next(row for row in results.rows if row.recovery == "lora")
-    assert row.generations == [Generation(prompt="Once upon", text=" a time\n\nthere was")]
+    assert list(row.of_kind(Generation).values()) == [Generation(prompt="Once upon", text=" a time\n\nthere was")]
     assert [point.examples for point in row.training] == [8, 16, 24, 32, 40]
     assert results.rows[0].training is None and results.rows[0].window_losses == {"python_topics_ppl": [3.0] * 6}
 
