@@ -17,7 +17,7 @@ from reproducer.errors import UserError, nearest
 from reproducer.spec.explain import OVERRIDES, explain
 from reproducer.spec.origins import Loc, Mistake, Node, Origin, SpecError, dotted, wrap
 from reproducer.spec.overlay import merge
-from reproducer.spec.sections import CalibrationSpec, Named, PruneSpec, RecoverySpec, Section
+from reproducer.spec.sections import CalibrationSpec, Chain, ChainName, Named, PruneSpec, RecoverySpec, Section
 from reproducer.spec.values import (
     Count,
     Label,
@@ -68,7 +68,8 @@ class ModelSpec(Named):
 class MethodSpec(Named):
     """A pruning method, its own parameters, and what it changes in the spec's sections (as written).
 
-    `recovery` names those of the spec's recoveries that it has rows with; empty: all.
+    `recovery` names those of the spec's recoveries that it has rows with, a chain by a list of names or by these joined
+    with " + "; empty: all.
     """
 
     label: Label | None = None
@@ -76,7 +77,7 @@ class MethodSpec(Named):
     prune: dict[str, Any] = Field(default_factory=dict)
     calibration: dict[str, Any] = Field(default_factory=dict)
     search: dict[str, Plain] = Field(default_factory=dict)
-    recovery: Listed[Name] = Field(default_factory=list)
+    recovery: Listed[ChainName] = Field(default_factory=list)
 
     _alone = field_validator("prune", "calibration")(_valid_alone)
 
@@ -129,7 +130,7 @@ class Spec(Section):
     prune: PruneSpec = Field(default_factory=PruneSpec)
     calibration: CalibrationSpec = Field(default_factory=CalibrationSpec)
     search: dict[str, Plain] = Field(default_factory=dict)
-    recovery: NonEmpty[RecoverySpec] = Field(default_factory=lambda: [RecoverySpec(name="none")])
+    recovery: NonEmpty[Chain] = Field(default_factory=lambda: [[RecoverySpec(name="none")]])
     evaluate: dict[str, Plain] = Field(default_factory=dict)
     seeds: NonEmpty[Seed] = Field(default_factory=lambda: [0])
     controls: Listed[Name] = Field(default_factory=list)
@@ -191,7 +192,7 @@ class Spec(Section):
             loc: where the data stand, such as `("evaluate",)`, `("recovery", 1)` or `("methods", 2, "search")`. What a
                 method does not override is looked for in the section itself.
             section: describes the data; its mistakes are told in the words of the spec's own.
-            data: such as `spec.evaluate`, `spec.recovery[1].parameters` or `spec.methods[2].search_for(spec)`.
+            data: such as `spec.evaluate`, `spec.recovery[1][0].parameters` or `spec.methods[2].search_for(spec)`.
 
         Raises:
             SpecError: a line for each mistake.

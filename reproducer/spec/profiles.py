@@ -122,11 +122,12 @@ def _map_names(root: Node, entries: dict[str, dict[Any, Node]], names: dict[str,
     return root
 
 
-def _swap(node: Node, table: dict[Any, Node], keep: bool = False) -> Node:
+def _swap(node: Node, table: dict[Any, Node], keep: bool = False, chain: bool = False) -> Node:
     """`node` (a name, an entry with a name, or a list of either) with the table's values in place of its keys.
 
     The other keys of an entry go with its name, or join those of the table's entry where `keep` says so. Entries of a
-    list that the table makes equal become one, so that seven tasks may map to one small one.
+    list that the table makes equal become one, so that seven tasks may map to one small one; not those of a list within
+    it (`chain`), which are recoveries one after the other.
     """
     if isinstance(node.value, dict):
         name = node.get("name")
@@ -136,10 +137,12 @@ def _swap(node: Node, table: dict[Any, Node], keep: bool = False) -> Node:
         return merge(node, new if isinstance(new.value, dict) else Node({"name": new}, new.origin)) if keep else new
     if not isinstance(node.value, list):
         return table.get(node.value, node)
+    if chain:
+        return Node([_swap(item, table, keep) for item in node.value], node.origin)
     kept: list[Node] = []
     changed: list[Any] = []
     for item in node.value:
-        new = _swap(item, table, keep)
+        new = _swap(item, table, keep, chain=True)
         value = new.plain()
         if value != item.plain():
             changed.append(value)
@@ -151,7 +154,11 @@ def _swap(node: Node, table: dict[Any, Node], keep: bool = False) -> Node:
 def _entries(root: Node, section: str) -> Iterator[tuple[list[str | int], Node]]:
     node = root.get(section)
     for index, entry in enumerate(node.items() if node else []):
-        yield [section, index], entry
+        if not isinstance(entry.value, list):
+            yield [section, index], entry
+            continue
+        for place, part in enumerate(entry.value):  # recoveries one after the other
+            yield [section, index, place], part
 
 
 def _map_ratios(root: Node, table: dict[Any, Node], profile: str, mistakes: list[Mistake]) -> Node:

@@ -5,9 +5,31 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from reproducer.spec.values import Count, Layers, Name, NonEmpty, Plain, Positive, Ratio, Tokens, mistake
+from reproducer.spec.values import (
+    Count,
+    Layers,
+    Name,
+    NonEmpty,
+    OneOrMore,
+    Plain,
+    Positive,
+    Ratio,
+    Tokens,
+    chained,
+    mistake,
+)
 
 
 class Section(BaseModel):
@@ -38,6 +60,16 @@ class RecoverySpec(Named):
         """Everything but the name, as written."""
         return self.model_extra or {}
 
+
+def _no_none(chain: list[RecoverySpec]) -> list[RecoverySpec]:
+    if len(chain) > 1 and any(recovery.name == "none" for recovery in chain):
+        raise mistake("'none' is the absence of a recovery; it cannot stand before or after another one")
+    return chain
+
+
+Chain = Annotated[OneOrMore[RecoverySpec], AfterValidator(_no_none)]
+"""Recoveries of one row, one after the other."""
+ChainName = Annotated[Name, BeforeValidator(lambda value: chained(value) if isinstance(value, list) else value)]
 
 EXCLUSIVE = {"ratio": "structure_ratio", "structure_ratio": "ratio"}
 """Two keys of which an override gives one: it then takes the place of the other."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WrapValidator
@@ -49,8 +49,15 @@ def line_error(detail: Mapping[str, Any], *around: str | int) -> InitErrorDetail
     return InitErrorDetails(type=kind, loc=loc, input=detail["input"], ctx=detail.get("ctx", {}))
 
 
+def chained(names: Iterable[Any]) -> str:
+    """What several recoveries one after the other are called."""
+    return " + ".join(map(str, names))
+
+
 def _title(entry: Any) -> Any:
     """What tells an entry of a list from the others in a report; None where nothing does."""
+    if isinstance(entry, list):
+        return chained(map(_title, entry))
     if isinstance(entry, dict):
         return entry.get("label") or entry.get("name")
     return getattr(entry, "label", None) or getattr(entry, "name", entry)
@@ -160,6 +167,8 @@ NonEmpty = Annotated[list[T], Field(min_length=1), WrapValidator(_no_repeats), B
 """At least one, without repeats; one alone needs no list."""
 Listed = Annotated[list[T], WrapValidator(_no_repeats), BeforeValidator(_as_list)]
 """The same, and may be empty."""
+OneOrMore = Annotated[list[T], Field(min_length=1), BeforeValidator(_as_list)]
+"""At least one, repeats allowed; one alone needs no list."""
 Text = Annotated[str, Field(min_length=1)]
 """Any text, such as a prompt."""
 Name = Annotated[str, Field(min_length=1), AfterValidator(_name)]

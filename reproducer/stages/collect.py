@@ -265,7 +265,7 @@ class _Run:
         tasks: dict[str, results.TaskUse] = {}
         calibration: dict[str, results.CalibrationUse] = {}
         recoveries: dict[str, results.RecoveryUse] = {}
-        trained = {edit.key: row for row in self.expansion.rows for edit in row.state.edits if not edit.cuts}
+        trained = {row.state.edits[-1].key: row for row in self.expansion.rows if row.state.edits}
         for stage in self.all_stages:
             if isinstance(stage, Perplexity):
                 _keep(texts, stage.text.name, stage.use(self.measured(stage)))

@@ -15,6 +15,7 @@ from reproducer.pruning.cut import Cut
 from reproducer.queue import Stage, topological
 from reproducer.recovery.registry import Recovery
 from reproducer.spec import MethodSpec, PruneSpec, Spec
+from reproducer.spec.values import chained
 from reproducer.stages.base import ModelState, OnModel, named_edits
 from reproducer.stages.known import Known
 from reproducer.stages.measure import Measure
@@ -24,6 +25,8 @@ from reproducer.stages.recovery import Recover
 from reproducer.stages.resolve import DENSE, Resolved, ResolvedMethod, ResolvedModel, resolved
 from reproducer.stages.results import Column, Sight
 from reproducer.stages.search import Search
+
+Chain = Sequence[tuple[str, Recovery]]
 
 
 @dataclass(frozen=True)
@@ -129,9 +132,12 @@ class Expansion:
         if first is not None and spec.calibration.dataset is None:
             names = [text.name for text in first.texts]
             sections["calibration"] = {**spec.calibration.model_dump(mode="json"), "dataset": names}
+        chains = [
+            [{"name": name, **recovery.model_dump(mode="json")} for name, recovery in chain]
+            for chain in found.recoveries
+        ]
         sections["recovery"] = [
-            {"name": name, **(recovery.model_dump(mode="json") if recovery else {})}
-            for name, recovery in found.recoveries
+            chain if len(chain) > 1 else chain[0] if chain else {"name": "none"} for chain in chains
         ]
         return {**spec.model_dump(mode="json"), **sections}
 
@@ -208,13 +214,17 @@ def expand(spec: Spec) -> Expansion:
     for model in found.models:
         rows.append(_dense(found, model))
         for asked in _cuts(MethodSpec(name=DENSE).prune_for(spec, model.given)):
-            for name, recovery in found.recoveries:
+            for chain in found.recoveries:
                 for method in found.methods:
-                    if method.given.recovery and name not in method.given.recovery:
+                    if method.given.recovery and _name(chain) not in method.given.recovery:
                         continue
                     cut = _own_cut(spec, model, method, asked)
-                    rows += [_pruned(found, model, method, cut, name, recovery, seed) for seed in spec.seeds]
+                    rows += [_pruned(found, model, method, cut, chain, seed) for seed in spec.seeds]
     return Expansion(found, rows)
+
+
+def _name(chain: Chain) -> str:
+    return chained(name for name, _ in chain) or "none"
 
 
 def _cuts(section: PruneSpec) -> list[Cut]:
@@ -258,8 +268,7 @@ def _pruned(
     model: ResolvedModel,
     method: ResolvedMethod,
     cut: Cut,
-    recovery_name: str,
-    recovery: Recovery | None,
+    chain: Chain,
     seed: int,
 ) -> Row:
     stages: dict[str, Stage] = {"model": model.state.model}
@@ -273,16 +282,16 @@ def _pruned(
         if plan.training is not None:
             stages["training"] = plan.training
     state = model.state.edited(plan)
-    if recovery is not None:
-        state = state.edited(Recover.of(recovery_name, recovery, state, seed))
+    for name, recovery in chain:
+        state = state.edited(Recover.of(name, recovery, state, seed))
     return Row(
         model=model.name,
         method=method.method.name,
         label=method.label,
         ratio=cut.ratio,
         structure_ratio=cut.structure_ratio,
-        recovery=recovery_name,
-        recovery_label=recovery.label if recovery else None,
+        recovery=_name(chain),
+        recovery_label=chained(recovery.label for _, recovery in chain) or None,
         seed=seed,
         state=state,
         stages={**stages, **named_edits(state.edits), **_measuring(found, state)},

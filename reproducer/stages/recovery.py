@@ -71,7 +71,7 @@ class Recover(Edit):
     def run(self, context: Context) -> None:
         from reproducer.models.load import load_model
 
-        model, tokenizer = self.load(context)
+        model, tokenizer = self.load(context, merge=len(self.edits) > 1)  # earlier adapters become weights
         forget()  # the kind may change it
         job = Job(
             model,

@@ -90,7 +90,7 @@ class Resolved:
     measures: Sequence[tuple[type[Measure], Any]]  # each kind, and the section that holds its keys
     models: Sequence[ResolvedModel]
     methods: Sequence[ResolvedMethod]
-    recoveries: Sequence[tuple[str, Recovery | None]]
+    recoveries: Sequence[Sequence[tuple[str, Recovery]]]  # chains, with the spec's names; an empty one is `none`
     controls: Mapping[str, str]  # which control a row is of, by its label
 
 
@@ -103,7 +103,12 @@ def resolved(spec: Spec) -> Resolved:
     spec, controls = controlled(spec)
     evaluate = _evaluate(spec)
     recoveries = [
-        (given.name, _recovery(spec, ("recovery", index), given)) for index, given in enumerate(spec.recovery)
+        [
+            (given.name, recovery)
+            for place, given in enumerate(chain)
+            if (recovery := _recovery(spec, ("recovery", index, place), given))
+        ]
+        for index, chain in enumerate(spec.recovery)
     ]
     models = [_model(spec, index) for index in range(len(spec.models))]
     _distinct(spec, "models", [model.given.label or model.given.name for model in models])
@@ -177,9 +182,9 @@ def _method(spec: Spec, index: int, evaluate: Any) -> ResolvedMethod:
         raise spec.error(("methods", index, "name"), f"unknown method '{given.name}'", [DENSE, *known])
     with spec.at(("methods", index, "name")):
         method = METHODS.get(given.name)
-    for place, recovery in enumerate(given.recovery):
-        if recovery != "none":
-            with spec.at(("methods", index, "recovery", place)):
+    for place, chain in enumerate(given.recovery):
+        with spec.at(("methods", index, "recovery", place)):
+            for recovery in chain.split(" + ") if chain != "none" else ():
                 RECOVERIES.get(recovery)
     for parameter in given.parameters:
         if method.space is not None or parameter not in method.parameters:
@@ -279,9 +284,9 @@ def _check_lengths(found: Resolved) -> None:
     lengths: list[tuple[Loc, int]] = []
     for kind, keys in found.measures:
         lengths += [(("evaluate", *loc), length) for loc, length in kind.lengths(keys)]
-    for index, (_, recovery) in enumerate(found.recoveries):
-        for key, length in recovery.lengths().items() if recovery else ():
-            lengths.append((("recovery", index, key), length))
+    for index, chain in enumerate(found.recoveries):
+        for place, (_, recovery) in enumerate(chain):
+            lengths += [(("recovery", index, place, key), length) for key, length in recovery.lengths().items()]
     for method in found.methods:
         if method.method.calibrated:
             own = ("methods", spec.methods.index(method.given)) if "length" in method.given.calibration else ()

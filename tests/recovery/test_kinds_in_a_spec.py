@@ -54,7 +54,9 @@ def test_all_kinds_run_and_a_second_run_computes_nothing(tmp_path, monkeypatch, 
 def test_a_profile_makes_every_kind_as_small_as_lora(tmp_path, profile):
     path = tmp_path / "spec.yaml"
     path.write_text(SPEC)
-    lora, groupwise, two_source = (one.parameters for one in load_spec(path, [PROFILES / f"{profile}.yaml"]).recovery)
+    lora, groupwise, two_source = (
+        one.parameters for (one,) in load_spec(path, [PROFILES / f"{profile}.yaml"]).recovery
+    )
     assert groupwise == {**lora, "bits": 3}
     assert {key: value for key, value in two_source.items() if not key.startswith("text_")} == lora
     assert two_source["text_steps"] <= lora["steps"]

@@ -14,7 +14,7 @@ BASE = "name: x\nmodels: [tiny]\nmethods: [magnitude]\n"
 def test_only_name_models_and_methods_are_required(load):
     spec = load(BASE)
     assert spec.prune == PruneSpec(ratio=[0.20])
-    assert spec.recovery == [RecoverySpec(name="none")]
+    assert spec.recovery == [[RecoverySpec(name="none")]]
     assert spec == Spec(name="x", models=["tiny"], methods=["magnitude"])
 
 

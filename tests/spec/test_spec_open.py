@@ -75,7 +75,7 @@ def parse_all(spec):
     return (
         spec.parse(("search",), Search, spec.search),
         spec.parse(("evaluate",), Evaluate, spec.evaluate),
-        [spec.parse(("recovery", i), Lora, one.parameters) for i, one in enumerate(spec.recovery)],
+        [spec.parse(("recovery", i), Lora, one.parameters) for i, (one,) in enumerate(spec.recovery)],
         [spec.parse(("methods", i, "search"), Search, one.search_for(spec)) for i, one in enumerate(spec.methods)],
     )
 

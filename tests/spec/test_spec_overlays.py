@@ -84,7 +84,7 @@ class TestProfiles:
             ("mine", "small", "g", {"dataset": "b", "steps": 3, "rank": 2}),
             ("other", "small", "g", {"rank": 2}),
         ]
-        assert [(one.name, one.parameters) for one in spec.recovery] == [
+        assert [(one.name, one.parameters) for (one,) in spec.recovery] == [
             ("g", {"dataset": "b", "rank": 2}),
             ("h", {"dataset": "c", "rank": 1}),
         ]
@@ -272,9 +272,9 @@ class TestWholeEntries:
         sibling, small = spec.models
         assert (sibling.name, sibling.base, sibling.tuned.steps) == ("sibling", "small", 3)
         assert (small.name, small.dtype, small.label) == ("small", "bfloat16", "mine")
-        lora = spec.recovery[1]
+        (lora,) = spec.recovery[1]
         assert (lora.steps, lora.batch, lora.rank) == (5, 8, 4)
-        assert spec.recovery[0].name == "none"
+        assert spec.recovery[0][0].name == "none"
 
     def test_a_transfer_and_a_models_own_ratio_are_mapped(self, spec):
         assert spec.methods[1].search_for(spec) == {"transfer": {"model": "small", "ratio": 0.20}}
