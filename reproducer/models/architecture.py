@@ -8,7 +8,8 @@ slicing equals masking.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import attrgetter
 from typing import Any, Literal, cast
@@ -80,6 +81,9 @@ class Architecture:
         logit_divisor: the configuration's attribute by which the head's output is divided, if any.
         logit_cap: the configuration's attribute c of a final c·tanh(logits / c), if any.
         unit_norms: norm weights are offsets from one.
+        norms_behind: by kind, the norm between the output projection and the residual stream, where there is one.
+        branch_scale: attribute of a decoder layer by which its branches are multiplied, if any.
+        stream_norm: the norm of the residual stream itself, in layers that have `do_layer_norm_before` off.
     """
 
     family: str
@@ -95,6 +99,15 @@ class Architecture:
     logit_divisor: str | None = None
     logit_cap: str | None = None
     unit_norms: bool = False
+    norms_behind: Mapping[Kind, str] = field(default_factory=dict)
+    branch_scale: str | None = None
+    stream_norm: str | None = None
+
+    def norm_of_stream(self, layer: nn.Module) -> nn.Module | None:
+        """The norm that a layer applies to the residual stream itself, behind the MLP's sum, if it does."""
+        if self.stream_norm is None or getattr(layer, "do_layer_norm_before", True):
+            return None
+        return layer.get_submodule(self.stream_norm)
 
     def members(self, kind: Kind | None = None) -> tuple[Member, ...]:
         """Members of the structures of a kind; of both without one."""
@@ -143,18 +156,27 @@ LLAMA = Architecture(
     channels=GATED_CHANNELS,
     widths=(MLP_WIDTH,),
 )
-GRANITE = replace(LLAMA, family="Granite", model_types=("granite",), logit_divisor="logits_scaling")
-GEMMA = replace(
+GRANITE = replace(
     LLAMA,
-    family="Gemma",
-    model_types=("gemma", "gemma2", "gemma3_text"),
+    family="Granite",
+    model_types=("granite",),
+    logit_divisor="logits_scaling",
+    branch_scale="residual_multiplier",
+)
+NORMS_BEHIND: Mapping[Kind, str] = {"heads": "post_attention_layernorm", "channels": "post_feedforward_layernorm"}
+GEMMA = replace(LLAMA, family="Gemma", model_types=("gemma",), unit_norms=True)
+GEMMA2 = replace(
+    GEMMA,
+    family="Gemma 2 and 3",
+    model_types=("gemma2", "gemma3_text"),
     logit_cap="final_logit_softcapping",
-    unit_norms=True,
+    norms_behind=NORMS_BEHIND,
 )
 OLMO2 = replace(
     LLAMA,
     family="OLMo 2",
     model_types=("olmo2", "olmo3"),
+    norms_behind=NORMS_BEHIND,
     norms=(Norm("self_attn.q_norm", "query"), Norm("self_attn.k_norm", "key_value")),
 )
 PHI3 = Architecture(
@@ -192,9 +214,10 @@ OPT = Architecture(
     channels=(Member("fc1", 0, "channel"), Member("fc2", 1, "channel")),
     decoder="model.decoder",
     widths=(Width("self_attn", "num_heads", "queries"),),
+    stream_norm="final_layer_norm",
 )
 
-FAMILIES = (LLAMA, GRANITE, GEMMA, OLMO2, PHI3, GPT_NEOX, OPT)
+FAMILIES = (LLAMA, GRANITE, GEMMA, GEMMA2, OLMO2, PHI3, GPT_NEOX, OPT)
 PRUNED = "pruned_"
 """What stands before the `model_type` of a model that was exported with layers of different widths."""
 

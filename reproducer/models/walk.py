@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of
@@ -94,7 +95,10 @@ class LayerWalk:
 
     def run(self, index: int, hidden: Tensor, layer: Callable[..., Any] | None = None) -> Tensor:
         """Decoder layer `index` (or `layer` in its place) on hidden states [batch, length, width]."""
-        output = (layer or self.layers[index])(hidden, **self._arguments[index])
+        arguments = tree_map(
+            lambda value: value.to(hidden.device) if isinstance(value, Tensor) else value, self._arguments[index]
+        )
+        output = (layer or self.layers[index])(hidden, **arguments)
         return output[0] if isinstance(output, tuple) else output
 
     def finish(self, hidden: Tensor) -> Tensor:

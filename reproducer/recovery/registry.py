@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -27,8 +27,9 @@ class Job:
         seed: everything random follows from it.
         progress: told steps done (with fractions), all steps, and what to say beside them.
         say: told what a person should read.
-        dense: loads the unpruned base model, in evaluation mode on the same device: a new one for every call, which
-            nobody else keeps. None where there is none.
+        dense: loads the unpruned base model, in evaluation mode on a device, by name, or on that of the model: a new
+            one for every call, which nobody else keeps. None where there is none.
+        layers: which layers of the dense model the pruned one still has, in order; None: all.
     """
 
     model: Any
@@ -37,7 +38,8 @@ class Job:
     seed: int
     progress: Callable[[float, float, str], None] = _no_progress
     say: Callable[[str], None] = logging.getLogger(__name__).warning
-    dense: Callable[[], Any] | None = None
+    dense: Callable[..., Any] | None = None
+    layers: Sequence[int] | None = None
 
 
 class Recovery(Section):

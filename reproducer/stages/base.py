@@ -226,6 +226,10 @@ class Edit(OnModel):
         """
         raise NotImplementedError
 
+    def removed_layers(self, directory: Path) -> list[int]:
+        """Layers of the model before the edit that it removes as a whole."""
+        return []
+
     def training_steps(self, directory: Path) -> list[TrainingStep] | None:
         """The steps that it was trained in, for an edit that is trained."""
         return None

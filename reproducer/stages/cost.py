@@ -154,6 +154,18 @@ class ModelShape:
             return Cost(gradients=float(len(needs) > 0), memory=4 * self.layer)
         return replace(self.passes(samples * length, length, batch * length), scored=0.0)
 
+    def repaired(self, samples: float, length: int) -> Cost:
+        """A least-squares repair: the dense model once, the pruned one twice and its attention once more, and XᵀX.
+
+        In memory beside the weights are the states of both models at both projections of a layer, a dense layer, and
+        the sums and factors of one projection, in float32.
+        """
+        tokens = samples * length
+        inputs = self.layer * self.kept / (4 * self.width)  # of the largest projection: about a quarter of a layer
+        products = tokens * inputs * (inputs + self.width) * self.layers / (self.layers * self.layer * self.kept)
+        passes = self.passes((1 / self.kept + 2.5) * tokens + products, length, 16 * length, scored=0.0)
+        return replace(passes, memory=4 * self.hidden(tokens) + self.layer * self.item + 16 * inputs * inputs)
+
     def seconds(self, cost: Cost, rates: Rates) -> float:
         """Matrix products by tokens, a backward pass twice as many; traffic where that is what takes time."""
         layers, head = self.layers * self.layer * self.kept, self.width * self.vocabulary

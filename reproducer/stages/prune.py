@@ -99,6 +99,11 @@ class _Cutting(Edit):
         plan.apply_(model)
         return model
 
+    def removed_layers(self, directory: Path) -> list[int]:
+        from reproducer.pruning.plan import Plan
+
+        return Plan.load(directory / PLAN).removed_layers
+
 
 class Prune(_ByMethod, _Cutting):
     """The plan of a method's scores or decision."""

@@ -12,9 +12,10 @@ from reproducer.data.sizes import INSTRUCTION, instruction_rows
 from reproducer.facts import Facts
 from reproducer.queue import Context
 from reproducer.recovery.instructions import InstructionTuning
+from reproducer.recovery.least_squares import LeastSquares
 from reproducer.recovery.registry import RECOVERIES, Job, Recovery
 from reproducer.registry import source_digest
-from reproducer.stages.base import RESULT, Edit, ModelState, forget, seed_text, write_result
+from reproducer.stages.base import RESULT, Edit, ModelState, forget, named_edits, seed_text, write_result
 from reproducer.stages.results import RecoveryUse, TrainingStep
 
 if TYPE_CHECKING:
@@ -80,12 +81,24 @@ class Recover(Edit):
             self.seed,
             context.progress,
             context.say,
-            dense=lambda: load_model(context.inputs["model"], self.dtype, context.device)[0],
+            dense=lambda device=context.device: load_model(context.inputs["model"], self.dtype, device)[0],
+            layers=self._remaining_layers(context, model),
         )
         write_result(context, Trained(losses=[TrainingStep(**step) for step in self.how.train(job)]))
 
+    def _remaining_layers(self, context: Context, model: Any) -> list[int]:
+        """Which layers of the base model `model` still has."""
+        left = model.config.get_text_config().num_hidden_layers
+        for name, edit in named_edits(self.edits).items():
+            if removed := edit.removed_layers(context.inputs[name]):
+                return sorted(set(range(left + len(removed))) - set(removed))
+        return list(range(left))
+
     def cost(self, model: ModelShape) -> Cost:
-        if not isinstance(how := self.how, InstructionTuning):
+        how = self.how
+        if isinstance(how, LeastSquares):
+            return model.repaired(how.samples, how.length)
+        if not isinstance(how, InstructionTuning):
             raise NotImplementedError
         rows = instruction_rows(how.dataset, how.sources()["dataset"])
         steps = math.ceil(how.epochs * min(rows, how.examples or rows) / how.batch)
