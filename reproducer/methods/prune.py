@@ -35,6 +35,7 @@ def prune(
     in_steps: int = 1,
     seed: int = 0,
     limits: Limits | None = None,
+    repair: Tensor | None = None,
     **parameters: Any,
 ) -> Plan:
     """Decide what of `model` stays. The model's weights, gradients, flags, mode and hooks stay as found.
@@ -53,6 +54,7 @@ def prune(
         in_steps: equal cuts that reach the ratio, each decided on what the ones before it left; for methods that score.
         seed: for methods that draw at random.
         limits: memory that the statistics may take.
+        repair: LongTensor [samples, length] of token ids, to fit the remaining weights to; see `pruning.repaired`.
         parameters: the method's own.
 
     Raises:
@@ -64,6 +66,7 @@ def prune(
     from reproducer.pruning.allocation import check_layers
     from reproducer.pruning.cut import Cut
     from reproducer.pruning.plan import fingerprint
+    from reproducer.pruning.repaired import repaired
 
     cut = Cut(structure_ratio=structure_ratio, ratio=ratio, scope=scope, heads=heads, round_to=round_to, steps=in_steps)
     config: Any = model.config
@@ -75,7 +78,7 @@ def prune(
     with wide_products(weight.dtype, weight.device):
         plan = plan_for(request)
     plan.base = fingerprint(model)
-    return plan
+    return plan if repair is None else repaired(plan, model, repair)
 
 
 def plan_for(request: Request) -> Plan:

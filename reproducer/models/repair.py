@@ -216,7 +216,7 @@ class _Block:
         norm = self._norm(kind)
         if norm is None:
             return outputs.new_ones(len(outputs), 1)
-        epsilon: float = getattr(norm, "eps", None) or getattr(norm, "variance_epsilon", 0.0)
+        epsilon: float = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
         return (outputs.square().mean(1, keepdim=True) + epsilon).sqrt()
 
     def _norm(self, kind: Kind) -> Any:

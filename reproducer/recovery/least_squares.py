@@ -151,10 +151,11 @@ def _source(name: str) -> Any:
 def _write(path: Path, result: LayerRepair, identity: str) -> None:
     from safetensors.torch import save_file
 
-    fits = json.dumps([vars(fit) for fit in result.fits])
+    # one entry: safetensors writes several in an order of its own
+    header = json.dumps({"identity": identity, "fits": [vars(fit) for fit in result.fits]})
     tensors = {name: tensor.cpu().contiguous() for name, tensor in result.tensors.items()}
     with replacing(path) as part:
-        save_file(tensors, part, metadata={"identity": identity, "fits": fits})
+        save_file(tensors, part, metadata={"repair": header})
 
 
 def _read(path: Path, layer: int, identity: str) -> LayerRepair | None:
@@ -165,10 +166,10 @@ def _read(path: Path, layer: int, identity: str) -> LayerRepair | None:
 
     try:
         with safe_open(str(path), framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("identity") != identity:
+            header = json.loads((file.metadata() or {})["repair"])
+            if header["identity"] != identity:
                 return None
-            fits = [Fit(**fit) for fit in json.loads(header["fits"])]
+            fits = [Fit(**fit) for fit in header["fits"]]
             return LayerRepair(layer, {name: file.get_tensor(name) for name in file.keys()}, fits)  # noqa: SIM118
-    except (OSError, SafetensorError):
+    except (OSError, ValueError, KeyError, SafetensorError):  # not there, or garbled
         return None

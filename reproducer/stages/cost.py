@@ -162,9 +162,9 @@ class ModelShape:
         """
         tokens = samples * length
         inputs = self.layer * self.kept / (4 * self.width)  # of the largest projection: about a quarter of a layer
-        products = tokens * inputs * (inputs + self.width) * self.layers / (self.layers * self.layer * self.kept)
+        products = tokens * inputs * (inputs + self.width) / (self.layer * self.kept)  # in passes through a layer
         passes = self.passes((1 / self.kept + 2.5) * tokens + products, length, 16 * length, scored=0.0)
-        return replace(passes, memory=4 * self.hidden(tokens) + self.layer * self.item + 16 * inputs * inputs)
+        return replace(passes, memory=4 * self.hidden(tokens) + self.layer * self.item + 24 * inputs * inputs)
 
     def seconds(self, cost: Cost, rates: Rates) -> float:
         """Matrix products by tokens, a backward pass twice as many; traffic where that is what takes time."""

@@ -118,6 +118,7 @@ def resolved(spec: Spec) -> Resolved:
         spec.parse(("search",), SearchSettings, spec.search)  # it plays no part; a mistake in it is one all the same
     found = Resolved(spec, evaluate, _measures(spec, evaluate), models, methods, recoveries, controls)
     _check_lengths(found)
+    _check_repairs(found)
     _check_samples(found)
     return found
 
@@ -297,6 +298,16 @@ def _check_lengths(found: Resolved) -> None:
             if limit is not None and length > limit:
                 message = f"{length} tokens are longer than the context of {model.entry.name}: {limit}"
                 raise spec.error(loc, message)
+
+
+def _check_repairs(found: Resolved) -> None:
+    """No recovery learns from the rows that the report measures on."""
+    measured = _measured(found.spec, found.evaluate.perplexity)
+    for index, (_, recovery) in enumerate(found.recoveries):
+        for name, source in recovery.sources().items() if recovery else ():
+            if source in measured:
+                message = f"the recovery would learn from the same rows of '{name}' that the report measures on"
+                raise found.spec.error(("recovery", index), f"{message}; name another text")
 
 
 def _check_samples(found: Resolved) -> None:
