@@ -303,11 +303,12 @@ def _check_lengths(found: Resolved) -> None:
 def _check_repairs(found: Resolved) -> None:
     """No recovery learns from the rows that the report measures on."""
     measured = _measured(found.spec, found.evaluate.perplexity)
-    for index, (_, recovery) in enumerate(found.recoveries):
-        for name, source in recovery.sources().items() if recovery else ():
-            if source in measured:
-                message = f"the recovery would learn from the same rows of '{name}' that the report measures on"
-                raise found.spec.error(("recovery", index), f"{message}; name another text")
+    for index, chain in enumerate(found.recoveries):
+        for name in (
+            name for _, recovery in chain for name, source in recovery.sources().items() if source in measured
+        ):
+            message = f"the recovery would learn from the same rows of '{name}' that the report measures on"
+            raise found.spec.error(("recovery", index), f"{message}; name another text")
 
 
 def _check_samples(found: Resolved) -> None:
