@@ -123,7 +123,7 @@ def _check(request: Request) -> None:
     architecture_of(request.model)  # raises where the model is not of a declared architecture
     check_steps(method, rule, steps)
     if method.calibrated:
-        apart = steps > 1 and ids is not None and ids.dim() == 3 and len(ids) == steps
+        apart = steps > 1 and getattr(ids, "ndim", 0) == 3 and len(ids) == steps
         for samples in ids if apart and ids is not None else [ids]:
             check_samples(samples, request.model, method.min_samples)
 

@@ -226,6 +226,11 @@ SUPPORTED = ", ".join(name for family in FAMILIES for name in family.model_types
 # What a configuration has that no family here could be declared for, and what would do.
 UNSUPPORTED = (
     (
+        ("is_encoder_decoder",),
+        "it is an encoder with a decoder, whose layers also attend to the encoder",
+        "a model of decoder layers alone would do",
+    ),
+    (
         ("text_config", "vision_config", "audio_config"),
         "it wraps a language model together with other inputs",
         "load its language model alone, with a config.json of that model's own type (gemma3_text for gemma3)",

@@ -10,6 +10,7 @@ from typing import Any
 
 from reproducer.errors import UserError, nearest
 from reproducer.models.quantised import refuse_quantised_folder
+from reproducer.models.weights import refuse_adapter
 
 HUB_ID_LENGTH = 96  # the hub's own limit
 HUB_ID = re.compile(r"(?P<id>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
@@ -294,11 +295,12 @@ def resolve(name: str) -> Entry:
         return CATALOGUE[name]
     if folder := _folder(name):
         if not (folder / "config.json").is_file():
+            refuse_adapter(folder)
             raise UserError(
                 f"the folder '{name}' is no model: it has no config.json",
                 "name a folder as save_pretrained writes it: config.json, model.safetensors, tokenizer files",
             )
-        refuse_quantised_folder(folder / "config.json")
+        refuse_quantised_folder(folder)
         return Entry(name, folder.name, Folder(str(folder)))
     if name.startswith((".", "/", "~")):
         raise UserError(f"there is no model folder '{name}' (looked in {Path.cwd()})")

@@ -76,10 +76,12 @@ def source(recipe: Mapping[str, Any]) -> Source:
 
 def _point(directory: Path, folder: Path, **facts: str) -> None:
     """Write where the model lies. What tells its contents stands there too, so that it joins the artifact's digest."""
-    from reproducer.models.load import LOCATION, check_weights, read_config
+    from reproducer.models.load import LOCATION, read_config
+    from reproducer.models.quantised import refuse_quantised_folder
+    from reproducer.models.weights import stored_tensors
 
     read_config(folder)
-    check_weights(folder)
+    refuse_quantised_folder(folder, stored_tensors(folder))
     text = json.dumps({"path": str(folder), **facts}, indent=1)
     (directory / LOCATION).write_text(text, encoding="utf-8")
 
@@ -88,17 +90,20 @@ def _snapshot(hub: Hub, say: Say) -> Path:
     """The hub's files in the user's own cache, its folder being named by the commit."""
     from huggingface_hub import list_repo_files, snapshot_download
 
-    from reproducer.models.load import refuse_pickles
+    from reproducer.models.load import read_config
+    from reproducer.models.weights import refuse_pickles
 
     say(f"fetching {hub} (what the cache of huggingface_hub lacks)")
     try:
+        path = snapshot_download(hub.id, revision=hub.revision, allow_patterns=["*config.json"])
+        read_config(Path(path))  # refuses what cannot be pruned before its weights are fetched
         path = snapshot_download(hub.id, revision=hub.revision, allow_patterns=WANTED, ignore_patterns=UNWANTED)
         folder = Path(path)
         names = [file.name for file in folder.iterdir()]
         if not any(name.endswith(".safetensors") for name in names):
             names = list_repo_files(hub.id, revision=folder.name)
     except Exception as error:  # connection libraries below the hub's have exceptions of their own
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         raise _unavailable(hub, error) from error
     if not any(name.endswith(".safetensors") for name in names):

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reproducer.errors import UserError, nearest
 from reproducer.models.quantised import refuse_quantised_folder
 from reproducer.models.quiet import quiet
-from reproducer.models.tokenizer import load_tokenizer
+from reproducer.models.tokenizer import load_tokenizer, within
+from reproducer.models.weights import (
+    ADAPTER,
+    INDEX,
+    refuse_adapter,
+    refuse_other_shapes,
+    refuse_pointer,
+    some,
+    stored_tensors,
+)
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 LOCATION = "location.json"  # where the model lies, in the directory of one that was not copied
+GENERATION = "generation_config.json"
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 
@@ -48,28 +60,35 @@ def load_model(
     wanted = getattr(torch, wanted) if isinstance(wanted, str) else wanted
     seed = folder / SEED
     model: Any
-    if seed.is_file():
+    if seed.is_file() and not any(folder.glob("*.safetensors")):  # a user's own file may have this name
         with quiet():
             model = draw_model(config, json.loads(seed.read_text(encoding="utf-8"))["seed"], wanted, device)
     else:
         model = _read_model(folder, config, wanted)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = within(load_tokenizer(folder), model.get_input_embeddings().num_embeddings)
     _agree(model, tokenizer)
     return model.to(device).eval(), tokenizer
 
 
 def _read_model(folder: Path, config: Any, dtype: torch.dtype) -> PreTrainedModel:
-    """The model with the weights of the folder's files, all of which must be there and fit."""
+    """The model with the weights of the folder's files, all of which must be there and fit, and nothing but them."""
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    check_weights(folder)
+    tensors = stored_tensors(folder)
+    refuse_quantised_folder(folder, tensors)
+    if hasattr(config, "quantization_config"):  # left over: the weights are wide
+        del config.quantization_config
+    expected = {name: tuple(weight.shape) for name, weight in meta_model(config).named_parameters()}
+    refuse_other_shapes(folder, tensors, expected)
+    if (folder / ADAPTER).is_file():
+        warnings.warn(f"{folder}: the weights are loaded without the adapter beside them ({ADAPTER})", stacklevel=4)
     from_pretrained: Any = AutoModelForCausalLM.from_pretrained
     try:
-        with quiet():
+        with quiet(), _alone(folder) as weights:
             model, found = from_pretrained(
-                folder,
+                weights,
                 config=config,
                 dtype=dtype,
                 use_safetensors=True,
@@ -78,16 +97,25 @@ def _read_model(folder: Path, config: Any, dtype: torch.dtype) -> PreTrainedMode
             )
     except torch.OutOfMemoryError:
         raise
-    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise UserError(f"{folder}: the weights cannot be loaded: {_reason(error)}") from error
+    model.name_or_path = model.config._name_or_path = str(folder)
     if missing := sorted(found["missing_keys"]):
-        raise UserError(f"{folder}: {_count(missing)} of the model not in its weight files: {_some(missing)}")
-    if mismatched := sorted(str(key[0]) for key in found["mismatched_keys"]):
-        raise UserError(f"{folder}: {_count(mismatched)} of another shape than config.json says: {_some(mismatched)}")
+        raise UserError(f"{folder}: {_count(missing)} of the model not in its weight files: {some(missing)}")
     if unexpected := sorted(found["unexpected_keys"]):
-        message = f"{folder}: {_count(unexpected)} in its weight files not part of the model: {_some(unexpected)}"
+        message = f"{folder}: {_count(unexpected)} in its weight files not part of the model: {some(unexpected)}"
         warnings.warn(message, stacklevel=3)
     return model
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[str]:
+    """A folder with the weights and what configures them, as links: other files change what transformers loads."""
+    with tempfile.TemporaryDirectory() as name:
+        for path in folder.iterdir():
+            if path.name in ("config.json", GENERATION, INDEX) or path.suffix == ".safetensors":
+                (Path(name) / path.name).symlink_to(path.absolute())
+        yield name
 
 
 def meta_model(config: PreTrainedConfig | Mapping[str, Any]) -> PreTrainedModel:
@@ -110,7 +138,7 @@ def count_parameters(directory: str | Path) -> int:
 def locate(directory: Path) -> Path:
     """The folder with the model's files: `directory` itself, or the one its location.json names."""
     pointer = directory / LOCATION
-    if not pointer.is_file():
+    if not pointer.is_file() or (directory / "config.json").is_file():  # a user's own file may have this name
         return directory
     folder = Path(json.loads(pointer.read_text(encoding="utf-8"))["path"])
     if not folder.is_dir():
@@ -121,20 +149,22 @@ def locate(directory: Path) -> Path:
 
 
 def read_config(folder: Path) -> PreTrainedConfig:
-    """The folder's config.json, of a causal language model that transformers knows.
+    """The folder's config.json, of a causal language model that transformers knows and that can be pruned.
 
     Raises:
-        UserError: there is none, it is not JSON, holds NaN or an infinity, is of an unknown kind, or its weights are
-            quantised.
+        UserError: there is none, it is not JSON, holds NaN or an infinity, or is of another kind of model.
     """
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-    from reproducer.models.architecture import PRUNED
+    from reproducer.models.architecture import PRUNED, SUPPORTED, family_of
 
     path = folder / "config.json"
     if not path.is_file():
+        if folder.is_dir():
+            refuse_adapter(folder)
         raise UserError(f"{folder} is no model folder: it has no config.json")
+    refuse_pointer(path)
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -144,52 +174,24 @@ def read_config(folder: Path) -> PreTrainedConfig:
     for key, value in _numbers(raw):
         if not math.isfinite(value):
             raise UserError(f"{path}: {key} is {value}, not a number a model can have")
-    refuse_quantised_folder(path)
-    kind = raw.get("model_type")
-    if str(kind).removeprefix(PRUNED) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        from reproducer.models.architecture import SUPPORTED
-
+    kind = str(raw.get("model_type"))
+    if kind.removeprefix(PRUNED) not in CONFIG_MAPPING_NAMES:
         raise UserError(
-            f"{path}: model_type is {kind!r}, which transformers does not know as a causal language model",
+            f"{path}: model_type is {raw.get('model_type')!r}, which transformers does not know",
             f"models that bring their own code are not run; types that can be pruned: {SUPPORTED}",
         )
     try:
         with quiet():
-            return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        family_of(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error.message}", error.hint) from None
     except Exception as error:  # config classes validate in their own ways
         raise UserError(f"{path}: transformers cannot read it: {_reason(error)}") from error
-
-
-def check_weights(folder: Path) -> None:
-    """Refuse a folder without its complete weights in safetensors, naming what is there and what to do."""
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").is_file():
-        return
-    if index.is_file():
-        try:
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{index} is no index of weight files: {_reason(error)}") from None
-        if absent := [shard for shard in shards if not (folder / shard).is_file()]:
-            raise UserError(f"{folder}: {len(absent)} of {len(shards)} weight files missing: {_some(absent)}")
-        return
-    refuse_pickles(str(folder), [path.name for path in folder.iterdir()])
-    raise UserError(
-        f"{folder}: no weights: there is neither model.safetensors nor {index.name}",
-        "name a folder as save_pretrained writes it",
-    )
-
-
-def refuse_pickles(where: str, names: list[str], hint: str = "") -> None:
-    """Raise a UserError if `names` holds pickled weights: they can run any code, and are not read."""
-    pickles = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".bin.index.json")))
-    if pickles:
-        raise UserError(
-            f"{where}: the weights are only there in pickled form, which can run any code when it is read: "
-            f"{_some(pickles)}",
-            hint + "Convert them where you trust them: AutoModelForCausalLM.from_pretrained(…).save_pretrained(FOLDER) "
-            "writes safetensors; copy the tokenizer files beside them and name FOLDER in the spec.",
-        )
+    padding = getattr(config, "pad_token_id", None)
+    if padding is not None and not 0 <= padding < config.vocab_size:  # the row of no token: torch refuses it
+        config.pad_token_id = None
+    return config
 
 
 def _agree(model: Any, tokenizer: Any) -> None:
@@ -199,6 +201,33 @@ def _agree(model: Any, tokenizer: Any) -> None:
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ends:
         settings.bos_token_id, settings.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     settings.pad_token_id = tokenizer.pad_token_id
+    let_save(settings)
+
+
+def let_save(settings: Any) -> None:
+    """Mend generation settings that transformers reads, and refuses to write once anything in them has changed.
+
+    A temperature or top_p beside which `do_sample` is not set means sampling: it is set then. What cannot be mended so
+    is taken out, with a warning.
+    """
+    for mend in (lambda: None, lambda: settings.update(do_sample=True), lambda: _defaults(settings)):
+        mend()
+        try:
+            with quiet():
+                settings.validate(strict=True)
+            return
+        except ValueError as error:
+            reason = error
+    raise UserError(f"the model's generation settings cannot be written: {reason}", f"mend its {GENERATION}")
+
+
+def _defaults(settings: Any) -> None:
+    from transformers import GenerationConfig
+
+    kept = {name: value for name, value in settings.to_diff_dict().items() if name.endswith("_token_id")}
+    lost = sorted(settings.to_diff_dict().keys() - kept.keys() - {"transformers_version", "do_sample"})
+    warnings.warn(f"generation settings that transformers cannot write are left out: {some(lost)}", stacklevel=5)
+    vars(settings).update(vars(GenerationConfig(**kept)))
 
 
 def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
@@ -217,7 +246,3 @@ def _reason(error: BaseException) -> str:
 
 def _count(names: list[str]) -> str:
     return "1 tensor is" if len(names) == 1 else f"{len(names)} tensors are"
-
-
-def _some(names: list[str], limit: int = 4) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

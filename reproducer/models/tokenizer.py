@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reproducer.errors import UserError
 from reproducer.models.quiet import quiet
+from reproducer.models.weights import refuse_pointer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,6 +46,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer, LlamaTokenizer
 
+    for path in folder.glob("*"):
+        if path.suffix in (".json", ".model", ".txt", ".jinja"):
+            refuse_pointer(path)
     settings = _settings(folder)
     given: dict[str, Any] = {name: token for name, token in LLAMA_SPECIALS.items() if settings.get(name) == ""}
     # The first conversions of LLaMA misspell the class and leave its special tokens empty. transformers then takes a
@@ -66,11 +71,43 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         else:
             hint = "a model folder needs tokenizer.json (or tokenizer.model) and tokenizer_config.json"
         raise UserError(f"{folder}: the tokenizer cannot be loaded: {reason}", hint) from error
+    return _padded(tokenizer, f"{folder}: the tokenizer")
+
+
+def within(tokenizer: Any, rows: int) -> Any:
+    """The tokenizer without added tokens for which a model of so many embeddings has none; padding is another's then.
+
+    Some fine-tunings add a `[PAD]` behind the vocabulary and do not resize the embeddings.
+    """
+    beyond = {token for token, index in tokenizer.get_added_vocab().items() if index >= rows}
+    if not beyond:
+        return tokenizer
+    warnings.warn(
+        f"the tokenizer has {len(beyond)} tokens beyond the model's {rows} embeddings, which are left out: "
+        f"{', '.join(sorted(beyond)[:4])}",
+        stacklevel=3,
+    )
+    for name in ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask_token", "pad_token"):
+        if getattr(tokenizer, name, None) in beyond:
+            setattr(tokenizer, name, None)
+    tokenizer.extra_special_tokens = [token for token in tokenizer.extra_special_tokens if token not in beyond]
+    if getattr(tokenizer, "is_fast", False):
+        from tokenizers import Tokenizer
+
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] not in beyond]
+        state["padding"] = None
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
+    return _padded(tokenizer, "the tokenizer")
+
+
+def _padded(tokenizer: Any, where: str) -> Any:
+    """Give a tokenizer without a padding token another's; UserError: there is none that would do."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     if tokenizer.pad_token is None:
         raise UserError(
-            f"{folder}: the tokenizer has no padding token, and no unknown or end-of-text token to take its place",
+            f"{where} has no padding token, and no unknown or end-of-text token to take its place",
             'set "pad_token" in tokenizer_config.json',
         )
     return tokenizer

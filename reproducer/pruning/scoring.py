@@ -56,6 +56,10 @@ def check_samples(ids: Tensor | None, model: nn.Module, least: int = 1) -> None:
     """
     if ids is None:
         raise UserError("this method needs calibration samples", "pass calibration=LongTensor [samples, length]")
+    if not isinstance(ids, Tensor):
+        message = f"calibration is a {type(ids).__name__}"
+        hint = "it is a LongTensor [samples, length]: tokenizer(texts, …, return_tensors='pt').input_ids, say"
+        raise UserError(message, hint)
     if ids.dtype != torch.long or ids.dim() != 2 or 0 in ids.shape or ids.shape[1] < 2:
         raise UserError(
             f"calibration has dtype {ids.dtype} and shape {tuple(ids.shape)}",

@@ -194,12 +194,10 @@ def whole_numbers(model):
 
 
 QUANTISED = {
-    "by its weights": (whole_numbers, r"up_proj of this model holds its weight as int8"),
-    "by its method": (lambda model: setattr(model, "quantization_method", "fp8"), r"is quantised \(fp8\)"),
-    "by its quantiser": (lambda model: setattr(model, "hf_quantizer", object()), "is quantised$"),
-    "by its config": (
-        lambda model: setattr(model.config, "quantization_config", {"quant_method": "gptq", "bits": 3}),
-        r"is quantised \(gptq, 3 bits\)",
+    "by its weights": (whole_numbers, r"quantised: model\.layers\.1\.mlp\.up_proj\.weight is int8"),
+    "eight bits of floating point": (
+        lambda model: decoder_layers(model)[1].mlp.up_proj.to(torch.float8_e4m3fn),
+        r"up_proj\.weight is float8_e4m3fn",
     ),
 }
 
@@ -215,5 +213,16 @@ def test_a_method_that_needs_gradients_refuses_a_quantised_model(method, how):
     first, hint = str(refused.value).split("\n")
     assert re.search(rf"^method '{method}' needs gradients of floating-point weights; .*{told}", first)
     assert "load the model unquantised" in hint
-    if how != "by its weights":  # plain linear layers: what needs no gradients works on what they hold
-        assert prune(model, "magnitude", structure_ratio=0.25, layers=[1]).layers == [1]
+
+
+def test_a_setting_that_is_left_over_makes_no_model_quantised():
+    model = tiny()
+    plain = prune(model, "vector", tokens(2, 6), structure_ratio=0.25, layers=[1])
+    model.config.quantization_config, model.hf_quantizer = {"quant_method": "gptq", "bits": 3}, object()
+    assert prune(model, "vector", tokens(2, 6), structure_ratio=0.25, layers=[1]) == plain
+
+
+@pytest.mark.parametrize("wrong", [{"input_ids": tokens(2, 6)}, "a text", [[1, 2, 3]], tokens(2, 6).numpy()])
+def test_samples_that_are_no_tensor_are_told(wrong):
+    with pytest.raises(UserError, match=r"calibration is a \w+(.|\n)*LongTensor \[samples, length\](.|\n)*input_ids"):
+        prune(tiny(), "vector", wrong, structure_ratio=0.25, layers=[1])

@@ -203,14 +203,28 @@ def test_only_configs_safetensors_and_tokenizers_are_downloaded():
 def test_the_revision_is_asked_for(folder, tmp_path, monkeypatch):
     asked = []
 
-    def download(repo_id, *, revision, allow_patterns, ignore_patterns):
+    def download(repo_id, *, revision, allow_patterns, **_):
         asked.append((repo_id, revision))
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     fetched("org/model@refs/pr/3", tmp_path / "a")
     fetched("vicuna-7b", tmp_path / "b")
-    assert asked == [("org/model", "refs/pr/3"), ("lmsys/vicuna-7b-v1.3", None)]
+    assert list(dict.fromkeys(asked)) == [("org/model", "refs/pr/3"), ("lmsys/vicuna-7b-v1.3", None)]
+
+
+def test_what_the_config_decides_is_told_before_weights_are_fetched(tmp_path, monkeypatch):
+    asked = []
+
+    def download(repo_id, *, revision, allow_patterns, **_):
+        asked.append(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    (tmp_path / "config.json").write_text('{"model_type": "mixtral", "num_local_experts": 8}')
+    with pytest.raises(UserError, match="a mixture of experts"):
+        fetched("org/model", tmp_path / "a")
+    assert asked == [["*config.json"]]
 
 
 def test_a_repository_of_pickles_is_refused_with_a_way_out(folder, tmp_path, monkeypatch):

@@ -93,7 +93,15 @@ def test_an_unknown_dtype(models):
         ({"model_type": "bert-like", "auto_map": {"AutoModelForCausalLM": "code.Model"}}, "own code are not run"),
         ({"model_type": None}, "model_type is None"),
         ({"hidden_size": "wide"}, "cannot read it"),
-        ({"intermediate_size": 80}, "weights cannot be loaded|another shape"),
+        (
+            {"intermediate_size": 80},
+            r"18 of 57 tensors have another shape than config.json says: model.layers.0.mlp.down_proj.weight is "
+            r"\(64, 160\) in model.safetensors, \(64, 80\) by config.json",
+        ),
+        ({"model_type": "t5"}, "an encoder with a decoder"),
+        ({"model_type": "qwen2_5_vl", "vision_config": {}}, "wraps a language model together with other inputs"),
+        ({"model_type": "mixtral", "num_local_experts": 8}, "a mixture of experts"),
+        ({"model_type": "gpt2"}, "no declaration of coupled structures for models of type 'gpt2'"),
         ({"num_hidden_layers": 7}, r"9 tensors are of the model not in its weight files: model\.layers\.6"),
     ],
 )
@@ -172,18 +180,19 @@ def test_a_folder_that_moved_away(models, tmp_path):
         load_model(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("settings", "told"),
-    [
-        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, r"quantised \(gptq, 4 bits\);"),
-        ({"quant_method": "fp8"}, r"quantised \(fp8\);"),
-        ({"load_in_8bit": True}, "quantised;"),
-    ],
-)
-def test_a_quantised_model_is_refused_wherever_its_config_is_read(copy, tmp_path, settings, told):
+@pytest.mark.parametrize("settings", [None, {"quant_method": "gptq", "bits": 4}, {"load_in_8bit": True}])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+def test_the_weights_tell_whether_they_are_quantised(copy, tmp_path, settings, dtype):
     edit(copy / "config.json", quantization_config=settings)
+    path = copy / "model.safetensors"
+    tensors = load_file(path)
+    model, _ = load_model(copy)  # a setting that is left over from before is none
+    assert all(torch.equal(tensors[name], weight) for name, weight in model.named_parameters())
+    name = "model.layers.1.mlp.up_proj.weight"
+    save_file({**tensors, name: tensors[name].to(dtype)}, path)
     target = tmp_path / "target"
     target.mkdir()
+    told = r"quantised( \(gptq, 4 bits\))?: model.layers.1.mlp.up_proj.weight is (I8|U8|F8_E4M3);"
     for read in (
         lambda: load_model(copy),
         lambda: resolve(str(copy)),
@@ -192,6 +201,85 @@ def test_a_quantised_model_is_refused_wherever_its_config_is_read(copy, tmp_path
         with pytest.raises(UserError, match=rf"config\.json: the weights are {told}(.|\n)*dequantize\(\)"):
             read()
     assert not list(target.iterdir())
+
+
+def lora(folder, base):
+    """An adapter's files, as peft leaves them beside weights that it was merged into."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(load_model(base)[0], config).save_pretrained(folder)
+
+
+def test_side_files_change_nothing_of_what_is_loaded(models, copy):
+    expected = load_file(copy / "model.safetensors")
+    lora(copy, models["tiny"])
+    (copy / "random.json").write_text("{}")
+    (copy / "location.json").write_text("{}")
+    save_file({"lm_head.weight": torch.zeros(3)}, copy / "consolidated.safetensors")
+    with pytest.warns(UserWarning, match="without the adapter beside them"):
+        model, _ = load_model(copy)
+    loaded = dict(model.named_parameters())
+    assert loaded.keys() == expected.keys() and all(torch.equal(loaded[name], expected[name]) for name in expected)
+    assert model.config._name_or_path == str(copy)
+    (copy / "model.safetensors.index.json").write_text('{"weight_map": {"a": "consolidated.safetensors"}}')
+    with pytest.raises(UserError, match=r"has two sets of weights: model\.safetensors, and"):
+        load_model(copy)
+
+
+def test_an_adapter_alone_says_how_to_merge_it(models, copy, tmp_path):
+    lora(tmp_path / "adapter", models["tiny"])
+    lora(copy, models["tiny"])
+    (copy / "model.safetensors").unlink()
+    for read in (lambda: load_model(copy), lambda: resolve(str(tmp_path / "adapter"))):
+        with pytest.raises(UserError, match=r"holds an adapter(.|\n)*merge_and_unload\(\)"):
+            read()
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_pointer_of_git_lfs_is_told_as_such(copy, file):
+    (copy / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n")
+    with pytest.raises(UserError, match=rf"{file} is a git-lfs pointer(.|\n)*git lfs pull"):
+        load_model(copy)
+
+
+GENERATIONS = {
+    "sampling": ({"temperature": 0.9, "top_p": 0.6, "eos_token_id": 2}, {"temperature": 0.9, "top_p": 0.6}),
+    "sound": ({"temperature": 0.9, "do_sample": True, "eos_token_id": 2}, {"temperature": 0.9}),
+    "what cannot be": ({"early_stopping": True, "eos_token_id": 2}, {}),
+}
+
+
+@pytest.mark.parametrize("name", GENERATIONS)
+@pytest.mark.filterwarnings("ignore:generation settings")
+def test_generation_settings_can_be_written_again(copy, tmp_path, name):
+    settings, kept = GENERATIONS[name]
+    (copy / "generation_config.json").write_text(json.dumps(settings))
+    model, _ = load_model(copy)
+    model.save_pretrained(tmp_path / "again")
+    again = json.loads((tmp_path / "again/generation_config.json").read_text())
+    assert again.items() >= kept.items() and again["eos_token_id"] == 2
+    assert again.keys() - {"transformers_version", "bos_token_id", "eos_token_id", "pad_token_id"} == (
+        {*kept, "do_sample"} if kept else set()
+    )
+
+
+def test_tokens_beyond_the_embeddings_are_no_tokens(copy):
+    """A fine-tuning added them and did not resize the model: padding may be any row, and text has other tokens."""
+    from transformers import AutoTokenizer
+
+    plain = load_model(copy)[1]
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]", "extra_special_tokens": ["<|more|>"]})
+    tokenizer.save_pretrained(copy)
+    edit(copy / "config.json", pad_token_id=260)
+    with pytest.warns(UserWarning, match=r"2 tokens beyond the model's 259 embeddings.*<\|more\|>, \[PAD\]"):
+        model, tokenizer = load_model(copy)
+    text = "a [PAD] of <|more|> paper"
+    assert tokenizer(text).input_ids == plain(text).input_ids
+    assert tokenizer.pad_token_id == model.generation_config.pad_token_id == plain.eos_token_id
+    tokenizer.save_pretrained(copy)
+    assert load_model(copy)[1](text).input_ids == plain(text).input_ids
 
 
 def test_a_tokenizer_that_is_missing(copy):
