@@ -111,6 +111,8 @@ def plan_for(request: Request) -> Plan:
 
 def _check(request: Request) -> None:
     """UserError for a model, samples or steps that the method cannot take."""
+    from torch import Tensor
+
     from reproducer.models.architecture import architecture_of
     from reproducer.models.quantised import refuse_quantised
     from reproducer.pruning.scoring import check_samples
@@ -123,7 +125,7 @@ def _check(request: Request) -> None:
     architecture_of(request.model)  # raises where the model is not of a declared architecture
     check_steps(method, rule, steps)
     if method.calibrated:
-        apart = steps > 1 and getattr(ids, "ndim", 0) == 3 and len(ids) == steps
+        apart = steps > 1 and isinstance(ids, Tensor) and ids.dim() == 3 and len(ids) == steps
         for samples in ids if apart and ids is not None else [ids]:
             check_samples(samples, request.model, method.min_samples)
 
