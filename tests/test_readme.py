@@ -8,9 +8,9 @@ from statistics import fmean
 
 import pytest
 
+from reproducer.evaluation.measured import Gguf
 from reproducer.paper import paper
 from reproducer.reporting.verdicts import verdicts
-from reproducer.stages.measured import Gguf
 from reproducer.stages.results import Results
 
 ROOT = Path(__file__).parents[1]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gc
-import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,49 +17,9 @@ from reproducer.models.walk import frozen
 Progress = Callable[[int, int], None] | None
 
 
-@dataclass(frozen=True)
-class Efficiency:
-    """What `measure_passes` measured.
-
-    Attributes:
-        seconds: of every timed pass, in the order in which they ran.
-        peak_memory_bytes: the most that the weights and everything made in a pass took at once.
-        tokens: tokens a pass.
-    """
-
-    seconds: list[float]
-    peak_memory_bytes: int
-    tokens: int
-
-    @property
-    def latency(self) -> float:
-        """Median seconds of a pass: a pass that something else disturbed does not move it."""
-        return statistics.median(self.seconds)
-
-    @property
-    def quartiles(self) -> tuple[float, float]:
-        """The first and third quartile of the seconds (both the same for a single pass)."""
-        if len(self.seconds) < 2:
-            return self.seconds[0], self.seconds[0]
-        first, _, third = statistics.quantiles(self.seconds, n=4, method="inclusive")
-        return first, third
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.latency
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Seconds of every timed repeat: of reading the prompt, and of all tokens written after it."""
-
-    prefill: list[float]
-    decode: list[float]
-
-
 def measure_passes(
     model: Any, length: int = 64, batch: int = 1, repeats: int = 20, warmup: int = 3, progress: Progress = None
-) -> Efficiency:
+) -> tuple[list[float], int]:
     """Time passes over random tokens [batch, length] to logits at every position, without a cache.
 
     A first pass, which is not timed, measures the memory: on a GPU what torch reports as the most allocated at once,
@@ -72,6 +30,10 @@ def measure_passes(
         repeats, warmup: passes that are timed, at least 1, and passes before them that are not.
         progress: called with (passes done, passes in all).
 
+    Returns:
+        The seconds of every timed pass, in order; and the most bytes that the weights and everything made in a pass
+        took at once.
+
     Raises:
         UserError: sequences longer than the model's context.
     """
@@ -79,15 +41,18 @@ def measure_passes(
     with frozen(model), torch.inference_mode():
         peak = _peak_memory(model, ids)
         (seconds,) = _times([lambda: model(input_ids=ids, use_cache=False)], ids.device, repeats, warmup, progress)
-    return Efficiency(seconds, peak, ids.numel())
+    return seconds, peak
 
 
 def measure_speed(
     model: Any, prefill: int, decode: int, batch: int = 1, repeats: int = 10, warmup: int = 2, progress: Progress = None
-) -> Speed:
+) -> tuple[list[float], list[float]]:
     """Time a pass over random tokens [batch, prefill], then `decode` passes of one token each with its cache.
 
     As in generation, logits are made at the last position alone. Arguments as in `measure_passes`.
+
+    Returns:
+        The seconds of every timed repeat: of reading the prompt, and of all tokens written after it.
     """
     ids = _random_tokens(model, batch, prefill + decode, "the prompt of evaluate.speed with what is written after it")
     cache: Any = None
@@ -102,7 +67,8 @@ def measure_speed(
             cache = model(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1).past_key_values
 
     with frozen(model), torch.inference_mode():
-        return Speed(*_times([read, write], ids.device, repeats, warmup, progress))
+        prefill, written = _times([read, write], ids.device, repeats, warmup, progress)
+    return prefill, written
 
 
 def _random_tokens(model: Any, batch: int, length: int, name: str) -> Tensor:

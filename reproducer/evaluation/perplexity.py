@@ -4,37 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from reproducer.errors import UserError
 from reproducer.evaluation.checks import check_context, not_finite
+from reproducer.evaluation.measured import PerplexityResult
 from reproducer.models.architecture import family_of
 from reproducer.models.loss import next_token_losses
 from reproducer.models.walk import BATCH_TOKENS, frozen
 
 
-@dataclass(frozen=True)
-class Perplexity:
-    """What `perplexity` measured.
-
-    Attributes:
-        value: exp of the mean loss over all predicted tokens.
-        nll_per_window: mean loss of each window in nats a token; all windows predict the same number of
-            tokens, so `value` is exp of their mean.
-        tokens: tokens predicted: windows x (length - 1).
-    """
-
-    value: float
-    nll_per_window: list[float]
-    tokens: int
-
-
 def perplexity(
     model, windows: Tensor, batch_tokens: int = BATCH_TOKENS, progress: Callable[[int, int], None] | None = None
-) -> Perplexity:
+) -> PerplexityResult:
     """Perplexity of a causal language model; each window is scored on its own, its first token only as context.
 
     Args:
@@ -68,4 +52,4 @@ def perplexity(
             if progress is not None:
                 progress(len(nll), count)
     mean = torch.tensor(math.fsum(nll) / count, dtype=torch.float64)  # its exp is inf, not an error, beyond 709
-    return Perplexity(mean.exp().item(), nll, count * (length - 1))
+    return PerplexityResult(value=mean.exp().item(), nll_per_window=nll, tokens=count * (length - 1))

@@ -6,7 +6,6 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from lm_eval.api.metrics import mean
@@ -15,36 +14,9 @@ from lm_eval.evaluator import evaluate
 from reproducer.data.tasks import MARGIN, Task
 from reproducer.errors import UserError
 from reproducer.evaluation.harness import BudgetedLM, TaskOnRows, alone
+from reproducer.evaluation.measured import Item, TaskResult
 from reproducer.models.loss import SCORED_TOKENS
 from reproducer.models.walk import frozen
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """What `zeroshot` measured; `dataclasses.asdict` of it is JSON.
-
-    Attributes:
-        shown: the score that the task's column shows.
-        scores: all by their names in lm-eval: `acc`, say, or `exact_match,strict-match` of a task with several ways to
-            find the answer in what the model wrote. Accuracies are shares of 1.
-        stderr: standard errors of the scores that are means over items.
-        majority: of a task with choices: the accuracy of always giving the choice (first, second, …) that is right most
-            often in these items, for which no model is needed.
-        items: one a row in the order of the data: `id` (its number, from 0) and `scores`, those whose mean is the
-            task's score; of a task with choices `margin` too, which is not lm-eval's (see `TaskOnRows.margin`).
-    """
-
-    shown: str
-    scores: dict[str, float]
-    stderr: dict[str, float]
-    higher_is_better: dict[str, bool]
-    items: list[dict[str, Any]]
-    majority: float | None = None
-
-    @property
-    def value(self) -> float:
-        """The score that the task's column shows."""
-        return self.scores[self.shown]
 
 
 def zeroshot(
@@ -95,11 +67,12 @@ def zeroshot(
     items = _item_scores(lm_task, samples, several)
     majority = _add_margins(lm_task, task.metric, samples, items, scores) if task.choices else None
     return TaskResult(
+        task=task.name,
         shown=task.metric,
         scores={name: value for name, value in scores.items() if math.isfinite(value)},
         stderr=_standard_errors(list(items.values())),
         higher_is_better={name: bool(lm_task.higher_is_better().get(name.partition(",")[0], True)) for name in scores},
-        items=[{"id": number, "scores": dict(sorted(scores.items()))} for number, scores in items.items()],
+        items=[Item(id=number, scores=dict(sorted(scores.items()))) for number, scores in items.items()],
         majority=majority,
     )
 

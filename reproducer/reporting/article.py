@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from reproducer.evaluation.measured import Measured
 from reproducer.paper import paper
 from reproducer.paper.claims import ModelConditions
 from reproducer.reporting import comparison, cost, gguf, majority, searches, speed
@@ -33,7 +34,6 @@ from reproducer.reporting.tables import Cell
 from reproducer.reporting.transfers import Transfer, transfers
 from reproducer.reporting.verdicts import Verdict, first_screen, verdicts
 from reproducer.stages.compared import Order, PaperComparison
-from reproducer.stages.measured import Measured
 from reproducer.stages.results import Baseline, Column, Results, Row, Search
 
 SECTIONS: list[Callable[[Results], str | None]] = [speed.section, gguf.section, generations]

@@ -1,7 +1,7 @@
 """What dense and pruned models write after a prompt."""
 
+from reproducer.evaluation.measured import Generation
 from reproducer.reporting.markdown import render
-from reproducer.stages.measured import Generation
 from reproducer.stages.results import Results, Row
 
 

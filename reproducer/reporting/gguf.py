@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from reproducer.evaluation.measured import Gguf
 from reproducer.reporting.markdown import render
-from reproducer.stages.measured import Gguf
 from reproducer.stages.results import Results, Row
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from reproducer.evaluation.measured import Speed
 from reproducer.reporting.gguf import spread
 from reproducer.reporting.markdown import render
-from reproducer.stages.measured import Speed
 from reproducer.stages.results import Results, Row
 
 Range = tuple[float, float, float]  # the median, and the two ends

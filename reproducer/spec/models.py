@@ -5,15 +5,15 @@ Names of models, methods, data sets, tasks and recoveries are any text here; `re
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
-from reproducer.errors import UserError, nearest
+from reproducer.errors import UserError
 from reproducer.spec.explain import OVERRIDES, explain
 from reproducer.spec.origins import Loc, Mistake, Node, Origin, SpecError, dotted, wrap
 from reproducer.spec.overlay import merge
@@ -35,11 +35,6 @@ from reproducer.spec.values import (
 S = TypeVar("S", bound=Section)
 
 
-def _valid_alone(override: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-    OVERRIDES[str(info.field_name)].model_validate(override, context={"override": True})
-    return override
-
-
 class ModelSpec(Named):
     """A model: a name of the catalogue, a hub id, or a local folder.
 
@@ -53,8 +48,6 @@ class ModelSpec(Named):
     weights: Literal["given", "random"] = "given"  # random: only the architecture counts, nothing is downloaded
     label: Label | None = None
     prune: dict[str, Any] = Field(default_factory=dict)
-
-    _prune_alone = field_validator("prune")(_valid_alone)
 
     @model_validator(mode="after")
     def _derived(self) -> Self:
@@ -78,8 +71,6 @@ class MethodSpec(Named):
     calibration: dict[str, Any] = Field(default_factory=dict)
     search: dict[str, Plain] = Field(default_factory=dict)
     recovery: Listed[ChainName] = Field(default_factory=list)
-
-    _alone = field_validator("prune", "calibration")(_valid_alone)
 
     def prune_for(self, spec: Spec, model: ModelSpec) -> PruneSpec:
         """The spec's `prune` with the model's, then this method's changes; a `ratio` given there wins."""
@@ -139,17 +130,16 @@ class Spec(Section):
 
     @model_validator(mode="after")
     def _overrides_fit(self) -> Self:
-        """Each override was checked alone; here with the section that it changes."""
+        """What a model or a method overrides is checked together with the section that it changes."""
         errors: list[InitErrorDetails] = []
-        places: list[tuple[str, int, str, ModelSpec | MethodSpec]] = [
-            ("models", index, "prune", model) for index, model in enumerate(self.models)
-        ]
-        places += [("methods", i, section, method) for i, method in enumerate(self.methods) for section in OVERRIDES]
-        for kind, index, section, entry in places:
-            try:
-                _merged(getattr(self, section), getattr(entry, section))
-            except ValidationError as error:
-                errors += [line_error(detail, kind, index, section) for detail in error.errors()]
+        entries: list[tuple[str, int, Named]] = [("models", *entry) for entry in enumerate(self.models)]
+        entries += [("methods", *entry) for entry in enumerate(self.methods)]
+        for kind, index, entry in entries:
+            for section in OVERRIDES:
+                try:
+                    _merged(getattr(self, section), getattr(entry, section, {}))
+                except ValidationError as error:
+                    errors += [line_error(detail, kind, index, section) for detail in error.errors()]
         if errors:
             raise ValidationError.from_exception_data("Spec", errors)
         return self
@@ -207,20 +197,10 @@ class Spec(Section):
         """Where `loc` was written, `file:line` or `--set`; for a default, where what encloses it was."""
         return str(self._locate(loc)[0])
 
-    def error(self, loc: Loc, message: str, choices: Collection[str] = (), name: str | None = None) -> SpecError:
-        """A mistake at `loc` for the caller to raise, with the nearest of `choices` proposed.
-
-        Args:
-            loc: such as `("methods", 2, "name")`.
-            message: what is wrong, such as "unknown method 'vectr'".
-            choices: the names that would be right.
-            name: the wrong name, where it is not the value at `loc` (a key, for example).
-        """
+    def error(self, loc: Loc, message: str) -> SpecError:
+        """A mistake at `loc`, such as `("methods", 2, "name")`, for the caller to raise."""
         origin, written = self._locate(loc)
-        found = self._value(self._nearest(loc))
-        wrong = name or (found if isinstance(found, str) else "")
-        hint = nearest(wrong, list(choices)) if choices else ""
-        return SpecError([Mistake(origin, dotted(written), "; ".join(filter(None, (message, hint))))])
+        return SpecError([Mistake(origin, dotted(written), message)])
 
     @contextmanager
     def at(self, loc: Loc) -> Iterator[None]:
@@ -233,26 +213,11 @@ class Spec(Section):
             raise self.error(loc, str(error).replace("\n", "; ")) from None
 
     def _locate(self, loc: Loc) -> tuple[Origin, list[str | int]]:
-        loc = self._nearest(loc)
-        return self._source.tree.locate(loc) if self._source else (Origin(f"spec '{self.name}'"), list(loc))
-
-    def _nearest(self, loc: Loc) -> Loc:
-        """`loc`; where it is in a section that a model or a method does not override, the same in the spec's own."""
+        if self._source is None:
+            return Origin(f"spec '{self.name}'"), list(loc)
+        tree = self._source.tree
         if len(loc) > 2 and loc[0] in ("models", "methods") and loc[2] in type(self).model_fields:
-            own, common = self._value(loc), self._value(loc[2:])
-            return loc[2:] if own in (None, {}) and common not in (None, {}) else loc
-        return loc
-
-    def _value(self, loc: Loc) -> Any:
-        """What stands at `loc`; None where nothing does. One alone may stand for a list, a name for a mapping."""
-        value: Any = self
-        for part in loc:
-            if isinstance(value, Section):
-                value = getattr(value, str(part), None)
-            elif isinstance(value, dict):
-                value = value.get(part) if part in value or part != 0 else value
-            elif isinstance(value, list):
-                value = value[part] if isinstance(part, int) and part < len(value) else None
-            elif part not in (0, "name"):
-                return None
-        return value
+            own, common = (node.value if (node := tree.get(*at)) else None for at in (loc, loc[2:]))
+            if own in (None, {}) and common not in (None, {}):
+                loc = loc[2:]  # the model or the method does not override it
+        return tree.locate(loc)

@@ -47,15 +47,8 @@ class Node:
 
     def get(self, *path: str | int) -> Node | None:
         """The node at `path`, or None where it is not written out."""
-        node = self
-        for part in path:
-            if not isinstance(node.value, dict | list):
-                return None
-            try:
-                node = node.value[part]  # type: ignore[index]
-            except (LookupError, TypeError):
-                return None
-        return node
+        node, _, rest = self._walk(path)
+        return None if rest else node
 
     def items(self) -> list[Node]:
         """The entries of a list; a value that stands alone is a list of one."""
@@ -67,23 +60,28 @@ class Node:
         The two differ from `loc` where an entry stands alone instead of in a list (`ratio: 0.2` is `ratio[0]`)
         and where a bare name stands for a mapping (`- magnitude` is `methods[0].name`).
         """
+        node, written, rest = self._walk(loc)
+        return node.origin, [*written, *rest]
+
+    def _walk(self, loc: Loc) -> tuple[Node, list[str | int], Loc]:
+        """The nearest written node that encloses `loc`, the way to it as the author would write it, and the rest."""
         node, written = self, []
-        for place, part in enumerate(loc):
+        for number, part in enumerate(loc):
             inside = node.value
-            if isinstance(inside, dict):
-                # pydantic names numeric keys by their text
+            key: Any = None
+            if isinstance(inside, dict):  # pydantic names numeric keys by their text
                 key = part if part in inside else next((key for key in inside if str(key) == str(part)), None)
-                if key is not None:
-                    node = inside[key]
-                    written.append(part)
-                elif part != 0:
-                    return node.origin, [*written, *loc[place:]]
-            elif isinstance(inside, list):
-                if not (isinstance(part, int) and part < len(inside)):
-                    return node.origin, [*written, *loc[place:]]
-                node = inside[part]
+            elif isinstance(inside, list) and isinstance(part, int) and part < len(inside):
+                key = part
+            if key is not None:
+                node = inside[key]
                 written.append(part)
-        return node.origin, written
+            elif isinstance(inside, list | dict):
+                if isinstance(inside, list) or part != 0:
+                    return node, written, loc[number:]
+            elif part not in (0, "name"):
+                return node, written, loc[number:]
+        return node, written, ()
 
 
 def wrap(value: Any, origin: Origin) -> Node:

@@ -83,42 +83,52 @@ def apply_profile(root: Node, path: Path, mistakes: list[Mistake]) -> tuple[Node
     return root, {kind: {old: new.value for old, new in table.items()} for kind, table in names.items()}
 
 
-# where names stand, in an entry of a list (in the spec as a whole: None), and of what kind they are
-_OVERRIDABLE = (
-    (("calibration", "dataset"), "datasets"),
-    (("search", "texts"), "datasets"),
-    (("search", "transfer", "model"), "models"),
-)
-_NAMES: dict[str | None, tuple[tuple[tuple[str, ...], str], ...]] = {
-    None: (
-        *_OVERRIDABLE,
-        (("evaluate", "perplexity"), "datasets"),
-        (("evaluate", "unseen"), "datasets"),
-        (("evaluate", "tasks"), "tasks"),
+# Where names stand, by their kind; `*` is any entry of a list.
+NAMES = {
+    "datasets": (
+        "calibration.dataset",
+        "methods.*.calibration.dataset",
+        "search.texts",
+        "methods.*.search.texts",
+        "evaluate.perplexity",
+        "evaluate.unseen",
+        "models.*.tuned.dataset",
+        "recovery.*.dataset",
     ),
-    "methods": (*_OVERRIDABLE, (("recovery",), "recovery")),
-    "models": ((("base",), "models"), (("tuned", "dataset"), "datasets")),
-    "recovery": ((("dataset",), "datasets"),),
+    "models": ("search.transfer.model", "methods.*.search.transfer.model", "models.*.base"),
+    "recovery": ("methods.*.recovery",),
+    "tasks": ("evaluate.tasks",),
 }
-# where whole entries stand, whose other keys stay
-_ENTRIES: dict[str | None, tuple[tuple[tuple[str, ...], str], ...]] = {
-    "models": ((("tuned",), "recovery"),),
-    None: ((("models",), "models"), (("recovery",), "recovery")),
-}
+# Where entries with a name stand, whose other keys stay.
+ENTRIES = {"recovery": ("recovery", "models.*.tuned"), "models": ("models",)}
+# Where a `structure_ratio` may stand.
+RATIOS = ("prune", "models.*.prune", "methods.*.prune", "search.transfer", "methods.*.search.transfer")
+
+
+def _places(root: Node, pattern: str) -> Iterator[tuple[list[str | int], Node]]:
+    """What the spec has at the places of a pattern, each with its place."""
+    section, star, key = pattern.partition(".*.")
+    entries: list[tuple[list[str | int], Node]] = [([], root)]
+    if star:
+        node = root.get(section)
+        entries = [([section, index], entry) for index, entry in enumerate(node.items() if node else [])]
+        for place, entry in list(entries):
+            if isinstance(entry.value, list):  # recoveries one after the other
+                entries += [([*place, index], part) for index, part in enumerate(entry.value)]
+    path = (key or section).split(".")
+    for place, entry in entries:
+        if (node := entry.get(*path)) is not None:
+            yield [*place, *path], node
 
 
 def _map_names(root: Node, entries: dict[str, dict[Any, Node]], names: dict[str, dict[Any, Node]]) -> Node:
     """The spec with every name that it writes replaced; what an entry of the profile brings in stays as it is."""
-    for tables, places in ((names, _NAMES), (entries, _ENTRIES)):
-        for section, keys in places.items():
-            for place, entry in _entries(root, section) if section else [([], root)]:
-                for key, kind in keys:
-                    node = entry.get(*key)
-                    if node is None:
-                        continue
-                    new = _swap(node, tables.get(kind, {}), keep=places is _ENTRIES)
-                    if new.plain() != node.plain():
-                        root = put(root, [*place, *key], new)
+    for tables, patterns in ((names, NAMES), (entries, ENTRIES)):
+        for kind, places in patterns.items():
+            for place, node in [found for pattern in places for found in _places(root, pattern)]:
+                new = _swap(node, tables.get(kind, {}), keep=patterns is ENTRIES)
+                if new.plain() != node.plain():
+                    root = put(root, place, new)
     return root
 
 
@@ -151,24 +161,11 @@ def _swap(node: Node, table: dict[Any, Node], keep: bool = False, chain: bool = 
     return Node(kept, node.origin)
 
 
-def _entries(root: Node, section: str) -> Iterator[tuple[list[str | int], Node]]:
-    node = root.get(section)
-    for index, entry in enumerate(node.items() if node else []):
-        if not isinstance(entry.value, list):
-            yield [section, index], entry
-            continue
-        for place, part in enumerate(entry.value):  # recoveries one after the other
-            yield [section, index, place], part
-
-
 def _map_ratios(root: Node, table: dict[Any, Node], profile: str, mistakes: list[Mistake]) -> Node:
-    """`structure_ratio` of the spec and of its methods as the `ratio` that the table gives; all of a list, or none."""
-    places: list[list[str | int]] = [["prune"], ["search", "transfer"]]
-    places += [[*place, "prune"] for kind in ("models", "methods") for place, _ in _entries(root, kind)]
-    places += [[*place, "search", "transfer"] for place, _ in _entries(root, "methods")]
-    for place in places:
-        old = root.get(*place, "structure_ratio")
-        if old is None or old.value is None or root.get(*place, "ratio"):
+    """Every `structure_ratio` of the spec as the `ratio` that the table gives; all of a list, or none."""
+    for place, section in [found for pattern in RATIOS for found in _places(root, pattern)]:
+        old = section.get("structure_ratio")
+        if old is None or old.value is None or section.get("ratio"):
             continue
         unknown = [str(item.plain()) for item in old.items() if _swap(item, table) is item]
         if old.items() and not unknown:

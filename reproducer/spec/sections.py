@@ -135,8 +135,8 @@ class CalibrationSpec(Section):
         return split
 
     @model_validator(mode="after")
-    def _shares_fit(self, info: ValidationInfo) -> Self:
-        if self.shares is None or (info.context or {}).get("override"):  # alone, it does not know what it meets
+    def _shares_fit(self) -> Self:
+        if self.shares is None:
             return self
         texts = len(self.dataset or [""])
         if len(self.shares) != texts:
@@ -150,7 +150,6 @@ class CalibrationSpec(Section):
     @classmethod
     def _enough(cls, pool: int | None, info: ValidationInfo) -> int | None:
         samples = info.data.get("samples", 0)
-        # alone, an override does not know the number that it will meet
-        if pool is not None and pool < samples and not (info.context or {}).get("override"):
+        if pool is not None and pool < samples:
             raise mistake(f"a pool of {pool} passages cannot give {samples} samples; make it {samples} or more")
         return pool

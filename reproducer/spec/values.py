@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WrapValidator
@@ -120,28 +120,23 @@ def _parameter(value: Any) -> Any:
     return value
 
 
+def _no_json(value: Any, *loc: str | int) -> Iterator[InitErrorDetails]:
+    """A mistake for everything inside that JSON cannot hold."""
+    if isinstance(value, dict):
+        for key, inside in value.items():
+            if isinstance(key, str):
+                yield from _no_json(inside, *loc, key)
+            else:
+                yield InitErrorDetails(type="invalid_key", loc=(*loc, str(key)), input=key)
+    elif isinstance(value, list):
+        for index, inside in enumerate(value):
+            yield from _no_json(inside, *loc, index)
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield InitErrorDetails(type="finite_number", loc=loc, input=value)
+
+
 def _plain(value: Any) -> Any:
-    """What JSON can hold, with every mistake at its own place."""
-    errors: list[InitErrorDetails] = []
-
-    def walk(value: Any, *loc: str | int) -> None:
-        if isinstance(value, dict):
-            for key, inside in value.items():
-                if isinstance(key, str):
-                    walk(inside, *loc, key)
-                else:
-                    errors.append(InitErrorDetails(type="invalid_key", loc=(*loc, str(key)), input=key))
-        elif isinstance(value, list):
-            for index, inside in enumerate(value):
-                walk(inside, *loc, index)
-        elif isinstance(value, float) and not math.isfinite(value):
-            errors.append(InitErrorDetails(type="finite_number", loc=loc, input=value))
-        elif value is not None and not isinstance(value, str | bool | int | float):
-            error = mistake(f"should be what YAML can hold, not of the type {type(value).__name__}")
-            errors.append(InitErrorDetails(type=error, loc=loc, input=None))
-
-    walk(value)
-    if errors:
+    if errors := list(_no_json(value)):
         raise ValidationError.from_exception_data("plain", errors)
     return value
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 RESULT = "result.json"
 PLAN = "plan.safetensors"
-T = TypeVar("T")
+Role = Literal["report", "search", "calibration"]
 
 
 class Value(BaseModel):
@@ -35,11 +35,11 @@ class TextSource(Value):
     """A text in one of its roles, with what names its source in a key."""
 
     name: str
-    role: Literal["report", "search", "calibration"]
+    role: Role
     source: dict[str, Any]
 
     @classmethod
-    def of(cls, name: str, role: Literal["report", "search", "calibration"]) -> Self:
+    def of(cls, name: str, role: Role) -> Self:
         """UserError: there is no such text, or it cannot serve for this."""
         return cls(name=name, role=role, source=text_source(name, role).identity())
 

@@ -8,11 +8,11 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+from reproducer.evaluation.measured import Measured
 from reproducer.queue import Artifact, Outcome, Result, Stage, describe_machine, topological
 from reproducer.stages import results
 from reproducer.stages.expand import Expansion, Row
 from reproducer.stages.measure import Measure
-from reproducer.stages.measured import Measured
 from reproducer.stages.perplexity import Perplexity
 from reproducer.stages.recovery import Recover
 from reproducer.stages.resolve import DENSE, ResolvedModel

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from reproducer.errors import UserError, nearest
 from reproducer.methods.registry import METHODS
 from reproducer.search.settings import SearchSettings
 from reproducer.spec import MethodSpec, Spec
@@ -66,8 +67,9 @@ def controlled(spec: Spec) -> tuple[Spec, dict[str, str]]:
         SpecError: an unknown control; no searched method to question; a search on the report's own rows.
     """
     for index, name in enumerate(spec.controls):
-        if name not in (*ROWS, UNSEEN):
-            raise spec.error(("controls", index), f"unknown control '{name}'", [*ROWS, UNSEEN])
+        with spec.at(("controls", index)):
+            if name not in (*ROWS, UNSEEN):
+                raise UserError(f"unknown control '{name}'", nearest(name, [*ROWS, UNSEEN]))
     kinds = [name for name in ROWS if name in spec.controls]
     rows = {row["label"]: (name, row) for name in kinds for row in ROWS[name](_question(spec, name))}
     changes: dict[str, Any] = {}

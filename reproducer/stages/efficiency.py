@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
+from reproducer.evaluation.measured import EfficiencyResult, Speed
 from reproducer.queue import Context
 from reproducer.spec import Count, Section, Spec, Tokens
 from reproducer.spec.origins import Loc
 from reproducer.stages.base import ModelState, write_result
 from reproducer.stages.measure import Measure
-from reproducer.stages.measured import EfficiencyResult, Speed
 from reproducer.stages.results import Column
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
+from reproducer.evaluation.measured import Generation
 from reproducer.queue import Context
 from reproducer.spec import Listed, Section, Spec, Text
 from reproducer.stages.base import ModelState, write_result
 from reproducer.stages.measure import Measure
-from reproducer.stages.measured import Generation
 
 if TYPE_CHECKING:
     from reproducer.stages.cost import Cost, ModelShape

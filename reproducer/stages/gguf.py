@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field
 
 from reproducer.errors import UserError
+from reproducer.evaluation.measured import Gguf
 from reproducer.models.gguf.types import file_type
 from reproducer.queue import Context
 from reproducer.spec import Count, NonEmpty, Section, Spec, Text, Tokens
 from reproducer.spec.origins import Loc
 from reproducer.stages.base import ModelState, TextSource, write_result
 from reproducer.stages.measure import Measure
-from reproducer.stages.measured import Gguf
 from reproducer.stages.perplexity import TEXTS
 
 if TYPE_CHECKING:

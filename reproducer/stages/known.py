@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reproducer.errors import UserError
+from reproducer.evaluation.measured import Measured
 from reproducer.facts import read_results
 from reproducer.queue import Stage
 from reproducer.stages.measure import Measure
-from reproducer.stages.measured import Measured
 from reproducer.stages.results import CalibrationUse, Earlier, Results, Search
 from reproducer.stages.results import Row as FinishedRow
 

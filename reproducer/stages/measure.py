@@ -9,12 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from reproducer.evaluation.measured import Measured
 from reproducer.queue import Artifact
 from reproducer.registry import Registry, source_digest
 from reproducer.spec import Section, Spec
 from reproducer.spec.origins import Loc
 from reproducer.stages.base import RESULT, ModelState, OnModel, device_name
-from reproducer.stages.measured import Measured
 from reproducer.stages.results import Column
 
 

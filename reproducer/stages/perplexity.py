@@ -11,12 +11,12 @@ from pydantic import Field
 
 from reproducer.data.text import text_label
 from reproducer.errors import UserError
+from reproducer.evaluation.measured import PerplexityResult
 from reproducer.queue import Context
 from reproducer.spec import Count, Listed, Section, Spec, Text, Tokens
 from reproducer.spec.origins import Loc
 from reproducer.stages.base import ModelState, TextSource, slug, write_result
 from reproducer.stages.measure import Measure
-from reproducer.stages.measured import PerplexityResult
 from reproducer.stages.results import Column, TextUse
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Perplexity(Measure):
         if not math.isfinite(found.value):
             loss = sum(found.nll_per_window) / len(found.nll_per_window)
             raise UserError(f"the perplexity is too large for a number: the mean loss is {loss:.4g} nats a token")
-        write_result(context, self.Result(**vars(found)))
+        write_result(context, found)
 
     def cost(self, model: ModelShape) -> Cost:
         from reproducer.models.walk import BATCH_TOKENS

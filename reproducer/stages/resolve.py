@@ -6,11 +6,12 @@ A name that nothing answers to is told with its file, its line and the nearest r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import Field, create_model
 
+from reproducer.errors import UserError
 from reproducer.methods.registry import METHODS, Method
 from reproducer.methods.space import Space
 from reproducer.models import fetch
@@ -19,7 +20,7 @@ from reproducer.recovery.registry import RECOVERIES, Recovery
 from reproducer.search.settings import SearchSettings
 from reproducer.spec import CalibrationSpec, Listed, MethodSpec, ModelSpec, RecoverySpec, Section, Spec
 from reproducer.spec.origins import Loc
-from reproducer.stages.base import Calibration, ModelState, TextSource
+from reproducer.stages.base import Calibration, ModelState, Role, TextSource
 from reproducer.stages.controls import controlled
 from reproducer.stages.measure import MEASURES, Measure, measures
 from reproducer.stages.model import DeriveModel, FetchModel
@@ -102,24 +103,25 @@ def resolved(spec: Spec) -> Resolved:
     """
     spec, controls = controlled(spec)
     evaluate = _evaluate(spec)
+    reported = [text.source for text in _texts(spec, ("evaluate", "perplexity"), evaluate.perplexity, "report")]
     recoveries = [
         [
             (given.name, recovery)
             for place, given in enumerate(chain)
-            if (recovery := _recovery(spec, ("recovery", index, place), given))
+            if (recovery := _recovery(spec, ("recovery", index, place), given, reported))
         ]
         for index, chain in enumerate(spec.recovery)
     ]
     models = [_model(spec, index) for index in range(len(spec.models))]
-    _distinct(spec, "models", [model.given.label or model.given.name for model in models])
-    methods = [_method(spec, index, evaluate) for index, given in enumerate(spec.methods) if given.name != DENSE]
-    _distinct(spec, "methods", [given.label or given.name for given in spec.methods])
+    methods = [
+        _method(spec, index, evaluate.perplexity, reported)
+        for index, given in enumerate(spec.methods)
+        if given.name != DENSE
+    ]
     if all(method.search is None for method in methods):
         spec.parse(("search",), SearchSettings, spec.search)  # it plays no part; a mistake in it is one all the same
     found = Resolved(spec, evaluate, _measures(spec, evaluate), models, methods, recoveries, controls)
     _check_lengths(found)
-    _check_repairs(found)
-    _check_samples(found)
     return found
 
 
@@ -143,7 +145,8 @@ def _measures(spec: Spec, evaluate: Any) -> list[tuple[type[Measure], Any]]:
     return kinds
 
 
-def _recovery(spec: Spec, loc: Loc, given: RecoverySpec) -> Recovery | None:
+def _recovery(spec: Spec, loc: Loc, given: RecoverySpec, reported: Sequence[dict[str, Any]] = ()) -> Recovery | None:
+    """Args: reported: what names the rows that the report measures on, from which it must not learn."""
     if given.name == "none":
         spec.parse(loc, Section, given.parameters)
         return None
@@ -151,14 +154,16 @@ def _recovery(spec: Spec, loc: Loc, given: RecoverySpec) -> Recovery | None:
         kind = RECOVERIES.get(given.name)
     with spec.at(loc):
         recovery = spec.parse(loc, kind, given.parameters).resolved(spec.substitute)
-        recovery.sources()
+        for name, source in recovery.sources().items():
+            if source in reported:
+                message = f"the recovery would learn from the same rows of '{name}' that the report measures on"
+                raise UserError(message, "name another text")
     return recovery
 
 
 def _model(spec: Spec, index: int) -> ResolvedModel:
     given = spec.models[index]
-    place = "name" if given.base is None else "base"
-    with spec.at(("models", index, place)):
+    with spec.at(("models", index, "name" if given.base is None else "base")):
         entry = resolve(given.base or given.name)
     if given.weights == "random":
         with spec.at(("models", index, "weights")):
@@ -177,106 +182,93 @@ def _model(spec: Spec, index: int) -> ResolvedModel:
     return ResolvedModel(name, given.label or given.name, given, entry, ModelState(derived, entry.dtype), tuned)
 
 
-def _method(spec: Spec, index: int, evaluate: Any) -> ResolvedMethod:
+def _method(spec: Spec, index: int, perplexity: Sequence[str], reported: Sequence[dict[str, Any]]) -> ResolvedMethod:
+    """Args: perplexity, reported: the texts that the report measures on, and what names their rows."""
     given = spec.methods[index]
-    if ":" not in given.name and given.name not in (known := METHODS.all()):
-        raise spec.error(("methods", index, "name"), f"unknown method '{given.name}'", [DENSE, *known])
     with spec.at(("methods", index, "name")):
         method = METHODS.get(given.name)
     for place, chain in enumerate(given.recovery):
         with spec.at(("methods", index, "recovery", place)):
             for recovery in chain.split(" + ") if chain != "none" else ():
                 RECOVERIES.get(recovery)
-    for parameter in given.parameters:
-        if method.space is not None or parameter not in method.parameters:
-            message = f"method '{given.name}' has no parameter '{parameter}' to set"
-            choices = [] if method.space is not None else list(method.parameters)
-            raise spec.error(("methods", index, "parameters", parameter), message, choices, name=parameter)
-    calibration = _calibration(
-        spec,
-        ("methods", index, "calibration"),
-        given.calibration_for(spec),
-        evaluate.perplexity if method.calibrated else (),
-    )
+    if method.space is not None and given.parameters:
+        message = f"method '{given.name}' has no parameter to set: they are searched"
+        raise spec.error(("methods", index, "parameters"), message)
+    own: Loc = ("methods", index, "calibration")
+    calibration = _calibration(spec, own, given.calibration_for(spec), reported if method.calibrated else ())
     found = ResolvedMethod(given.name, given.label or method.label, given, method, calibration)
     if method.space is None:
         if given.search:
             raise spec.error(("methods", index, "search"), f"method '{given.name}' is not searched; leave it out")
-        return found
-    own: Loc = ("methods", index, "search") if given.search else ("search",)
-    settings = spec.parse(own, SearchSettings, given.search_for(spec))
-    section: Any = method.space  # spaces are sections of a spec
-    published = method.space.published() if settings.mode == "paper" else {}
+    else:
+        found = _searched(spec, index, found, perplexity, reported)
+    baselines = [METHODS.get(name) for name in found.search.baselines] if found.search else []
+    for one in (method, *baselines):
+        if one.calibrated and calibration.samples < one.min_samples:
+            message = f"{one.name} needs {one.min_samples} samples or more, not {calibration.samples}"
+            raise spec.error((*own, "samples"), message)
+    return found
+
+
+def _searched(
+    spec: Spec, index: int, found: ResolvedMethod, perplexity: Sequence[str], reported: Sequence[dict[str, Any]]
+) -> ResolvedMethod:
+    """A method with what its search is made from."""
+    own: Loc = ("methods", index, "search") if found.given.search else ("search",)
+    settings = spec.parse(own, SearchSettings, found.given.search_for(spec))
+    section: Any = found.method.space  # spaces are sections of a spec
+    published = section.published() if settings.mode == "paper" else {}
     space: Space = spec.parse((*own, "space"), section, {**published, **settings.space})
-    texts = _search_texts(spec, own, settings, evaluate.perplexity)
-    for place, baseline in enumerate(settings.baselines):
-        _check_baseline(spec, (*own, "baselines", place), baseline)
+    for place, name in enumerate(settings.baselines):
+        with spec.at((*own, "baselines", place)):
+            baseline = METHODS.get(name)
+            if baseline.space is not None or baseline.trains:
+                why = "it trains before it cuts" if baseline.trains else "it is searched itself"
+                raise UserError(f"'{name}' cannot be a baseline of a search: {why}")
     source = settings.transfer and settings.transfer.model
     if source and source not in [model.name for model in spec.models]:
         with spec.at((*own, "transfer", "model")):
             resolve(source)
-    return ResolvedMethod(given.name, found.label, given, method, calibration, settings, space, texts)
+    texts = _search_texts(spec, own, settings, perplexity, reported)
+    return replace(found, search=settings, space=space, texts=tuple(texts))
 
 
-def _check_baseline(spec: Spec, loc: Loc, name: str) -> None:
-    """SpecError unless a search can score the method as it is."""
-    known = METHODS.all()
-    if ":" not in name and name not in known:
-        raise spec.error(loc, f"unknown baseline '{name}'", [one.name for one in known.values() if one.space is None])
-    with spec.at(loc):
-        method = METHODS.get(name)
-    if method.space is not None or method.trains:
-        why = "it trains before it cuts" if method.trains else "it is searched itself"
-        raise spec.error(loc, f"'{name}' cannot be a baseline of a search: {why}")
-
-
-def _calibration(spec: Spec, loc: Loc, section: CalibrationSpec, reported: Sequence[str]) -> Calibration:
-    names = section.dataset or [spec.substitute("datasets", POOL_TEXT)]
+def _texts(spec: Spec, loc: Loc, names: Sequence[str], role: Role) -> list[TextSource]:
     texts = []
     for index, name in enumerate(names):
-        place = (*loc, "dataset", index)
-        with spec.at(place):
-            text = TextSource.of(name, section.split)
-        if text.source in _measured(spec, reported):
-            message = f"'{name}' would be calibrated on the same rows that the report measures on"
-            raise spec.error(place, f"{message}; name another text, or another split (calibration.split)")
-        texts.append(text)
+        with spec.at((*loc, index)):
+            texts.append(TextSource.of(name, role))
+    return texts
+
+
+def _calibration(spec: Spec, loc: Loc, section: CalibrationSpec, reported: Sequence[dict[str, Any]]) -> Calibration:
+    names = section.dataset or [spec.substitute("datasets", POOL_TEXT)]
+    texts = _texts(spec, (*loc, "dataset"), names, section.split)
+    for index, text in enumerate(texts):
+        if text.source in reported:
+            message = f"'{text.name}' would be calibrated on the same rows that the report measures on"
+            hint = "name another text, or another split (calibration.split)"
+            raise spec.error((*loc, "dataset", index), f"{message}; {hint}")
     shares = section.shares or [1 / len(names)] * len(names)
     asked = section.model_dump(include={"samples", "length", "pool"})
     return Calibration(texts=tuple(texts), shares=tuple(shares), **asked)
 
 
-def _measured(spec: Spec, reported: Sequence[str]) -> list[dict[str, Any]]:
-    """What names the rows that the report measures perplexity on."""
-    sources = []
-    for index, name in enumerate(reported):
-        with spec.at(("evaluate", "perplexity", index)):
-            sources.append(TextSource.of(name, "report").source)
-    return sources
-
-
-def _search_texts(spec: Spec, own: Loc, settings: SearchSettings, reported: Sequence[str]) -> tuple[TextSource, ...]:
+def _search_texts(
+    spec: Spec, own: Loc, settings: SearchSettings, perplexity: Sequence[str], reported: Sequence[dict[str, Any]]
+) -> list[TextSource]:
     """The texts to search on. One that the report measures on has to be asked for."""
-    names, place = (settings.texts, (*own, "texts")) if settings.texts else (reported, ("evaluate", "perplexity"))
+    names, place = (settings.texts, (*own, "texts")) if settings.texts else (perplexity, ("evaluate", "perplexity"))
     if not names:
         message = "the search needs texts: name some here or in evaluate.perplexity"
         raise spec.error((*own, "texts"), message)
-    texts = []
-    for index, name in enumerate(names):
-        with spec.at((*place, index)):
-            texts.append(TextSource.of(name, settings.split))
+    texts = _texts(spec, place, names, settings.split)
     for text in texts if settings.split == "search" else ():
-        if text.source in _measured(spec, reported):
+        if text.source in reported:
             message = f"'{text.name}' has no split of its own to search on: the report measures on the same rows"
             hint = "name another text in search.texts, or set search.split: report to search as the paper does"
             raise spec.error(place, f"{message}; {hint}")
-    return tuple(texts)
-
-
-def _distinct(spec: Spec, section: str, labels: Sequence[str]) -> None:
-    for index, label in enumerate(labels):
-        if label in labels[:index]:
-            raise spec.error((section, index), f"'{label}' stands here twice; give one of them another label")
+    return texts
 
 
 def _check_lengths(found: Resolved) -> None:
@@ -290,33 +282,11 @@ def _check_lengths(found: Resolved) -> None:
             lengths += [(("recovery", index, place, key), length) for key, length in recovery.lengths().items()]
     for method in found.methods:
         if method.method.calibrated:
-            own = ("methods", spec.methods.index(method.given)) if "length" in method.given.calibration else ()
-            lengths.append(((*own, "calibration", "length"), method.calibration.length))
+            own = ("methods", spec.methods.index(method.given), "calibration", "length")
+            lengths.append((own, method.calibration.length))
     for model in found.models:
         limit: int | None = (model.entry.config or {}).get("max_position_embeddings")
         for loc, length in lengths:
             if limit is not None and length > limit:
                 message = f"{length} tokens are longer than the context of {model.entry.name}: {limit}"
                 raise spec.error(loc, message)
-
-
-def _check_repairs(found: Resolved) -> None:
-    """No recovery learns from the rows that the report measures on."""
-    measured = _measured(found.spec, found.evaluate.perplexity)
-    for index, chain in enumerate(found.recoveries):
-        for name in (
-            name for _, recovery in chain for name, source in recovery.sources().items() if source in measured
-        ):
-            message = f"the recovery would learn from the same rows of '{name}' that the report measures on"
-            raise found.spec.error(("recovery", index), f"{message}; name another text")
-
-
-def _check_samples(found: Resolved) -> None:
-    """Methods, and the baselines of searches, get as many calibration samples as they need."""
-    for one in found.methods:
-        baselines = [METHODS.get(name) for name in one.search.baselines] if one.search else []
-        for method in (one.method, *baselines):
-            if method.calibrated and one.calibration.samples < method.min_samples:
-                own = ("methods", found.spec.methods.index(one.given)) if "samples" in one.given.calibration else ()
-                message = f"{method.name} needs {method.min_samples} samples or more, not {one.calibration.samples}"
-                raise found.spec.error((*own, "calibration", "samples"), message)

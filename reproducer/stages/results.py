@@ -13,16 +13,16 @@ from typing import Literal, Self, TypeVar
 
 from pydantic import Field, JsonValue, model_validator
 
-from reproducer.facts import Facts
-from reproducer.search.record import Baseline, Best, Costs, Trial
-from reproducer.stages.compared import PaperComparison
-from reproducer.stages.measured import (
+from reproducer.evaluation.measured import (
     AnyMeasured,
     EfficiencyResult,
     Measured,
     PerplexityResult,
     TaskResult,
 )
+from reproducer.facts import Facts
+from reproducer.search.record import Baseline, Best, Costs, Trial
+from reproducer.stages.compared import PaperComparison
 
 M = TypeVar("M", bound=Measured)
 Scalar = float | int | str | bool | None

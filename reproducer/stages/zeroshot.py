@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -11,11 +10,12 @@ from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter
 
 from reproducer.data.sizes import task_size
 from reproducer.data.tasks import MARGIN, TASKS, Task, TaskSpec, resolve_task
+from reproducer.errors import nearest
+from reproducer.evaluation.measured import TaskResult
 from reproducer.queue import Artifact, Context
 from reproducer.spec import Count, Listed, Name, Section, Spec
 from reproducer.stages.base import ModelState, slug, write_result
 from reproducer.stages.measure import Measure
-from reproducer.stages.measured import TaskResult
 from reproducer.stages.results import Column, TaskUse
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def _limits(evaluate: Any, spec: Spec) -> dict[str, int | None]:
     own = [entry.name for entry in evaluate.tasks]
     for name in evaluate.limit:
         if name not in (DEFAULT, *own) and task_file(name) is None:
-            message = f"there is no task '{name}' to limit"
-            raise spec.error(("evaluate", "limit", name), message, [DEFAULT, *own, *TASKS], name=name)
+            hint = nearest(name, [DEFAULT, *own, *TASKS])
+            raise spec.error(("evaluate", "limit", name), f"there is no task '{name}' to limit; {hint}")
     return {DEFAULT: None, **evaluate.limit}
 
 
@@ -148,7 +148,7 @@ class ZeroShot(Measure):
         model, tokenizer = self.load(context)
         progress = partial(context.progress, text=self.task.name)
         found = zeroshot(model, tokenizer, self.found, self.limit, progress=progress)
-        write_result(context, self.Result.model_validate(asdict(found)))
+        write_result(context, found)
 
     def cost(self, model: ModelShape) -> Cost:
         from reproducer.models.loss import SCORED_TOKENS

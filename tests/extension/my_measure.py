@@ -5,11 +5,11 @@ A spec names it as `evaluate: {measures: [{name: "my_measure:Widths", layers: 2}
 
 from typing import ClassVar, Literal
 
+from reproducer.evaluation.measured import Measured
 from reproducer.spec import Count, Section
 from reproducer.stages.base import write_result
 from reproducer.stages.cost import Cost
 from reproducer.stages.measure import Measure, register
-from reproducer.stages.measured import Measured
 
 
 class WidthsResult(Measured):

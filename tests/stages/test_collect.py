@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from reproducer.data.tasks import TASKS
+from reproducer.evaluation.measured import Generation
 from reproducer.paper import paper
 from reproducer.queue import Artifact, Outcome
 from reproducer.queue.outcome import Result
@@ -21,7 +22,6 @@ from reproducer.stages.base import RESULT
 from reproducer.stages.collect import _covered, collect
 from reproducer.stages.document import expand_all
 from reproducer.stages.efficiency import Efficiency
-from reproducer.stages.measured import Generation
 from reproducer.stages.perplexity import Perplexity
 from reproducer.stages.recovery import Trained
 from reproducer.stages.zeroshot import ZeroShot

@@ -223,14 +223,14 @@ def test_a_wrong_name_is_told_with_its_line_and_the_nearest(tmp_path, line, wron
     assert line in BASE
     spec = load(tmp_path, BASE.replace(line, wrong))
     with pytest.raises(SpecError, match=message):
-        expand(spec)
+        expand(spec).check_cuts()
 
 
 def test_a_mistake_in_a_methods_own_settings_is_told_where_it_stands(tmp_path):
     """And not at the section of the spec that it changes."""
     before, after = BASE.split("methods: [magnitude, vector, adapruner]\n")
     for own, message in {
-        "search: {baselines: [vectr]}": r"search.baselines\[0\]: unknown baseline 'vectr'",
+        "search: {baselines: [vectr]}": r"search.baselines\[0\]: unknown method 'vectr'",
         "search: {texts: wikitex2}": r"search.texts: unknown text 'wikitex2'",
         "search: {trails: 3}": "search: unknown key 'trails'",
         "calibration: {dataset: python-topic}": "calibration.dataset: unknown text 'python-topic'",
