@@ -67,8 +67,8 @@ def measure_speed(
             cache = model(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1).past_key_values
 
     with frozen(model), torch.inference_mode():
-        prefill, written = _times([read, write], ids.device, repeats, warmup, progress)
-    return prefill, written
+        reading, writing = _times([read, write], ids.device, repeats, warmup, progress)
+    return reading, writing
 
 
 def _random_tokens(model: Any, batch: int, length: int, name: str) -> Tensor:

@@ -13,12 +13,11 @@ from pydantic import BaseModel, ConfigDict
 from reproducer.data.text import text_fingerprints, text_source
 from reproducer.pruning.cut import Cut
 from reproducer.queue import Context, Stage, describe_machine
+from reproducer.stages.cost import Cost, ModelShape
 from reproducer.stages.results import CalibrationUse, TrainingStep
 
 if TYPE_CHECKING:
     from reproducer.data.pool import Samples
-    from reproducer.pruning.cut import Cut
-    from reproducer.stages.cost import Cost, ModelShape
 
 RESULT = "result.json"
 PLAN = "plan.safetensors"

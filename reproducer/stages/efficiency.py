@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -13,15 +14,34 @@ from reproducer.queue import Context
 from reproducer.spec import Count, Section, Spec, Tokens
 from reproducer.spec.origins import Loc
 from reproducer.stages.base import ModelState, write_result
-from reproducer.stages.measure import Measure
+from reproducer.stages.cost import Cost, ModelShape
+from reproducer.stages.measure import Measure, register
 from reproducer.stages.results import Column
-
-if TYPE_CHECKING:
-    from reproducer.stages.cost import Cost, ModelShape
-
 
 MULTIPLE = 64  # of 16-bit numbers: 128 bytes, in which GPUs read memory and cut matrices
 Warmup = Annotated[int, Field(ge=0, le=10**6)]
+
+
+class _Timed(Measure):
+    """Timed passes. A recovery plays no part: merged into the weights it costs nothing."""
+
+    of_device: ClassVar[bool] = True
+    timed: ClassVar[bool] = True
+
+    batch: int
+    repeats: int
+    warmup: int
+
+    @classmethod
+    def stages_for(cls, evaluate: Any, spec: Spec, state: ModelState) -> Sequence[Self]:
+        if (settings := getattr(evaluate, cls.kind)) is None:
+            return []
+        state = state.only_cut()
+        return [cls(**state.fields, **settings.model_dump(), label=f"{state.label}: {cls.kind}")]
+
+    @property
+    def role(self) -> str:
+        return self.kind
 
 
 class EfficiencyKeys(Section):
@@ -33,29 +53,15 @@ class EfficiencyKeys(Section):
     warmup: Warmup = 3
 
 
-class SpeedKeys(Section):
-    """`repeats` prompts of `batch` × `prefill` tokens, each continued by `decode` tokens; `warmup` before them."""
-
-    prefill: Tokens = 128
-    decode: Count = 32
-    batch: Count = 1
-    repeats: Count = 20
-    warmup: Warmup = 2
-
-
-class Efficiency(Measure):
-    """Counts and measurements of forward passes. A recovery plays no part: merged into the weights it costs nothing."""
+@register
+class Efficiency(_Timed):
+    """Counts and measurements of forward passes."""
 
     kind: ClassVar[str] = "efficiency"
-    of_device: ClassVar[bool] = True
-    timed: ClassVar[bool] = True
     rank: ClassVar[int] = 20
     Result: ClassVar = EfficiencyResult
 
     length: int
-    batch: int
-    repeats: int
-    warmup: int
 
     class Keys(Section):
         """`efficiency` None: not measured."""
@@ -65,17 +71,6 @@ class Efficiency(Measure):
     @classmethod
     def lengths(cls, evaluate: Any) -> Sequence[tuple[Loc, int]]:
         return [(("efficiency", "length"), evaluate.efficiency.length)] if evaluate.efficiency else []
-
-    @classmethod
-    def stages_for(cls, evaluate: Any, spec: Spec, state: ModelState) -> Sequence[Self]:
-        if evaluate.efficiency is None:
-            return []
-        settings, state = evaluate.efficiency.model_dump(), state.only_cut()
-        return [cls(**state.fields, **settings, label=f"{state.label}: latency")]
-
-    @property
-    def role(self) -> str:
-        return "efficiency"
 
     def columns(self) -> Sequence[Column]:
         return [
@@ -97,18 +92,20 @@ class Efficiency(Measure):
         from reproducer.pruning.counting import count
 
         model, _ = self.load(context)
-        counts = count(model, length=self.length)
-        settings = {name: getattr(self, name) for name in EfficiencyKeys.model_fields}
-        passes = measure_passes(model, **settings, progress=partial(context.progress, text="passes"))
-        result = self.Result(
+        counts, progress = count(model, length=self.length), partial(context.progress, text="passes")
+        seconds, peak = measure_passes(model, self.length, self.batch, self.repeats, self.warmup, progress)
+        latency = statistics.median(seconds)  # which a pass that something else disturbed does not move
+        several = seconds if len(seconds) > 1 else 2 * seconds
+        first, _, third = statistics.quantiles(several, method="inclusive")
+        result = EfficiencyResult(
             params_billion=counts.parameters / 1e9,
             macs_giga=self.batch * counts.macs / 1e9,
-            memory_mib=passes.peak_memory_bytes / 2**20,
-            latency_seconds=passes.latency,
-            tokens_per_second=passes.tokens_per_second,
+            memory_mib=peak / 2**20,
+            latency_seconds=latency,
+            tokens_per_second=self.batch * self.length / latency,
             weights_mib=counts.weight_bytes / 2**20,
-            quartiles=passes.quartiles,
-            seconds=passes.seconds,
+            quartiles=(first, third),
+            seconds=seconds,
         )
         write_result(context, result)
 
@@ -117,19 +114,25 @@ class Efficiency(Measure):
         return model.passes(tokens, self.length, tokens, tokens) * (1 + self.warmup + self.repeats)
 
 
-class MeasureSpeed(Measure):
-    """Timed passes with a cache. A recovery plays no part: merged into the weights it costs nothing."""
+class SpeedKeys(Section):
+    """`repeats` prompts of `batch` × `prefill` tokens, each continued by `decode` tokens; `warmup` before them."""
+
+    prefill: Tokens = 128
+    decode: Count = 32
+    batch: Count = 1
+    repeats: Count = 20
+    warmup: Warmup = 2
+
+
+@register
+class MeasureSpeed(_Timed):
+    """Timed passes with a cache."""
 
     kind: ClassVar[str] = "speed"
-    of_device: ClassVar[bool] = True
-    timed: ClassVar[bool] = True
     Result: ClassVar = Speed
 
     prefill: int
     decode: int
-    batch: int
-    repeats: int
-    warmup: int
 
     class Keys(Section):
         """`speed` None: not measured."""
@@ -140,24 +143,13 @@ class MeasureSpeed(Measure):
     def lengths(cls, evaluate: Any) -> Sequence[tuple[Loc, int]]:
         return [(("speed", "prefill"), evaluate.speed.prefill + evaluate.speed.decode)] if evaluate.speed else []
 
-    @classmethod
-    def stages_for(cls, evaluate: Any, spec: Spec, state: ModelState) -> Sequence[Self]:
-        if evaluate.speed is None:
-            return []
-        state = state.only_cut()
-        return [cls(**state.fields, **evaluate.speed.model_dump(), label=f"{state.label}: speed")]
-
-    @property
-    def role(self) -> str:
-        return "speed"
-
     def run(self, context: Context) -> None:
         from reproducer.evaluation.efficiency import measure_speed
         from reproducer.models.architecture import architecture_of, layer_shape
 
         model, _ = self.load(context)
         settings = {name: getattr(self, name) for name in SpeedKeys.model_fields}
-        speed = measure_speed(model, **settings, progress=partial(context.progress, text="prompts"))
+        prefill, decode = measure_speed(model, **settings, progress=partial(context.progress, text="prompts"))
         architecture = architecture_of(model)
         channels = [layer_shape(layer, architecture).channels for layer in architecture.decoder_layers(model)]
         result = Speed(
@@ -167,8 +159,8 @@ class MeasureSpeed(Measure):
             multiple=MULTIPLE,
             layers=len(channels),
             missed=sum(width % MULTIPLE != 0 for width in channels),
-            prefill=speed.prefill,
-            decode=speed.decode,
+            prefill=prefill,
+            decode=decode,
         )
         write_result(context, result)
 

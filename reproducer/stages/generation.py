@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -11,14 +11,13 @@ from reproducer.evaluation.measured import Generation
 from reproducer.queue import Context
 from reproducer.spec import Listed, Section, Spec, Text
 from reproducer.stages.base import ModelState, write_result
-from reproducer.stages.measure import Measure
-
-if TYPE_CHECKING:
-    from reproducer.stages.cost import Cost, ModelShape
+from reproducer.stages.cost import Cost, ModelShape
+from reproducer.stages.measure import Measure, register
 
 NEW_TOKENS = 64
 
 
+@register
 class Generate(Measure):
     """The greedy continuation of a prompt."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -20,11 +20,9 @@ from reproducer.queue import Context
 from reproducer.spec import Count, NonEmpty, Section, Spec, Text, Tokens
 from reproducer.spec.origins import Loc
 from reproducer.stages.base import ModelState, TextSource, write_result
-from reproducer.stages.measure import Measure
+from reproducer.stages.cost import Cost, ModelShape
+from reproducer.stages.measure import Measure, register
 from reproducer.stages.perplexity import TEXTS
-
-if TYPE_CHECKING:
-    from reproducer.stages.cost import Cost, ModelShape
 
 
 class GgufKeys(Section):
@@ -40,6 +38,7 @@ class GgufKeys(Section):
     repeats: Count = 5
 
 
+@register
 class MeasureGguf(Measure):
     """The model as a GGUF file of one type, in llama.cpp on the CPU; the file itself is not kept."""
 

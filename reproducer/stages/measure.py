@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -86,15 +83,11 @@ MEASURES: Registry[type[Measure]] = Registry("measure", "reproducer.stages", "re
 
 
 def register(kind: type[Measure]) -> type[Measure]:
-    """Offer a measure of one's own: a spec names it in `evaluate.measures`."""
+    """Offer a measure. This package's have keys of `evaluate`; a spec names one of the user's own in its `measures`."""
     return MEASURES.add(kind.kind, kind)
 
 
-@cache
-def measures() -> tuple[type[Measure], ...]:
+def measures() -> list[type[Measure]]:
     """This package's measures, in the order of their columns; a module beside this one is all that one needs."""
-    package = importlib.import_module("reproducer.stages")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
-    own = [kind for kind in Measure.__subclasses__() if kind.__module__.startswith(f"{package.__name__}.")]
-    return tuple(sorted(own, key=lambda kind: (kind.rank, kind.kind)))
+    own = [kind for kind in MEASURES.all().values() if kind.__module__.startswith("reproducer.stages.")]
+    return sorted(own, key=lambda kind: (kind.rank, kind.kind))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from reproducer.models import fetch
 from reproducer.models.catalogue import Entry, Hub, Package
 from reproducer.queue import Context, Stage
 from reproducer.stages.base import OnModel
+from reproducer.stages.cost import Cost, ModelShape
 from reproducer.stages.recovery import Recover
-
-if TYPE_CHECKING:
-    from reproducer.stages.cost import Cost, ModelShape
 
 
 class FetchModel(Stage):
@@ -40,8 +38,6 @@ class FetchModel(Stage):
         context.record("parameters", count_parameters(context.directory))
 
     def cost(self, model: ModelShape) -> Cost:
-        from reproducer.stages.cost import Cost
-
         size = model.parameters
         match self.recipe["source"]:
             case "hub":  # 16 bits a weight
@@ -71,6 +67,4 @@ class DeriveModel(OnModel):
         context.record("parameters", parameter_count(merged))
 
     def cost(self, model: ModelShape) -> Cost:
-        from reproducer.stages.cost import Cost
-
         return Cost(files=2 * model.weights, memory=model.weights)  # merged into a copy, and written

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -16,15 +16,14 @@ from reproducer.queue import Context
 from reproducer.spec import Count, Listed, Section, Spec, Text, Tokens
 from reproducer.spec.origins import Loc
 from reproducer.stages.base import ModelState, TextSource, slug, write_result
-from reproducer.stages.measure import Measure
+from reproducer.stages.cost import Cost, ModelShape
+from reproducer.stages.measure import Measure, register
 from reproducer.stages.results import Column, TextUse
-
-if TYPE_CHECKING:
-    from reproducer.stages.cost import Cost, ModelShape
 
 TEXTS = ("wikitext2", "ptb")  # the paper's
 
 
+@register
 class Perplexity(Measure):
     """Perplexity over non-overlapping windows of a text, LLM-Pruner's protocol."""
 

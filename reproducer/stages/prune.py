@@ -12,13 +12,13 @@ from reproducer.pruning.cut import Cut
 from reproducer.queue import Context, Stage
 from reproducer.registry import source_digest
 from reproducer.stages.base import PLAN, Calibration, Edit, ModelState, OnModel, seed_text
+from reproducer.stages.cost import Cost, ModelShape
 from reproducer.stages.search import Search
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from reproducer.pruning.plan import Plan
-    from reproducer.stages.cost import Cost, ModelShape
     from reproducer.stages.resolve import ResolvedMethod
 
 Scalar = float | int | str | bool
@@ -181,8 +181,6 @@ class PruneAsFound(_Cutting):
         leave(context, plan, model)
 
     def cost(self, model: ModelShape) -> Cost:
-        from reproducer.stages.cost import Cost
-
         if self.cut is None:
             return Cost()
         calibration = self.search.calibration.model_copy(update={"length": self.length})

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from reproducer.data.sizes import INSTRUCTION, instruction_rows
 from reproducer.facts import Facts
@@ -16,10 +16,8 @@ from reproducer.recovery.least_squares import LeastSquares
 from reproducer.recovery.registry import RECOVERIES, Job, Recovery
 from reproducer.registry import source_digest
 from reproducer.stages.base import RESULT, Edit, ModelState, forget, named_edits, seed_text, write_result
+from reproducer.stages.cost import Cost, ModelShape
 from reproducer.stages.results import RecoveryUse, TrainingStep
-
-if TYPE_CHECKING:
-    from reproducer.stages.cost import Cost, ModelShape
 
 ADAPTED = 2.5  # times the activations that a layer alone keeps: adapters keep their own, and what dropout left
 

@@ -15,10 +15,10 @@ from reproducer.search.record import Record
 from reproducer.search.settings import SearchSettings
 from reproducer.stages import results
 from reproducer.stages.base import Calibration, ModelState, OnModel, TextSource, seed_text
+from reproducer.stages.cost import Cost, ModelShape
 
 if TYPE_CHECKING:
     from reproducer.search.objective import Objective
-    from reproducer.stages.cost import Cost, ModelShape
     from reproducer.stages.resolve import ResolvedMethod
 
 # Shares of what a search without memory would do, as they were seen in searches with the local sampler.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter
 
@@ -15,12 +15,9 @@ from reproducer.evaluation.measured import TaskResult
 from reproducer.queue import Artifact, Context
 from reproducer.spec import Count, Listed, Name, Section, Spec
 from reproducer.stages.base import ModelState, slug, write_result
-from reproducer.stages.measure import Measure
+from reproducer.stages.cost import Cost, ModelShape
+from reproducer.stages.measure import Measure, register
 from reproducer.stages.results import Column, TaskUse
-
-if TYPE_CHECKING:
-    from reproducer.stages.cost import Cost, ModelShape
-
 
 DEFAULT = "default"
 _STRICT = ConfigDict(strict=True)
@@ -51,6 +48,7 @@ def _limits(evaluate: Any, spec: Spec) -> dict[str, int | None]:
     return {DEFAULT: None, **evaluate.limit}
 
 
+@register
 class ZeroShot(Measure):
     """A task's scores without examples in the prompt. `identity` is what determines the task and its rows."""
 

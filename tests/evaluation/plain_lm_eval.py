@@ -49,10 +49,10 @@ def assert_same(result, samples, means):
         for metric in sample["metrics"]:
             key = f"{metric},{sample['filter']}" if len(filters) > 1 else metric
             items.setdefault(sample["doc_id"], {})[key] = sample[metric]
-    assert [item["id"] for item in result.items] == list(items)
+    assert [item.id for item in result.items] == list(items)
     for item in result.items:
-        theirs = {key: score for key, score in item["scores"].items() if key != MARGIN}
-        assert theirs and theirs.items() <= items[item["id"]].items()
+        theirs = {key: score for key, score in item.scores.items() if key != MARGIN}
+        assert theirs and theirs.items() <= items[item.id].items()
     scores = {key: value for key, value in means.items() if "," in key and "_stderr" not in key}
     expected = {key if len(filters) > 1 else key.partition(",")[0]: scores[key] for key in scores}
     # A mean over items is exact; a perplexity has the rounding of likelihoods in other batches: nats, some 1e-5 of 100.

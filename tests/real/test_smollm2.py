@@ -95,5 +95,5 @@ def test_items_of_a_pruned_model_are_those_of_lm_eval(smollm2, pruned, task, mon
     _, tokenizer = smollm2
     result = zeroshot(pruned, tokenizer, TASKS[task], limit=ITEMS, batch_tokens=1)
     assert_same(result, *plain_lm_eval(monkeypatch, pruned, tokenizer, TASKS[task], task_rows(task)[:ITEMS]))
-    assert 0 < sum(item["scores"]["acc"] for item in result.items) < ITEMS
+    assert 0 < sum(item.scores["acc"] for item in result.items) < ITEMS
     print(f"{task}, pruned:", result.scores)
