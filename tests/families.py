@@ -12,7 +12,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from reproducer.models.architecture import FAMILIES, architecture_of, family_of, layer_shape
+from reproducer.models.architecture import architecture_of, family_of, layer_shape
+from reproducer.models.families import FAMILIES
 
 VOCABULARY, LENGTH = 61, 64
 
@@ -164,7 +165,7 @@ def zeroed(model: Any, kept: Mapping[int, Mapping[str, Sequence[int]]]) -> Any:
             layer = layers_of(twin)[index]
             shape = layer_shape(layer, architecture_of(model))
             for kind, units in of_layer.items():
-                for unit in set(range(shape.units(kind))) - set(units):
+                for unit in set(range(shape.counts[kind])) - set(units):
                     _zero(layer, model.config.model_type, kind, unit, shape)
     return twin
 
@@ -220,7 +221,7 @@ def random_kept(model: nn.Module, seed: int) -> dict[int, dict[str, list[int]]]:
     for index, layer in enumerate(layers_of(model)):
         kept[index] = {}
         for kind in ("heads", "channels"):
-            count = layer_shape(layer, architecture).units(kind)
+            count = layer_shape(layer, architecture).counts[kind]
             if torch.rand((), generator=generator) < 0.8:
                 number = int(torch.randint(1, count + 1, (), generator=generator))
                 kept[index][kind] = sorted(torch.randperm(count, generator=generator)[:number].tolist())

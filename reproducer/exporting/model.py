@@ -123,15 +123,13 @@ def write(
 
 def _layers(cut: Any, plan: Plan | None) -> list[Layer]:
     """Every layer of the base model; of a model whose plan is not known, those that it has."""
-    from reproducer.models.architecture import KINDS, architecture_of
+    from reproducer.models.architecture import architecture_of
     from reproducer.pruning.plan import units_of
 
     units = plan.units if plan is not None else units_of(cut, architecture_of(cut))
     layers = []
     for index, of in units.items():
-        gone = plan is not None and index in plan.removed_layers
-        kept = {kind: plan.kept(kind, index) if plan is not None else None for kind in KINDS}
-        left = {kind: 0 if gone else of[kind] if (of_kind := kept[kind]) is None else len(of_kind) for kind in KINDS}
+        left = of if plan is None else plan.counts(index)
         layers.append(Layer(index, left["heads"], of["heads"], left["channels"], of["channels"]))
     return layers
 

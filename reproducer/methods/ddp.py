@@ -13,7 +13,6 @@ from reproducer.methods.training import text_loss, train_steps, trained
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from reproducer.models.architecture import Kind
     from reproducer.pruning.plan import Plan
 
 MULTIPLIER = "multiplier"
@@ -93,7 +92,7 @@ def learn_gates(request: Request, settings: Mapping[str, Any], remove: int) -> N
             gates[name] = torch.ones(units, dtype=wide, device=projection.weight.device, requires_grad=True)
             costs[name] = parameters[kind]
             projection.register_forward_pre_hook(_multiplied(gates[name]))
-    request.ranked_together(by_layer(gates, request.layers), remove)  # raises, before minutes are spent
+    request.remove_lowest(by_layer(request, gates), remove)  # raises, before minutes are spent
     total = sum(costs[name] * len(gate) for name, gate in gates.items())
     target = 1 - remove / total
     multiplier = torch.zeros((), dtype=torch.float64)
@@ -132,9 +131,9 @@ def cut_by_gates(request: Request, gates: Mapping[str, Tensor], fold: bool, remo
     """
     import torch
 
-    gates_by_layer = by_layer(gates, request.layers)
+    gates_by_layer = by_layer(request, gates)
     scores = {index: {kind: gate.abs() for kind, gate in of.items()} for index, of in gates_by_layer.items()}
-    kept = request.ranked_together(scores, remove)
+    kept = request.remove_lowest(scores, remove)
     tensors = {}
     for index, of_layer in gates_by_layer.items() if fold else ():
         for kind, gate in of_layer.items():
@@ -145,11 +144,11 @@ def cut_by_gates(request: Request, gates: Mapping[str, Tensor], fold: bool, remo
     return request.keep(kept, tensors=tensors, scores=scores)
 
 
-def by_layer(gates: Mapping[str, Tensor], layers: list[int]) -> dict[int, dict[Kind, Tensor]]:
+def by_layer(request: Request, gates: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
     """{layer: {kind: gates [units]}}, without their gradients."""
-    from reproducer.models.architecture import KINDS
-
-    return {index: {kind: gates[f"{index}.{kind}"].detach() for kind in KINDS} for index in layers}
+    return {
+        index: {kind: gates[f"{index}.{kind}"].detach() for kind in request.units(index)} for index in request.layers
+    }
 
 
 def _multiplied(gate: Tensor) -> Callable:

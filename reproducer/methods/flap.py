@@ -11,7 +11,6 @@ from reproducer.methods.registry import Decision, Request, register
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from reproducer.models.architecture import Kind
     from reproducer.pruning.plan import Plan
     from reproducer.pruning.statistics import Statistic
 
@@ -28,7 +27,7 @@ def flap(metric: Literal["wifv", "ifv", "wifn"] = "wifv", compensate: bool = Tru
     (minus mean, over standard deviation, which is that of a sample as in the authors' code). A head's value is the
     mean over its inputs, a key-value group's over those of all its query heads. Heads and channels of all layers are
     ranked together, each weighing as many parameters as it has, and go until the requested cut is reached (see
-    `together.cut_together`; at least one of each kind stays in a layer). So the cut's `scope` and `heads` play no part.
+    `allocation.remove_lowest`; one of each kind stays in a layer). So the cut's `scope` and `heads` play no part.
 
     `ratio` counts all parameters, the added biases among those that stay. A `structure_ratio` stands for as many
     parameters as it removes where every layer loses the same share of its heads and channels.
@@ -57,7 +56,7 @@ def flap(metric: Literal["wifv", "ifv", "wifn"] = "wifv", compensate: bool = Tru
         remove = request.parameters_to_remove()
         if compensate:
             remove += _biases_to_add(request)
-        plan = request.keep(request.ranked_together(scores, remove), scores=scores)
+        plan = request.keep(request.remove_lowest(scores, remove), scores=scores)
         if compensate:
             plan.tensors = _compensation(request, plan)
         return plan
@@ -65,9 +64,9 @@ def flap(metric: Literal["wifv", "ifv", "wifn"] = "wifv", compensate: bool = Tru
     return Decision(decide, needs=(*factors, InputMean()) if compensate else factors)
 
 
-def standardised(request: Request, factors: tuple[Statistic, ...]) -> dict[int, dict[Kind, Tensor]]:
+def standardised(request: Request, factors: tuple[Statistic, ...]) -> dict[int, dict[str, Tensor]]:
     """{layer: {kind: [units]}} of the metric that is the product of `factors`, comparable over layers and kinds."""
-    scores: dict[int, dict[Kind, Tensor]] = {}
+    scores: dict[int, dict[str, Tensor]] = {}
     for index in request.layers:
         scores[index] = {}
         for kind, units in request.units(index).items():
@@ -75,7 +74,7 @@ def standardised(request: Request, factors: tuple[Statistic, ...]) -> dict[int, 
             values = features[factors[0]].double()
             for factor in factors[1:]:
                 values = values * features[factor]
-            if kind == "heads":
+            if request.architecture.kind(kind).attends:
                 values = values.square()
             deviation = values.std() if len(values) > 1 else values.new_zeros(())
             standard = (values - values.mean()) / (deviation if deviation > 0 else 1)
@@ -101,7 +100,7 @@ def _compensation(request: Request, plan: Plan) -> dict[str, Tensor]:
             name, projection = request.output(index, kind)
             mean = request.statistics[index][request.architecture.output(kind)][InputMean()]
             gone = torch.ones(units, dtype=torch.bool)
-            gone[plan.kept(kind, index)] = False
+            gone[plan.kept[kind][index]] = False
             columns = gone.repeat_interleave(len(mean) // units).nonzero().flatten()
             weight = projection.weight.detach().index_select(1, columns.to(projection.weight.device))
             bias = weight.cpu().to(mean.dtype) @ mean[columns]

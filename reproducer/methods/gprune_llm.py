@@ -11,7 +11,6 @@ from reproducer.methods.registry import Decision, Request, register
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from reproducer.models.architecture import Kind
     from reproducer.pruning.plan import Plan
 
 SMALLEST = 8  # units of a group: in smaller ones the mean says little
@@ -53,7 +52,7 @@ def gprune_llm(groups: int = 2, sensitive: float = 1.0, weak: float = 0.25) -> D
         from reproducer.pruning.collect import collect
 
         by_sample = collect(request.model, request.ids, request.layers, (InputSquare(),), per_sample=True)
-        scores: dict[int, dict[Kind, Tensor]] = {}
+        scores: dict[int, dict[str, Tensor]] = {}
         for index in request.layers:
             scores[index] = {}
             for kind, units in request.units(index).items():  # units own inputs side by side

@@ -18,11 +18,10 @@ from reproducer.methods.training import text_loss, train_steps, trained
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from reproducer.models.architecture import Kind
     from reproducer.pruning.plan import Plan
     from reproducer.pruning.statistics import GradientStatistic
 
-    Scores = dict[int, dict[Kind, Tensor]]  # layer -> kind -> [units]
+    Scores = dict[int, dict[str, Tensor]]  # layer -> kind -> [units]
 
 STAYS = -1  # in place of the period in which a structure is taken
 
@@ -108,14 +107,14 @@ def cut_what_is_zero(request: Request, settings: Mapping[str, Any]) -> Plan:
 
     state = trained(request.directory)
     variables = Variables(request, settings, state)
-    kept: dict[Kind, dict[int, Tensor]] = {
+    kept: dict[str, dict[int, Tensor]] = {
         kind: {index: torch.nonzero(state[f"period/{index}.{kind}"] == STAYS).flatten() for index in request.layers}
         for kind in request.units(request.layers[0])
     }
     tensors = {}
     for (index, path), linear in variables.linears.items():
         stays = torch.zeros(variables.units(index, path), dtype=torch.bool)
-        stays[kept[variables.kinds[path]][index]] = True
+        stays[kept[variables.kinds[path].name][index]] = True
         vectors = variables.per_vector(index, path, stays).nonzero().flatten().to(linear.weight.device)
         weight = variables.effective(index, path).index_select(variables.axes[path], vectors)
         tensors[f"{request.architecture.layers}.{index}.{path}.weight"] = weight.to(linear.weight.dtype).cpu()
@@ -137,7 +136,7 @@ class Variables:
     """
 
     def __init__(self, request: Request, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-        from reproducer.models.architecture import KINDS, layer_shape, linear_at
+        from reproducer.models.architecture import layer_shape, linear_at
 
         self.architecture, self.state = request.architecture, state
         self.gamma = settings["alpha"] / settings["rank"]
@@ -145,17 +144,17 @@ class Variables:
         self.axes = self.architecture.modules()
         self.linears = {(index, path): linear_at(blocks[index], path) for index in request.layers for path in self.axes}
         self.shapes = {index: layer_shape(blocks[index], self.architecture) for index in request.layers}
-        self.kinds: dict[str, Kind] = {path: kind for kind in KINDS for path in self.architecture.modules(kind)}
+        self.kinds = {path: kind for kind in self.architecture.kinds for path in kind.modules()}
         self.merged = False
 
     def units(self, index: int, path: str) -> int:
         """How many units own the vectors of a weight."""
-        return self.shapes[index].units(self.kinds[path])
+        return self.shapes[index].counts[self.kinds[path].name]
 
     def widths(self, index: int, path: str) -> list[int]:
         """Vectors a unit of each member that the weight holds, in the order in which they stand there."""
-        members = self.architecture.members(self.kinds[path])
-        return [self.shapes[index].vectors_per_unit(member) for member in members if member.module == path]
+        members = [member for member in self.kinds[path].members if member.module == path]
+        return [self.shapes[index].vectors_per_unit(member) for member in members]
 
     def per_vector(self, index: int, path: str, values: Tensor) -> Tensor:
         """A value of each unit [units], repeated for each row (column) of a weight that belongs to it, [vectors]."""
@@ -171,7 +170,7 @@ class Variables:
 
     def factors(self, index: int, path: str, state: Mapping[str, Tensor] | None = None) -> Tensor:
         """The factor of each row (column) of a weight, [vectors]; of another state than today's if there is one."""
-        return self.per_vector(index, path, (state or self.state)[f"scale/{index}.{self.kinds[path]}"])
+        return self.per_vector(index, path, (state or self.state)[f"scale/{index}.{self.kinds[path].name}"])
 
     def effective(self, index: int, path: str, state: Mapping[str, Tensor] | None = None) -> Tensor:
         """`s·(w + γ·BA)` of a weight in the dtype of the variables; of another state than today's if there is one."""
@@ -242,7 +241,7 @@ class Shearing:
         self.variables.attach()
         trainable = [tensor for name, tensor in state.items() if name[:2] in ("A/", "B/")]
         optimizer = torch.optim.Adam(trainable, lr=settings["learning_rate"])
-        request.ranked_together(_by_layer(request, state, "scale"), self.remove)  # raises, before minutes are spent
+        request.remove_lowest(_by_layer(request, state, "scale"), self.remove)  # raises, before minutes are spent
         warmup, duration = settings["warmup_steps"], settings["period_steps"]
 
         def step(number: int, ids: Tensor) -> float:
@@ -321,8 +320,7 @@ class Shearing:
                             continue
                         count = max(1, math.floor(self.settings["probe"] * len(values) + 1e-9))
                         stays = sorted(values.argsort(stable=True)[count:].tolist())
-                        kept = {"heads": None, "channels": None, kind: stays}
-                        layer = sliced_layer(walk.layers[index], walk.architecture, kept["heads"], kept["channels"])
+                        layer = sliced_layer(walk.layers[index], walk.architecture, {kind: stays})
                         hidden = walk.run(index, below, layer)
                         for above in range(index + 1, len(walk.layers)):
                             hidden = walk.run(above, hidden)
@@ -338,7 +336,7 @@ class Shearing:
             index: {kind: values for kind, values in of_layer.items() if not state[f"unprunable/{index}.{kind}"]}
             for index, of_layer in scores.items()
         }
-        kept, gone = self.request.ranked_together(prunable, self.remove), []
+        kept, gone = self.request.remove_lowest(prunable, self.remove), []
         for index, of_layer in scores.items():
             for kind, values in of_layer.items():
                 state[f"score/{index}.{kind}"].copy_(values)
@@ -355,10 +353,10 @@ class Shearing:
             for kind, scale in of_layer.items():
                 taken[index, kind] = (state[f"period/{index}.{kind}"] == period).to(scale.device)
                 scale[taken[index, kind]] *= factor
-        dots: dict[tuple[int, Kind], Tensor] = {}
-        norms: dict[tuple[int, Kind], Tensor] = {}
+        dots: dict[tuple[int, str], Tensor] = {}
+        norms: dict[tuple[int, str], Tensor] = {}
         for index, path in variables.linears:
-            group, along = (index, variables.kinds[path]), 1 - variables.axes[path]
+            group, along = (index, variables.kinds[path].name), 1 - variables.axes[path]
             if taken[group].any():
                 new, old = variables.effective(index, path), variables.effective(index, path, before)
                 dots[group] = dots.get(group, 0) + variables.per_unit(index, path, (new * old).sum(along))

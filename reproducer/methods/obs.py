@@ -12,7 +12,6 @@ from reproducer.methods.registry import Decision, Request, register
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from reproducer.models.architecture import Kind
     from reproducer.pruning.plan import Plan
 
 
@@ -36,12 +35,12 @@ def obs(ridge: float = 0.01, together: int = 1) -> Decision:
     check_number("obs", "together", together, *whole_from(1))
 
     def decide(request: Request) -> Plan:
-        scores: dict[int, dict[Kind, Tensor]] = {}
+        scores: dict[int, dict[str, Tensor]] = {}
         for index, grams in _grams(request):
             scores[index] = {}
             for kind, units in request.units(index).items():
                 weight = request.output(index, kind)[1].weight.detach().to(grams[kind].dtype)
-                at_once = together if kind == "channels" else 1
+                at_once = together if request.architecture.kind(kind).fine else 1
                 scores[index][kind] = removal_costs(weight, grams[kind], units, ridge, at_once).cpu()
         return request.plan(scores)
 
@@ -86,7 +85,7 @@ def removal_costs(weight: Tensor, gram: Tensor, units: int, ridge: float, togeth
     return costs
 
 
-def _grams(request: Request) -> Iterator[tuple[int, dict[Kind, Tensor]]]:
+def _grams(request: Request) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """XᵀX by layer and kind of unit, from the calibration samples, one layer at a time."""
     import torch
 
@@ -98,7 +97,7 @@ def _grams(request: Request) -> Iterator[tuple[int, dict[Kind, Tensor]]]:
     with torch.no_grad():
         states = [walk.embed(batch) for batch in request.ids.split(max(1, BATCH_TOKENS // request.ids.shape[1]))]
         for index in range(request.layers[-1] + 1):
-            grams: dict[Kind, Tensor] = {}
+            grams: dict[str, Tensor] = {}
             hooks = []
             for kind in request.units(index) if index in request.layers else ():
                 linear = request.output(index, kind)[1]

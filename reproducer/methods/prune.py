@@ -16,7 +16,6 @@ from reproducer.models.tokens import Tokens, counting
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from reproducer.models.architecture import Kind
     from reproducer.pruning.collect import Limits
     from reproducer.pruning.plan import Plan
 
@@ -161,11 +160,11 @@ def _in_steps(request: Request, rule: Rule) -> Plan:
     return plan
 
 
-def _spread(plan: Plan, kind: Kind, layer: int, scores: Tensor) -> Tensor:
+def _spread(plan: Plan, kind: str, layer: int, scores: Tensor) -> Tensor:
     """Scores of the units that a plan keeps, at their indices in the unpruned layer; -inf for those that are gone."""
     import torch
 
-    kept = plan.kept(kind, layer)
+    kept = plan.kept[kind].get(layer)
     if kept is None:
         return scores
     spread = torch.full((plan.units[layer][kind],), -torch.inf, dtype=scores.dtype)

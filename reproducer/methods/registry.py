@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from reproducer.models.architecture import Architecture, Kind
+    from reproducer.models.declaration import Architecture
     from reproducer.pruning.allocation import Kept, Scores
     from reproducer.pruning.collect import Limits
     from reproducer.pruning.cut import Cut
@@ -167,21 +167,20 @@ class Request:
 
         return torch.Generator().manual_seed(self.seed)
 
-    def units(self, layer: int) -> dict[Kind, int]:
+    def units(self, layer: int) -> dict[str, int]:
         """How many prunable units of each kind a layer has."""
-        from reproducer.models.architecture import KINDS, layer_shape
+        from reproducer.models.architecture import layer_shape
 
-        shape = layer_shape(self.architecture.decoder_layers(self.model)[layer], self.architecture)
-        return {kind: shape.units(kind) for kind in KINDS}
+        return dict(layer_shape(self.architecture.decoder_layers(self.model)[layer], self.architecture).counts)
 
-    def unit_parameters(self, layer: int) -> dict[Kind, int]:
+    def unit_parameters(self, layer: int) -> dict[str, int]:
         """How many parameters leave the model with one unit of each kind."""
-        from reproducer.models.architecture import KINDS, unit_parameters
+        from reproducer.models.architecture import unit_parameters
 
         block = self.architecture.decoder_layers(self.model)[layer]
-        return {kind: unit_parameters(block, self.architecture, kind) for kind in KINDS}
+        return {kind.name: unit_parameters(block, self.architecture, kind) for kind in self.architecture.kinds}
 
-    def output(self, layer: int, kind: Kind) -> tuple[str, nn.Linear]:
+    def output(self, layer: int, kind: str) -> tuple[str, nn.Linear]:
         """The projection that the units of a kind feed: its parameters' prefix in the model, and the module."""
         from reproducer.models.architecture import linear_at
 
@@ -195,22 +194,22 @@ class Request:
 
         return parameters_to_remove(self.model, self.layers, self.cut)
 
-    def scores(self, score: Score, members: Members = "all") -> dict[int, dict[Kind, Tensor]]:
+    def scores(self, score: Score, members: Members = "all") -> dict[int, dict[str, Tensor]]:
         """Scores of structures {layer: {kind: [units]}}: the sums over their vectors of what `score` gives each."""
         from reproducer.pruning.scoring import structure_scores
 
         return structure_scores(self.model, self.architecture, self.statistics, score, self.generator(), members)
 
-    def ranked_together(self, scores: Scores, remove: int | None = None) -> Kept:
-        """Units that stay when the lowest scores of all kinds and layers go; see `pruning.together.cut_together`.
+    def remove_lowest(self, scores: Scores, remove: int | None = None) -> Kept:
+        """Units that stay when the lowest scores of all kinds and layers go; see `pruning.allocation.remove_lowest`.
 
         Args:
             remove: parameters to take away; None: those of the cut.
         """
-        from reproducer.pruning.together import cut_together
+        from reproducer.pruning.allocation import remove_lowest
 
         remove = self.parameters_to_remove() if remove is None else remove
-        return cut_together(self.model, self.architecture, scores, remove, self.cut.round_to)
+        return remove_lowest(self.model, self.architecture, scores, remove, self.cut.round_to)
 
     def plan(self, scores: Scores, tensors: Mapping[str, Tensor] | None = None) -> Plan:
         """The plan that keeps the best-scored units, as many as the requested cut leaves."""
@@ -221,7 +220,7 @@ class Request:
 
     def keep(
         self,
-        kept: Mapping[Kind, Mapping[int, Sequence[int]]] | None = None,
+        kept: Mapping[str, Mapping[int, Sequence[int]]] | None = None,
         *,
         tensors: Mapping[str, Tensor] | None = None,
         removed_layers: Iterable[int] = (),
@@ -237,14 +236,12 @@ class Request:
         """
         from reproducer.pruning.plan import Plan, units_of
 
-        def of_kind(kind: Kind) -> dict[int, list[int]]:
-            of_layers = (kept or {}).get(kind, {})
-            return {int(index): sorted(map(int, units)) for index, units in sorted(of_layers.items())}
-
         return Plan(
             units_of(self.model, self.architecture),
-            of_kind("heads"),
-            of_kind("channels"),
+            {
+                kind: {int(index): sorted(map(int, units)) for index, units in sorted(of_kind.items())}
+                for kind, of_kind in (kept or {}).items()
+            },
             method=self.method.name,
             settings=self.settings,
             tensors=dict(tensors or {}),

@@ -12,10 +12,9 @@ from reproducer.methods.registry import Decision, Request, register
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from reproducer.models.architecture import Kind
     from reproducer.pruning.plan import Plan
 
-    Importance = dict[int, dict[Kind, Tensor]]  # layer -> kind -> [units]
+    Importance = dict[int, dict[str, Tensor]]  # layer -> kind -> [units]
 
 Sigma = float | Literal["inf"] | None
 
@@ -35,7 +34,7 @@ def saap(sigma_vector: Sigma = None, sigma_element: Sigma = None, fluctuation: f
 
     *Fluctuation*: a layer's indicator is the standard deviation of its structures' fused importance over their mean,
     averaged over heads and channels. A layer loses a share of its channels, and of its heads, in proportion to
-    `indicator ** -fluctuation`, the lowest first, as long as one of each stays (see `together.cut_together`): what
+    `indicator ** -fluctuation`, the lowest first, as long as one of each stays (see `allocation.remove_lowest`): what
     fluctuates least goes first, as in FLAP. Where heads are pooled (see `allocation`), those of all layers have one
     order, by their share of their own layer's importance. A structure ratio stands for as many parameters as it removes
     where all layers lose the same share; `scope` plays no part.
@@ -62,15 +61,14 @@ def saap(sigma_vector: Sigma = None, sigma_element: Sigma = None, fluctuation: f
             return request.plan(scores)
         layers = request.architecture.decoder_layers(request.model)
         pooled = request.cut.pools(layer_shape(layers[index], request.architecture) for index in request.layers)
-        places: dict[Kind, dict[int, Tensor]] = {
-            "heads": _places(scores, "heads", pooled),
-            "channels": _places(scores, "channels", False),
+        places = {
+            kind.name: _places(scores, kind.name, pooled and not kind.fine) for kind in request.architecture.kinds
         }
         ranked = {
             index: {kind: of_kind[index] * indicator(of_layer) ** fluctuation for kind, of_kind in places.items()}
             for index, of_layer in scores.items()
         }
-        return request.keep(request.ranked_together(ranked), scores=scores)
+        return request.keep(request.remove_lowest(ranked), scores=scores)
 
     return Decision(decide, needs=(First(), Element(0)))
 
@@ -103,13 +101,13 @@ def _scaled(values: Tensor) -> Tensor:
     return values / root if root > 0 else values
 
 
-def indicator(scores: dict[Kind, Tensor]) -> float:
+def indicator(scores: dict[str, Tensor]) -> float:
     """A layer's importance fluctuation: standard deviation over mean of its structures' scores, above 0."""
     each = [float(values.std(correction=0) / values.mean()) for values in scores.values() if values.mean() > 0]
     return max(sum(each) / len(each), 1e-6) if each else 1.0
 
 
-def _places(scores: Importance, kind: Kind, pooled: bool) -> dict[int, Tensor]:
+def _places(scores: Importance, kind: str, pooled: bool) -> dict[int, Tensor]:
     """{layer: [units]}: the place of each unit in ascending order, from 0 to 1, in its own layer or among all."""
     import torch
 

@@ -157,7 +157,8 @@ def read_config(folder: Path) -> PreTrainedConfig:
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-    from reproducer.models.architecture import PRUNED, SUPPORTED, family_of
+    from reproducer.models.architecture import family_of
+    from reproducer.models.families import PRUNED, SUPPORTED
 
     path = folder / "config.json"
     if not path.is_file():

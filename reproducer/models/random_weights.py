@@ -78,7 +78,7 @@ def fill(weight: torch.Tensor, name: str, config: PreTrainedConfig, seed: int) -
     """
     import torch
 
-    from reproducer.models.architecture import KINDS, family_of
+    from reproducer.models.architecture import family_of
 
     family = family_of(config)
     generator = torch.Generator(weight.device).manual_seed(_seed_of(name, seed))
@@ -86,11 +86,11 @@ def fill(weight: torch.Tensor, name: str, config: PreTrainedConfig, seed: int) -
     if weight.dim() == 1:
         return weight.mul_(0.1).add_(0 if family.unit_norms or name.endswith(".bias") else 1)
     weight.div_(math.sqrt(weight.shape[1]))
-    for kind in KINDS:
-        scaled = tuple(f".{path}.weight" for path, axis in family.modules(kind).items() if axis == 0)
+    for kind in family.kinds:
+        scaled = tuple(f".{path}.weight" for path, axis in kind.modules().items() if axis == 0)
         if name.startswith(family.layers) and name.endswith(scaled):
             head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-            unit = head if kind == "heads" else 1
+            unit = head if kind.attends else 1
             scale = torch.empty(weight.shape[0] // unit, device=weight.device).normal_(generator=generator)
             weight.mul_(torch.exp(SPREAD * scale).to(weight.dtype).repeat_interleave(unit)[:, None])
     return weight

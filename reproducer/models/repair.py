@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from reproducer.errors import UserError
-from reproducer.models.architecture import KINDS, Architecture, Kind, linear_at
+from reproducer.models.architecture import linear_at
+from reproducer.models.declaration import Architecture, Kind
 from reproducer.models.quantised import refuse_quantised
 from reproducer.models.walk import BATCH_TOKENS, LayerWalk, frozen
 
@@ -115,8 +116,8 @@ def repair(
 
 
 def _check_count(walk: LayerWalk, tokens: int, ridge: float | None, say: Callable[[str], None]) -> None:
-    architecture = walk.architecture
-    inputs = max(linear_at(layer, architecture.output(kind)).in_features for layer in walk.layers for kind in KINDS)
+    kinds = walk.architecture.kinds
+    inputs = max(linear_at(layer, kind.output).in_features for layer in walk.layers for kind in kinds)
     if tokens < inputs and ridge == 0:
         raise UserError(
             f"the samples have {tokens} tokens for {inputs} inputs of a projection, which a ridge of 0 cannot fit",
@@ -164,10 +165,10 @@ class _Block:
 
     def name(self, kind: Kind) -> str:
         """Path of a kind's output projection in the model."""
-        return f"{self.architecture.layers}.{self.index}.{self.architecture.output(kind)}"
+        return f"{self.architecture.layers}.{self.index}.{kind.output}"
 
     def projection(self, kind: Kind) -> nn.Linear:
-        return linear_at(self.layer, self.architecture.output(kind))
+        return linear_at(self.layer, kind.output)
 
     def see(self, hidden: Tensor, kinds: Sequence[Kind]) -> dict[Kind, _Seen]:
         """Run the layer on hidden states [batch, length, width], no further than these kinds need."""
@@ -177,7 +178,7 @@ class _Block:
         def watch(kind: Kind) -> Any:
             def hook(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
                 passed[kind] = _rows(arguments[0]), _rows(output)
-                if kind == "heads" and "channels" not in kinds:
+                if kind.attends and len(kinds) == 1:
                     raise _Enough
 
             return hook
@@ -194,10 +195,11 @@ class _Block:
             for each in hooks:
                 each.remove()
         # a norm of the stream itself comes behind the sum, which is what the projection can change linearly
-        streams = {"channels": sums[0] if sums else _rows(output)}
-        if "heads" in kinds:
-            streams["heads"] = _rows(hidden) + self.branch("heads", passed["heads"][1])
-        return {kind: _Seen(*passed[kind], streams[kind]) for kind in kinds}
+        behind = sums[0] if sums else _rows(output)
+        return {
+            kind: _Seen(inputs, outputs, _rows(hidden) + self.branch(kind, outputs) if kind.attends else behind)
+            for kind, (inputs, outputs) in passed.items()
+        }
 
     def branch(self, kind: Kind, outputs: Tensor) -> Tensor:
         """What outputs of a projection add to the stream."""
@@ -220,8 +222,7 @@ class _Block:
         return (outputs.square().mean(1, keepdim=True) + epsilon).sqrt()
 
     def _norm(self, kind: Kind) -> Any:
-        path = self.architecture.norms_behind.get(kind)
-        return None if path is None else self.layer.get_submodule(path)
+        return None if kind.norm_behind is None else self.layer.get_submodule(kind.norm_behind)
 
     def _scale(self) -> float:
         return getattr(self.layer, self.architecture.branch_scale) if self.architecture.branch_scale else 1.0
@@ -262,9 +263,10 @@ def _fit_layer(
     ridge: float | None,
     say: Callable[[str], None],
 ) -> LayerRepair:
-    targets = [{kind: seen.stream for kind, seen in dense_block.see(hidden, KINDS).items()} for hidden in dense]
+    kinds = block.architecture.kinds
+    targets = [{kind: seen.stream for kind, seen in dense_block.see(hidden, kinds).items()} for hidden in dense]
     result = LayerRepair(block.index, {}, [])
-    for kind in KINDS:
+    for kind in kinds:
         linear = block.projection(kind)
         fitted, held_out = _sums(block, kind, pruned, [target[kind] for target in targets], length)
         change, fit = _solve(block.name(kind), block.gain(kind).float().square(), fitted, held_out, ridge, say)

@@ -1,4 +1,4 @@
-"""How many units each layer keeps, and which.
+"""How many units each layer keeps, and which: `allocate` by ratios of each layer, `remove_lowest` over all layers.
 
 `structure_ratio` is LLM-Pruner's: every pruned layer loses floor(ratio · units) heads and channels. `ratio` is the
 fraction of *all* parameters: the structure ratio whose cut comes nearest to it is searched for.
@@ -17,27 +17,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from reproducer.errors import UserError
-from reproducer.models.architecture import (
-    KINDS,
-    Architecture,
-    Kind,
-    architecture_of,
-    layer_shape,
-    parameter_count,
-    unit_parameters,
-)
+from reproducer.models.architecture import architecture_of, layer_shape, parameter_count, unit_parameters
+from reproducer.models.declaration import Architecture, Kind
 from reproducer.pruning.cut import Cut
 
-Scores = Mapping[int, Mapping[Kind, Tensor]]  # layer -> kind -> [units]
-Kept = dict[Kind, dict[int, list[int]]]
-Counts = dict[Kind, dict[int, int]]
+Scores = Mapping[int, Mapping[str, Tensor]]  # layer -> kind -> [units]
+Kept = dict[str, dict[int, list[int]]]
+Counts = dict[str, dict[int, int]]
 
 TOLERANCE = 0.005  # by which a cut may miss a ratio of all parameters
 
@@ -81,9 +74,9 @@ def check_reachable(model: nn.Module, layers: Iterable[int] | None, settings: Cu
     """
     architecture = architecture_of(model)
     blocks = architecture.decoder_layers(model)
-    shapes = {index: layer_shape(blocks[index], architecture) for index in check_layers(layers, len(blocks))}
-    ones: Scores = {i: {kind: torch.ones(shape.units(kind)) for kind in KINDS} for i, shape in shapes.items()}
-    known = len(set(shapes.values())) == 1 and (settings.scope == "local" or settings.round_to == 1)
+    ones = _ones(model, architecture, check_layers(layers, len(blocks)))
+    shapes = [layer_shape(blocks[index], architecture) for index in ones]
+    known = all(shape == shapes[0] for shape in shapes) and (settings.scope == "local" or settings.round_to == 1)
     before: Counts = {}
     for step, part in enumerate(settings.divided(steps), 1):
         cut = _Allocator(model, architecture, ones, part)
@@ -109,11 +102,79 @@ def parameters_to_remove(model: nn.Module, layers: Iterable[int], settings: Cut)
         return round(settings.ratio * parameter_count(model))
     assert settings.structure_ratio is not None
     architecture = architecture_of(model)
-    blocks = architecture.decoder_layers(model)
-    shapes = {index: layer_shape(blocks[index], architecture) for index in layers}
-    ones: Scores = {i: {kind: torch.ones(shape.units(kind)) for kind in KINDS} for i, shape in shapes.items()}
-    cut = _Allocator(model, architecture, ones, settings)
+    cut = _Allocator(model, architecture, _ones(model, architecture, layers), settings)
     return cut.parameters(cut.counts(settings.structure_ratio))
+
+
+def _ones(model: nn.Module, architecture: Architecture, layers: Iterable[int]) -> Scores:
+    """The same score for all units."""
+    blocks = architecture.decoder_layers(model)
+    counts = {index: layer_shape(blocks[index], architecture).counts for index in layers}
+    return {index: {kind: torch.ones(count) for kind, count in of_layer.items()} for index, of_layer in counts.items()}
+
+
+def remove_lowest(
+    model: nn.Module,
+    architecture: Architecture,
+    scores: Scores,
+    remove: int,
+    round_to: int = 1,
+) -> Kept:
+    """The units that stay when those of the lowest scores go, of all kinds and layers, until `remove` is reached.
+
+    A head that is larger than what is still to go is passed over: the channels behind it make up for it. At least one
+    unit of each kind stays in each layer.
+
+    Args:
+        scores: {layer: {kind: [units]}}, comparable over layers and kinds; what is absent is not cut.
+        remove: parameters to take away; 0 keeps all.
+        round_to: a layer that loses units of a fine kind (channels) keeps a multiple of this; they go in blocks, ranked
+            by their mean score.
+
+    Returns:
+        {kind: {layer: sorted units that stay}} of all that has a score.
+
+    Raises:
+        UserError: the units hold too little, or the nearest cut misses `remove` by more than half a point of all
+            parameters.
+    """
+    layers, total = architecture.decoder_layers(model), parameter_count(model)
+    kept: dict[str, dict[int, set[int]]] = {kind.name: {} for kind in architecture.kinds}
+    blocks = []
+    for index, of_layer in scores.items():
+        for name, values in of_layer.items():
+            kind = architecture.kind(name)
+            kept[name][index] = set(range(len(values)))
+            cost = unit_parameters(layers[index], architecture, kind)
+            for place, (score, units) in enumerate(_blocks(values, round_to if kind.fine else 1)):
+                blocks.append((score, index, name, place, units, cost * len(units)))
+    most = sum(block[-1] for block in blocks)
+    if most < remove - TOLERANCE * total:
+        raise UserError(
+            f"{remove / total:.1%} of all parameters cannot be removed: what may be cut of layers {min(scores)} to "
+            f"{max(scores)} holds {most / total:.1%} at the most",
+            "prune more layers (prune.layers) or choose a smaller ratio",
+        )
+    left, stay = remove, []
+    for block in sorted(blocks, key=lambda block: block[:4]):
+        _, index, name, _, units, cost = block
+        if cost <= left:
+            kept[name][index] -= set(units)
+            left -= cost
+        else:
+            stay.append(block)
+    nearer = next((block for block in stay if block[-1] < 2 * left), None)  # one more, if that misses by less
+    if nearer is not None:
+        _, index, name, _, units, cost = nearer
+        kept[name][index] -= set(units)
+        left -= cost
+    if abs(left) > TOLERANCE * total:
+        raise UserError(
+            f"{remove / total:.2%} of all parameters cannot be removed within {TOLERANCE:.1%}: "
+            f"the nearest cut removes {(remove - left) / total:.2%}",
+            "the units are too coarse: set a smaller round_to",
+        )
+    return {name: {index: sorted(units) for index, units in of_kind.items()} for name, of_kind in kept.items()}
 
 
 class _Allocator:
@@ -122,11 +183,13 @@ class _Allocator:
         layers = architecture.decoder_layers(model)
         shapes = {index: layer_shape(layers[index], architecture) for index in scores}
         self.pooled = settings.pools(shapes.values())
-        self.units = {kind: {index: shapes[index].units(kind) for index in scores} for kind in KINDS}
+        self.kinds = architecture.kinds
+        self.units = {kind.name: {index: shapes[index].counts[kind.name] for index in scores} for kind in self.kinds}
         self.cost = {
-            kind: {index: unit_parameters(layers[index], architecture, kind) for index in scores} for kind in KINDS
+            kind.name: {index: unit_parameters(layers[index], architecture, kind) for index in scores}
+            for kind in self.kinds
         }
-        self.scores = {kind: {index: scores[index][kind].double() for index in scores} for kind in KINDS}
+        self.scores = {kind.name: {index: scores[index][kind.name].double() for index in scores} for kind in self.kinds}
         self.gone = {
             kind: {index: int(values.isneginf().sum()) for index, values in of_kind.items()}
             for kind, of_kind in self.scores.items()
@@ -137,12 +200,14 @@ class _Allocator:
             kind: {index: torch.argsort(values, stable=True).tolist() for index, values in of_kind.items()}
             for kind, of_kind in self.scores.items()
         }
-        self.ranking = {
-            "heads": self._ranking("heads", shares=settings.scope == "local"),
-            "channels": self._ranking("channels", shares=False) if settings.scope == "global" else [],
-        }
+        shares = settings.scope == "local"
+        self.ranking = {kind.name: self._ranking(kind.name, shares) for kind in self.kinds if self._together(kind)}
 
-    def _ranking(self, kind: Kind, shares: bool) -> list[int]:
+    def _together(self, kind: Kind) -> bool:
+        """Whether the units of all layers are ranked together."""
+        return self.settings.scope == "global" or (self.pooled and not kind.fine)
+
+    def _ranking(self, kind: str, shares: bool) -> list[int]:
         """Layers in the order in which they lose units of `kind`, all ranked together; one unit a layer stays."""
         entries = []
         for index, scores in self.scores[kind].items():
@@ -153,42 +218,41 @@ class _Allocator:
 
     def removed(self, kind: Kind, ratio: float) -> dict[int, int]:
         """How many units of `kind` each layer loses, the ones that are gone already among them."""
-        units, gone = self.units[kind], self.gone[kind]
-        together = self.settings.scope == "global" or (kind == "heads" and self.pooled)
-        if not together:
-            return {index: max(min(_floor(ratio * count), count - 1), gone[index]) for index, count in units.items()}
-        lost = Counter(self.ranking[kind][: max(_floor(ratio * sum(units.values())), sum(gone.values()))])
-        return {index: lost[index] for index in units}
+        units, gone = self.units[kind.name], self.gone[kind.name]
+        if self._together(kind):
+            ranking = self.ranking[kind.name]
+            lost = Counter(ranking[: max(_floor(ratio * sum(units.values())), sum(gone.values()))])
+            return {index: lost[index] for index in units}
+        return {index: max(min(_floor(ratio * count), count - 1), gone[index]) for index, count in units.items()}
 
-    def counts(self, ratio: float, channels: float | None = None) -> Counts:
-        """Units that each layer loses at a structure ratio; the channels' own ratio if it differs."""
-        counts: Counts = {
-            "heads": self.removed("heads", ratio),
-            "channels": self.removed("channels", ratio if channels is None else channels),
-        }
-        if self.settings.round_to > 1:
-            counts["channels"] = self._rounded(counts["channels"])
+    def counts(self, ratio: float, fine: float | None = None) -> Counts:
+        """Units that each layer loses at a structure ratio; the fine kinds' own ratio if it differs."""
+        counts: Counts = {}
+        for kind in self.kinds:
+            counts[kind.name] = self.removed(kind, ratio if fine is None or not kind.fine else fine)
+            if kind.fine and self.settings.round_to > 1:
+                counts[kind.name] = self._rounded(kind.name, counts[kind.name])
         return counts
 
-    def _rounded(self, removed: dict[int, int]) -> dict[int, int]:
-        """Kept channels as multiples of `round_to`, their sum over the layers as near to the unrounded one as can be.
+    def _rounded(self, kind: str, removed: dict[int, int]) -> dict[int, int]:
+        """Kept units as multiples of `round_to`, their sum over the layers as near to the unrounded one as can be.
 
         Every layer is rounded down; the blocks left over go to the layers whose next block holds the largest share of
         the layer's importance.
         """
-        step, units = self.settings.round_to, self.units["channels"]
+        step, units = self.settings.round_to, self.units[kind]
         kept = {index: units[index] - count for index, count in removed.items()}
         down = {index: max(step, count // step * step) for index, count in kept.items()}
         if any(count > units[index] for index, count in down.items()):
-            raise UserError(f"round_to is {step}, more than the {min(units.values())} channels of a layer")
+            raise UserError(f"round_to is {step}, more than the {min(units.values())} {kind} of a layer")
         spare = round((sum(kept.values()) - sum(down.values())) / step)
 
         def share(index: int) -> float:
-            values, descending = self.scores["channels"][index], self.order["channels"][index][::-1]
+            values, descending = self.scores[kind][index], self.order[kind][index][::-1]
             block = descending[down[index] : down[index] + step]
             return float(values[block].sum()) / (_importance(values) or 1.0)
 
-        left = {index: units[index] - self.gone["channels"][index] for index in down}
+        left = {index: units[index] - self.gone[kind][index] for index in down}
         candidates = [index for index in down if down[index] + step <= left[index]]
         for index in sorted(candidates, key=lambda index: (-share(index), index))[: max(spare, 0)]:
             down[index] += step
@@ -196,15 +260,17 @@ class _Allocator:
 
     def kept(self, counts: Counts) -> Kept:
         return {
-            kind: {index: sorted(self.order[kind][index][counts[kind][index] :]) for index in self.units[kind]}
-            for kind in KINDS
+            kind: {index: sorted(order[counts[kind][index] :]) for index, order in of_kind.items()}
+            for kind, of_kind in self.order.items()
         }
 
     def parameters(self, counts: Counts) -> int:
-        return sum(count * self.cost[kind][index] for kind in KINDS for index, count in counts[kind].items())
+        return sum(
+            count * self.cost[kind][index] for kind, of_kind in counts.items() for index, count in of_kind.items()
+        )
 
-    def _parameters_at(self, heads: float, channels: float) -> int:
-        return self.parameters(self.counts(heads, channels))
+    def _parameters_at(self, ratio: float, fine: float) -> int:
+        return self.parameters(self.counts(ratio, fine))
 
     def decide(self) -> Counts:
         """Units that each layer loses.
@@ -236,21 +302,23 @@ class _Allocator:
             )
 
     def range(self) -> str:
-        return f"{min(self.units['heads'])} to {max(self.units['heads'])}"
+        layers = self.units[self.kinds[0].name]
+        return f"{min(layers)} to {max(layers)}"
 
     def counts_for_parameters(self, ratio: float) -> Counts:
         """Those of the structure ratio whose cut comes nearest to `ratio` of all parameters.
 
-        Heads are coarse: where all layers lose one more at once the cut jumps. So heads follow the structure ratio on
-        either side of the jump, and the channels alone are then cut to make up for the rest; the nearer side wins.
+        Heads are coarse: where all layers lose one more at once the cut jumps. So coarse kinds follow the structure
+        ratio on either side of the jump, and the fine ones alone are then cut to make up for the rest; the nearer side
+        wins.
         """
         self.check_most(ratio)
         target = ratio * self.total
         cuts = []
-        for heads in _around(lambda r: self.parameters(self.counts(r)), target):
-            cuts.append(self.counts(heads))
-            removed = partial(self._parameters_at, heads)
-            cuts += [self.counts(heads, channels) for channels in _around(removed, target)]
+        for coarse in _around(lambda r: self.parameters(self.counts(r)), target):
+            cuts.append(self.counts(coarse))
+            removed = partial(self._parameters_at, coarse)
+            cuts += [self.counts(coarse, fine) for fine in _around(removed, target)]
         best = min(cuts, key=lambda counts: abs(self.parameters(counts) - target))
         reached = self.parameters(best) / self.total
         if abs(reached - ratio) > TOLERANCE:
@@ -280,3 +348,14 @@ def _importance(scores: Tensor) -> float:
 
 def _floor(value: float) -> int:
     return math.floor(value + 1e-9)  # 0.3 · 10 is 3, not 2.9999…
+
+
+def _blocks(values: Tensor, step: int) -> Iterator[tuple[float, list[int]]]:
+    """Units that go together and their mean score, in ascending order; the last ones, which stay, are left out."""
+    scores: list[float] = values.double().tolist()
+    order = sorted(range(len(scores)), key=lambda unit: (scores[unit], unit))
+    start, stop = 0, len(order) % step
+    while stop < len(order):
+        if stop > start:
+            yield math.fsum(scores[unit] for unit in order[start:stop]) / (stop - start), order[start:stop]
+        start, stop = stop, stop + step

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from reproducer.models.architecture import KINDS, architecture_of, layer_shape, parameter_count
+from reproducer.models.architecture import architecture_of, layer_shape, parameter_count
 from reproducer.pruning.plan import Plan
 
 
@@ -50,12 +50,11 @@ def count(model: nn.Module, plan: Plan | None = None, *, length: int = 64, dtype
         if plan is not None and index in plan.removed_layers:
             continue
         shape = layer_shape(layer, architecture)
-        for kind in KINDS:
-            kept = None if plan is None else plan.kept(kind, index)
-            units = shape.units(kind) if kept is None else len(kept)
-            vectors = units * sum(shape.vectors_per_unit(member) for member in architecture.members(kind))
+        counts = shape.counts if plan is None else plan.counts(index)
+        for kind in architecture.kinds:
+            vectors = counts[kind.name] * sum(shape.vectors_per_unit(member) for member in kind.members)
             macs += length * shape.hidden * vectors
-            if kind == "heads":
-                macs += 2 * length * length * units * shape.queries_per_group * shape.head_dim
+            if kind.attends:
+                macs += 2 * length * length * counts[kind.name] * shape.queries_per_group * shape.head_dim
     size = (dtype or architecture.head_of(model).weight.dtype).itemsize
     return Counts(parameters, macs, parameters * size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from reproducer.errors import UserError
-from reproducer.models.architecture import (
-    KINDS,
-    Architecture,
-    Kind,
-    Member,
-    Norm,
-    architecture_of,
-    layer_shape,
-    parameter_count,
-    unit_parameters,
-)
+from reproducer.models.architecture import architecture_of, layer_shape, parameter_count, unit_parameters
+from reproducer.models.declaration import Architecture, Member, Norm
 from reproducer.models.export.folder import saves_widths
 from reproducer.pruning.surgery import place, remove_layers, sliced_layer, sliced_members
 
 FORMAT = 2
+WIDTHS = ("hidden", "head_dim", "queries_per_group")  # of a unit; what else `Plan.units` tells of a layer are kinds
 
 
 @dataclass(eq=False)
@@ -41,8 +33,7 @@ class Plan:
 
     Attributes:
         units: {layer: {"heads": n, "channels": n, …widths}} of *every* layer of the base model; `apply` checks them.
-        kept_heads: {layer: sorted kept heads}; a unit is a key-value group with its query heads where heads share keys.
-        kept_channels: {layer: sorted kept MLP channels}.
+        kept: {kind: {layer: sorted kept units}}, the kinds being those of the architecture.
         method: the method that made the plan, and `settings` how.
         tensors: {parameter name in the base model: value}, shaped as in the pruned model (a weight without the rows or
             columns that go). A bias that a linear module of the base model does not have is added. Values take the
@@ -53,19 +44,21 @@ class Plan:
     """
 
     units: dict[int, dict[str, int]]
-    kept_heads: dict[int, list[int]]
-    kept_channels: dict[int, list[int]]
+    kept: dict[str, dict[int, list[int]]]
     method: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict, repr=False)
     removed_layers: list[int] = field(default_factory=list)
     base: str = ""
-    scores: Mapping[int, Mapping[Kind, Tensor]] = field(default_factory=dict, repr=False)
+    scores: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.kept = {**{kind: {} for kind in self.kinds}, **self.kept}
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Plan):
             return NotImplemented
-        same = all(getattr(self, name) == getattr(other, name) for name in ("kept_heads", "kept_channels", *_COMPARED))
+        same = all(getattr(self, name) == getattr(other, name) for name in ("kept", *_HEADER) if name != "base")
         return (
             same
             and self.tensors.keys() == other.tensors.keys()
@@ -75,26 +68,45 @@ class Plan:
             )
         )
 
-    def kept(self, kind: Kind, layer: int) -> list[int] | None:
-        """Kept units of a layer, None where all stay."""
-        return (self.kept_heads if kind == "heads" else self.kept_channels).get(layer)
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of units that the base model has."""
+        return [name for name in next(iter(self.units.values()), {}) if name not in WIDTHS]
+
+    @property
+    def kept_heads(self) -> dict[int, list[int]]:
+        """{layer: sorted kept heads}; a unit is a key-value group with its query heads where heads share keys."""
+        return self.kept["heads"]
+
+    @property
+    def kept_channels(self) -> dict[int, list[int]]:
+        """{layer: sorted kept MLP channels}."""
+        return self.kept["channels"]
 
     @property
     def layers(self) -> list[int]:
         """Layers of which the plan keeps a part."""
-        return sorted(set(self.kept_heads) | set(self.kept_channels))
+        return sorted({layer for of_kind in self.kept.values() for layer in of_kind})
 
-    def shares(self) -> dict[Kind, float]:
+    def of_layer(self, layer: int) -> dict[str, list[int]]:
+        """{kind: sorted kept units} of a layer; a kind that is absent keeps all."""
+        return {kind: of_kind[layer] for kind, of_kind in self.kept.items() if layer in of_kind}
+
+    def counts(self, layer: int) -> dict[str, int]:
+        """{kind: how many units of a layer stay}; none of a layer that goes."""
+        gone = layer in self.removed_layers
+        return {kind: 0 if gone else len(self._stays(kind, layer)) for kind in self.kinds}
+
+    def shares(self) -> dict[str, float]:
         """By kind the share of the units that goes, over the layers of which a part stays; empty if there are none."""
-        found: dict[Kind, float] = {}
-        for kind in KINDS if self.layers else ():
-            whole = sum(self.units[layer][kind] for layer in self.layers)
-            kept = [self.kept(kind, layer) for layer in self.layers]
-            stay = sum(
-                self.units[layer][kind] if of is None else len(of) for layer, of in zip(self.layers, kept, strict=True)
-            )
-            found[kind] = 1 - stay / whole
-        return found
+        layers = self.layers
+        return {
+            kind: 1 - sum(self.counts(layer)[kind] for layer in layers) / sum(self.units[i][kind] for i in layers)
+            for kind in (self.kinds if layers else ())
+        }
+
+    def _stays(self, kind: str, layer: int) -> Sequence[int]:
+        return self.kept[kind].get(layer, range(self.units[layer][kind]))
 
     def apply(self, model: nn.Module) -> nn.Module:
         """A model of its own with smaller weights; `model` is left as it was, and nothing is shared with it."""
@@ -104,7 +116,7 @@ class Plan:
         memo: dict[int, Any] = {id(layers[index]): nn.Identity() for index in self.removed_layers}
         cut: dict[int, dict[str, nn.Module]] = {}
         for index in self.layers:
-            cut[index] = self._sliced(index, layers[index], architecture)
+            cut[index] = sliced_members(layers[index], architecture, self.of_layer(index))
             memo.update({id(layers[index].get_submodule(path)): module for path, module in cut[index].items()})
         smaller = copy.deepcopy(model, memo)
         for index, modules in cut.items():
@@ -116,7 +128,7 @@ class Plan:
         architecture = self.check(model)
         layers = architecture.decoder_layers(model)
         for index in self.layers:
-            place(layers[index], architecture, self._sliced(index, layers[index], architecture))
+            place(layers[index], architecture, sliced_members(layers[index], architecture, self.of_layer(index)))
         return self._finish(model)
 
     def layer(self, index: int, layer: nn.Module, architecture: Architecture) -> nn.Module | None:
@@ -130,7 +142,7 @@ class Plan:
         tensors = {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
         if index not in self.layers and not tensors:
             return layer
-        smaller = sliced_layer(layer, architecture, self.kept("heads", index), self.kept("channels", index))
+        smaller = sliced_layer(layer, architecture, self.of_layer(index))
         for name, tensor in tensors.items():
             path, _, leaf = name.rpartition(".")
             parent, _, child = path.rpartition(".")
@@ -138,9 +150,6 @@ class Plan:
             twin._parameters = {**twin._parameters, leaf: _parameter(twin, leaf, tensor)}
             smaller.get_submodule(parent)._modules[child] = twin  # the parent is the layer's own: sliced_layer's copy
         return smaller
-
-    def _sliced(self, index: int, layer: nn.Module, architecture: Architecture) -> dict[str, nn.Module]:
-        return sliced_members(layer, architecture, self.kept("heads", index), self.kept("channels", index))
 
     def _finish(self, model: nn.Module) -> nn.Module:
         for name, tensor in self.tensors.items():
@@ -161,11 +170,9 @@ class Plan:
         layers = architecture.decoder_layers(model)
         removed = sum(parameter_count(layers[index]) for index in self.removed_layers)
         for index in self.layers:
-            for kind in KINDS:
-                kept = self.kept(kind, index)
-                if kept is not None:
-                    of_unit = unit_parameters(layers[index], architecture, kind)
-                    removed += (self.units[index][kind] - len(kept)) * of_unit
+            for kind in architecture.kinds:
+                gone = self.units[index][kind.name] - self.counts(index)[kind.name]
+                removed += gone * unit_parameters(layers[index], architecture, kind)
         existing = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         return removed - sum(tensor.numel() for name, tensor in self.tensors.items() if name not in existing)
 
@@ -194,9 +201,9 @@ class Plan:
             raise UserError(
                 f"the plan removes layers {gone}; the model has 0 to {len(actual) - 1}, and one has to stay"
             )
-        for kind in KINDS:
-            for index in self.layers:
-                self._check_kept(kind, index, self.kept(kind, index))
+        for kind, of_kind in self.kept.items():
+            for index, kept in of_kind.items():
+                self._check_kept(kind, index, kept)
         for name, tensor in self.tensors.items():
             expected = self._shape(name, model, architecture)
             if tuple(tensor.shape) != expected:
@@ -215,13 +222,14 @@ class Plan:
                 "take the base model that it was made from, in the same precision",
             )
 
-    def _check_kept(self, kind: Kind, index: int, kept: list[int] | None) -> None:
+    def _check_kept(self, kind: str, index: int, kept: list[int]) -> None:
         if index in self.removed_layers or index not in self.units:
             state = "removes it as a whole" if index in self.removed_layers else "the model does not have it"
             raise UserError(f"the plan cuts {kind} of layer {index}, but {state}")
-        if kept is not None and (not kept or kept != sorted(set(kept) & set(range(self.units[index][kind])))):
+        count = self.units[index].get(kind, 0)
+        if not kept or kept != sorted(set(kept) & set(range(count))):
             raise UserError(
-                f"the plan keeps {kind} {kept} of layer {index}, which has 0 to {self.units[index][kind] - 1}",
+                f"the plan keeps {kind} {kept} of layer {index}, which has 0 to {count - 1}",
                 "at least one stays, in ascending order",
             )
 
@@ -245,10 +253,10 @@ class Plan:
         if index is not None:
             within = path.removeprefix(f"{prefix}{index}.")
             widths = layer_shape(architecture.decoder_layers(model)[index], architecture)
-            for kind in KINDS:
-                kept, axis = self.kept(kind, index), architecture.modules(kind).get(within, 0)
-                owners: list[Member | Norm] = [owner for owner in architecture.members(kind) if owner.module == within]
-                owners += [norm for norm in architecture.norms if norm.module == within and kind == "heads"]
+            for kind in architecture.kinds:
+                kept, axis = self.kept[kind.name].get(index), kind.modules().get(within, 0)
+                coupled: tuple[Member | Norm, ...] = (*kind.members, *kind.norms)
+                owners = [owner for owner in coupled if owner.module == within]
                 if kept is not None and owners and axis < len(shape):
                     shape[axis] = len(kept) * sum(widths.vectors_per_unit(owner) for owner in owners)
         return tuple(shape)
@@ -260,11 +268,9 @@ class Plan:
         left out.
         """
         entries = {f"tensors.{name}": tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
-        for kind in KINDS:
-            for index in self.layers:
-                kept = self.kept(kind, index)
-                if kept is not None:
-                    entries[f"layers.{index}.{kind}"] = _packed(kept, self.units[index][kind])
+        for kind, of_kind in self.kept.items():
+            for index, kept in of_kind.items():
+                entries[f"layers.{index}.{kind}"] = _packed(kept, self.units[index][kind])
         # One entry: safetensors writes several in an order of its own.
         header = {"format": FORMAT, **{name: getattr(self, name) for name in _HEADER}}
         entries = {name: tensor.clone() for name, tensor in sorted(entries.items())}  # it refuses shared memory
@@ -281,18 +287,17 @@ class Plan:
                 raise ValueError(f"not of format {FORMAT}")
             units = {int(index): {**counts} for index, counts in header["units"].items()}
             tensors: dict[str, Tensor] = {}
-            kept: dict[str, dict[int, list[int]]] = {kind: {} for kind in KINDS}
+            kept: dict[str, dict[int, list[int]]] = {}
             for entry, tensor in entries.items():
                 group, _, name = entry.partition(".")
                 if group == "tensors":
                     tensors[name] = tensor
                 else:
                     index, kind = name.split(".")
-                    kept[kind][int(index)] = _unpacked(tensor, units[int(index)][kind])
+                    kept.setdefault(kind, {})[int(index)] = _unpacked(tensor, units[int(index)][kind])
             return cls(
                 units,
-                dict(sorted(kept["heads"].items())),
-                dict(sorted(kept["channels"].items())),
+                {kind: dict(sorted(of_kind.items())) for kind, of_kind in kept.items()},
                 str(header["method"]),
                 {**header["settings"]},
                 tensors,
@@ -305,8 +310,7 @@ class Plan:
             raise UserError(f"{path} is no pruning plan: {type(error).__name__}: {error}") from None
 
 
-_COMPARED = ("method", "settings", "units", "removed_layers")
-_HEADER = (*_COMPARED, "base")
+_HEADER = ("method", "settings", "units", "removed_layers", "base")
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -351,8 +355,6 @@ def _unpacked(mask: Tensor, count: int) -> list[int]:
 def units_of(model: nn.Module, architecture: Architecture) -> dict[int, dict[str, int]]:
     """Prunable units of every layer of a model, and the widths that a unit of it has."""
     shapes = [layer_shape(layer, architecture) for layer in architecture.decoder_layers(model)]
-    widths = ("hidden", "head_dim", "queries_per_group")
     return {
-        index: {**{kind: shape.units(kind) for kind in KINDS}, **{name: getattr(shape, name) for name in widths}}
-        for index, shape in enumerate(shapes)
+        index: {**shape.counts, **{name: getattr(shape, name) for name in WIDTHS}} for index, shape in enumerate(shapes)
     }

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from reproducer.errors import UserError
-from reproducer.models.architecture import KINDS, Architecture, Kind, Member, layer_shape
+from reproducer.models.architecture import layer_shape
+from reproducer.models.declaration import Architecture
 from reproducer.pruning.statistics import Statistics, Vectors
 
 Score = Callable[[Vectors, torch.Generator], Tensor]  # one member's statistics [vectors] -> scores [vectors]
@@ -22,29 +23,25 @@ def structure_scores(
     score: Score,
     generator: torch.Generator,
     members: Literal["all", "outputs"] = "all",
-) -> dict[int, dict[Kind, Tensor]]:
+) -> dict[int, dict[str, Tensor]]:
     """Scores [units] of every layer's structures: the sum over their member vectors of what `score` gives each.
 
     Args:
         members: all of a structure's, or those of the output and the down projection alone (columns).
     """
     layers = architecture.decoder_layers(model)
-    scores: dict[int, dict[Kind, Tensor]] = {}
+    scores: dict[int, dict[str, Tensor]] = {}
     for index, of_layer in statistics.items():
         shape = layer_shape(layers[index], architecture)
-
-        def of_member(member: Member, of_layer: dict = of_layer, shape: Any = shape) -> Vectors:
-            span = shape.span(member)
-            return {statistic: values[span] for statistic, values in of_layer[member.module].items()}
-
         scores[index] = {}
-        for kind in KINDS:
-            parts = [
-                score(of_member(member), generator).view(shape.units(kind), -1).sum(1)
-                for member in architecture.members(kind)
-                if members == "all" or member.axis == 1
-            ]
-            scores[index][kind] = torch.stack(parts).sum(0)
+        for kind in architecture.kinds:
+            parts = []
+            for member in kind.members:
+                if members == "all" or member.axis == 1:
+                    span = shape.span(kind, member)
+                    vectors = {statistic: values[span] for statistic, values in of_layer[member.module].items()}
+                    parts.append(score(vectors, generator).view(shape.counts[kind.name], -1).sum(1))
+            scores[index][kind.name] = torch.stack(parts).sum(0)
     return scores
 
 

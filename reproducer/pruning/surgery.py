@@ -10,49 +10,38 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reproducer.models.architecture import (
-    KINDS,
-    Architecture,
-    LayerShape,
-    Member,
-    Norm,
-    family_of,
-    layer_shape,
-    linear_at,
-)
+from reproducer.models.architecture import LayerShape, family_of, layer_shape, linear_at
+from reproducer.models.declaration import Architecture, Kind, Member, Norm
 from reproducer.models.export.pruned import LayerConfig
 
 PER_LAYER = ("layer_types", "no_rope_layers")  # lists in a configuration that have an entry a layer
 
 
-def sliced_layer(
-    layer: nn.Module, architecture: Architecture, heads: Sequence[int] | None, channels: Sequence[int] | None
-) -> nn.Module:
+def sliced_layer(layer: nn.Module, architecture: Architecture, kept: Mapping[str, Sequence[int]]) -> nn.Module:
     """A layer that keeps only the given units and shares what is not cut with `layer`, which stays as it was."""
     smaller = _shallow(layer)
     for name, child in layer.named_children():
         smaller._modules[name] = _shallow(child)
-    place(smaller, architecture, sliced_members(layer, architecture, heads, channels))
+    place(smaller, architecture, sliced_members(layer, architecture, kept))
     return smaller
 
 
 def sliced_members(
-    layer: nn.Module, architecture: Architecture, heads: Sequence[int] | None, channels: Sequence[int] | None
+    layer: nn.Module, architecture: Architecture, kept: Mapping[str, Sequence[int]]
 ) -> dict[str, nn.Module]:
-    """New modules, by their path in `layer`, that keep only the given units; None keeps all of a kind."""
+    """New modules, by their path in `layer`, that keep only these units {kind: units}; all of absent kinds."""
     shape = layer_shape(layer, architecture)
     modules: dict[str, nn.Module] = {}
-    for kind, kept in zip(KINDS, (heads, channels), strict=True):
-        if kept is None or len(kept) == shape.units(kind):
+    for kind in architecture.kinds:
+        if len(kept.get(kind.name, range(shape.counts[kind.name]))) == shape.counts[kind.name]:
             continue
-        units = torch.tensor(kept, dtype=torch.long)
-        for path, axis in architecture.modules(kind).items():
-            members = [member for member in architecture.members(kind) if member.module == path]
-            vectors = torch.cat([_vectors(shape, member, units) for member in members])
+        units = torch.tensor(kept[kind.name], dtype=torch.long)
+        for path, axis in kind.modules().items():
+            members = [member for member in kind.members if member.module == path]
+            vectors = torch.cat([_vectors(shape, kind, member, units) for member in members])
             modules[path] = _sliced_linear(linear_at(layer, path), axis, vectors)
-        if kind == "heads":
-            for norm in architecture.norms:
-                modules[norm.module] = _sliced_norm(layer.get_submodule(norm.module), _vectors(shape, norm, units))
+        for norm in kind.norms:
+            modules[norm.module] = _sliced_norm(layer.get_submodule(norm.module), _vectors(shape, kind, norm, units))
     return modules
 
 
@@ -64,18 +53,13 @@ def place(layer: nn.Module, architecture: Architecture, modules: Mapping[str, nn
         parent, _, name = path.rpartition(".")
         setattr(layer.get_submodule(parent), name, module)
     shape = layer_shape(layer, architecture)
-    counts = {
-        "queries": shape.groups * shape.queries_per_group,
-        "groups": shape.groups,
-        "channels": shape.channels,
-    }
     for width in architecture.widths:
         module = layer.get_submodule(width.module)
         owner, _, name = width.attribute.rpartition(".")
         if owner:
-            setattr(module, owner, LayerConfig(getattr(module, owner), **{name: counts[width.counts]}))
+            setattr(module, owner, LayerConfig(getattr(module, owner), **{name: shape.number(width.counts)}))
         else:
-            setattr(module, name, counts[width.counts])
+            setattr(module, name, shape.number(width.counts))
 
 
 def remove_layers(model: nn.Module, indices: Collection[int]) -> None:
@@ -103,10 +87,10 @@ def remove_layers(model: nn.Module, indices: Collection[int]) -> None:
                 module.layer_idx = position
 
 
-def _vectors(shape: LayerShape, member: Member | Norm, units: Tensor) -> Tensor:
+def _vectors(shape: LayerShape, kind: Kind, member: Member | Norm, units: Tensor) -> Tensor:
     """Rows or columns of `member`'s weight that belong to `units`."""
     width = shape.vectors_per_unit(member)
-    start = shape.span(member).start if isinstance(member, Member) else 0
+    start = shape.span(kind, member).start if isinstance(member, Member) else 0
     return (start + units[:, None] * width + torch.arange(width)).flatten()
 
 

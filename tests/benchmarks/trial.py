@@ -53,18 +53,16 @@ class Products:
 def linear_shapes(layer, plan, index, architecture):
     """(out, in) of a layer's linear modules at the plan's widths."""
     shape = layer_shape(layer, architecture)
-    for kind in ("heads", "channels"):
-        kept = plan.kept(kind, index) if plan is not None else None
-        units = shape.units(kind) if kept is None else len(kept)
-        for member in architecture.members(kind):
-            cut = units * shape.vectors_per_unit(member)
+    counts = shape.counts if plan is None else plan.counts(index)
+    for kind in architecture.kinds:
+        for member in kind.members:
+            cut = counts[kind.name] * shape.vectors_per_unit(member)
             yield (cut, shape.hidden) if member.axis == 0 else (shape.hidden, cut)
 
 
 def attention(products: Products, layer, architecture, plan, index, sequences: int, length: int, times: int) -> None:
     shape = layer_shape(layer, architecture)
-    kept = plan.kept("heads", index) if plan is not None else None
-    heads = (shape.groups if kept is None else len(kept)) * shape.queries_per_group
+    heads = (shape.counts if plan is None else plan.counts(index))["heads"] * shape.queries_per_group
     for _ in range(times):
         products.add((sequences * heads, length, shape.head_dim), (sequences * heads, shape.head_dim, length))
         products.add((sequences * heads, length, length), (sequences * heads, length, shape.head_dim))

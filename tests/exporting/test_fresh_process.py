@@ -20,9 +20,8 @@ IDS = tokens(2, 9)
 
 
 def plan_of(model, kept, **more):
-    heads = {index: of["heads"] for index, of in kept.items() if "heads" in of}
-    channels = {index: of["channels"] for index, of in kept.items() if "channels" in of}
-    return Plan(units_of(model, architecture_of(model)), heads, channels, method="random", **more)
+    by_kind = {kind: {index: of[kind] for index, of in kept.items() if kind in of} for kind in ("heads", "channels")}
+    return Plan(units_of(model, architecture_of(model)), by_kind, method="random", **more)
 
 
 def uneven(model):

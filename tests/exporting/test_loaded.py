@@ -137,7 +137,7 @@ def test_a_plan_of_another_base_is_refused(plan, tmp_path):
 
 def test_what_no_configuration_can_say_is_refused(dense, tmp_path):
     model = tiny()
-    reproducer.Plan(units_of(model, architecture_of(model)), {0: [0]}, {}).apply_(model)
+    reproducer.Plan(units_of(model, architecture_of(model)), {"heads": {0: [0]}}).apply_(model)
     model.model.layers[1].mlp.extra = torch.nn.Linear(2, 2)
     with pytest.raises(UserError, match=r"layers.1.mlp.extra.bias is \(2,\), from its configuration not there"):
         reproducer.export(model, None, tmp_path / "small")
@@ -147,7 +147,7 @@ def test_what_no_configuration_can_say_is_refused(dense, tmp_path):
 def test_a_head_count_that_the_family_refuses_takes_a_module(tmp_path):
     """LLaMA's configuration wants a hidden size that its heads divide."""
     model = tiny(heads=4, hidden=32)
-    plan = reproducer.Plan(units_of(model, architecture_of(model)), {index: [0, 1, 2] for index in range(3)}, {})
+    plan = reproducer.Plan(units_of(model, architecture_of(model)), {"heads": {i: [0, 1, 2] for i in range(3)}})
     folder = reproducer.export(model, plan, tmp_path / "small")
     assert json.loads((folder / "config.json").read_text())["model_type"] == "pruned_llama"
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(folder), IDS), logits(plan.apply(model), IDS))
@@ -156,7 +156,7 @@ def test_a_head_count_that_the_family_refuses_takes_a_module(tmp_path):
 def test_phi3_counts_its_heads_layer_by_layer(tmp_path):
     """Its forward pass reads the number from the configuration, which all layers share."""
     model = family_model("phi3", groups=2, dtype=torch.float32)
-    plan = reproducer.Plan(units_of(model, architecture_of(model)), {1: [1]}, {})
+    plan = reproducer.Plan(units_of(model, architecture_of(model)), {"heads": {1: [1]}})
     folder = reproducer.export(model, plan, tmp_path / "small")
     again = AutoModelForCausalLM.from_pretrained(folder)
     assert [layer.self_attn.config.num_attention_heads for layer in again.model.layers] == [4, 2, 4]

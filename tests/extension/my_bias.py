@@ -34,7 +34,7 @@ def compensation(projection, plan, index, kind, mean):
     import torch
 
     gone = torch.ones(plan.units[index][kind], dtype=torch.bool)
-    gone[plan.kept(kind, index)] = False
+    gone[plan.kept[kind][index]] = False
     gone = gone.repeat_interleave(len(mean) // len(gone))  # units own inputs side by side
     bias = projection.weight[:, gone].to(mean.dtype).cpu() @ mean[gone]
     return bias if projection.bias is None else bias + projection.bias.to(bias.dtype).cpu()

@@ -44,7 +44,7 @@ def by_hand(model, kind, ids, order, settings, remove):
         for unit, path in zip(("heads", "channels"), OUTPUTS[kind], strict=True):
             parameter = next(n for n, m in model.named_modules() if m is layer.get_submodule(path)) + ".weight"
             names[f"{index}.{unit}"] = parameter
-            costs[f"{index}.{unit}"] = unit_parameters(layer, architecture, unit), shape.units(unit)
+            costs[f"{index}.{unit}"] = unit_parameters(layer, architecture, architecture.kind(unit)), shape.counts[unit]
     gates = {name: torch.ones(units, dtype=torch.float64, requires_grad=True) for name, (_, units) in costs.items()}
     total = sum(cost * units for cost, units in costs.values())
     weights = dict(model.named_parameters())
@@ -138,7 +138,10 @@ def test_a_gate_that_cannot_matter_goes_first():
         "learning_rate": 0.02,
         "multiplier_rate": 0.02,
     }  # slow: what matters stays above 0
-    cost = {unit: unit_parameters(layers_of(model)[1], architecture, unit) for unit in ("heads", "channels")}
+    cost = {
+        unit: unit_parameters(layers_of(model)[1], architecture, architecture.kind(unit))
+        for unit in ("heads", "channels")
+    }
     plan = prune(model, "ddp", ids, ratio=sum(cost.values()) / parameter_count(model), layers=[0, 1, 2], **learning)
     assert [index for index, units in plan.kept_heads.items() if len(units) < shape.groups] == [1]
     assert 1 not in plan.kept_heads[1]
@@ -164,12 +167,12 @@ def test_folding_equals_running_with_the_gates(name):
         for index, layer in enumerate(layers_of(twin)):
             for kind, path in zip(("heads", "channels"), OUTPUTS[name.split()[0]], strict=True):
                 gate = torch.zeros_like(gates[index][kind])
-                gate[plan.kept(kind, index)] = gates[index][kind][plan.kept(kind, index)]
+                gate[plan.kept[kind][index]] = gates[index][kind][plan.kept[kind][index]]
                 layer.get_submodule(path).register_forward_pre_hook(
                     lambda _, inputs, gate=gate: inputs[0] * gate.repeat_interleave(inputs[0].shape[-1] // len(gate))
                 )
         torch.testing.assert_close(folded, logits(twin, ids), rtol=1e-10, atol=1e-10)
-    assert any((gate[plan.kept(kind, index)] != 1).any() for index in gates for kind, gate in gates[index].items())
+    assert any((gate[plan.kept[kind][index]] != 1).any() for index in gates for kind, gate in gates[index].items())
 
 
 def gates_of(model, ids):

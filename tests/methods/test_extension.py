@@ -47,7 +47,7 @@ def test_a_bias_takes_over_the_mean_of_what_goes():
     layer.mlp.gate_proj.weight.data[5:9] = 0
     plan = prune(model, BY_NAME["my_bias"], ids, structure_ratio=4 / 24, layers=[2], heads="local")
     assert [channel for channel in range(24) if channel not in plan.kept_channels[2]] == [5, 6, 7, 8]
-    plan.kept_heads, plan.tensors = {}, {name: t for name, t in plan.tensors.items() if "down_proj" in name}
+    plan.kept["heads"], plan.tensors = {}, {name: t for name, t in plan.tensors.items() if "down_proj" in name}
     torch.testing.assert_close(logits(plan.apply(model), ids), logits(model, ids), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(logits(masked(model, plan), ids), logits(model, ids), atol=1e-3)
 

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from reproducer import prune
-from reproducer.models.architecture import LLAMA, layer_shape
+from reproducer.models.architecture import layer_shape
+from reproducer.models.families import LLAMA
 from tests.helpers import close, decoder_layers, logits, sample_gradients
 
 FOLDER = Path(__file__).parents[1] / "golden"

@@ -73,7 +73,7 @@ def test_its_perplexity_is_below_that_of_cutting_the_same_at_once():
     model = overfitted(tiny(groups=2, layers=4, channels=48), ids, steps=100)
     more = {"warmup_steps": 10, "periods": 4, "period_steps": 10, "learning_rate": 0.01}
     plan = prune(model, "lorashear", ids, ratio=0.3, layers=range(4), **more)
-    at_once = Plan(plan.units, plan.kept_heads, plan.kept_channels)
+    at_once = Plan(plan.units, plan.kept)
     dense, sheared, cut = (loss(one, ids) for one in (model, plan.apply(model), at_once.apply(model)))
     assert dense + 0.5 < cut  # there is something to lose
     assert sheared < (dense + cut) / 2
@@ -95,7 +95,9 @@ def test_scores_are_of_effective_weights_and_a_parameter(criterion):
     expected = prune(unpruned, same, ids, ratio=0.2, layers=range(3)).scores
     for index in range(3):
         for kind, values in expected[index].items():
-            cost = unit_parameters(decoder_layers(model)[index], architecture_of(model), kind)
+            cost = unit_parameters(
+                decoder_layers(model)[index], architecture_of(model), architecture_of(model).kind(kind)
+            )
             torch.testing.assert_close(scores[index][kind] * cost, values)
     torch.testing.assert_close(logits(model, ids), logits(unpruned, ids))  # the hooks are back, the weights too
 
@@ -134,7 +136,7 @@ def test_the_groups_that_cost_most_are_not_cut(tmp_path):
     assert len(marked) == 3
     for group in marked:
         index, kind = group.split(".")
-        assert len(plan.kept(kind, int(index))) == plan.units[int(index)][kind]
+        assert len(plan.kept[kind][int(index)]) == plan.units[int(index)][kind]
 
 
 def test_the_half_space():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from reproducer import prune
 from reproducer.errors import UserError
-from reproducer.models.architecture import KINDS, parameter_count
+from reproducer.models.architecture import parameter_count
 from tests.helpers import examples, logits, masked, tiny, tokens
 
 
@@ -29,7 +29,7 @@ def test_steps_are_cuts_of_the_smaller_model(steps, seed):
                 more = int(0.5 * step / steps * count + 1e-9) - gone
                 worst = torch.argsort(scores[index][kind], stable=True)[:more].tolist()
                 of_kind[index] = [unit for place, unit in enumerate(units) if place not in worst]
-        smaller = type(plan)(plan.units, dict(left["heads"]), dict(left["channels"])).apply(model)
+        smaller = type(plan)(plan.units, {kind: dict(of_kind) for kind, of_kind in left.items()}).apply(model)
     assert plan.kept_heads == left["heads"] and plan.kept_channels == left["channels"]
 
 
@@ -51,8 +51,8 @@ def test_the_ratio_is_reached_and_what_is_gone_stays_gone(settings, groups):
     removed = 1 - plan.parameters_left(model) / parameter_count(model)
     assert removed == pytest.approx(0.24, abs=0.005)
     for index in plan.layers:
-        for kind in KINDS:
-            kept, scores = plan.kept(kind, index), plan.scores[index][kind]
+        for kind in ("heads", "channels"):
+            kept, scores = plan.kept[kind].get(index), plan.scores[index][kind]
             assert all(torch.isfinite(scores[kept])), "nothing comes back"
             assert len(scores) == plan.units[index][kind]
     ids = tokens(2, 6)

@@ -11,7 +11,6 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GPT2Config
 
 from reproducer.errors import UserError
 from reproducer.models.architecture import (
-    FAMILIES,
     architecture_of,
     family_of,
     layer_shape,
@@ -19,6 +18,7 @@ from reproducer.models.architecture import (
     parameter_count,
     unit_parameters,
 )
+from reproducer.models.families import FAMILIES
 from tests.families import ZOO, family_model, family_shapes, layers_of
 from tests.helpers import decoder_layers, examples, tiny
 
@@ -34,21 +34,20 @@ def test_the_shape_is_that_of_the_configuration(shape):
         assert found.head_dim == shape.get("head_dim", shape["hidden"] // shape["heads"])
 
 
-@pytest.mark.parametrize("kind", ZOO)
-def test_members_cover_their_modules(kind):
+@pytest.mark.parametrize("name", ZOO)
+def test_members_cover_their_modules(name):
     """The members of a module divide its rows or columns among them, without a gap and without an overlap."""
-    model = family_model(kind, **ZOO[kind])
+    model = family_model(name, **ZOO[name])
     architecture = architecture_of(model)
     for layer in layers_of(model):
         shape = layer_shape(layer, architecture)
         for path, axis in architecture.modules().items():
-            members = [member for member in architecture.members() if member.module == path]
-            ranges = [range(10**6)[shape.span(member)] for member in members]
+            (kind,) = (kind for kind in architecture.kinds if path in kind.modules())
+            members = [member for member in kind.members if member.module == path]
+            ranges = [range(10**6)[shape.span(kind, member)] for member in members]
             assert [v for part in ranges for v in part] == list(range(linear_at(layer, path).weight.shape[axis]))
             for member, part in zip(members, ranges, strict=True):
-                kind_of = "channels" if member.vectors == "channel" else "heads"
-                assert len(part) == shape.units(kind_of) * shape.vectors_per_unit(member)
-    assert architecture.modules() == {**architecture.modules("heads"), **architecture.modules("channels")}
+                assert len(part) == shape.counts[kind.name] * shape.vectors_per_unit(member)
 
 
 def test_uneven_layers_are_read_from_their_weights(uneven_model):
@@ -159,4 +158,4 @@ def test_adding_a_unit_needs_no_weights():
         model = AutoModelForCausalLM.from_config(tiny(groups=2).config)
     layer, architecture = decoder_layers(model)[0], architecture_of(model)
     assert layer_shape(layer, architecture).groups == 2
-    assert unit_parameters(layer, architecture, "channels") == 3 * 32
+    assert unit_parameters(layer, architecture, architecture.kind("channels")) == 3 * 32

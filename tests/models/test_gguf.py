@@ -100,7 +100,7 @@ def llama_cpp():
 
 def random_plan(model: Any, even: bool) -> Plan:
     """One group and some channels of each layer; with biases that are not small, as FLAP adds them."""
-    plan = Plan(units_of(model, architecture_of(model)), {}, {})
+    plan = Plan(units_of(model, architecture_of(model)), {})
     generator = torch.Generator().manual_seed(1)
     for index in range(len(decoder_layers(model))):
         channels = 61 if even else 40 + 7 * index
@@ -123,7 +123,7 @@ def even() -> Any:
 
 def shallower() -> Any:
     model = tiny(**SHAPE, layers=4)
-    return Plan(units_of(model, architecture_of(model)), {}, {}, removed_layers=[1, 2]).apply(model)
+    return Plan(units_of(model, architecture_of(model)), {}, removed_layers=[1, 2]).apply(model)
 
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}

@@ -5,8 +5,9 @@ import torch
 
 from reproducer import prune
 from reproducer.errors import UserError
-from reproducer.models.architecture import FAMILIES, architecture_of, layer_shape, linear_at
+from reproducer.models.architecture import architecture_of, layer_shape, linear_at
 from reproducer.models.catalogue import CATALOGUE, Drawn, resolve
+from reproducer.models.families import FAMILIES
 from reproducer.models.fetch import fetch, recipe
 from reproducer.models.load import count_parameters, load_model
 from reproducer.models.walk import LayerWalk
@@ -97,9 +98,9 @@ def test_pruning_has_something_to_tell_apart(model_type, tmp_path):
             hidden = following
             shape = layer_shape(layer, architecture)
             for kind, least in (("heads", 1.2), ("channels", 4)):
-                member = architecture.members(kind)[0]
-                rows = linear_at(layer, member.module).weight[shape.span(member)]
-                norms = rows.view(shape.units(kind), -1).norm(dim=1)
+                member = architecture.kind(kind).members[0]
+                rows = linear_at(layer, member.module).weight[shape.span(architecture.kind(kind), member)]
+                norms = rows.view(shape.counts[kind], -1).norm(dim=1)
                 assert norms.max() / norms.min() > least
 
 

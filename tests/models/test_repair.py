@@ -77,7 +77,7 @@ def test_where_a_cut_channel_has_a_twin_the_dense_outputs_come_back(name):
     plan = prune(dense, "random", structure_ratio=0.5, layers=[1])
     channels = plan.units[1]["channels"]
     with torch.no_grad():
-        for member in architecture_of(dense).channels[:-1]:
+        for member in architecture_of(dense).kind("channels").members[:-1]:
             linear = layers_of(dense)[1].get_submodule(member.module)
             linear.weight[channels // 2 :] = linear.weight[: channels // 2]
             if linear.bias is not None:

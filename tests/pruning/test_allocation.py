@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from reproducer import Plan
 from reproducer.errors import UserError
-from reproducer.models.architecture import KINDS, architecture_of, layer_shape, parameter_count
+from reproducer.models.architecture import architecture_of, layer_shape, parameter_count
 from reproducer.models.catalogue import CATALOGUE
 from reproducer.models.load import meta_model
 from reproducer.pruning.allocation import allocate, check_reachable, default_layers
@@ -72,15 +72,15 @@ def noise(model, layers, seed=0, levels=None):
         shape = layer_shape(decoder_layers(model)[index], architecture_of(model))
         scale = 1.0 if levels else float(10 ** (4 * torch.rand((), generator=generator) - 2))
         scores[index] = {}
-        for kind in KINDS:
-            values = torch.rand(shape.units(kind), generator=generator)
+        for kind in ("heads", "channels"):
+            values = torch.rand(shape.counts[kind], generator=generator)
             scores[index][kind] = (values * levels).floor() if levels else values * scale
     return scores
 
 
 def cut(model, scores, **settings):
     kept = allocate(model, architecture_of(model), scores, Cut(**settings))
-    for kind in KINDS:
+    for kind in ("heads", "channels"):
         assert kept[kind].keys() == scores.keys()
         for index, units in kept[kind].items():
             assert units and units == sorted(set(units))
@@ -94,7 +94,7 @@ def cut_or_keep(model, scores, **settings):
         return cut(model, scores, **settings)
     except UserError as error:
         assert "removes nothing" in str(error)
-        return {kind: {i: list(range(len(of[kind]))) for i, of in scores.items()} for kind in KINDS}
+        return {kind: {i: list(range(len(of[kind]))) for i, of in scores.items()} for kind in ("heads", "channels")}
 
 
 def removed(kept, scores, kind):
@@ -102,7 +102,7 @@ def removed(kept, scores, kind):
 
 
 def share_removed(model, kept):
-    plan = Plan(units_of(model, architecture_of(model)), kept["heads"], kept["channels"])
+    plan = Plan(units_of(model, architecture_of(model)), kept)
     return plan.parameters_removed(model) / parameter_count(model)
 
 
@@ -220,7 +220,7 @@ def test_the_scores_are_not_changed():
     scores = noise(model, range(6))
     before = {i: {kind: values.clone() for kind, values in of.items()} for i, of in scores.items()}
     cut(model, scores, ratio=0.3, scope="global", round_to=4)
-    assert all(torch.equal(scores[i][kind], before[i][kind]) for i in scores for kind in KINDS)
+    assert all(torch.equal(scores[i][kind], before[i][kind]) for i in scores for kind in ("heads", "channels"))
 
 
 # The ratio of all parameters.
@@ -267,7 +267,7 @@ def test_a_ratio_is_that_of_the_real_sliced_model_or_refused(ratio, groups, scop
     except UserError as error:
         assert "cannot be reached" in str(error)
         return
-    plan = Plan(units_of(model, architecture_of(model)), kept["heads"], kept["channels"])
+    plan = Plan(units_of(model, architecture_of(model)), kept)
     left = sum(parameter.numel() for parameter in plan.apply(model).parameters())
     total = sum(parameter.numel() for parameter in model.parameters())
     assert abs(1 - left / total - ratio) <= 0.005
@@ -330,7 +330,7 @@ def test_llama_7b_by_llm_pruners_protocol(llama_7b):
     kept = cut(llama_7b, scores, structure_ratio=0.25)
     assert set(removed(kept, scores, "heads").values()) == {8}
     assert set(removed(kept, scores, "channels").values()) == {2752}
-    plan = Plan(units_of(llama_7b, architecture_of(llama_7b)), kept["heads"], kept["channels"])
+    plan = Plan(units_of(llama_7b, architecture_of(llama_7b)), kept)
     assert plan.parameters_left(llama_7b) == 5_422_977_024
     assert parameter_count(plan.apply(llama_7b)) == 5_422_977_024  # the meta device: shapes without weights
 

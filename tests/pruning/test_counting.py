@@ -29,9 +29,9 @@ def llama():
 def plan_by_noise(model, layers, **settings):
     architecture = architecture_of(model)
     shapes = {index: layer_shape(architecture.decoder_layers(model)[index], architecture) for index in layers}
-    scores = {i: {k: torch.rand(shape.units(k)) for k in ("heads", "channels")} for i, shape in shapes.items()}
+    scores = {i: {k: torch.rand(shape.counts[k]) for k in ("heads", "channels")} for i, shape in shapes.items()}
     kept = allocate(model, architecture, scores, Cut(**settings))
-    return Plan(units_of(model, architecture), kept["heads"], kept["channels"])
+    return Plan(units_of(model, architecture), kept)
 
 
 def test_llama_7b_under_llm_pruners_protocol(llama):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from reproducer.models.architecture import KINDS, architecture_of, layer_shape, parameter_count, unit_parameters
+from reproducer.models.architecture import architecture_of, layer_shape, parameter_count, unit_parameters
 from reproducer.models.walk import LayerWalk
 from reproducer.pruning.surgery import place, remove_layers, sliced_layer, sliced_members
 from tests.families import LENGTH, ZOO, Double, family_model, family_shapes, layers_of, random_kept, zeroed
@@ -28,7 +28,7 @@ def cut(model, kept):
     smaller, architecture = copy.deepcopy(model), architecture_of(model)
     for index, of_layer in kept.items():
         layer = layers_of(smaller)[index]
-        modules = sliced_members(layer, architecture, of_layer.get("heads"), of_layer.get("channels"))
+        modules = sliced_members(layer, architecture, of_layer)
         place(layer, architecture, modules)
     return smaller
 
@@ -39,8 +39,8 @@ def parameters_of(model, kept):
     for index, of_layer in kept.items():
         layer = layers_of(model)[index]
         for kind, units in of_layer.items():
-            lost = layer_shape(layer, architecture).units(kind) - len(units)
-            total += lost * unit_parameters(layer, architecture, kind)
+            lost = layer_shape(layer, architecture).counts[kind] - len(units)
+            total += lost * unit_parameters(layer, architecture, architecture.kind(kind))
     return total
 
 
@@ -52,7 +52,7 @@ def check(model, kept, ids):
     architecture = architecture_of(model)
     for index, of_layer in kept.items():
         shape = layer_shape(layers_of(smaller)[index], architecture)
-        assert all(shape.units(kind) == len(units) for kind, units in of_layer.items())
+        assert all(shape.counts[kind] == len(units) for kind, units in of_layer.items())
     return smaller
 
 
@@ -106,9 +106,9 @@ def test_a_sliced_layer_shares_what_is_not_cut(model):
     with torch.no_grad(), Double():
         hidden = expected = walk.embed(ids)
         for index, layer in enumerate(layers_of(model)):
-            lean = sliced_layer(layer, architecture, kept[index].get("heads"), kept[index].get("channels"))
+            lean = sliced_layer(layer, architecture, kept[index])
             hidden, expected = walk.run(index, hidden, lean), pruned.run(index, expected)
-            cut_weights = {f"{path}." for path in sliced_members(layer, architecture, *map(kept[index].get, KINDS))}
+            cut_weights = {f"{path}." for path in sliced_members(layer, architecture, kept[index])}
             whole = dict(layer.named_parameters())
             for name, parameter in lean.named_parameters():
                 assert (parameter is whole[name]) != name.startswith(tuple(cut_weights))

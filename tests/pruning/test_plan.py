@@ -17,7 +17,7 @@ OUTPUT = "model.layers.1.self_attn.o_proj"
 
 
 def plan_of(model, heads=None, channels=None, **more):
-    return Plan(units_of(model, architecture_of(model)), heads or {}, channels or {}, **more)
+    return Plan(units_of(model, architecture_of(model)), {"heads": heads or {}, "channels": channels or {}}, **more)
 
 
 def full_plan(model):
@@ -205,7 +205,7 @@ def test_equal_plans_are_equal_bytes(tmp_path):
         name: tensor.T.contiguous().T if tensor.dim() == 2 else tensor
         for name, tensor in reversed(first.tensors.items())
     }
-    second.kept_channels = dict(reversed(second.kept_channels.items()))
+    second.kept["channels"] = dict(reversed(second.kept_channels.items()))
     assert first == second
     first.save(tmp_path / "a")
     second.save(tmp_path / "b")

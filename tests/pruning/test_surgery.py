@@ -29,7 +29,7 @@ def random_plan(model, seed=0, layers=None):
                 count = units[index][kind]
                 number = int(torch.randint(1, count + 1, (), generator=generator))
                 kept[kind][index] = sorted(torch.randperm(count, generator=generator)[:number].tolist())
-    return Plan(units, kept["heads"], kept["channels"], "by chance", {"seed": seed, "parameters": {"p": 2.0}})
+    return Plan(units, kept, "by chance", {"seed": seed, "parameters": {"p": 2.0}})
 
 
 def storages(model):
@@ -57,10 +57,7 @@ def test_equals_slicing_by_hand(uneven_model):
     plan = random_plan(uneven_model, seed=5)
     by_hand = cut_by_hand(
         uneven_model,
-        {
-            index: {k: v for k in ("heads", "channels") if (v := plan.kept(k, index)) is not None}
-            for index in plan.layers
-        },
+        {index: plan.of_layer(index) for index in plan.layers},
     )
     ours, expected = plan.apply(uneven_model).state_dict(), by_hand.state_dict()
     assert ours.keys() == expected.keys() and all(torch.equal(ours[name], expected[name]) for name in ours)
@@ -98,7 +95,7 @@ def test_modules_say_how_wide_they_are():
         assert (module.out_features, module.in_features) == tuple(module.weight.shape)
     for index, layer in enumerate(decoder_layers(smaller)):
         assert layer.mlp.intermediate_size == layer.mlp.down_proj.in_features
-        assert layer.mlp.intermediate_size == len(plan.kept("channels", index) or range(24))
+        assert layer.mlp.intermediate_size == len(plan.kept["channels"].get(index) or range(24))
     assert all(layer.mlp.intermediate_size == 24 for layer in decoder_layers(model))
 
 

@@ -33,9 +33,9 @@ def pruned(family: str, dtype: torch.dtype = torch.float64):
     model = family_model(family, dtype=dtype, vocab_size=vocabulary, max_position_embeddings=128, **more)
     architecture = architecture_of(model)
     units = units_of(model, architecture)
-    path = f"{architecture.layers}.2.{architecture.channels[-1].module}.bias"
+    path = f"{architecture.layers}.2.{architecture.output('channels')}.bias"
     bias = torch.linspace(-1, 1, model.config.hidden_size)
-    plan = Plan(units, {1: [1]}, {1: [0, 3, 4, 9, 17], 2: list(range(23))}, tensors={path: bias})
+    plan = Plan(units, {"heads": {1: [1]}, "channels": {1: [0, 3, 4, 9, 17], 2: list(range(23))}}, tensors={path: bias})
     return plan.apply(model)
 
 

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined
 
-from reproducer.models.architecture import FAMILIES, PRUNED, Architecture, family_of
+from reproducer.models.architecture import family_of
+from reproducer.models.declaration import Architecture
 from reproducer.models.export.pruned import PrunedLayers
+from reproducer.models.families import FAMILIES, PRUNED
 
 MODULE = "modeling_pruned"  # of an exported folder; transformers spells it so
-COUNTED = {"queries": "heads", "groups": "key_value_heads", "channels": "channels"}
-PER_VECTOR = {"query": (1, 0, 0), "key_value": (0, 1, 0), "fused": (3, 0, 0), "channel": (0, 0, 1)}
+COUNTED = {"queries": "heads", "groups": "key_value_heads"}  # others by the name of their kind
 
 
 class Classes(NamedTuple):
@@ -75,19 +76,26 @@ def __getattr__(name: str) -> Any:
 
 def layout(architecture: Architecture) -> dict[str, Any]:
     """What `PrunedLayers` has to know of a family."""
-    linears: dict[str, tuple[int, ...]] = {}
-    for member in architecture.members():
-        counts = linears.get(member.module, (member.axis, 0, 0, 0))[1:]
-        added = (old + new for old, new in zip(counts, PER_VECTOR[member.vectors], strict=True))
-        linears[member.module] = (member.axis, *added)
+    linears: dict[str, tuple[int, dict[str, int]]] = {}
+    for kind in architecture.kinds:
+        counted = {"query": "heads", "key_value": "key_value_heads", "fused": "heads", "single": kind.name}
+        for member in kind.members:
+            _, counts = linears.setdefault(member.module, (member.axis, {}))
+            name = counted[member.vectors]
+            counts[name] = counts.get(name, 0) + (3 if member.vectors == "fused" else 1)
     return {
         "decoder_layers": architecture.layers,
         "head_dim": f"{architecture.attention}.{architecture.head_dim}",
         "linears": linears,
         "norms": {
-            norm.module: "heads" if norm.vectors == "query" else "key_value_heads" for norm in architecture.norms
+            norm.module: "heads" if norm.vectors == "query" else "key_value_heads"
+            for kind in architecture.kinds
+            for norm in kind.norms
         },
-        "attributes": {f"{width.module}.{width.attribute}": COUNTED[width.counts] for width in architecture.widths},
+        "attributes": {
+            f"{width.module}.{width.attribute}": COUNTED.get(width.counts, width.counts)
+            for width in architecture.widths
+        },
     }
 
 

@@ -12,8 +12,10 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from reproducer.errors import UserError
-from reproducer.models.architecture import PRUNED, Architecture, family_of, layer_shape
+from reproducer.models.architecture import family_of, layer_shape
+from reproducer.models.declaration import Architecture
 from reproducer.models.export.classes import MODULE, classes, source
+from reproducer.models.families import PRUNED
 from reproducer.models.quiet import quiet
 
 OURS = ("layer_widths", "added_biases", "auto_map")
@@ -128,10 +130,11 @@ def _widths(layer: nn.Module, architecture: Architecture) -> dict[str, Any]:
     widths: dict[str, Any] = {
         "heads": shape.groups * shape.queries_per_group,
         "key_value_heads": shape.groups,
-        "channels": shape.channels,
+        **{kind.name: shape.counts[kind.name] for kind in architecture.kinds if not kind.attends},
     }
-    if architecture.norms:
-        norms: dict[str, Any] = {norm.module: layer.get_submodule(norm.module) for norm in architecture.norms}
+    declared = [norm for kind in architecture.kinds for norm in kind.norms]
+    if declared:
+        norms: dict[str, Any] = {norm.module: layer.get_submodule(norm.module) for norm in declared}
         widths["norm_epsilons"] = {name: norm.variance_epsilon for name, norm in norms.items()}
     return widths
 

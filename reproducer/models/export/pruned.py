@@ -34,7 +34,7 @@ class PrunedLayers(nn.Module):
         decoder_layers: where the layers are.
         head_dim: the attribute of a layer that has the width of a head.
         linears: linear layers of a layer: the axis of the weight that is narrowed, and how many of its vectors belong
-            to an attention head, to a key-value head (of either, times the width of a head) and to an MLP channel.
+            to a unit of each kind (to an attention or key-value head, times the width of a head).
         norms: norms over all heads together, and which heads.
         attributes: attributes of a layer from which a forward pass reads a width, and what they count.
     """
@@ -55,9 +55,11 @@ class PrunedLayers(nn.Module):
 
     def _narrow(self, layer, widths):
         head_dim = attrgetter(self.head_dim)(layer)
-        for path, (axis, heads, key_value_heads, channels) in self.linears.items():
-            count = head_dim * (heads * widths["heads"] + key_value_heads * widths["key_value_heads"])
-            count += channels * widths["channels"]
+        for path, (axis, counts) in self.linears.items():
+            count = sum(
+                number * widths[kind] * (head_dim if kind in ("heads", "key_value_heads") else 1)
+                for kind, number in counts.items()
+            )
             linear = layer.get_submodule(path)
             linear.weight = nn.Parameter(linear.weight.detach().narrow(axis, 0, count).clone())
             if axis == 1:

@@ -25,7 +25,7 @@ def register_when_imported() -> None:
 
 
 def _register(module: Any) -> None:
-    from reproducer.models.architecture import FAMILIES, PRUNED
+    from reproducer.models.families import FAMILIES, PRUNED
 
     for model_type in (model_type for family in FAMILIES for model_type in family.model_types):
         module.AutoConfig.register(PRUNED + model_type, _stand_in(model_type), exist_ok=True)
