@@ -30,6 +30,7 @@ from reproducer.models.walk import BATCH_TOKENS, LayerWalk, frozen
 RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 HELD_OUT = 8  # one sample of so many chooses the ridge and is not fitted until it is chosen
 STRONGER = 10.0  # times the ridge, where the Cholesky factorisation fails
+Targets = list[dict[Kind, Tensor]]  # by batch: the dense model's stream behind each projection of a layer
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,11 @@ def repair(
                 dense_states = pruned_states = [dense_block.run(hidden) for hidden in dense_states]
                 continue
             block = _Block(pruned_walk, number, pruned_walk.layers[number])
+            targets, dense_states = dense_block.targets(dense_states)
             if (result := known(number)) is None:
-                result = _fit_layer(block, dense_block, pruned_states, dense_states, ids.shape[1], ridge, say)
+                result = _fit_layer(block, pruned_states, targets, ids.shape[1], ridge, say)
             for name, tensor in result.tensors.items():
                 model.get_parameter(name).copy_(tensor)
-            dense_states = [dense_block.run(hidden) for hidden in dense_states]
             pruned_states = [block.run(hidden) for hidden in pruned_states]
             yield result
 
@@ -170,8 +171,12 @@ class _Block:
     def projection(self, kind: Kind) -> nn.Linear:
         return linear_at(self.layer, kind.output)
 
-    def see(self, hidden: Tensor, kinds: Sequence[Kind]) -> dict[Kind, _Seen]:
-        """Run the layer on hidden states [batch, length, width], no further than these kinds need."""
+    def see(self, hidden: Tensor, kinds: Sequence[Kind]) -> tuple[dict[Kind, _Seen], Tensor]:
+        """Run the layer on hidden states [batch, length, width], no further than these kinds need.
+
+        Returns:
+            What went through the projections, and the layer's output where it was run to its end.
+        """
         passed: dict[Kind, tuple[Tensor, Tensor]] = {}
         sums: list[Tensor] = []
 
@@ -196,10 +201,21 @@ class _Block:
                 each.remove()
         # a norm of the stream itself comes behind the sum, which is what the projection can change linearly
         behind = sums[0] if sums else _rows(output)
-        return {
+        seen = {
             kind: _Seen(inputs, outputs, _rows(hidden) + self.branch(kind, outputs) if kind.attends else behind)
             for kind, (inputs, outputs) in passed.items()
         }
+        return seen, output
+
+    def targets(self, states: list[Tensor]) -> tuple[Targets, list[Tensor]]:
+        """The streams behind the projections, and the layer's outputs, of hidden states by batch."""
+        targets: Targets = []
+        outputs = []
+        for hidden in states:
+            seen, output = self.see(hidden, self.architecture.kinds)
+            targets.append({kind: of_kind.stream for kind, of_kind in seen.items()})
+            outputs.append(output)
+        return targets, outputs
 
     def branch(self, kind: Kind, outputs: Tensor) -> Tensor:
         """What outputs of a projection add to the stream."""
@@ -256,17 +272,14 @@ class _Sums:
 
 def _fit_layer(
     block: _Block,
-    dense_block: _Block,
     pruned: list[Tensor],
-    dense: list[Tensor],
+    targets: Targets,
     length: int,
     ridge: float | None,
     say: Callable[[str], None],
 ) -> LayerRepair:
-    kinds = block.architecture.kinds
-    targets = [{kind: seen.stream for kind, seen in dense_block.see(hidden, kinds).items()} for hidden in dense]
     result = LayerRepair(block.index, {}, [])
-    for kind in kinds:
+    for kind in block.architecture.kinds:
         linear = block.projection(kind)
         fitted, held_out = _sums(block, kind, pruned, [target[kind] for target in targets], length)
         change, fit = _solve(block.name(kind), block.gain(kind).float().square(), fitted, held_out, ridge, say)
@@ -292,7 +305,7 @@ def _sums(block: _Block, kind: Kind, pruned: list[Tensor], targets: list[Tensor]
     usable = gain.abs() > 1e-3 * gain.abs().mean()  # an output that hardly reaches the stream repairs nothing
     start = 0
     for hidden, target in zip(pruned, targets, strict=True):
-        seen = block.see(hidden, [kind])[kind]
+        seen = block.see(hidden, [kind])[0][kind]
         inputs = seen.inputs.to(wide) / block.size(kind, seen.outputs.to(wide))
         lacking = target.to(wide) - seen.stream.to(wide)
         if not (torch.isfinite(lacking).all() and torch.isfinite(inputs).all()):
