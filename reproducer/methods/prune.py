@@ -28,7 +28,7 @@ def prune(
     structure_ratio: float | None = None,
     ratio: float | None = None,
     layers: Sequence[int] | None = None,
-    scope: Literal["local", "global"] = "local",
+    scope: Literal["local", "global", "uniform"] = "local",
     heads: Literal["auto", "local", "pooled"] = "auto",
     round_to: int = 1,
     in_steps: int = 1,
@@ -47,7 +47,8 @@ def prune(
         structure_ratio: fraction of the heads and channels of each pruned layer to remove (LLM-Pruner's ratio), or
         ratio: fraction of all parameters to remove, reached within half a point. Exactly one of the two.
         layers: indices of the layers to prune; by default LLM-Pruner's 4 to 29 of 32, in proportion.
-        scope: `local`, the same number from every layer, or `global`, ranked over all layers.
+        scope: `local`, the same number from every layer; `global`, ranked over all layers; or `uniform`, all layers of
+            one shape, which transformers loads with the family's own class.
         heads: `local`, `pooled` over the layers, or `auto` (pooled for grouped-query attention); see `allocation`.
         round_to: kept channels a layer are multiples of this, for example 64.
         in_steps: equal cuts that reach the ratio, each decided on what the ones before it left; for methods that score.
@@ -69,7 +70,8 @@ def prune(
 
     cut = Cut(structure_ratio=structure_ratio, ratio=ratio, scope=scope, heads=heads, round_to=round_to, steps=in_steps)
     config: Any = model.config
-    indices = check_layers(layers, len(family_of(config).decoder_layers(model)))
+    count = len(family_of(config).decoder_layers(model))
+    indices = check_layers(cut.within(count) if layers is None else layers, count)
     request = Request(
         model, METHODS.get(method), cut, parameters, ids=calibration, layers=indices, seed=seed, limits=limits
     )
@@ -122,16 +124,21 @@ def _check(request: Request) -> None:
     if method.trains or any(isinstance(statistic, GradientStatistic) for statistic in statistics):
         refuse_quantised(request.model, f"method '{method.name}'")
     architecture_of(request.model)  # raises where the model is not of a declared architecture
-    check_steps(method, rule, steps)
+    check_cut(method, rule, steps, request.cut.scope)
     if method.calibrated:
         apart = steps > 1 and isinstance(ids, Tensor) and ids.dim() == 3 and len(ids) == steps
         for samples in ids if apart and ids is not None else [ids]:
             check_samples(samples, request.model, method.min_samples)
 
 
-def check_steps(method: Method, rule: Rule | Decision, steps: int) -> None:
-    """UserError for a method that does not score, in more than one step."""
-    if steps > 1 and not isinstance(rule, Rule):
+def check_cut(method: Method, rule: Rule | Decision, steps: int, scope: str) -> None:
+    """UserError for a method that does not score, in more than one step or uniformly."""
+    if isinstance(rule, Rule):
+        return
+    if scope == "uniform":
+        message = f"{method.name} decides by itself how wide each layer is; it cannot leave all of one shape"
+        raise UserError(message, "take a method that scores structures, such as llm-pruner-e2")
+    if steps > 1:
         message = f"{method.name} decides over all layers by itself; it cannot be asked for in {steps} steps"
         raise UserError(message, "leave steps out: they are for methods that score structures")
 

@@ -133,7 +133,7 @@ class Request:
         from reproducer.pruning.allocation import check_layers
 
         count = len(self.architecture.decoder_layers(self.model))
-        object.__setattr__(self, "layers", check_layers(self.layers or self.cut.indices, count))
+        object.__setattr__(self, "layers", check_layers(self.layers or self.cut.within(count), count))
 
     @property
     def architecture(self) -> Architecture:

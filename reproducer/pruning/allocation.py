@@ -3,7 +3,9 @@
 `structure_ratio` is LLM-Pruner's: every pruned layer loses floor(ratio · units) heads and channels. `ratio` is the
 fraction of *all* parameters: the structure ratio whose cut comes nearest to it is searched for.
 
-Scope `local` removes the same number from every layer; `global` ranks the units of all layers together by score.
+Scope `local` removes the same number from every layer; `global` ranks the units of all layers together by score;
+`uniform` leaves every layer of one shape, which a family's own configuration can say: where rounded channels are too
+coarse for the ratio, the nearest cut is taken.
 
 With grouped-query attention a layer has few groups (SmolLM2: 3), and a local cut would round to none or to a third of
 the attention. So groups are *pooled* there by default: the layers together lose floor(ratio · all groups), the ones
@@ -35,14 +37,9 @@ Counts = dict[str, dict[int, int]]
 TOLERANCE = 0.005  # by which a cut may miss a ratio of all parameters
 
 
-def default_layers(count: int) -> range:
-    """Layers that LLM-Pruner's protocol prunes, 4 to 29 of 32, in proportion for a model of `count` layers."""
-    return range(count // 8, count - count // 16)
-
-
-def check_layers(layers: Iterable[int] | None, count: int) -> list[int]:
-    """Sorted layer indices; the protocol's share of them for None. UserError if one is out of range."""
-    indices = sorted(default_layers(count) if layers is None else set(layers))
+def check_layers(layers: Iterable[int], count: int) -> list[int]:
+    """Sorted layer indices. UserError if one is out of range."""
+    indices = sorted(set(layers))
     if not indices or indices[0] < 0 or indices[-1] >= count:
         given = f"{indices[0]} to {indices[-1]}" if indices else "none"
         raise UserError(f"layers to prune: {given}; the model has layers 0 to {count - 1}")
@@ -66,7 +63,7 @@ def check_reachable(model: nn.Module, layers: Iterable[int] | None, settings: Cu
     nearest cut misses the ratio does not either where layers are of one shape, unless a global cut is rounded.
 
     Args:
-        layers: those to prune; by default the protocol's.
+        layers: those to prune; by default the cut's.
         steps: equal cuts that it is reached in, each of which has to be reached and to remove something.
 
     Raises:
@@ -74,9 +71,10 @@ def check_reachable(model: nn.Module, layers: Iterable[int] | None, settings: Cu
     """
     architecture = architecture_of(model)
     blocks = architecture.decoder_layers(model)
-    ones = _ones(model, architecture, check_layers(layers, len(blocks)))
+    chosen = check_layers(settings.within(len(blocks)) if layers is None else layers, len(blocks))
+    ones = _ones(model, architecture, chosen)
     shapes = [layer_shape(blocks[index], architecture) for index in ones]
-    known = all(shape == shapes[0] for shape in shapes) and (settings.scope == "local" or settings.round_to == 1)
+    known = all(shape == shapes[0] for shape in shapes) and (settings.scope != "global" or settings.round_to == 1)
     before: Counts = {}
     for step, part in enumerate(settings.divided(steps), 1):
         cut = _Allocator(model, architecture, ones, part)
@@ -182,6 +180,11 @@ class _Allocator:
         self.settings = settings
         layers = architecture.decoder_layers(model)
         shapes = {index: layer_shape(layers[index], architecture) for index in scores}
+        self.uniform = settings.scope == "uniform"
+        self.shape, self.sized = shapes[min(shapes)], hasattr(model.config, "head_dim")
+        if self.uniform and (len(shapes) < len(layers) or any(shape != self.shape for shape in shapes.values())):
+            why = "some layers are not pruned" if len(shapes) < len(layers) else "they differ already"
+            raise UserError(f"a uniform cut leaves all layers alike, but {why}", "leave prune.layers or uniform out")
         self.pooled = settings.pools(shapes.values())
         self.kinds = architecture.kinds
         self.units = {kind.name: {index: shapes[index].counts[kind.name] for index in scores} for kind in self.kinds}
@@ -223,7 +226,15 @@ class _Allocator:
             ranking = self.ranking[kind.name]
             lost = Counter(ranking[: max(_floor(ratio * sum(units.values())), sum(gone.values()))])
             return {index: lost[index] for index in units}
-        return {index: max(min(_floor(ratio * count), count - 1), gone[index]) for index, count in units.items()}
+        lost = {index: max(min(_floor(ratio * count), count - 1), gone[index]) for index, count in units.items()}
+        return self._sayable(kind, lost) if self.uniform and kind.attends else lost
+
+    def _sayable(self, kind: Kind, removed: dict[int, int]) -> dict[int, int]:
+        """As many heads less as a family's own configuration can say: with a `head_dim`, a divisor of the width."""
+        units, lost = self.shape.counts[kind.name], next(iter(removed.values()))
+        while lost and not (self.sized and self.shape.hidden % (self.shape.queries_per_group * (units - lost)) == 0):
+            lost -= 1
+        return dict.fromkeys(removed, lost)
 
     def counts(self, ratio: float, fine: float | None = None) -> Counts:
         """Units that each layer loses at a structure ratio; the fine kinds' own ratio if it differs."""
@@ -242,6 +253,10 @@ class _Allocator:
         """
         step, units = self.settings.round_to, self.units[kind]
         kept = {index: units[index] - count for index, count in removed.items()}
+        if self.uniform:
+            near = max(step, step * round(next(iter(kept.values())) / step))
+            left = min(units[index] - self.gone[kind][index] for index in units) // step * step
+            return {index: units[index] - min(near, max(step, left)) for index in units}
         down = {index: max(step, count // step * step) for index, count in kept.items()}
         if any(count > units[index] for index, count in down.items()):
             raise UserError(f"round_to is {step}, more than the {min(units.values())} {kind} of a layer")
@@ -295,10 +310,11 @@ class _Allocator:
         """UserError if the layers together, one unit of each kind staying in each, hold too little for `ratio`."""
         most = self.parameters(self.counts(1.0)) / self.total
         if most < ratio - TOLERANCE:
+            other = "do without uniform" if self.uniform else "prune more layers (prune.layers)"
             raise UserError(
                 f"a ratio of {ratio} cannot be reached: layers {self.range()} "
                 f"hold {most:.1%} of all parameters at the most",
-                "prune more layers (prune.layers) or choose a smaller ratio",
+                f"{other} or choose a smaller ratio",
             )
 
     def range(self) -> str:
@@ -321,7 +337,7 @@ class _Allocator:
             cuts += [self.counts(coarse, fine) for fine in _around(removed, target)]
         best = min(cuts, key=lambda counts: abs(self.parameters(counts) - target))
         reached = self.parameters(best) / self.total
-        if abs(reached - ratio) > TOLERANCE:
+        if abs(reached - ratio) > TOLERANCE and not self.uniform:
             raise UserError(
                 f"a ratio of {ratio} cannot be reached within {TOLERANCE:.1%}: the nearest cut removes {reached:.2%}",
                 "the units are too coarse: set heads: pooled, scope: global, or a smaller round_to",

@@ -12,7 +12,12 @@ from reproducer.errors import UserError
 if TYPE_CHECKING:
     from reproducer.models.architecture import LayerShape
 
-CHOICES = {"scope": ("local", "global"), "heads": ("auto", "local", "pooled")}
+CHOICES = {"scope": ("local", "global", "uniform"), "heads": ("auto", "local", "pooled")}
+
+
+def default_layers(count: int) -> range:
+    """Layers that LLM-Pruner's protocol prunes, 4 to 29 of 32, in proportion for a model of `count` layers."""
+    return range(count // 8, count - count // 16)
 
 
 class Cut(BaseModel):
@@ -21,9 +26,10 @@ class Cut(BaseModel):
     Attributes:
         ratio: fraction of all parameters of the model to remove.
         structure_ratio: fraction of the pruned layers' units to remove.
-        layers: first layer to prune, and the one after the last; None: the protocol's share.
-        scope: `local` removes the same number from every layer; `global` ranks the units of all layers together.
-        heads: `auto`, `local` or `pooled` (see `allocation`); plays no part in a global scope.
+        layers: first layer to prune, and the one after the last; None: the protocol's share, all of a uniform cut.
+        scope: `local` removes the same number from every layer; `global` ranks the units of all layers together;
+            `uniform` leaves all layers of one shape, with the channels that come nearest to the ratio.
+        heads: `auto`, `local` or `pooled` (see `allocation`); plays no part in a global or a uniform scope.
         round_to: kept channels a layer are multiples of this.
         steps: equal cuts that reach the ratio, each decided on the smaller model.
         resample: each step has samples of its own.
@@ -37,7 +43,7 @@ class Cut(BaseModel):
     ratio: float | None = None
     structure_ratio: float | None = None
     layers: tuple[int, int] | None = None
-    scope: Literal["local", "global"] = "local"
+    scope: Literal["local", "global", "uniform"] = "local"
     heads: Literal["auto", "local", "pooled"] = "auto"
     round_to: int = 1
     steps: int = 1
@@ -62,15 +68,16 @@ class Cut(BaseModel):
         """The same with another ratio of either kind."""
         return self.model_copy(update={"ratio": None, "structure_ratio": None, **ratio})
 
-    @property
-    def indices(self) -> range | None:
-        """Layers to prune; None: the protocol's share."""
-        return None if self.layers is None else range(*self.layers)
+    def within(self, count: int) -> range:
+        """Indices of the layers to prune, of a model with so many."""
+        if self.layers is not None:
+            return range(*self.layers)
+        return range(count) if self.scope == "uniform" else default_layers(count)
 
     def pools(self, shapes: Iterable[LayerShape]) -> bool:
         """Whether the heads of layers of these shapes are taken together."""
         grouped = any(shape.queries_per_group > 1 for shape in shapes)
-        return self.heads == "pooled" or (self.heads == "auto" and grouped)
+        return self.scope != "uniform" and (self.heads == "pooled" or (self.heads == "auto" and grouped))
 
     def divided(self, steps: int) -> list[Self]:
         """So many cuts of the same model, each of which takes as much more than the one before it; the last is this.
@@ -81,10 +88,11 @@ class Cut(BaseModel):
         if steps < 1:
             raise UserError(f"a cut in {steps} steps; there is at least one")
         shares = [round(step / steps, 9) for step in range(1, steps)]
+        before = self.model_copy(update={"round_to": 1}) if self.scope == "uniform" else self
         if self.ratio is not None:
-            return [*(self.at(ratio=round(share * self.ratio, 9)) for share in shares), self]
+            return [*(before.at(ratio=round(share * self.ratio, 9)) for share in shares), self]
         assert self.structure_ratio is not None
-        return [*(self.at(structure_ratio=share * self.structure_ratio) for share in shares), self]
+        return [*(before.at(structure_ratio=share * self.structure_ratio) for share in shares), self]
 
     def __str__(self) -> str:
         steps = f" in {self.steps} steps" if self.steps > 1 else ""

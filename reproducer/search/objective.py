@@ -85,8 +85,8 @@ class Objective:
         length = next(iter(self.texts.values())).shape[1]
         self.text_walk = LayerWalk(model, length)
         self.pool_walk = self.text_walk if pool.shape[1] == length else LayerWalk(model, pool.shape[1])
-        self.architecture = self.text_walk.architecture
-        self.layers = check_layers(layers, len(self.text_walk.layers))
+        self.architecture, count = self.text_walk.architecture, len(self.text_walk.layers)
+        self.layers = check_layers(cut.within(count) if layers is None else layers, count)
         self.sample_tokens = self.text_tokens = 0
         self._tokens = Tokens()
         self._kept: OrderedDict[tuple[tuple[int, ...], Statistic], OfModules] = OrderedDict()

@@ -191,7 +191,8 @@ class OnModel(Stage):
 
         arithmetic = [torch.__version__, torch.device(context.device).type, torch.backends.cpu.get_cpu_capability()]
         arithmetic += [str(dtype) for dtype in NARROW if has_fast_products(dtype)]
-        return context.shared("model", passages=1, dtype=self.dtype, layers=cut.layers, arithmetic=arithmetic)
+        layers = "all" if cut.layers is None and cut.scope == "uniform" else cut.layers
+        return context.shared("model", passages=1, dtype=self.dtype, layers=layers, arithmetic=arithmetic)
 
     def _read(self, context: Context, merge: bool) -> tuple[Any, Any]:
         from reproducer.models.load import load_model

@@ -90,21 +90,15 @@ class ModelShape:
 
     def cut(self, cut: Any) -> Self:
         """What a stage's cut leaves; heads and channels not rounded."""
-        from reproducer.pruning.allocation import default_layers
-
         if cut.ratio is not None:
             removed = cut.ratio * (self.rest / self.layer + self.layers) / self.layers
         else:
-            pruned = default_layers(self.layers) if cut.indices is None else cut.indices
-            removed = cut.structure_ratio * len(pruned) / self.layers
+            removed = cut.structure_ratio * len(cut.within(self.layers)) / self.layers
         return replace(self, kept=max(0.0, 1 - removed))
 
     def upper(self, cut: Any) -> float:
         """The share of the layers from the first on that a cut prunes."""
-        from reproducer.pruning.allocation import default_layers
-
-        pruned = default_layers(self.layers) if cut.indices is None else cut.indices
-        return 1 - min(pruned.start, self.layers - 1) / self.layers
+        return 1 - min(cut.within(self.layers).start, self.layers - 1) / self.layers
 
     def tokens(self, characters: float) -> float:
         return characters / self.characters

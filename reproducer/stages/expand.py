@@ -166,8 +166,8 @@ class Expansion:
                 rule = method.method.make(method.given.parameters)
             rules.append((method, place, rule))
             for model in self.resolved.models:
-                with spec.at((*place, "prune", "steps")):
-                    _check_steps(method, rule, method.given.prune_for(spec, model.given))
+                with spec.at((*place, "prune")):
+                    _check_cut(method, rule, method.given.prune_for(spec, model.given))
         for model in self.resolved.models:
             if model.entry.config is None:
                 continue
@@ -178,9 +178,9 @@ class Expansion:
                     cut = _own_cut(spec, model, method, asked)
                     with spec.at((*place, "prune") if method.given.prune else ("prune",)):
                         if isinstance(rule, Rule):
-                            check_reachable(empty, cut.indices, cut, cut.steps)
+                            check_reachable(empty, None, cut, cut.steps)
                         else:
-                            check_layers(cut.indices, layers)
+                            check_layers(cut.within(layers), layers)
 
     def needs(self, stages: Sequence[Stage]) -> list[str]:
         """The models that these stages fetch from outside, for a person."""
@@ -242,14 +242,14 @@ def _own_cut(spec: Spec, model: ResolvedModel, method: ResolvedMethod, asked: Cu
     return own.at(ratio=asked.ratio, structure_ratio=asked.structure_ratio)
 
 
-def _check_steps(method: ResolvedMethod, rule: Rule | Decision, section: PruneSpec) -> None:
-    """UserError for a method that cannot be asked for in so many steps, as the spec's section says."""
-    from reproducer.methods.prune import check_steps
+def _check_cut(method: ResolvedMethod, rule: Rule | Decision, section: PruneSpec) -> None:
+    """UserError for a method that cannot be asked for in so many steps, or uniformly, as the spec's section says."""
+    from reproducer.methods.prune import check_cut
 
     if section.steps > 1 and method.search is not None:
         message = f"{method.name} is searched for one cut, not for {section.steps} steps"
         raise UserError(message, "give `steps` to the methods that score, in a `prune` of their own")
-    check_steps(method.method, rule, section.steps)
+    check_cut(method.method, rule, section.steps, section.scope)
     pool, samples = method.calibration.pool, method.calibration.samples
     needed = section.steps * samples if section.resample and method.method.calibrated else 0
     if pool is not None and needed > pool:

@@ -124,8 +124,7 @@ class Search(OnModel):
         pool = self.calibration.load(tokenizer)
         count = self.settings.windows
         texts = {text.name: windows(text.load(), tokenizer, self.seq_len, count) for text in self.texts}
-        cut = self.cut.indices, self.cut
-        return Objective(model, pool.ids, texts, *cut, passages=passages), pool
+        return Objective(model, pool.ids, texts, None, self.cut, passages=passages), pool
 
     def cost(self, model: ModelShape) -> Cost:
         """Of a search that learns from its trials: these repeat samples, and stop early."""

@@ -14,8 +14,8 @@ from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of, layer_shape, parameter_count
 from reproducer.models.catalogue import CATALOGUE
 from reproducer.models.load import meta_model
-from reproducer.pruning.allocation import allocate, check_reachable, default_layers
-from reproducer.pruning.cut import Cut
+from reproducer.pruning.allocation import allocate, check_reachable
+from reproducer.pruning.cut import Cut, default_layers
 from reproducer.pruning.plan import units_of
 from tests.helpers import decoder_layers, examples, tiny
 
@@ -385,7 +385,7 @@ def test_unknown_settings(settings, message):
     ratio=st.one_of(st.floats(1e-4, 0.9), st.sampled_from([1e-300, 0.5, 0.999])),
     structural=st.booleans(),
     groups=st.sampled_from([2, 3, 6]),
-    scope=st.sampled_from(["local", "global"]),
+    scope=st.sampled_from(["local", "global", "uniform"]),
     heads=st.sampled_from(["auto", "local", "pooled"]),
     round_to=st.sampled_from([1, 8, 200]),
     layers=st.sampled_from([None, [1], [0, 2, 3]]),
