@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from reproducer.errors import UserError
 from reproducer.methods.registry import METHODS, Decision, Method, Request, Rule
 from reproducer.models.tokens import Tokens, counting
+
+Progress = Callable[[float, float, str], None]
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,6 +38,7 @@ def prune(
     seed: int = 0,
     limits: Limits | None = None,
     repair: Tensor | None = None,
+    progress: Progress | None = None,
     **parameters: Any,
 ) -> Plan:
     """Decide what of `model` stays. The model's weights, gradients, flags, mode and hooks stay as found.
@@ -55,6 +59,7 @@ def prune(
         seed: for methods that draw at random.
         limits: memory that the statistics may take.
         repair: LongTensor [samples, length] of token ids, to fit the remaining weights to; see `pruning.repaired`.
+        progress: called with what is done, what there is in all, and a word on the state; neither has a unit.
         parameters: the method's own.
 
     Raises:
@@ -68,12 +73,13 @@ def prune(
     from reproducer.pruning.plan import fingerprint
     from reproducer.pruning.repaired import repaired
 
+    more: dict[str, Any] = {} if progress is None else {"progress": progress}
     cut = Cut(structure_ratio=structure_ratio, ratio=ratio, scope=scope, heads=heads, round_to=round_to, steps=in_steps)
     config: Any = model.config
     count = len(family_of(config).decoder_layers(model))
     indices = check_layers(cut.within(count) if layers is None else layers, count)
     request = Request(
-        model, METHODS.get(method), cut, parameters, ids=calibration, layers=indices, seed=seed, limits=limits
+        model, METHODS.get(method), cut, parameters, ids=calibration, layers=indices, seed=seed, limits=limits, **more
     )
     weight = next(model.parameters())
     with wide_products(weight.dtype, weight.device):
@@ -88,7 +94,6 @@ def plan_for(request: Request) -> Plan:
     A method that trains does so in a temporary directory, unless the request names one, whose training is done.
     """
     from reproducer.pruning.allocation import check_reachable
-    from reproducer.pruning.collect import collect
     from reproducer.pruning.passages import collect_by_passage
 
     request = request if request.method.calibrated else replace(request, ids=None)
@@ -104,9 +109,11 @@ def plan_for(request: Request) -> Plan:
             train(request)
         ids, passages = request.ids, request.passages
         if passages is not None and ids is not None and rule.needs and all(each.additive for each in rule.needs):
-            statistics = collect_by_passage(request.model, ids, request.layers, rule.needs, request.limits, passages)
+            told = partial(request.progress, text="statistics")
+            rest = request.layers, rule.needs, request.limits, passages, told
+            statistics = collect_by_passage(request.model, ids, *rest)
         else:
-            statistics = collect(request.model, ids, request.layers, rule.needs, request.limits)
+            statistics = _collected(request, request.model, ids, rule)
         return decide(replace(request, statistics=statistics))
 
 
@@ -143,17 +150,29 @@ def check_cut(method: Method, rule: Rule | Decision, steps: int, scope: str) -> 
         raise UserError(message, "leave steps out: they are for methods that score structures")
 
 
+def _collected(request: Request, model: nn.Module, ids: Tensor | None, rule: Rule | Decision, step: int = 0) -> Any:
+    """Statistics for one of the request's steps, of the model as the ones before it left it."""
+    from reproducer.pruning.collect import collect
+
+    steps = request.cut.steps
+    text = f"statistics, step {step + 1} of {steps}" if steps > 1 else "statistics"
+
+    def progress(done: float, total: float) -> None:
+        request.progress((step + done / total) / steps, 1.0, text)
+
+    return collect(model, ids, request.layers, rule.needs, request.limits, progress=progress)
+
+
 def _in_steps(request: Request, rule: Rule) -> Plan:
     """Equal cuts one after the other, each by the scores of the model that the one before it left."""
     from reproducer.pruning.allocation import allocate
-    from reproducer.pruning.collect import collect
 
     model, ids = request.model, request.ids
     plan: Plan | None = None
     for step, cut in enumerate(request.cut.divided(request.cut.steps)):
         current = model if plan is None else plan.apply(model)
         samples = ids[step] if ids is not None and ids.dim() == 3 else ids
-        statistics = collect(current, samples, request.layers, rule.needs, request.limits)
+        statistics = _collected(request, current, samples, rule, step)
         scores: Any = replace(request, model=current, statistics=statistics).scores(rule.score, rule.members)
         del current  # one smaller model at a time in memory beside the unpruned one
         if plan is not None:

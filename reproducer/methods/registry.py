@@ -88,7 +88,7 @@ class Decision:
     training: Callable[[int, int], tuple[float, float, int]] | None = None
 
 
-def _silent(done: int, total: int, text: str) -> None:
+def _silent(done: float, total: float, text: str) -> None:
     pass
 
 
@@ -107,7 +107,7 @@ class Request:
         seed: for whatever is drawn; around a training or a decision the global generator is seeded with it too.
         directory: of a method that trains: for files of any names, replaced atomically. An interrupted training's are
             still there, and the decision reads what it left.
-        progress: called by a training with steps done, steps in total and a word on the state.
+        progress: called with what is done, what there is in all, and a word on the state.
         tokens: what a training spent so far. Whoever calls counts; a training that goes on where it was interrupted
             sets them to what they were there.
         limits: memory that the statistics may take.
@@ -123,7 +123,7 @@ class Request:
     layers: list[int] = field(default_factory=list)
     seed: int = 0
     directory: Path | None = None
-    progress: Callable[[int, int, str], None] = _silent
+    progress: Callable[[float, float, str], None] = _silent
     tokens: Tokens = field(default_factory=Tokens)
     limits: Limits | None = None
     passages: PassageFiles | None = None

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from reproducer.files import replacing
 from reproducer.models.tokens import Tokens
-from reproducer.pruning.collect import Limits, collect
+from reproducer.pruning.collect import Limits, Progress, collect
 from reproducer.pruning.statistics import Statistic, Statistics
 
 log = logging.getLogger(__name__)
@@ -206,12 +206,15 @@ def collect_by_passage(
     wanted: Iterable[Statistic],
     limits: Limits | None,
     files: PassageFiles,
+    progress: Progress,
 ) -> Statistics:
     """Additive statistics of samples `ids` [samples, length], from what is known already, as `collect` gives them."""
     passages = PassageStatistics(ids, together(model, len(ids)), KEPT_BYTES, files)
 
     def apart(samples: Sequence[int], watched: Iterable[Statistic]) -> Statistics:
-        return collect(model, ids[list(samples)], layers, watched, limits, per_sample=True)
+        found = collect(model, ids[list(samples)], layers, watched, limits, per_sample=True)
+        progress(max(samples) + 1, len(ids))
+        return found
 
     return passages.mean(range(len(ids)), wanted, apart)
 

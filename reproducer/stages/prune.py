@@ -137,7 +137,14 @@ class Prune(_ByMethod, _Cutting):
         request = self.request(context)
         with counting(request.model, Tokens()) as tokens:
             passages = PassageFiles(self.passages(context, self.cut), tokens)
-            plan = plan_for(replace(request, directory=context.inputs.get("training"), passages=passages))
+            plan = plan_for(
+                replace(
+                    request,
+                    directory=context.inputs.get("training"),
+                    passages=passages,
+                    progress=context.progress,
+                )
+            )
         record_tokens(context, request.model, tokens)
         leave(context, plan, request.model)
 
@@ -195,7 +202,9 @@ class PruneAsFound(_Cutting):
         ids = cut_samples([sample.text for sample in best.samples], tokenizer, self.length or 0)
         method = self.search.method_called(best.method)
         with counting(model, Tokens()) as tokens:
-            plan = plan_for(Request(model, method, cut, best.params, ids=ids, seed=self.seed))
+            plan = plan_for(
+                Request(model, method, cut, best.params, ids=ids, seed=self.seed, progress=context.progress)
+            )
         record_tokens(context, model, tokens)
         return plan
 
