@@ -252,14 +252,14 @@ class _Allocator:
         the layer's importance.
         """
         step, units = self.settings.round_to, self.units[kind]
+        if step > min(units.values()):
+            raise UserError(f"round_to is {step}, more than the {min(units.values())} {kind} of a layer")
         kept = {index: units[index] - count for index, count in removed.items()}
         if self.uniform:
             near = max(step, step * round(next(iter(kept.values())) / step))
             left = min(units[index] - self.gone[kind][index] for index in units) // step * step
             return {index: units[index] - min(near, max(step, left)) for index in units}
         down = {index: max(step, count // step * step) for index, count in kept.items()}
-        if any(count > units[index] for index, count in down.items()):
-            raise UserError(f"round_to is {step}, more than the {min(units.values())} {kind} of a layer")
         spare = round((sum(kept.values()) - sum(down.values())) / step)
 
         def share(index: int) -> float:
