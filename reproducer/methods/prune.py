@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -109,9 +108,10 @@ def plan_for(request: Request) -> Plan:
             train(request)
         ids, passages = request.ids, request.passages
         if passages is not None and ids is not None and rule.needs and all(each.additive for each in rule.needs):
-            told = partial(request.progress, text="statistics")
-            rest = request.layers, rule.needs, request.limits, passages, told
-            statistics = collect_by_passage(request.model, ids, *rest)
+            wanted = request.layers, rule.needs, request.limits, passages
+            statistics = collect_by_passage(
+                request.model, ids, *wanted, lambda done, total: request.progress(done, total, "statistics")
+            )
         else:
             statistics = _collected(request, request.model, ids, rule)
         return decide(replace(request, statistics=statistics))

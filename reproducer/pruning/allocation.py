@@ -224,8 +224,8 @@ class _Allocator:
         units, gone = self.units[kind.name], self.gone[kind.name]
         if self._together(kind):
             ranking = self.ranking[kind.name]
-            lost = Counter(ranking[: max(_floor(ratio * sum(units.values())), sum(gone.values()))])
-            return {index: lost[index] for index in units}
+            going = Counter(ranking[: max(_floor(ratio * sum(units.values())), sum(gone.values()))])
+            return {index: going[index] for index in units}
         lost = {index: max(min(_floor(ratio * count), count - 1), gone[index]) for index, count in units.items()}
         return self._sayable(kind, lost) if self.uniform and kind.attends else lost
 
@@ -257,8 +257,8 @@ class _Allocator:
         kept = {index: units[index] - count for index, count in removed.items()}
         if self.uniform:
             near = max(step, step * round(next(iter(kept.values())) / step))
-            left = min(units[index] - self.gone[kind][index] for index in units) // step * step
-            return {index: units[index] - min(near, max(step, left)) for index in units}
+            most = min(units[index] - self.gone[kind][index] for index in units) // step * step
+            return {index: units[index] - min(near, max(step, most)) for index in units}
         down = {index: max(step, count // step * step) for index, count in kept.items()}
         spare = round((sum(kept.values()) - sum(down.values())) / step)
 
