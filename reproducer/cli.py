@@ -236,10 +236,11 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser(
         "export",
         parents=[spec, written, store, remote],
-        help="write a row's pruned model to a folder that other programs load",
-        description="Write the pruned model of a row that a run has left in the store, its tuning merged, to a folder.",
+        help="write a row's pruned model, or that of a folder, to a folder that other programs load",
+        description="Write the pruned model of a row that a run has left in the store, its tuning merged, to a folder. "
+        "In place of SPEC a model folder will do: one that was written here, trained since, or dense.",
     )
-    export.add_argument("--row", required=True, metavar="LABEL", help="the row's label in the table, or its method")
+    export.add_argument("--row", metavar="LABEL", help="the row's label in the table, or its method")
     export.add_argument("--model", metavar="NAME", help="of several models, the row's")
     export.add_argument("--ratio", type=_ratio, metavar="R", help="of several ratios, the row's")
     export.add_argument("--recovery", metavar="NAME", help="of several recoveries, the row's; none for no recovery")

@@ -102,9 +102,15 @@ def check(options: Options) -> int:
 
 
 def export(options: Options) -> int:
-    """Write a row's model to a folder that other programs load."""
+    """Write a row's model, or that of a folder, to a new folder that other programs load."""
+    from reproducer.exporting.model import export_folder
     from reproducer.exporting.rows import check_made, find_row
 
+    if options.spec.is_dir():
+        _check_target(options)
+        target = options.directory.expanduser()
+        folder = export_folder(options.spec, target, format=options.format, type=options.quantize, name=options.push)
+        return _hand_over(options, folder, f"the model of {options.spec}")
     expansion = _load(options)
     row = find_row(expansion, options)
     _check_target(options)
@@ -149,7 +155,6 @@ def _check_target(options: Options) -> None:
 
 def _deliver(options: Options, expansion: Expansion, outcome: Outcome, row: Row, files: Mapping[str, str]) -> None:
     """Write a row's model, say what it is, and push it where that is asked for."""
-    from reproducer.exporting.push import push
     from reproducer.exporting.rows import export_row, row_name, shrunk
 
     results = collect(expansion, outcome, _command(options))
@@ -164,9 +169,17 @@ def _deliver(options: Options, expansion: Expansion, outcome: Outcome, row: Row,
         name=options.push,
         files=files,
     )
-    print(f"{row_name(row)}: {shrunk(results, row)}\nwritten to {options.directory}; its README.md says how to load it")
+    _hand_over(options, folder, f"{row_name(row)}: {shrunk(results, row)}")
+
+
+def _hand_over(options: Options, folder: Path, what: str) -> int:
+    """Say where a model was written, and push it where that is asked for."""
+    print(f"{what}\nwritten to {options.directory}; its README.md says how to load it")
     if options.push is not None:
+        from reproducer.exporting.push import push
+
         print(f"pushed to {push(folder, options.push)}")
+    return DONE
 
 
 def clean(options: Options) -> int:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from reproducer.errors import UserError
-from reproducer.exporting.base import base_of
+from reproducer.exporting.base import LINEAGE, base_of, lineage_of
 from reproducer.exporting.folder import new_folder
+from reproducer.files import read_json
+from reproducer.models.catalogue import HUB_ID
 from reproducer.models.export.formats import writer
 from reproducer.reporting.card import Base, Card, Layer, Origin, card_text
 
@@ -63,6 +69,7 @@ def export(
 
     architecture_of(model)  # what is no model of a known family is told as such
     cut: Any = model
+    tokenizer = _tokenizer(tokenizer, model)  # what is missing is told before the work
     if plan is not None:
         plan.check_base(model)
         cut = plan.apply(model)
@@ -107,7 +114,15 @@ def write(
     write_model = writer(card.format, card.type)
     directory = directory.expanduser().absolute()
     with new_folder(directory) as folder:
-        write_model(cut, _tokenizer(tokenizer, cut), folder, card.type)
+        try:
+            write_model(cut, tokenizer, folder, card.type)
+        except (UserError, OSError, SafetensorError):
+            raise
+        except Exception as error:  # whatever transformers objects to in an object that was changed
+            raise UserError(
+                f"the model cannot be written as {card.format}: {type(error).__name__}: {error}",
+                "what was computed is kept: a stage stays in the store, and the same command goes on from there",
+            ) from error
         card = replace(
             card,
             parameters=parameter_count(cut),
@@ -115,10 +130,34 @@ def write(
             remote_code=any(folder.glob("modeling_*.py")),
             versions={package: importlib.metadata.version(package) for package in PACKAGES},
             origin=origin,
+            tokenizer=tokenizer is not None,
         )
+        if lineage := lineage_of(card.base, card.cut):
+            _remember(folder / "config.json", lineage)
         for name, text in {**(files or {}), "README.md": card_text(card)}.items():
             (folder / name).write_text(text, encoding="utf-8")
     return directory
+
+
+def export_folder(
+    folder: str | Path, directory: str | Path, *, format: str = "hf", type: str | None = None, name: str | None = None
+) -> Path:
+    """Write the model of a folder, pruned here, trained since or dense, to a new folder; arguments as `export`.
+
+    Raises:
+        UserError: as `load_model` and `export`.
+    """
+    from reproducer.models.load import load_model
+
+    model, tokenizer = load_model(folder)
+    return export(model, None, directory, tokenizer=tokenizer, format=format, type=type, name=name)
+
+
+def _remember(config: Path, lineage: Mapping[str, Any]) -> None:
+    """Let config.json say what the model was before; a GGUF file has none."""
+    if (settings := read_json(config)) is not None:
+        text = json.dumps(settings | {LINEAGE: lineage}, indent=2, sort_keys=True)
+        config.write_text(f"{text}\n", encoding="utf-8")
 
 
 def _layers(cut: Any, plan: Plan | None) -> list[Layer]:
@@ -135,14 +174,29 @@ def _layers(cut: Any, plan: Plan | None) -> list[Layer]:
 
 
 def _tokenizer(given: Any, model: Any) -> Any:
-    """The tokenizer that is meant, None where there is none."""
+    """The tokenizer that is meant: given, or of the folder or the repository of the hub that the model is from.
+
+    None where there is none, which is told.
+    """
+    from transformers import AutoTokenizer
+
+    from reproducer.models.quiet import quiet
     from reproducer.models.tokenizer import load_tokenizer
 
     if given is None:
         name = str(getattr(model.config, "_name_or_path", ""))
-        if not name or not any(Path(name).glob("tokenizer*")):
-            return None
-        given = name
+        if any(Path(name).glob("tokenizer*")) if name else False:
+            given = name
+        elif name and HUB_ID.fullmatch(name) and not Path(name).is_dir():
+            revision = getattr(model.config, "_commit_hash", None)
+            try:
+                with quiet():
+                    return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+            except Exception:  # neither in the cache nor on the hub
+                pass
+    if given is None:
+        warnings.warn("no tokenizer is known, so none is written beside the weights: pass tokenizer=", stacklevel=4)
+        return None
     if not isinstance(given, str | Path):
         return given
     if not Path(given).is_dir():

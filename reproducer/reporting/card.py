@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
-from reproducer.models.export.formats import gguf_file
+from reproducer.models.export.formats import GGUF_TYPE, gguf_file
+from reproducer.models.gguf.types import file_type
 from reproducer.reporting import numbers
 from reproducer.reporting.article import command_of
 from reproducer.reporting.escape import one_line
@@ -22,7 +23,10 @@ LIBRARIES = {"hf": "transformers", "gguf": "llama.cpp"}  # the hub's word for wh
 
 @dataclass(frozen=True)
 class Base:
-    """The model that was pruned: its label, its repository on the hub, its licence in the hub's words, its source."""
+    """The model that was pruned: its label, its repository on the hub, its licence in the hub's words, its source.
+
+    `cuts`: that were made before the one that the card is of.
+    """
 
     label: str
     hub_id: str | None = None
@@ -30,6 +34,7 @@ class Base:
     source: str | None = None
     revision: str | None = None
     notes: str = ""
+    cuts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class Card:
         name: what the model is loaded by.
         type: of the weights in a GGUF file; None: the writer's own choice.
         settings: the plan's; changed: weights that it changes or adds.
+        tokenizer: whether one lies beside the weights.
         remote_code: whether the folder brings a module of its own.
         plan_digest, base_digest: SHA-256 of the plan's file, and the plan's fingerprint of its base.
         versions: of the packages that wrote it.
@@ -85,6 +91,20 @@ class Card:
     remote_code: bool = False
     versions: Mapping[str, str] = field(default_factory=dict)
     origin: Origin | None = None
+    tokenizer: bool = True
+
+    @property
+    def cut(self) -> str | None:
+        """This cut in a few words; None where none was made."""
+        row = self.origin and self.origin.row
+        if row is not None:
+            return None if row.method == "dense" else f"{row.label}, {numbers.cut(row)}, {numbers.tuning(row)}"
+        return f"{self.method}, {self.removed:.1%} of the parameters" if self.method and self.removed else None
+
+    @property
+    def rounded(self) -> bool:
+        """Whether the file holds fewer bits than what was measured."""
+        return self.format == "gguf" and file_type(self.type or GGUF_TYPE).quantised
 
     @property
     def removed(self) -> float | None:
@@ -124,7 +144,8 @@ def card_text(card: Card) -> str:
 def _metadata(card: Card) -> str:
     from huggingface_hub import ModelCardData
 
-    tags = ["pruned", "structured-pruning", "reproducer", *filter(None, [card.method])]
+    pruned = ["pruned", "structured-pruning"] if card.cut or card.base.cuts else []
+    tags = [*pruned, "reproducer", *filter(None, [card.method])]
     return ModelCardData(
         base_model=card.base.hub_id,
         license=card.base.license,
@@ -140,12 +161,11 @@ def _loading(card: Card) -> list[str]:
         return [f"llama-cli -m {gguf_file(card.type)}"]
     name = json.dumps(one_line(card.name), ensure_ascii=False)
     trust = ", trust_remote_code=True" if card.remote_code else ""
-    return [
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        f"model = AutoModelForCausalLM.from_pretrained({name}{trust})",
-        f"tokenizer = AutoTokenizer.from_pretrained({name}{trust})",
-    ]
+    model = f"model = AutoModelForCausalLM.from_pretrained({name}{trust})"
+    if not card.tokenizer:
+        return ["from transformers import AutoModelForCausalLM", "", model]
+    tokenizer = f"tokenizer = AutoTokenizer.from_pretrained({name}{trust})"
+    return ["from transformers import AutoModelForCausalLM, AutoTokenizer", "", model, tokenizer]
 
 
 def _measured(origin: Origin | None) -> list[Measured]:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 import reproducer
+from reproducer.cli import main
 from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of
 from reproducer.models.load import load_model
@@ -103,8 +105,10 @@ def test_peft_trains_it_and_what_is_merged_is_saved(loaded, tmp_path):
 
 def test_a_cut_model_saves_itself_as_the_export_does(dense, plan, folder, tmp_path):
     plan.apply(dense).save_pretrained(tmp_path)
-    for name in ("config.json", "modeling_pruned.py", "model.safetensors"):
+    for name in ("modeling_pruned.py", "model.safetensors"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+    saved, exported = (json.loads((path / "config.json").read_text()) for path in (tmp_path, folder))
+    assert exported.pop("pruned_from")["label"] == "LlamaForCausalLM" and saved == exported
 
 
 def test_a_cut_model_is_not_uploaded_before_its_widths_are_written(dense, plan, tmp_path):
@@ -135,6 +139,73 @@ def test_a_plan_of_another_base_is_refused(plan, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folders as people have them: dense, cut here, and trained since by peft and saved by transformers."""
+    root = tmp_path_factory.mktemp("folders")
+    dense = tiny(layers=4, heads=6, groups=3, hidden=48, channels=40, vocab=259)
+    plan = reproducer.prune(dense, "flap", IDS, ratio=0.25, layers=range(1, 4))
+    dense.save_pretrained(root / "dense")
+    (root / "dense/generation_config.json").write_text('{"temperature": 0.9, "top_p": 0.6, "eos_token_id": 2}')
+    dense.generation_config.update(temperature=0.9, top_p=0.6)
+    reproducer.export(dense, plan, root / "cut", tokenizer=byte_tokenizer())
+    cut = AutoModelForCausalLM.from_pretrained(root / "cut")
+    config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    adapted = get_peft_model(cut, config)
+    adapted.save_pretrained(root / "trained")  # trainers leave it beside the merged weights
+    adapted.merge_and_unload().save_pretrained(root / "trained")
+    for name in ("dense", "trained"):
+        byte_tokenizer().save_pretrained(root / name)
+    return root
+
+
+@pytest.mark.parametrize("name", ["dense", "cut", "trained"])
+@pytest.mark.filterwarnings("ignore:.*without the adapter beside them")
+def test_any_folder_is_exported(folders, name, tmp_path, capsys):
+    """To transformers, and to llama.cpp, whose losses are the model's."""
+    assert main(["export", str(folders / name), str(tmp_path / "hf")]) == 0
+    model, _ = load_model(folders / name)
+    again, _ = load_model(tmp_path / "hf")
+    assert torch.equal(logits(again, IDS), logits(model, IDS))
+    card = (tmp_path / "hf/README.md").read_text()
+    assert ("pruned" in card.splitlines()[-1] or "Cut before: flap" in card) == (name != "dense")
+    assert main(["export", str(folders / name), str(tmp_path / "gguf"), "--format", "gguf", "--quantize", "f32"]) == 0
+    assert "written to" in capsys.readouterr().out
+    pytest.importorskip("xllamacpp", reason="llama.cpp comes with the package xllamacpp")
+    from reproducer.evaluation.llama_cpp import LlamaCpp
+
+    losses = LlamaCpp(tmp_path / "gguf/model-f32.gguf", 48).losses(IDS[0].tolist())
+    chances = logits(model, IDS)[0].double().log_softmax(-1)
+    assert losses == pytest.approx((-chances[:-1].gather(1, IDS[0, 1:, None])[:, 0]).tolist(), abs=0.05)
+
+
+def test_a_card_keeps_the_whole_lineage(folders, tmp_path):
+    """Also over a training elsewhere, which writes no card; what was measured before the cut is not called dense."""
+    model, tokenizer = load_model(folders / "cut")
+    plan = reproducer.prune(model, "magnitude", ratio=0.1, layers=range(1, 4))
+    reproducer.export(model, plan, tmp_path / "again", tokenizer=tokenizer)
+    AutoModelForCausalLM.from_pretrained(tmp_path / "again").save_pretrained(tmp_path / "trained")
+    byte_tokenizer().save_pretrained(tmp_path / "trained")
+    smaller = reproducer.prune(load_model(tmp_path / "trained")[0], "vector", IDS, ratio=0.1, layers=range(1, 4))
+    reproducer.export(load_model(tmp_path / "trained")[0], smaller, tmp_path / "third", tokenizer=tokenizer)
+    card = (tmp_path / "third/README.md").read_text()
+    assert re.search(r"Cut before: flap, 2.\.\d% of the parameters; magnitude, 1\d\.\d% of the parameters\.", card)
+    assert "# LlamaForCausalLM, pruned" in card
+
+
+def test_a_model_of_the_hub_brings_its_tokenizer(dense, tmp_path, monkeypatch):
+    """And where none is to be had that is said, and the card does not load one."""
+    dense.config._name_or_path = "org/model"
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: byte_tokenizer())
+    with_it = reproducer.export(dense, None, tmp_path / "with")
+    assert (with_it / "tokenizer.json").is_file() and "AutoTokenizer" in (with_it / "README.md").read_text()
+    monkeypatch.delattr("transformers.AutoTokenizer.from_pretrained")
+    with pytest.warns(UserWarning, match="no tokenizer is known"):
+        without = reproducer.export(dense, None, tmp_path / "without")
+    assert "AutoTokenizer" not in (without / "README.md").read_text()
+    dense.config._name_or_path = ""
+
+
 def test_what_no_configuration_can_say_is_refused(dense, tmp_path):
     model = tiny()
     reproducer.Plan(units_of(model, architecture_of(model)), {"heads": {0: [0]}}).apply_(model)
@@ -148,8 +219,15 @@ def test_a_head_count_that_the_family_refuses_takes_a_module(tmp_path):
     """LLaMA's configuration wants a hidden size that its heads divide."""
     model = tiny(heads=4, hidden=32)
     plan = reproducer.Plan(units_of(model, architecture_of(model)), {"heads": {i: [0, 1, 2] for i in range(3)}})
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "gpt_neox"])
+def test_a_head_count_that_the_family_refuses_takes_a_module(family, tmp_path):
+    """LLaMA's configuration wants a hidden size that its heads divide, OPT's attention does."""
+    model = family_model(family, dtype=torch.float32)
+    plan = reproducer.Plan(units_of(model, architecture_of(model)), {"heads": {index: [0, 1, 2] for index in range(3)}})
     folder = reproducer.export(model, plan, tmp_path / "small")
-    assert json.loads((folder / "config.json").read_text())["model_type"] == "pruned_llama"
+    assert json.loads((folder / "config.json").read_text())["model_type"] == f"pruned_{family}"
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(folder), IDS), logits(plan.apply(model), IDS))
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from reproducer.errors import UserError
@@ -16,6 +15,7 @@ from reproducer.models.architecture import family_of, layer_shape
 from reproducer.models.declaration import Architecture
 from reproducer.models.export.classes import MODULE, classes, source
 from reproducer.models.families import PRUNED
+from reproducer.models.load import let_save
 from reproducer.models.quiet import quiet
 
 OURS = ("layer_widths", "added_biases", "auto_map")
@@ -32,6 +32,8 @@ class SavesWidths:
         if more.get("push_to_hub"):  # it would upload before the widths are written
             message = "save_pretrained of a cut model writes a folder and does not upload it"
             raise UserError(message, "call model.push_to_hub(REPOSITORY), or hand the folder to `hf upload`")
+        if (generation := getattr(self, "generation_config", None)) is not None:
+            let_save(generation)
         config = described(self)
         if config.model_type.startswith(PRUNED):  # what transformers renames in files of the family, it does not here
             more["save_original_format"] = False
@@ -88,7 +90,7 @@ def described(model: Any) -> Any:
         config = own(**{**settings, **_numbers(model, architecture), "architectures": [built_as.__name__]})
         if _difference(model, config, built_as, architecture) is None:
             return config
-    except StrictDataclassError:  # a family may refuse numbers of heads
+    except Exception:  # a family's configuration or its modules may refuse numbers of heads, each in its own way
         pass
     config_class, model_class = classes(plain)
     config = config_class(

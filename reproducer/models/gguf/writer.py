@@ -19,9 +19,10 @@ from torch.nn import functional
 from reproducer.errors import UserError
 from reproducer.files import replacing
 from reproducer.models.architecture import LayerShape, architecture_of, layer_shape
+from reproducer.models.families import PRUNED
 from reproducer.models.gguf.tokenizer import add_tokenizer
 from reproducer.models.gguf.types import BLOCK, FileType, file_type, fitting, stored
-from reproducer.models.tokenizer import load_tokenizer
+from reproducer.models.tokenizer import load_tokenizer, within
 
 MODEL_TYPES = ("llama", "mistral", "qwen2")  # the last: with biases, which `llama` has a place for
 
@@ -100,12 +101,13 @@ def write_gguf(model: Any, tokenizer: str | Path, path: str | Path, type: str = 
     shapes = [layer_shape(layer, architecture) for layer in architecture.decoder_layers(model)]
     widths = [_filled(shape.channels, chosen) for shape in shapes]
     entries = list(_entries(model, shapes, widths, chosen))
+    rows = model.get_input_embeddings().num_embeddings
     with (
         replacing(path, shared=True) as part,
         closing(GGUFWriter(part, "llama" if len(set(shapes)) == 1 else "deci")) as writer,
     ):
         _add_settings(writer, model.config, shapes, widths, chosen, name)
-        add_tokenizer(writer, load_tokenizer(Path(tokenizer)), model.get_input_embeddings().num_embeddings)
+        add_tokenizer(writer, within(load_tokenizer(Path(tokenizer)), rows), rows)
         for entry in entries:
             writer.add_tensor_info(entry.name, entry.shape, np.dtype(np.float32), entry.bytes, raw_dtype=entry.kind)
         writer.write_header_to_file()
@@ -122,8 +124,9 @@ def _carried(model: Any) -> Any:
     """The model, if llama.cpp's `llama` computes what it does."""
     config = model.config
     refused = None
-    if config.model_type not in MODEL_TYPES:
-        refused = f"it is of type '{config.model_type}'; written are {', '.join(MODEL_TYPES)}"
+    model_type = config.model_type.removeprefix(PRUNED)
+    if model_type not in MODEL_TYPES:
+        refused = f"it is of type '{model_type}'; written are {', '.join(MODEL_TYPES)}"
     elif config.hidden_act != "silu":
         refused = f"its activation is {config.hidden_act}, not silu"
     elif config.rope_parameters["rope_type"] == "dynamic":
