@@ -30,8 +30,8 @@ def find_row(expansion: Expansion, wanted: Options) -> Row:
         UserError: there is none, or more than one; says which there are.
     """
     if not wanted.row:
-        labels = ", ".join(dict.fromkeys(row.label for row in expansion.rows))
-        raise UserError("which row is to be exported?", f"name it with --row; {expansion.spec.name} has: {labels}")
+        there = ", ".join(dict.fromkeys(row.label for row in expansion.rows))
+        raise UserError("which row is to be exported?", f"name it with --row; {expansion.spec.name} has: {there}")
     labelled = [row for row in expansion.rows if row.label == wanted.row]
     labelled = labelled or [row for row in expansion.rows if row.method == wanted.row]
     if not labelled:

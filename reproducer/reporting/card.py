@@ -96,8 +96,8 @@ class Card:
     @property
     def cut(self) -> str | None:
         """This cut in a few words; None where none was made."""
-        row = self.origin and self.origin.row
-        if row is not None:
+        if self.origin is not None:
+            row = self.origin.row
             return None if row.method == "dense" else f"{row.label}, {numbers.cut(row)}, {numbers.tuning(row)}"
         return f"{self.method}, {self.removed:.1%} of the parameters" if self.method and self.removed else None
 

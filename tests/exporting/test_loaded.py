@@ -215,12 +215,6 @@ def test_what_no_configuration_can_say_is_refused(dense, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_head_count_that_the_family_refuses_takes_a_module(tmp_path):
-    """LLaMA's configuration wants a hidden size that its heads divide."""
-    model = tiny(heads=4, hidden=32)
-    plan = reproducer.Plan(units_of(model, architecture_of(model)), {"heads": {i: [0, 1, 2] for i in range(3)}})
-
-
 @pytest.mark.parametrize("family", ["llama", "opt", "gpt_neox"])
 def test_a_head_count_that_the_family_refuses_takes_a_module(family, tmp_path):
     """LLaMA's configuration wants a hidden size that its heads divide, OPT's attention does."""
