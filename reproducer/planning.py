@@ -24,7 +24,7 @@ def queue_text(expansion: Expansion, store: Store, devices: tuple[str, ...], on:
         from reproducer.stages.schedule import device_named, schedule_text
 
         expansion.check_cuts()
-        here = Device.named(devices_named(devices)[0]) if on is None else device_named(on[1], on[0])
+        here = Device.named(devices_named(devices)[0]) if on is None else device_named(on[1])
         found = estimates(expansion.stages, outcome, here)
         known = [one for stage in todo if isinstance(one := found.stages[stage.key], Estimate)]
         for stage in todo:

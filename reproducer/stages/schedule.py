@@ -7,9 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 from tabulate import tabulate
 
 from reproducer.errors import UserError, nearest
@@ -18,81 +16,30 @@ from reproducer.stages.cost import Rates
 from reproducer.stages.estimates import Device, Estimate, Estimates
 
 TABLE = Path(__file__).with_name("devices.yaml")
-HERE = "here"
 ARITHMETIC, BANDWIDTH = 0.8, 0.75  # shares of a data sheet's figures that large products and copies reach
 ENOUGH = 1.02  # times the critical path: more devices buy nothing worth having
 MOST = 64  # devices that are tried
 
 
-class Card(BaseModel):
-    """An entry of the table of devices: memory in GiB, bandwidth in GB/s, and TFLOP/s by dtype."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    label: str
-    memory: float = Field(gt=0)
-    bandwidth: float = Field(gt=0)
-    tflops: dict[str, float] = Field(min_length=1)
-
-    def rates(self, dtype: str) -> Rates:
-        """What is reached of it; a dtype without an entry is computed as slowly as the slowest that has one."""
-        tflops = self.tflops.get(dtype, min(self.tflops.values()))
-        return Rates(ARITHMETIC * tflops * 1e12, BANDWIDTH * self.bandwidth * 1e9)
-
-    def device(self) -> Device:
-        """For estimates."""
-        source = f"that are {ARITHMETIC:.0%} of the arithmetic and {BANDWIDTH:.0%} of the bandwidth of its data sheet"
-        return Device(self.label, int(self.memory * 2**30), self.rates, here=False, source=source)
-
-
 @cache
-def cards() -> dict[str, Card]:
-    """The package's table, by name."""
-    return {name: Card(**entry) for name, entry in _read(TABLE).items()}
+def data_sheets() -> dict[str, Any]:
+    """The entries of the table of devices, by name."""
+    return YAML(typ="safe", pure=True).load(TABLE.read_text(encoding="utf-8"))
 
 
-def _read(path: Path) -> Any:
-    return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+def device_named(name: str) -> Device:
+    """A device of the table, for estimates. UserError: there is none of this name."""
+    if name not in data_sheets():
+        raise UserError(f"unknown device '{name}'", nearest(name, data_sheets()))
+    sheet = data_sheets()[name]
+    slowest = min(sheet["tflops"].values())  # what a dtype without a figure of its own reaches
 
+    def rates(dtype: str) -> Rates:
+        flops = ARITHMETIC * sheet["tflops"].get(dtype, slowest) * 1e12
+        return Rates(flops, BANDWIDTH * sheet["bandwidth"] * 1e9)
 
-def device_named(name: str, count: int) -> Device:
-    """A device of the table; of a YAML file that holds an entry; or `here`: a `count`-th of this machine's processors.
-
-    Raises:
-        UserError: there is none, or the file holds no entry.
-    """
-    if name == HERE:
-        return _here(count)
-    if name.endswith((".yaml", ".yml")):
-        try:
-            return Card(**_read(Path(name))).device()
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise UserError(f"the device {name}: {where}: {first['msg']}", f"write it as {TABLE.name} does") from None
-        except (OSError, ValueError, TypeError, YAMLError) as error:
-            raise UserError(f"the device {name} cannot be read: {error}", f"write it as {TABLE.name} does") from None
-    if name not in cards():
-        hint = nearest(name, [*cards(), HERE])
-        raise UserError(f"unknown device '{name}'", f"{hint}; or a YAML file with label, memory, bandwidth and tflops")
-    return cards()[name].device()
-
-
-def _here(count: int) -> Device:
-    """What one of `count` local workers has."""
-    import psutil
-    import torch
-
-    threads = torch.get_num_threads()
-    share = max(1, threads // count)
-    torch.set_num_threads(share)
-    try:
-        host = Device.named("cpu")
-        rates = {dtype: host.rates(dtype) for dtype in ("float32", "bfloat16")}
-    finally:
-        torch.set_num_threads(threads)
-    memory = psutil.virtual_memory().total // count
-    return Device(host.label, memory, host.measure, measured=rates)
+    source = f"that are {ARITHMETIC:.0%} of the arithmetic and {BANDWIDTH:.0%} of the bandwidth of its data sheet"
+    return Device(sheet["label"], int(sheet["memory"] * 2**30), rates, here=False, source=source)
 
 
 def schedule_text(todo: Sequence[Stage], device: Device, count: int, estimated: Estimates) -> str:
