@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -66,19 +63,15 @@ def spec(old: str, new: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["spec.yaml"], ["report", "spec.yaml"], ["check", "spec.yaml", "--against", "b.json"]]
-)
-@pytest.mark.parametrize(
-    ("out", "reason"),
+    ("command", "out", "reason"),
     [
-        ("file", "Not a directory"),
-        ("file/below", "Not a directory"),
-        ("/proc/nothing/here", "No such file or directory"),
-        (LONG, "File name too long"),
-        (DEEP, "File name too long"),
-        (NOBODY, "home directory"),
+        (["spec.yaml"], "file", "Not a directory"),
+        (["report", "spec.yaml"], "file/below", "Not a directory"),
+        (["check", "spec.yaml", "--against", "b.json"], "/proc/nothing/here", "No such file or directory"),
+        (["spec.yaml"], DEEP, "File name too long"),
+        (["spec.yaml"], NOBODY, "home directory"),
     ],
-    ids=["a file", "below a file", "cannot be made", "long name", "long path", "no such user"],
+    ids=["a file", "below a file", "cannot be made", "long path", "no such user"],
 )
 def test_out_that_cannot_be_written(refused, command, out, reason):
     Path("b.json").write_text('{"rows": [{"model": "tiny-gqa", "label": "x", "metrics": {}}]}')
@@ -96,18 +89,14 @@ def test_a_report_that_cannot_be_written_though_its_folder_can(here, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", [["spec.yaml"], ["spec.yaml", "--dry-run"], ["status", "spec.yaml"], ["clean", "spec.yaml"]]
-)
-@pytest.mark.parametrize(
-    ("store", "reason"),
+    ("command", "store", "reason"),
     [
-        ("file", "a file"),
-        (LONG, "File name too long"),
-        (DEEP, "File name too long"),
-        (NOBODY, "home directory"),
-        (f"{NOBODY}/x", "home"),
+        (["spec.yaml"], "file", "a file"),
+        (["status", "spec.yaml"], LONG, "File name too long"),
+        (["clean", "spec.yaml"], NOBODY, "home directory"),
+        (["spec.yaml", "--dry-run"], f"{NOBODY}/x", "home"),
     ],
-    ids=["a file", "long name", "long path", "no such user", "below no such user"],
+    ids=["a file", "long name", "no such user", "below no such user"],
 )
 def test_a_store_that_cannot_be_a_folder(refused, command, store, reason):
     refused([*command, "--store", store], "the store", "cannot be a folder", reason)
@@ -121,22 +110,17 @@ def test_a_store_that_cannot_be_a_folder(refused, command, store, reason):
         ([f"{NOBODY}/spec.yaml"], "there is no such file"),
         (["spec.yaml", "--profile", LONG], "unknown profile"),
         (["spec.yaml", "--device", "meta"], "'meta' is no device to run on"),
-        (["spec.yaml", "--device", "cpu,meta"], "'meta' is no device to run on"),
         (["spec.yaml", "--device", "cuda:" + "9" * 5000], "is no device to run on"),
-        (["spec.yaml", "--device", ""], "'' is no device to run on"),
         (["spec.yaml", "--jobs", "-1"], "--jobs"),
         (["spec.yaml", "--jobs", "1e9"], "'1e9' is no number of stages"),
         (["spec.yaml", "--engine", "locl"], "did you mean 'local'?"),
         (["spec.yaml", "--engine", "json:dumps"], "no registered engine"),
-        (["spec.yaml", "--engine", "nothing_of_the_kind:Engine"], "No module named 'nothing_of_the_kind'"),
         (["spec.yaml", "--tolerance", "1"], "--tolerance"),
         (["check", "spec.yaml"], "--against"),
         (["run"], "SPEC"),
         (["specs", "file"], "there is no folder file"),
         (["clean", "nothing.yaml"], "nothing.yaml"),
         (["spec.yaml", "--set", "title=\udc80"], "title"),
-        (["spec.yaml", "--set", "evaluate.windows=1:30"], "--set: evaluate.windows: should be a whole number"),
-        (["spec.yaml", "--set", "title=" + "[" * 100_000], "nested more than"),
     ],
     ids=lambda value: (" ".join(value) if isinstance(value, list) else value)[:40].encode("ascii", "replace").decode(),
 )  # fmt: skip
@@ -151,32 +135,21 @@ def test_wrong_arguments(refused, arguments, message):
     ("old", "new", "message"),
     [
         ("bad-input", LONG, "spec.yaml:1: name: should be no longer than 100 characters"),
-        ("bad-input", '"' + "😀" * 90 + '"', "spec.yaml:1: name: "),
-        ("vector", f"{{name: vector, label: {'y' * 5000}}}", "spec.yaml:3: methods[1].label: should be no longer"),
         ("[python-topics]", f'["{NOBODY}/x.txt"]', "spec.yaml:7: evaluate.perplexity[0]: " + NOBODY),
         ("dataset: python-topics", f'dataset: "{NOBODY}/x.jsonl"', "spec.yaml:5: calibration.dataset: " + NOBODY),
         ("tiny-gqa", f'"{NOBODY}/model"', "spec.yaml:2: models[0]: "),
         ("[python-topics]", f'["{DEEP}/x.txt"]', "spec.yaml:7: evaluate.perplexity[0]: "),
         ("name: bad-input", 'name: bad-input\ntitle: "\\uD83D"', f"spec.yaml:2: title: {HALF}"),
-        ("vector", '{name: vector, label: "\\uD83D"}', f"spec.yaml:3: methods[1].label: {HALF}"),
-        ("[python-topics]", '["\\uDC00"]', f"spec.yaml:7: evaluate.perplexity[0]: {HALF}"),
         ("seq_len", 'generate: ["\\uD83D"], seq_len', f"spec.yaml:7: evaluate.generate[0]: {HALF}"),
-        ("windows: 2}\nevaluate", "windows: 1:30}\nevaluate", "spec.yaml:6: search.windows: should be a whole number"),
         ("trials: 4", "trials: 1e30", "spec.yaml:6: search.trials: should be a whole number"),
-        ("0.20", "0:20", "spec.yaml:4: prune.ratio: should be a fraction above 0 and below 1, not the text '0:20'"),
-        ("0.20", "1e-300", "spec.yaml:4: prune.ratio: is 1e-300, which would remove nothing"),
         ("seq_len: 16", "seq_len: 16, limit: 1.0e+30", "spec.yaml:7: evaluate.limit: should be a whole number"),
-        ("seq_len: 16", "seq_len: 16, limit: 1" + 30 * "0", "spec.yaml:7: evaluate.limit: "),
         ("seq_len: 16", "seq_len: " + 5000 * "9", "spec.yaml:7: evaluate.seq_len: "),
         ("name: b", "recovery: {name: lora, rank: 1000000000}\nname: b", "spec.yaml:1: recovery.rank: should be 4096"),
         ("name: b", "recovery: {name: lora, dataset: alpcaa}\nname: b", "spec.yaml:1: recovery: unknown instruction"),
         ("name: b", "recovery: {name: two-source, text: ptb}\nname: b", "spec.yaml:1: recovery: text 'ptb' cannot"),
         ("name: b", "recovery: {name: two-source, text_steps: 9}\nname: b", "spec.yaml:1: recovery: a text_warmup"),
-        ("name: b", "recovery: {name: groupwise, bits: 16}\nname: b", "spec.yaml:1: recovery.bits: should be 8 or"),
-        ("magnitude", "{name: magnitude, parameters: {p: 1:30}}", "spec.yaml:3: methods[0].parameters: magnitude's p"),
         ("magnitude", "{name: magnitude, parameters: {p: -1}}", "spec.yaml:3: methods[0].parameters: magnitude's p"),
         ("magnitude", "{name: magnitude, search: {trials: 9}}", "spec.yaml:3: methods[0].search: "),
-        ("trials", "trails", "spec.yaml:6: search: unknown key 'trails'; did you mean 'trials'?"),
     ],
     ids=lambda value: value[:30].encode("ascii", "replace").decode(),
 )  # fmt: skip
@@ -210,45 +183,6 @@ def test_a_quantised_model_is_told_before_anything_runs(refused, here, dry):
     refused(["spec.yaml", *dry], "spec.yaml:2: models[0]", "config.json: the weights are quantised (gptq, 4 bits)")
 
 
-def list_bomb() -> str:
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
-    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
-    return "\n".join(lines)
-
-
-def mapping_bomb() -> str:
-    lines = ["a0: &a0 {p: 1, q: 2, r: 3, s: 4}"]
-    lines += [f"a{n}: &a{n} {{p: *a{n - 1}, q: *a{n - 1}, r: *a{n - 1}, s: *a{n - 1}}}" for n in range(1, 17)]
-    return "\n".join(lines)
-
-
-def merge_bomb() -> str:
-    lines = ["a0: &a0 {x0: 1}"] + [f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}], x{n}: 1}}" for n in range(1, 40)]
-    return "\n".join(lines)
-
-
-def test_a_few_lines_that_stand_for_billions_of_values(here):
-    """In a process of its own, whose memory is bounded: a reader that expands them would fill the machine's."""
-    bombs = {"list.yaml": list_bomb(), "mapping.yaml": mapping_bomb(), "merge.yaml": merge_bomb()}
-    for name, text in bombs.items():
-        Path(name).write_text(f"{text}\n{SPEC}")
-    program = (
-        "import sys; from reproducer.cli import main\n"
-        "for name in sys.argv[1:]:\n"
-        "    print([main([name]), main(['clean', name]), main(['spec.yaml', '--profile', name, '--dry-run'])])"
-    )
-    process = subprocess.run(
-        [sys.executable, "-c", program, *bombs],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30)),
-    )
-    assert process.stdout.splitlines() == ["[2, 2, 2]"] * 3, process.stderr
-    assert process.stderr.count("holds more than") == 9 and "Traceback" not in process.stderr
-    assert not Path("store").exists()
-
-
 # baselines
 
 
@@ -261,22 +195,14 @@ def rows(**changed: object) -> bytes:
     ("content", "message"),
     [
         (b'{"rows": [null]}', "rows.0"),
-        (b'{"rows": null}', "rows: "),
         (b"{}", "rows: "),
         (b'{"rows": []}', "has no rows to compare with"),
         (rows(metrics={"python_topics_ppl": "1.0"}), "rows.0.metrics.python_topics_ppl"),
-        (rows(metrics={"python_topics_ppl": True}), "rows.0.metrics.python_topics_ppl"),
-        (rows(metrics={"python_topics_ppl": [1.0]}), "rows.0.metrics.python_topics_ppl"),
-        (rows(metrics=None), "rows.0.metrics"),
-        (rows(metrics=[1.0]), "rows.0.metrics"),
         (rows(model=3), "rows.0.model"),
         (b'{"rows": [{"metrics": {"a": ' + b"9" * 5000 + b"}}]}", "no results.json"),
         (b"\x00\xff garbage", "no results.json"),
         (b"", "no results.json"),
-        (b"[]", "no results.json"),
-        (b"[" * 200_000, "no results.json"),
         (b'{"rows": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", "no results.json"),
-        (b'{"environment": ' + b'{"a": ' * 100_000 + b"1" + b"}" * 100_000 + b', "rows": []}', "no results.json"),
         (b'{"rows": [{"model": "\\ud800", "label": "l", "metrics": {}}]}', "no results.json"),
     ],
     ids=lambda value: value[:40].decode("ascii", "replace") if isinstance(value, bytes) else "",
@@ -300,7 +226,7 @@ def test_a_baseline_that_cannot_be_read(refused, path, reason):
     refused(["check", "spec.yaml", "--against", path], f"the baseline {path} cannot be read", reason)
 
 
-@pytest.mark.parametrize("tolerance", ["-1", "nan", "inf", "-inf", "1e999", "x", ""])
+@pytest.mark.parametrize("tolerance", ["-1", "nan", "1e999", "x"])
 def test_a_tolerance_that_would_pass_or_fail_whatever_is_measured(refused, tolerance):
     Path("baseline.json").write_bytes(rows())
     arguments = ["check", "spec.yaml", "--against", "baseline.json", f"--tolerance={tolerance}"]

@@ -69,7 +69,7 @@ def load(path: str | Path, profiles: Sequence[str | Path] = (), overrides: Seque
     except ValidationError as error:
         mistakes += explain(error, DocumentSpec, root.locate)
     if mistakes:
-        raise SpecError(mistakes, (str(path),))
+        raise SpecError(mistakes)
     specs = []
     for entry, node in zip(document.include, root.value["include"].items(), strict=True):
         file = path.parent / entry.spec
@@ -120,15 +120,14 @@ def load_spec(
             root = _set(root, override)
         except SpecError as error:
             mistakes += error.mistakes
-    order = (*([over.origin.file] if over else []), str(path), *map(str, files), str(_SET))
     try:
         spec = Spec.model_validate(root.plain())
     except ValidationError as error:
         told = {(mistake.origin, mistake.place) for mistake in mistakes}
         mistakes += [found for found in explain(error, Spec, root.locate) if (found.origin, found.place) not in told]
     if mistakes:
-        raise SpecError(mistakes, order)
-    spec._source = Source(root, str(path), tuple(file.stem for file in files), order, maps)
+        raise SpecError(mistakes)
+    spec._source = Source(root, str(path), tuple(file.stem for file in files), maps)
     return spec
 
 

@@ -103,7 +103,6 @@ class Source:
     tree: Node
     path: str
     profiles: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
     maps: list[dict[str, dict[str, str]]] = field(default_factory=list)
 
 
@@ -190,8 +189,7 @@ class Spec(Section):
         try:
             return section.model_validate(data)
         except ValidationError as error:
-            mistakes = explain(error, section, self._locate, loc, type(self))
-            raise SpecError(mistakes, self._source.files if self._source else ()) from None
+            raise SpecError(explain(error, section, self._locate, loc, type(self))) from None
 
     def where(self, loc: Loc) -> str:
         """Where `loc` was written, `file:line` or `--set`; for a default, where what encloses it was."""

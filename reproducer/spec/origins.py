@@ -119,16 +119,13 @@ class SpecError(UserError):
     Attributes:
         file: file (or option) of the first mistake.
         line: its line, counted from 1; None where there is none (an option, a missing file).
-        mistakes: all of them, in the order in which the files were read and then by line; the message tells the first.
+        mistakes: all of them, file by file and then by line; the message tells the first.
     """
 
-    def __init__(self, mistakes: Sequence[Mistake], files: Sequence[str] = ()) -> None:
-        order = {file: rank for rank, file in enumerate(files)}
-
-        def position(mistake: Mistake) -> tuple[int, int]:
-            return order.get(mistake.origin.file, len(order)), mistake.origin.line or 0
-
-        self.mistakes = sorted(dict.fromkeys(mistakes), key=position)
+    def __init__(self, mistakes: Sequence[Mistake]) -> None:
+        files = list(dict.fromkeys(mistake.origin.file for mistake in mistakes))  # as they were read
+        by_line = sorted(dict.fromkeys(mistakes), key=lambda mistake: mistake.origin.line or 0)
+        self.mistakes = sorted(by_line, key=lambda mistake: files.index(mistake.origin.file))
         self.file, self.line = self.mistakes[0].origin
         more = len(self.mistakes) - MOST_TOLD
         told = [*map(str, self.mistakes[:MOST_TOLD]), *([f"… and {more} more"] if more > 0 else [])]

@@ -57,25 +57,27 @@ def read_file(path: Path, mistakes: list[Mistake]) -> Node:
     (no file, no YAML, no mapping) is raised as a SpecError.
     """
     file = str(path)
+
+    def refuse(message: str, line: int | None = None) -> SpecError:
+        return SpecError([Mistake(Origin(file, line), "", message)])
+
     try:
         with path.open("rb") as stream:
             data = stream.read(LARGEST_FILE + 1)
     except FileNotFoundError:
         siblings = [str(path.with_name(other.name)) for other in path.parent.glob("*.yaml")]
         hint = nearest(file, siblings) or "give the path of a YAML file"
-        raise SpecError([Mistake(Origin(file), "", f"there is no such file; {hint}")]) from None
+        raise refuse(f"there is no such file; {hint}") from None
     except IsADirectoryError:
-        raise SpecError([Mistake(Origin(file), "", "is a folder; give the path of a YAML file")]) from None
+        raise refuse("is a folder; give the path of a YAML file") from None
     except OSError as error:
-        raise SpecError([Mistake(Origin(file), "", f"cannot be read: {error.strerror or error}")]) from None
+        raise refuse(f"cannot be read: {error.strerror or error}") from None
     if len(data) > LARGEST_FILE:
-        message = f"is larger than {LARGEST_FILE // 1024} KiB, so it is no spec; give the path of a YAML file"
-        raise SpecError([Mistake(Origin(file), "", message)])
+        raise refuse(f"is larger than {LARGEST_FILE // 1024} KiB, so it is no spec; give the path of a YAML file")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise SpecError([Mistake(Origin(file, line), "", "is not UTF-8 text; save the file as UTF-8")]) from None
+        raise refuse("is not UTF-8 text; save the file as UTF-8", data[: error.start].count(b"\n") + 1) from None
     node = parse(text, file, mistakes)
     if not isinstance(node.value, dict):
         found = "the file is empty" if node.value is None else "the file does not hold a mapping"

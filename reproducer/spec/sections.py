@@ -127,13 +127,6 @@ class CalibrationSpec(Section):
     length: Tokens = 128
     pool: Count | None = None
 
-    @field_validator("split", mode="before")
-    @classmethod
-    def _not_reported(cls, split: Any) -> Any:
-        if split == "report":
-            raise mistake("would calibrate on the rows that the report measures on; choose 'calibration' or 'search'")
-        return split
-
     @model_validator(mode="after")
     def _shares_fit(self) -> Self:
         if self.shares is None:

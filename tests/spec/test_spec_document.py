@@ -2,7 +2,7 @@
 
 import pytest
 
-from reproducer.spec import Document, Spec, SpecError, load
+from reproducer.spec import Document, SpecError, load
 
 ONE = """\
 name: one
@@ -34,10 +34,6 @@ def test_it_has_its_specs_in_their_order_each_with_what_is_set(folder):
     )
     assert isinstance(found, Document) and (found.name, found.title) == ("all", "Both")
     assert [(spec.name, spec.seeds) for spec in found.specs] == [("two", [0]), ("one", [1, 2])]
-
-
-def test_a_spec_is_still_a_spec(folder):
-    assert isinstance(load(folder / "one.yaml"), Spec)
 
 
 def test_what_is_set_goes_through_the_profiles_and_options_come_last(folder):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from reproducer.spec import CalibrationSpec, ModelSpec, PruneSpec, RecoverySpec, Spec
+from reproducer.spec import CalibrationSpec, PruneSpec, RecoverySpec, Spec
 
 BASE = "name: x\nmodels: [tiny]\nmethods: [magnitude]\n"
 
@@ -16,20 +16,6 @@ def test_only_name_models_and_methods_are_required(load):
     assert spec.prune == PruneSpec(ratio=[0.20])
     assert spec.recovery == [[RecoverySpec(name="none")]]
     assert spec == Spec(name="x", models=["tiny"], methods=["magnitude"])
-
-
-def test_one_alone_needs_no_list(load):
-    lists = """\
-        name: x
-        models: [tiny]
-        methods: [{name: adapruner}]
-        prune: {ratio: [0.3]}
-        recovery: [{name: lora, rank: 4}]
-        seeds: [3]
-        """
-    alone = lists.replace("[", "").replace("]", "")
-    assert load(alone) == load(lists)
-    assert load(lists).models == [ModelSpec(name="tiny")]
 
 
 @pytest.mark.parametrize("text", ["1e-4", "1E-4", "1.0e-4", "0.0001", "+1e-4", "1_0e-5"])

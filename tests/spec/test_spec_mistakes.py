@@ -138,15 +138,6 @@ def test_all_mistakes_in_file_order(mistakes):
         assert line.startswith(start)
 
 
-def test_a_missing_file_names_its_nearest_neighbour(write):
-    write(BASE, "specs/table1.yaml")
-    write(BASE, "specs/quickstart.yaml")
-    with pytest.raises(SpecError) as caught:
-        load_spec("specs/tabel1.yaml")
-    assert str(caught.value) == "specs/tabel1.yaml: there is no such file; did you mean 'specs/table1.yaml'?"
-    assert (caught.value.file, caught.value.line) == ("specs/tabel1.yaml", None)
-
-
 def test_bytes_that_are_no_text(write):
     path = write("")
     path.write_bytes(b"name: x\ntitle: \xff\n")

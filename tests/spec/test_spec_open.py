@@ -165,25 +165,3 @@ def test_what_json_cannot_hold_is_refused_before_the_owner_looks(mistakes, value
     (line,) = mistakes(BASE + f"search: {value}\n")
     assert line.startswith(f"x.yaml:4: {place}: ")
     assert words in line
-
-
-class TestSubstitute:
-    """Names that a spec leaves to its owners' defaults."""
-
-    FIRST = "map: {models: {big: {name: small, dtype: float32}}, datasets: {alpaca: short}, tasks: {piqa: quiz}}"
-    SECOND = "map: {models: {small: tiny}, datasets: {short: shorter, ptb: docs}, recovery: {lora: {name: full}}}"
-
-    @pytest.fixture
-    def profiles(self, write):
-        write(self.FIRST, "profiles/first.yaml")
-        write(self.SECOND, "profiles/second.yaml")
-
-    def test_profiles_follow_each_other(self, load, profiles):
-        spec = load(BASE, ["first", "second"])
-        assert spec.substitute("datasets", "alpaca") == "shorter"
-        assert spec.substitute("datasets", "ptb") == "docs"
-        assert spec.substitute("datasets", "other") == "other"
-        assert spec.substitute("tasks", "piqa") == "quiz"
-        assert spec.substitute("models", "big") == "tiny"
-        assert spec.substitute("recovery", "lora") == "full"
-        assert load(BASE, ["second", "first"]).substitute("datasets", "alpaca") == "short"

@@ -113,21 +113,6 @@ class TestProfiles:
             "x.yaml:5: prune.structure_ratio: profile 'small' has a ratio for others but not for 0.3"
         )
 
-    def test_set_is_merged_and_lists_are_replaced(self, load, profiles):
-        spec = load(SPEC, ["small"])
-        assert spec.prune.layers == (2, 8)
-        assert (spec.search["trials"], spec.search["space"]) == (45, {"alpha_max": 2, "coarse_scale": [0.5]})
-        assert spec.seeds == [0, 1]
-
-    def test_profiles_apply_in_order(self, load, profiles):
-        spec = load(SPEC, ["small", "tiny"])
-        assert spec.models[0].name == "tiny"
-        assert spec.methods[1].calibration_for(spec).dataset == ["python-topics"]
-        assert (spec.search["trials"], spec.seeds) == (3, [7])
-        assert spec.search["space"]["coarse_scale"] == [0.5]
-        assert spec.profile == ("small", "tiny")
-        assert load(SPEC, ["tiny", "small"]).models[0].name == "smollm2-135m"
-
     def test_each_value_knows_its_file(self, load, profiles):
         spec = load(SPEC, ["small"], ["seeds=3"])
         assert spec.where(("prune", "layers")) == "profiles/small.yaml:14"

@@ -12,7 +12,6 @@ from ruamel.yaml import YAML
 from reproducer.spec import Spec, SpecError, load_spec
 from reproducer.spec.origins import Origin, wrap
 from reproducer.spec.overlay import merge
-from reproducer.spec.parse import parse
 from tests.helpers import examples
 
 quick = examples(40)
@@ -91,12 +90,6 @@ def outcome(path, text):
 
 
 @quick
-@given(tree=st.dictionaries(st.sampled_from(KEYS), trees))
-def test_any_tree_is_a_spec_or_a_told_mistake(path, tree):
-    outcome(path, dump(tree))
-
-
-@quick
 @given(base=specs, key=st.sampled_from(["models", "methods", "prune", "recovery", "search", "seeds"]), tree=trees)
 def test_anything_in_a_section_is_taken_or_told(path, base, key, tree):
     spec = outcome(path, dump(base | {key: tree}))
@@ -131,15 +124,6 @@ def test_every_key_is_found_on_its_line(path, plain):
         for loc in [(key,), *((key, inner) for inner in (value if isinstance(value, dict) else ()))]:
             line = int(spec.where(loc).rpartition(":")[2])
             assert lines[line - 1].strip().startswith(f"{loc[-1]}:")
-
-
-@quick
-@given(value=values)
-def test_json_is_read_as_what_it_says(value):
-    """YAML 1.2 holds JSON, escapes and all."""
-    mistakes = []
-    assert parse(json.dumps({"key": value}), "x.yaml", mistakes).plain() == {"key": value}
-    assert not mistakes
 
 
 @quick

@@ -19,7 +19,7 @@ from reproducer.search import record
 from reproducer.spec import load
 from reproducer.stages import results as facts
 from reproducer.stages.base import RESULT
-from reproducer.stages.collect import _covered, collect
+from reproducer.stages.collect import collect
 from reproducer.stages.document import expand_all
 from reproducer.stages.efficiency import Efficiency
 from reproducer.stages.perplexity import Perplexity
@@ -285,11 +285,6 @@ def test_what_was_used_is_counted_once(run):
     assert facts.StageUse(kind="search", stages=4, done=4, seconds=4 * STEP) in results.stages
     assert results.seconds == results.wall_seconds == STEP * len(expansion.stages)
     assert results.sources == [facts.Source(name="the text", digest="c0ffee")]
-
-
-def test_times_that_overlap_count_once():
-    assert _covered([(0, 4), (3, 5), (10, 11), (10, 10.5)]) == 6
-    assert _covered([]) == 0
 
 
 def test_what_has_not_run_used_nothing(run):

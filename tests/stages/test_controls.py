@@ -110,8 +110,6 @@ def test_controls_that_cannot_be(tmp_path, change, message):
          "own.yaml:5: calibration: the shares add up to 1.1, not to 1; in this proportion: [0.4545, 0.5455]"),
         ("{dataset: [python-topics, python-docstrings], shares: [1.0]}",
          "1 shares for 2 texts; give each text its share"),
-        ("{dataset: python-topics, split: report}",
-         "own.yaml:5: calibration.split: would calibrate on the rows that the report measures on"),
         ("{dataset: [python-topics, wikitext2]}",
          "own.yaml:5: calibration.dataset[1]: text 'wikitext2' cannot serve for calibration"),
         ("{dataset: python-topics, samples: 20, pool: 30}", None),

@@ -6,16 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from reproducer.spec import SpecError, load_spec
 from reproducer.stages.expand import expand
-
-ROOT = Path(__file__).parents[2]
-SPECS = [path for path in sorted((ROOT / "specs").glob("*.yaml")) if path.stem != "paper"]  # a document
-PROFILES = [(), ("paper",), ("small",), ("tiny",)]
 
 HEAVY = ("torch", "transformers", "optuna", "peft", "lm_eval", "datasets", "pandas", "matplotlib")
 
@@ -41,17 +36,6 @@ def load(tmp_path, text, *overrides, name="spec.yaml"):
 
 def changed(before, after):
     return {name for name in before if before[name] != after.get(name)}
-
-
-@pytest.mark.parametrize("profile", PROFILES, ids=lambda names: names[0] if names else "none")
-@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
-def test_every_spec_expands_under_every_profile(path, profile):
-    expansion = expand(load_spec(path, profile))
-    assert expansion.rows[0].method == "dense" and expansion.rows[0].ratio == 0
-    made = set()
-    for stage in expansion.stages:
-        assert all(needed.key in made for needed in stage.inputs.values())
-        made.add(stage.key)
 
 
 def test_a_method_has_rows_with_the_recoveries_that_it_names(tmp_path):
@@ -135,12 +119,6 @@ def test_limits_by_task(tmp_path):
     assert expand(load(tmp_path, bare)).rows[0].stages["quiz_acc"].limit is None
     before, after = keys(load(tmp_path, text)), keys(load(tmp_path, text, "evaluate.limit.boolq=6"))
     assert changed(before, after) == {(label, "boolq_acc") for label, role in before if role == "boolq_acc"}
-
-
-def test_two_specs_that_share_a_row_share_its_stages(tmp_path):
-    one = {stage.key for stage in expand(load(tmp_path, BASE)).stages}
-    fewer = BASE.replace("[magnitude, vector, adapruner]", "[vector]").replace("name: base", "name: other")
-    assert {stage.key for stage in expand(load(tmp_path, fewer, name="o.yaml")).stages} < one
 
 
 def test_methods_that_draw_nothing_share_a_plan_over_seeds(tmp_path):

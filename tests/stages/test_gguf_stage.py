@@ -93,9 +93,7 @@ class Ending:
     ("old", "new", "message"),
     [
         ("q8_0]", "q9_0]", r"spec.yaml:9: evaluate.gguf.types\[1\]: 'q9_0' is no type of GGUF.*did you mean 'q8_0'"),
-        ("repeats: 2", "repeat: 2", r"spec.yaml:9: evaluate.gguf: unknown key 'repeat'; did you mean 'repeats'"),
         ("prefill: 40", "prefill: 2041", r"spec.yaml:9: evaluate.gguf.prefill: 2049 tokens .* context of .*2048"),
-        ("[f16, q8_0]", "[]", r"spec.yaml:9: evaluate.gguf.types"),
     ],
 )
 def test_mistakes_are_told_with_their_line(spec, old, new, message):

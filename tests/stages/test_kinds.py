@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import pickle
-from pathlib import Path
 
 import pytest
 
-import reproducer.stages
 from reproducer.queue import Stage
 from reproducer.spec import load_spec
-from reproducer.stages.base import OnModel
 from reproducer.stages.expand import expand
-from reproducer.stages.measure import Measure, measures
+from reproducer.stages.measure import measures
 
 SPEC = """\
 name: kinds
@@ -43,22 +39,6 @@ def test_each_kind_has_its_name_for_itself_and_lives_with_the_stages():
     names = [kind.kind for kind in kinds()]
     assert sorted(names) == sorted(set(names)) and {"model", "prune", "search", "perplexity"} < set(names)
     assert {kind.__module__.rpartition(".")[0] for kind in kinds()} == {"reproducer.stages"}
-
-
-@pytest.mark.parametrize("kind", sorted(kinds(), key=lambda kind: kind.kind), ids=lambda kind: kind.kind)
-def test_a_kinds_parameters_work_result_and_cost_stand_in_one_file(kind):
-    own = Path(inspect.getfile(kind)).read_text()
-    assert f'"{kind.kind}"' in own
-    for path in Path(reproducer.stages.__file__).parent.glob("*.py"):
-        if path != Path(inspect.getfile(kind)):
-            assert f'kind: ClassVar[str] = "{kind.kind}"' not in path.read_text()
-    for name in ("run", *(["stages_for", "role"] if issubclass(kind, Measure) else [])):
-        member = inspect.getattr_static(kind, name)
-        assert getattr(getattr(member, "fget", member), "__module__", None) == kind.__module__
-    if issubclass(kind, OnModel) and kind.kind != "training":  # nobody can count what a method's training does
-        assert kind.cost is not OnModel.cost, "what it takes is estimated before it runs"
-    if issubclass(kind, Measure):
-        assert kind.Keys.__module__ == kind.__module__ and kind.Result.__module__.startswith("reproducer.stages.")
 
 
 def test_stages_are_frozen_and_the_same_in_another_process(tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -113,12 +112,6 @@ def test_a_new_row_runs_alone_and_stands_beside_the_known_ones(added, tmp_path):
     assert found["models"] == whole["models"] and found["sources"] == whole["sources"]
 
 
-def test_a_report_from_an_empty_store(made, tmp_path):
-    found = run(tmp_path, MORE, file_of(made), running=False)
-    assert [row["status"] for row in found["rows"]] == ["done", "done", "missing", "done"]
-    assert found["rows"][0]["metrics"] == results(made)["rows"][0]["metrics"]
-
-
 def test_a_row_with_fewer_measures_takes_those_alone(made, tmp_path):
     found = run(tmp_path, SPEC.replace(", tasks: [quiz], limit: 6", ", tasks: []"), file_of(made))
     for row, before in zip(found["rows"], results(made)["rows"], strict=True):
@@ -167,18 +160,6 @@ def test_rows_on_other_data_are_refused_before_anything_runs(made, tmp_path, cap
     assert stages(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [("{", "is no results.json"), ('{"rows": []}', "is no results.json: spec"), (None, "cannot be read")],
-)
-def test_what_is_no_results_file_is_told(tmp_path, capsys, content, message):
-    path = Path(tmp_path / "file.json")
-    if content is not None:
-        path.write_text(content)
-    assert command(tmp_path, SPEC, "--known", str(path)) == 2
-    assert message in capsys.readouterr().err and not (tmp_path / "store").exists()
-
-
 LORA = "recovery: [none, {name: lora, dataset: builtin-instructions, steps: 2, warmup_steps: 1, batch: 4}]\n"
 TUNED = SPEC.replace(", {name: adapruner, search: {mode: paper, trials: 3, windows: 2}}", "") + LORA
 
@@ -195,15 +176,6 @@ def test_rows_of_other_stages_than_measures_are_other_rows(tmp_path):
         assert row["status"] == "done"
         assert all(row[name] == known[name] for name in ("params", "params_removed", "training", "recovery_seconds"))
     assert found["recoveries"] == before["recoveries"]
-
-
-def test_a_search_that_ran_here_is_told_and_not_the_files(made, tmp_path):
-    changed = results(made)
-    changed["searches"][0]["best"]["value"] = 999.0
-    (tmp_path / "changed.json").write_text(json.dumps(changed))
-    found = run(tmp_path, SPEC.replace("limit: 6", "limit: 5"), tmp_path / "changed.json")
-    assert found["searches"][0]["best"]["value"] != 999.0
-    assert all(row["search_objective"] != 999.0 for row in found["rows"])
 
 
 def test_a_search_objective_is_that_of_this_runs_search(made, tmp_path):

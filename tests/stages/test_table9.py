@@ -88,25 +88,12 @@ def test_random_weights_are_another_model(tmp_path):
     assert random.rows[0].label == "LLaMA-7B (random weights)" and given.rows[0].label == "LLaMA-7B"
 
 
-def test_a_tuned_row_has_the_figures_of_its_plan(tmp_path):
-    rows = expand(load(tmp_path, SPEC + "recovery: [none, lora]\n")).rows[1:]
-    assert [row.recovery for row in rows] == ["none", "lora"]
-    assert rows[0].stages["efficiency"].key == rows[1].stages["efficiency"].key
-
-
-def test_without_efficiency_nothing_is_timed(tmp_path):
-    expansion = expand(load(tmp_path, SPEC, "evaluate.efficiency=null"))
-    assert not expansion.columns and all(stage.kind != "efficiency" for stage in expansion.stages)
-
-
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("length: 32", "length: 2049", r"spec.yaml:7: evaluate.efficiency.length: 2049 tokens .* context of .*2048"),
         ("llama-7b", "someone/model", r"spec.yaml:3: models\[0\].weights: .*'someone/model' need its config.*llama-7b"),
         ("weights: random", "weights: randm", r"spec.yaml:3: models\[0\].weights: .*did you mean 'random'"),
-        ("repeats: 2", "repeats: 0", r"spec.yaml:7: evaluate.efficiency.repeats: should be above 0"),
-        ("repeats: 2", "repeat: 2", r"spec.yaml:7: evaluate.efficiency: unknown key 'repeat'; did you mean 'repeats'"),
         ("{length: 32, repeats: 2, warmup: 0}", "64", r"spec.yaml:7: evaluate.efficiency: .*mapping with keys"),
     ],
 )

