@@ -11,17 +11,15 @@ from reproducer.paper.catalogue import (
     PaperRow,
     PrintedText,
     Slip,
-    costs,
     items,
     load_item,
     method,
 )
-from reproducer.paper.claims import Claim, Conditions, Derived, Paper, RowRef, paper
+from reproducer.paper.claims import Claim, Derived, Paper, RowRef, paper
 
 __all__ = [
     "SEVEN_TASKS",
     "Claim",
-    "Conditions",
     "Derived",
     "Item",
     "Method",
@@ -30,7 +28,6 @@ __all__ = [
     "PrintedText",
     "RowRef",
     "Slip",
-    "costs",
     "items",
     "load_item",
     "method",

@@ -7,11 +7,11 @@ averages is derived from those that the paper prints, so that a wrong one counts
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 from reproducer.paper.catalogue import SEVEN_TASKS, PaperRow, Slip, items, load_item
-from reproducer.paper.claims import Claim, Derived, RowRef, paper
+from reproducer.paper.claims import Derived, RowRef, paper
 
 ROUNDED = 0.01  # points that an average may be off by rounding alone
 
@@ -21,7 +21,7 @@ class Check:
     """A number of the paper and what its tables give.
 
     Attributes:
-        where: where it is printed; of a row that several tables repeat, all of them.
+        where: where it is printed.
         what: which number it is.
         printed: as it stands there. right: what comes out, with as many decimals.
         arithmetic: how.
@@ -38,7 +38,11 @@ class Check:
 
 def checks() -> list[Check]:
     """All numbers that can be recomputed: the averages of the tables, then those of the text, in the paper's order."""
-    return [*_merged(_averages()), *(check for claim in paper().claims for check in _of_claim(claim))]
+    averages = [
+        _check(load_item(ref.item).item, Derived.model_validate({"value": printed, "mean": [ref]}))
+        for ref, printed in _printed_in_tables()
+    ]
+    return averages + [_check(claim.where, number) for claim in paper().claims for number in claim.printed]
 
 
 def slips() -> list[Check]:
@@ -53,40 +57,12 @@ def other_slips() -> list[tuple[str, Slip]]:
     return [(item, slip) for item, slip in every if "label" not in slip.where]
 
 
-def _averages() -> Iterator[Check]:
-    for ref, printed in _printed_in_tables():
-        yield _check(load_item(ref.item).item, Derived.model_validate({"value": printed, "mean": [ref]}))
-
-
 def _printed_in_tables() -> Iterator[tuple[RowRef, float]]:
     for key in items():
         for row in load_item(key).rows if key.startswith("table") else []:
             printed = row.metrics.get("average_acc")
             if printed is not None and "average_acc" not in row.derived:
                 yield RowRef(key, row.recovery, row.label), printed
-
-
-def _merged(repeated: Iterator[Check]) -> list[Check]:
-    """Rows that several tables repeat, once."""
-    by_sum: dict[tuple[str, str], Check] = {}
-    for check in repeated:
-        known = by_sum.get(key := (check.arithmetic, check.printed))
-        by_sum[key] = replace(check, where=f"{known.where}, {check.where}") if known else check
-    return list(by_sum.values())
-
-
-def _of_claim(claim: Claim) -> Iterator[Check]:
-    """The numbers of a claim; those that it takes from number row stand together."""
-    yield from (_check(claim.where, number) for number in claim.printed if number.way != "cell")
-    cells = [number for number in claim.printed if number.way == "cell"]
-    if cells:
-        checked = [_check(claim.where, number) for number in cells]
-        names = " and ".join(number.metric.removesuffix("_ppl") for number in cells)
-        printed, right = (" and ".join(getattr(check, side) for check in checked) for side in ("printed", "right"))
-        row = cells[0].rows[0]
-        what = f"{row.label}, {row.ratio:.0%}, recovery {row.recovery}: perplexity on {names}"
-        arithmetic = f"for that condition the appendix has {right}"
-        yield Check(claim.where, what, printed, right, arithmetic, all(check.holds for check in checked))
 
 
 def _check(where: str, number: Derived) -> Check:
@@ -113,7 +89,7 @@ def _computed(number: Derived) -> tuple[float, str]:
         return above, f"above on {above} of {len(pairs)}" + (f" (not on {lost})" if lost else "")
     values = [_printed_average(row) if number.metric == "average_acc" else _cell(row, number.metric) for row in rows]
     if number.way == "cell":
-        return values[0], f"{values[0]:.2f}"
+        return values[0], f"the appendix has {values[0]:.2f}"
     first, second, *_ = values
     value, formula = {
         "difference": (first - second, "{} − {}"),
@@ -131,6 +107,8 @@ def _what(number: Derived) -> str:
     joined = {"difference": "minus", "shares": "minus", "share": "as per cent of", "drop": "below", "quotient": "over"}
     if number.way == "tasks":
         return f"tasks on which {names[0]} is above {names[1]}"
+    if number.way == "cell":
+        return f"{names[0]}, {number.rows[0].ratio:.0%}, recovery {number.rows[0].recovery}: {of}"
     return f"{f' {joined.get(number.way)} '.join(names[:2])}: {of}"
 
 

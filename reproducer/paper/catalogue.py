@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from ruamel.yaml import YAML
 
 FOLDER = Path(__file__).parent
-NO_ITEMS = ("method", "claims", "conditions", "costs")  # files of this folder that are no table or figure
+NO_ITEMS = ("method", "claims", "conditions")  # files of this folder that are no table or figure
 SEVEN_TASKS = tuple(
     f"{task}_acc"
     for task in ("boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
@@ -46,7 +46,6 @@ class PaperRow(Data):
 
     Attributes:
         metrics: by the key of a column. None: the paper prints a dash.
-        stated: keys of metrics that the text gives and the table does not.
         derived: keys computed from printed cells: the average of the seven accuracies where the table has none.
     """
 
@@ -57,7 +56,6 @@ class PaperRow(Data):
     structure_ratio: float | None = None
     recovery: str
     metrics: dict[str, float | None]
-    stated: list[str] = []
     derived: list[str] = []
 
 
@@ -84,42 +82,10 @@ class Item(Data):
 
 
 class Method(Data):
-    """The paper's own method: its name in specs, its metric with our parameters' `symbols`, and how it is read here."""
+    """The paper's own method: its name in specs and its label."""
 
     name: str
     label: str
-    metric: str
-    symbols: dict[str, str]
-    notes: list[str]
-
-
-class SinglePruning(Data):
-    """What the paper says that pruning once takes; `trials`: how often its search prunes, at most."""
-
-    quote: str
-    minutes: float
-    device: str
-    trials: int
-
-
-class Unstructured(Data):
-    """A method that zeroes single weights: calibration samples of so many tokens, each passed forward once.
-
-    `besides`: what it computes beyond that.
-    """
-
-    label: str
-    samples: int
-    length: int
-    source: str
-    besides: str | None = None
-
-
-class Costs(Data):
-    """The paper's own cost, and that of unstructured pruning."""
-
-    single_pruning: SinglePruning
-    unstructured: tuple[Unstructured, ...]
 
 
 def items() -> list[str]:
@@ -130,11 +96,6 @@ def items() -> list[str]:
 @cache
 def method() -> Method:
     return Method.model_validate(read("method"))
-
-
-@cache
-def costs() -> Costs:
-    return Costs.model_validate(read("costs"))
 
 
 @cache
@@ -168,14 +129,11 @@ def read(key: str) -> Any:
 
 
 def _row(block: dict[str, Any], row: dict[str, Any], columns: list[str]) -> PaperRow:
-    stated = row.get("stated", {})
-    metrics = dict(zip(columns, row["values"], strict=True)) | stated
+    metrics = dict(zip(columns, row["values"], strict=True)) | row.get("stated", {})  # given in the text alone
     accuracies = [metrics[key] for key in SEVEN_TASKS if metrics.get(key) is not None]
     derived = []
     if "average_acc" not in metrics and len(accuracies) == len(SEVEN_TASKS):
         metrics["average_acc"] = round(sum(accuracies) / len(accuracies), 4)
         derived = ["average_acc"]
     shared = {name: value for name, value in block.items() if name != "rows"}
-    return PaperRow(
-        **shared, method=row["method"], label=row["label"], metrics=metrics, stated=list(stated), derived=derived
-    )
+    return PaperRow(**shared, method=row["method"], label=row["label"], metrics=metrics, derived=derived)

@@ -9,9 +9,7 @@ from pydantic import Field, model_validator
 
 from reproducer.paper.catalogue import Data, PaperRow, load_item, read
 
-Rule = Literal[
-    "better", "most", "retains", "varies", "sensitivity", "converges", "finds", "reduces", "faster", "judged"
-]
+Rule = Literal["better", "most", "retains", "varies", "sensitivity", "converges", "finds", "none"]
 """How a claim is judged, always by its least favourable comparison:
 
 better: each row is better than each that it is held against, on each measure: a difference of means above 0.
@@ -21,9 +19,7 @@ varies: the standard deviation over seeds, in per cent of the measure, is `at_le
 sensitivity: that standard deviation differs between the rows.
 converges: trials until a search is near its own final best: fewer than the paper says, and than the other search's.
 finds: the final best of the search is below the other's.
-reduces: the share of the dense model's measure that is gone is `within` so many points of the printed number.
-faster: the dense model's measure is `at_least` so many times the row's.
-judged: by people; no rule.
+none: no run of this program decides it; `untestable` says why.
 """
 
 
@@ -84,8 +80,9 @@ class Claim(Data):
         rows: of the paper. against: rows too; None: the other methods' of the same table, model, ratio and recovery.
         untuned: of tuned rows, and tried on untuned ones where a run has none of them.
         measures: keys of columns; `perplexity`, the mean over texts; `tasks`, every accuracy on its own.
-        at_least, within: thresholds of some rules, in the unit of the effect.
+        at_least: the threshold of some rules, in the unit of the effect.
         trials: that a search needs for the claim to be tested.
+        untestable: why no run decides it, where there is no rule.
         printed: the numbers that the text gives.
     """
 
@@ -101,7 +98,7 @@ class Claim(Data):
     untuned: bool = False
     measures: tuple[str, ...] = ()
     at_least: float | None = None
-    within: float | None = None
+    untestable: str | None = None
     trials: int | None = None
     printed: tuple[Derived, ...] = ()
 
@@ -121,50 +118,19 @@ def _others(ref: RowRef) -> tuple[RowRef, ...]:
     )
 
 
-class ModelConditions(Data):
-    label: str
-    parameters: str
-    weights: str
-
-
-class CutConditions(Data):
-    """A cut as a share of each pruned layer's structures, and of all parameters."""
-
-    layer: str | None
-    whole: str
-
-
-class Conditions(Data):
-    """What the paper says of its experiments; None where it says nothing. `cuts` by the ratio that it names."""
-
-    models: dict[str, ModelConditions]
-    cuts: dict[float, CutConditions]
-    layers: str | None
-    calibration: str | None
-    trials: str | None
-    sampler: str | None
-    search_texts: str | None
-    texts: str | None
-    tasks: str | None
-    items: str | None
-    prompts: str | None
-    recovery: str | None
-    tuned_on: str | None
-    examples: str | None
-    learning_rate: str | None
-    optimizer: str | None
-    seeds: str | None
-    device: str | None
-
-
 class Paper(Data):
-    """What a run is held against: the paper's claims, in its order, and its conditions."""
+    """What a run is held against.
+
+    Attributes:
+        claims: in the paper's order.
+        models: the labels of its models. conditions: of its experiments, by topic; None where it says nothing.
+    """
 
     claims: tuple[Claim, ...]
-    conditions: Conditions
+    models: dict[str, str]
+    conditions: dict[str, str | None]
 
 
 @cache
 def paper() -> Paper:
-    conditions = Conditions.model_validate(read("conditions"))
-    return Paper(claims=tuple(Claim.model_validate(one) for one in read("claims")), conditions=conditions)
+    return Paper(claims=read("claims"), **read("conditions"))

@@ -70,11 +70,6 @@ def interval(pairs: Sequence[Array], statistic: Statistic, threshold: float = 0.
     return of_errors(value, sources, threshold)
 
 
-def of_error(value: float, error: float, degrees: int, threshold: float = 0.0) -> Interval:
-    """By Student's t; 0 `degrees` of freedom stand for a normal distribution."""
-    return of_errors(value, [(error, degrees)], threshold)
-
-
 def of_errors(value: float, sources: Sequence[Source], threshold: float = 0.0) -> Interval:
     """Of a value that several sources make unsure, whose half widths are added as squares."""
     away = value - threshold

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, stdev
 from typing import Any
 
 from reproducer.models.export.formats import GGUF_TYPE, gguf_file
@@ -17,7 +15,6 @@ from reproducer.reporting.escape import one_line
 from reproducer.reporting.markdown import render
 from reproducer.stages.results import Column, Results, Row
 
-NORMAL_95 = 1.96  # standard errors to either side of a mean
 LIBRARIES = {"hf": "transformers", "gguf": "llama.cpp"}  # the hub's word for what loads a format
 
 
@@ -116,17 +113,6 @@ class Card:
         return len({(layer.heads, layer.channels) for layer in self.layers}) > 1
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A measure of the dense model and of this one; `interval`: the 95 % interval of the latter, if one is known."""
-
-    label: str
-    kind: str
-    dense: str | None
-    value: str
-    interval: str | None
-
-
 def card_text(card: Card) -> str:
     """README.md: the hub's metadata, and a page whose every value is escaped."""
     origin = card.origin
@@ -168,34 +154,20 @@ def _loading(card: Card) -> list[str]:
     return ["from transformers import AutoModelForCausalLM, AutoTokenizer", "", model, tokenizer]
 
 
-def _measured(origin: Origin | None) -> list[Measured]:
+def _measured(origin: Origin | None) -> list[tuple[str, str | None, str]]:
+    """Each measure's name, and how its value of the dense model and of this one are written."""
     if origin is None:
         return []
     dense = origin.dense.metrics if origin.dense else {}
-    found = []
+    units, found = {"perplexity": ", perplexity", "accuracy": ", accuracy in %"}, []
     for column in origin.results.columns:
         value, before, form = origin.row.metrics.get(column.key), dense.get(column.key), form_of(column)
         if value is not None:
-            interval = _interval(origin.row, column, value)
-            text = None if interval is None else " to ".join(map(form, interval))
-            dense_text = None if before is None else form(before)
-            found.append(Measured(column.label, column.kind, dense_text, form(value), text))
+            name = f"{column.label}{units.get(column.kind, '')}"
+            found.append((name, None if before is None else form(before), form(value)))
     return found
 
 
 def form_of(column: Column) -> Callable[[float], str]:
     """How a value of a column is written, as in the paper's tables."""
     return {"perplexity": numbers.perplexity, "accuracy": numbers.percent}.get(column.kind, numbers.other)
-
-
-def _interval(row: Row, column: Column, value: float) -> tuple[float, float] | None:
-    """95 %, normal: of a perplexity over its windows, of an accuracy over its items; None where it is not known."""
-    losses = row.window_losses.get(column.key, [])
-    if len(losses) > 1:
-        mean, half = fmean(losses), NORMAL_95 * stdev(losses) / math.sqrt(len(losses))
-        return math.exp(mean - half), math.exp(mean + half)
-    scores = row.task_scores.get(column.source or "")
-    if scores is None or column.kind != "accuracy" or scores.shown not in scores.stderr:
-        return None
-    half = NORMAL_95 * scores.stderr[scores.shown]
-    return max(0.0, value - half), min(1.0, value + half)

@@ -6,11 +6,36 @@ from dataclasses import dataclass
 
 from reproducer.paper import method
 from reproducer.reporting.bootstrap import Interval, interval
-from reproducer.reporting.cost import seen_columns, unseen_columns
-from reproducer.reporting.rows import Line, blocks, lines
+from reproducer.reporting.cost import mean_of, seen_columns, unseen_columns
+from reproducer.reporting.rows import Estimate, Line, blocks, by_seed, estimate, lines, with_results
 from reproducer.reporting.rules.effects import log_ratio, mapped, percent_change
 from reproducer.reporting.runs import Run
-from reproducer.stages.results import Results, Row
+from reproducer.stages.results import Column, Results, Row
+
+
+@dataclass(frozen=True)
+class Effect:
+    """By how many per cent the perplexity of the paper's method is above another row's, on `seeds` seeds of both."""
+
+    interval: Interval
+    seeds: int
+
+
+@dataclass(frozen=True)
+class ControlLine:
+    """An untuned line beside the paper's own method.
+
+    Attributes:
+        effect: None without two seeds in common, and of the paper's own line.
+        informed: it is a control, or was calibrated on the texts that the search measures on.
+    """
+
+    line: Line
+    mean: Estimate | None
+    unseen: Estimate | None
+    objective: Estimate | None
+    effect: Effect | None
+    informed: bool
 
 
 def controls(results: Results) -> list[str]:
@@ -26,35 +51,34 @@ def control_rows(results: Results) -> list[Row]:
     return [results.rows[place] for place in places] if parts else list(results.rows)
 
 
-@dataclass(frozen=True)
-class ControlEffect:
-    """The mean perplexity of the paper's method against another row's, on the seeds of both.
-
-    Attributes:
-        own, other: untuned lines of one model and cut.
-        effect: by how many per cent the paper's method is above the other; below 0 it is the better one.
-        informed: the other is a control, or was calibrated on the texts that the search measures on.
-    """
-
-    own: Line
-    other: Line
-    seeds: tuple[int, ...]
-    effect: Interval
-    informed: bool
-
-
-def control_effects(results: Results) -> list[ControlEffect]:
-    """Of all rows that the controls are about, where the paper's method and they have two seeds in common."""
-    run, columns, found = Run(results), seen_columns(results), []
-    for block in blocks(lines(control_rows(results))):
+def control_blocks(results: Results) -> list[list[ControlLine]]:
+    """The untuned lines that the controls are about, by cut; none of a run without controls."""
+    run, seen, unseen = Run(results), seen_columns(results), unseen_columns(results)
+    found = []
+    for block in blocks(with_results(lines(control_rows(results)))) if controls(results) else []:
         own = next((line for line in block if (line.method, line.label) == (method().name, method().label)), None)
-        for other in block if own is not None and own.recovery == "none" else []:
-            measured = run.pair(own, other, columns) if own and other is not own else None
-            if own is None or measured is None or len(measured.seeds) < 2 or other.method == "dense":
-                continue
-            effect = mapped(interval(measured.pairs, log_ratio), percent_change, lower=True)
-            found.append(ControlEffect(own, other, measured.seeds, effect, _informed(other)))
-    return found
+        cut = [line for line in block if line.method != "dense" and line.recovery == "none"]
+        found.append(
+            [
+                ControlLine(
+                    line,
+                    mean_of(line, seen),
+                    mean_of(line, unseen),
+                    estimate([*by_seed(line, ["search_objective"]).values()]),
+                    effect=_effect(run, own, line, seen) if own is not None and own is not line else None,
+                    informed=_informed(line),
+                )
+                for line in cut
+            ]
+        )
+    return [block for block in found if block]
+
+
+def _effect(run: Run, own: Line, other: Line, columns: list[Column]) -> Effect | None:
+    scores = run.pair(own, other, columns)
+    if scores is None or len(scores.seeds) < 2:
+        return None
+    return Effect(mapped(interval(scores.pairs, log_ratio), percent_change, lower=True), len(scores.seeds))
 
 
 def _informed(line: Line) -> bool:

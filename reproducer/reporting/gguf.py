@@ -12,6 +12,9 @@ from reproducer.evaluation.measured import Gguf
 from reproducer.reporting.markdown import render
 from reproducer.stages.results import Results, Row
 
+Spread = tuple[float, float, float]
+"""A median, and the first and third quartile."""
+
 
 @dataclass(frozen=True)
 class File:
@@ -25,23 +28,19 @@ class File:
     """
 
     row: Row
-    found: Gguf
+    gguf: Gguf
     text: str
     here: float | None
     size: float | None
     unbeaten: bool
-
-    @property
-    def other_types(self) -> dict[str, int]:
-        """Matrices by type of which the type that is asked for is no part: their rows do not fit it."""
-        wanted = _parts(self.found.type)
-        return {kind: count for kind, count in self.found.matrices.items() if kind not in wanted}
+    prefill: Spread
+    decode: Spread
 
 
 def section(results: Results) -> str | None:
     """Of the report."""
     deployed = files(results)
-    return render("gguf.j2", deployed=deployed, spread=spread, rows=results.rows) if deployed else None
+    return render("gguf.j2", deployed=deployed, rows=results.rows) if deployed else None
 
 
 def files(results: Results) -> list[File]:
@@ -63,13 +62,14 @@ def files(results: Results) -> list[File]:
                     here=math.exp(fmean(losses)) if len(losses) == one.windows else None,
                     size=one.bytes / dense[0] if dense else None,
                     unbeaten=not any(_beats(other, one) for other in same),
+                    prefill=spread(one.prefill),
+                    decode=spread(one.decode),
                 )
             )
     return found
 
 
-def spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """The median, and the first and third quartile."""
+def spread(values: Sequence[float]) -> Spread:
     if len(values) < 2:
         return values[0], values[0], values[0]
     first, median, third = statistics.quantiles(values, n=4, method="inclusive")
@@ -79,9 +79,3 @@ def spread(values: Sequence[float]) -> tuple[float, float, float]:
 def _beats(one: Gguf, other: Gguf) -> bool:
     smaller, better = one.bytes - other.bytes, one.perplexity - other.perplexity
     return smaller <= 0 and better <= 0 and (smaller < 0 or better < 0)
-
-
-def _parts(type: str) -> set[str]:
-    """The types of matrices that a file type is made of where every matrix fits."""
-    mixed = {"q4_k_m": {"q4_k", "q6_k"}, "q5_k_m": {"q5_k", "q6_k"}}
-    return mixed.get(type, {type})

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
@@ -63,7 +62,7 @@ def environment() -> Environment:
     )
     made.concat = lambda parts: Raw("".join(parts))  # type: ignore[method-assign]
     made.filters |= numbers.FILTERS
-    made.filters |= {"mean": fmean, "median": median, "verbatim": Raw, "bold": Cell, "slug": slug}
+    made.filters |= {"verbatim": Raw, "bold": Cell, "slug": slug}
     made.globals |= {"Table": Table}
     return made
 

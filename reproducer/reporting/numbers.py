@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from reproducer.stages.compared import PaperCell
 from reproducer.stages.results import Column
 
 UNTUNED = "w/o tune"
@@ -82,20 +81,8 @@ def _with_unit(number: str, unit: str) -> str:
     return {"per cent": f"{number}%", "times": f"×{number}"}.get(unit, f"{number} {unit}")
 
 
-def signed(value: float | None, kind: str) -> str:
-    """With its sign, in the paper's units: an accuracy is in percent already. Nothing for None."""
-    if value is None:
-        return ""
-    text = (other if kind == "other" else perplexity)(abs(value))
-    return text if float(text) == 0 else ("+" if value > 0 else "−") + text
-
-
-def signed_percent(share: float) -> str:
-    return f"{100 * share:+.1f}%".replace("-", "−") if round(1000 * share) else "0.0%"
-
-
-def p_value(value: float | None) -> str | None:
-    return None if value is None else f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+def p_value(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "below 0.001"
 
 
 def seconds(value: float) -> str:
@@ -117,11 +104,6 @@ def size(count: float) -> str:
 
 def thousands(count: float) -> str:
     return f"{count:,}"
-
-
-def ordinal(count: int) -> str:
-    ending = "th" if count % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(count % 10, "th")
-    return f"{count}{ending}"
 
 
 def short(value: float) -> str:
@@ -170,33 +152,27 @@ def setting(value: Any) -> str:
     return str(value)
 
 
-def paper_cell(cell: PaperCell, kind: str, side: str, relative: bool) -> str | None:
-    """A cell of the comparison: a value, or relative to the dense row's; `side`: paper, ours or difference."""
-    if side == "difference":
-        return (
-            signed(cell.difference_from_dense if kind == "accuracy" else None, kind)
-            if relative
-            else signed(cell.difference, kind)
-        )
-    value = getattr(cell, side)
-    if not relative:
-        return None if value is None else signed(value, kind).lstrip("+")
-    if kind == "accuracy":
-        return signed(getattr(cell, f"{side}_from_dense"), kind)
-    factor = getattr(cell, f"{side}_over_dense")
-    return None if factor is None else f"×{perplexity(factor)}"
+def paper_number(value: float | None, kind: str, relative: bool) -> str | None:
+    """A number of the paper or ours beside it, in its units; `relative`: to the dense row's."""
+    if value is None:
+        return None
+    text = (other if kind == "other" else perplexity)(abs(value))
+    if relative and kind != "accuracy":
+        return f"×{text}"
+    sign = "" if not float(text) else "−" if value < 0 else "+" if relative else ""
+    return f"{sign}{text}"
 
 
-def beginning(text: str, limit: int = 110) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= limit else text[:limit].rsplit(" ", 1)[0] + " …"
+def row_name(row: Any, model: bool = True, seed: bool = True) -> str:
+    """What a row is called in a sentence."""
+    place = "" if row.method == "dense" else f", {cut(row)}, {tuning(row)}"
+    return f"{f'{row.model}, ' * model}{row.label}{place}{f', seed {row.seed}' * seed}"
 
 
 FILTERS = {
     function.__name__: function
     for function in (
-        perplexity, percent, other, signed, signed_percent, p_value, seconds, size, thousands, ordinal,
-        short, percent1, cut, tuning, setting, effect, ranged, plus_minus,
-        paper_cell, beginning, with_interval,
+        perplexity, percent, p_value, seconds, size, thousands, short, percent1, cut, tuning, setting, effect, ranged,
+        plus_minus, row_name,
     )
 }  # fmt: skip

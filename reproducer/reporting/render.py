@@ -6,18 +6,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from reproducer.paper import costs, method
-from reproducer.reporting import cost, figures, markdown, searches
-from reproducer.reporting.article import Article, article, compact
-from reproducer.reporting.escape import escape_markdown
+from reproducer.reporting import figures, markdown
+from reproducer.reporting.article import Article, article
+from reproducer.reporting.escape import escape_markdown, one_line
 from reproducer.reporting.html import html
 from reproducer.reporting.latex import latex, tabular
-from reproducer.reporting.rows import CONFIDENCE
+from reproducer.reporting.measures import compact
+from reproducer.reporting.numbers import row_name, with_interval
 from reproducer.reporting.tables import Table
-from reproducer.reporting.terminal import terminal
-from reproducer.reporting.verdicts import FEW
+from reproducer.reporting.verdicts import OUTCOMES
 from reproducer.stages.results import Column, Results, Row
 
 
@@ -44,7 +42,7 @@ def render(results: Results, directory: Path) -> list[Path]:
 
 def write(told: Article, directory: Path) -> list[Path]:
     """Write an article's files; see `render`."""
-    pictures = figures.draw(told.results, directory / "figures", told.verdicts)
+    pictures = figures.draw(told.results, directory / "figures")
     told = replace(told, pictures=pictures)
     written = texts(told)
     title = escape_markdown(told.title)
@@ -63,48 +61,33 @@ def write(told: Article, directory: Path) -> list[Path]:
 def texts(told: Article) -> Texts:
     """The article in Markdown."""
     tables: dict[str, Table] = {}
-    content = _content(told)
-    report = markdown.render("report.j2", tables, **content)
-    return Texts(report, markdown.render("appendix.j2", tables, **content), tables)
+    report = markdown.render("report.j2", tables, a=told)
+    return Texts(report, markdown.render("appendix.j2", tables, a=told), tables)
 
 
 def summary(results: Results) -> str:
-    """What a terminal shows at the end of a run: the compact table and the verdicts."""
-    return terminal_of(article(results))
+    """What a terminal shows at the end of a run: the compact table, and how many of the paper's claims hold."""
+    return summary_of(article(results))
 
 
-def terminal_of(told: Article) -> str:
-    return terminal(markdown.render("terminal.j2", **_content(told)))
+def summary_of(told: Article) -> str:
+    parts = [told.title, told.main.plain()]
+    if len(told.seeds) > 1:
+        parts.append("± is half a 95% interval over seeds; * is the best, ≈ what cannot be told from it.")
+    if told.verdicts:
+        counts = [(sum(one.outcome == outcome for one in told.verdicts), outcome) for outcome in OUTCOMES]
+        parts.append(f"Claims of the paper: {', '.join(f'{count} {outcome}' for count, outcome in counts if count)}.")
+    return "\n\n".join(parts)
 
 
 def row_line(row: Row, columns: Sequence[Column]) -> str:
     """What a terminal shows of a row that has ended."""
-    return " ".join(terminal(markdown.render("row.j2", row=row, columns=compact(columns))).split())
-
-
-def _content(told: Article) -> dict[str, Any]:
-    """What the templates of a report know: the article, and the numbers that its sentences quote."""
-    return {
-        "a": told,
-        "results": told.results,
-        "rows": told.rows,
-        "head": ["Model"] * told.several + ["Ratio", "Tuning"],
-        "CONFIDENCE": CONFIDENCE,
-        "FEW": FEW,
-        "NEAR": searches.NEAR,
-        "FORWARD": searches.FORWARD,
-        "PARAMETERS_7B": searches.PARAMETERS_7B,
-        "SPEED": searches.SPEED,
-        "paper_method": method(),
-        "paper_costs": costs(),
-        "seconds_7b": cost.seconds_7b,
-        "seen": cost.seen_columns(told.results),
-        "unseen": cost.unseen_columns(told.results),
-        "mean_cell": cost.mean_cell,
-        "objective_cell": cost.objective_cell,
-        "sights": cost.sights,
-        "uneven": cost.uneven,
-    }
+    shown = [row.status, row.error] if row.status != "done" else []
+    for column in compact(columns) if row.status == "done" else []:
+        value = row.metrics.get(column.key)
+        if value is not None:
+            shown.append(f"{column.label} {with_interval(value, None, column)}")
+    return one_line(f"{row_name(row)}: {', '.join(filter(None, shown))}")
 
 
 def _write(path: Path, text: str) -> Path:

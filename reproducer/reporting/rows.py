@@ -17,7 +17,8 @@ CONFIDENCE = 1 - LEVEL  # of intervals
 CUT = ["model", "ratio", "structure_ratio", "recovery", "recovery_label"]
 LINE = [*CUT, "method", "label"]
 COSTS = [
-    "params_removed", "seconds", "deciding_seconds", "recovery_seconds", "peak_memory_bytes", "search_objective",
+    "params", "params_removed", "seconds", "deciding_seconds", "recovery_seconds", "peak_memory_bytes",
+    "search_objective",
 ]  # fmt: skip
 Thing = TypeVar("Thing")
 
@@ -41,9 +42,6 @@ class Line:
     label: str
     rows: list[Row]
     mean: dict[str, float]
-
-    def __getitem__(self, name: str) -> Any:
-        return getattr(self, name)
 
     @property
     def done(self) -> list[Row]:

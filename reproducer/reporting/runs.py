@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from reproducer.paper import Claim, RowRef, load_item, method
+from reproducer.paper import RowRef, load_item, method
 from reproducer.reporting.bootstrap import Array
-from reproducer.reporting.comparison import is_row, plain, stands_for, stands_for_any
+from reproducer.reporting.comparison import is_row, plain, stands_for
 from reproducer.reporting.cost import seen_columns
 from reproducer.reporting.rows import Line, lines
-from reproducer.stages.results import Column, Model, Results, Row, Search
+from reproducer.stages.results import Column, Results, Row, Search
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,6 @@ class Run:
     def __init__(self, results: Results) -> None:
         self.results = results
         self.lines = lines(results.rows)
-        self.papers = stands_for_any(results)  # the paper's model by ours
-
-    def model(self, claim: Claim) -> Model | None:
-        """Ours that stands for the model of the claim's first row."""
-        known = {model.name: model for model in self.results.models}
-        for ref in claim.rows[:1]:
-            of_paper = {row.model for row in load_item(ref.item).rows if row.label == ref.label} or {"llama-7b"}
-            ours = [name for name, paper in self.papers.items() if paper in of_paper]
-            known = {name: model for name, model in known.items() if name in ours} if ours else known
-        return next(iter(known.values()), None)
-
-    def label_of(self, name: str) -> str:
-        return next((model.label for model in self.results.models if model.name == name), name)
 
     def line(self, ref: RowRef, recovery: str | None = None, measure: str | None = None) -> Line | None:
         """Our rows of a row of the paper.
@@ -74,9 +61,6 @@ class Run:
         """Whether a row of the paper's own method was not searched as the paper searches."""
         own = [search for search in self.results.searches if search.label == line.label]
         return line.method == method().name and any(search.settings.get("mode") != "paper" for search in own)
-
-    def searched(self, label: str) -> bool:
-        return any(line.label == label and line.method == method().name for line in self.lines)
 
     def searches(self, label: str) -> dict[int, Search]:
         """The searches of a label by seed, also where the results name them by another row that shares them."""

@@ -7,18 +7,15 @@ does not count as the search's own.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from statistics import fmean
+from typing import Any
 
-from reproducer.reporting.rows import grouped
+from reproducer.reporting.rows import Estimate, estimate, grouped
 from reproducer.stages.results import Baseline, Search
 
 NEAR = 0.02  # of the final best: what counts as converged
-PARAMETERS_7B = 6.74e9  # LLaMA-7B's
-FORWARD = 2  # floating-point operations a parameter and token, as usually estimated
-SPEED = 100e12  # floating-point operations a second that a GPU is taken to sustain
 
 
 def rival(search: Search) -> Baseline | None:
@@ -33,52 +30,9 @@ def gap(search: Search) -> float | None:
     return None if other is None or other.value is None else 1 - search.best.value / other.value
 
 
-def searches_metric(search: Search) -> bool:
-    """Whether any parameter of the method's own can vary."""
-    return any(
-        isinstance(value, dict) or (isinstance(value, list) and len(value) > 1) for value in search.space.values()
-    )
-
-
-def states(search: Search) -> dict[str, int]:
-    """How many trials ended in each state, in the order of their first."""
-    ended = [trial.state for trial in search.trials]
-    return {state: ended.count(state) for state in dict.fromkeys(ended)}
-
-
 def counted(search: Search) -> int:
     """Trials that count: a failed one, whose process was killed, was made up for by another."""
     return sum(trial.state != "failed" for trial in search.trials)
-
-
-class Candidate(NamedTuple):
-    """The search's best or a baseline; `partial`: of a baseline that was given up, the objective so far."""
-
-    label: str
-    value: float | None
-    partial: float | None
-
-
-def candidates(search: Search) -> list[Candidate]:
-    """From the best on; those without a value last."""
-    baselines = [Candidate(base.label, base.value, base.partial) for base in search.baselines]
-    every = [Candidate(search.label, search.best.value, None), *baselines]
-    return sorted(every, key=lambda one: (one.value is None, one.value or one.partial or 0.0))
-
-
-def importances(search: Search) -> list[tuple[list[str], float]]:
-    """Parameters and their share, the largest first; numbered ones, such as the samples, together."""
-    families: dict[str, list[str]] = {}
-    for name in search.importances:
-        families.setdefault(re.sub(r"_\d+$", "", name), []).append(name)
-    summed = [
-        (sorted(names, key=_number), sum(map(search.importances.__getitem__, names))) for names in families.values()
-    ]
-    return sorted(summed, key=lambda pair: -pair[1])
-
-
-def _number(name: str) -> int:
-    return int(name.rpartition("_")[2]) if re.search(r"_\d+$", name) else 0
 
 
 def best_so_far(search: Search) -> list[float]:
@@ -88,11 +42,11 @@ def best_so_far(search: Search) -> list[float]:
     """
     values: dict[int, float] = {}
     for trial in search.trials:
-        value = trial.value if trial.value is not None and not trial.baseline else float("inf")
-        values[trial.number] = min(value, values.get(trial.number, float("inf")))
+        value = trial.value if trial.value is not None and not trial.baseline else math.inf
+        values[trial.number] = min(value, values.get(trial.number, math.inf))
     curve: list[float] = []
     for number in range(max(values, default=-1) + 1):
-        curve.append(min(values.get(number, float("inf")), curve[-1] if curve else float("inf")))
+        curve.append(min(values.get(number, math.inf), curve[-1] if curve else math.inf))
     return curve
 
 
@@ -104,7 +58,40 @@ def trials_until(curve: Sequence[float], limit: float) -> int | None:
 def settled(search: Search) -> int | None:
     """After how many trials the best so far of its own is within `NEAR` of the final one."""
     curve = best_so_far(search)
-    return trials_until(curve, (1 + NEAR) * curve[-1]) if curve and curve[-1] < float("inf") else None
+    return trials_until(curve, (1 + NEAR) * curve[-1]) if curve and curve[-1] < math.inf else None
+
+
+@dataclass(frozen=True)
+class SearchLine:
+    """Searches that differ in the seed alone, or a single one: the first, and means over seeds."""
+
+    first: Search
+    seeds: int
+    trials: int
+    best: Estimate
+    gap: Estimate | None
+    settled: float | None
+    seconds: float
+
+    @property
+    def rival(self) -> Baseline | None:
+        return rival(self.first)
+
+
+def summarised(searches: Sequence[Search]) -> SearchLine:
+    """One line of searches that differ in the seed alone."""
+    known = [count for search in searches if (count := settled(search)) is not None]
+    best = estimate([search.best.value for search in searches])
+    assert best is not None
+    return SearchLine(
+        searches[0],
+        seeds=len(searches),
+        trials=counted(searches[0]),
+        best=best,
+        gap=estimate([share for search in searches if (share := gap(search)) is not None]),
+        settled=fmean(known) if known else None,
+        seconds=fmean(search.seconds for search in searches),
+    )
 
 
 def alike(searches: Sequence[Search]) -> list[list[Search]]:
@@ -112,33 +99,12 @@ def alike(searches: Sequence[Search]) -> list[list[Search]]:
     return grouped(searches, lambda search: (search.label, search.model, search.ratio, search.structure_ratio))
 
 
-@dataclass(frozen=True)
-class Histories:
-    """Searches of one model, cut and objective, by label, then by seed; each has a value of its own."""
-
-    model: str
-    ratio: float | None
-    structure_ratio: float | None
-    by_label: dict[str, dict[int, Search]]
-
-
-def histories(searches: Sequence[Search]) -> list[Histories]:
-    """Searches that differ in label, seed and settings alone, together."""
+def histories(searches: Sequence[Search]) -> list[list[list[Search]]]:
+    """Searches of one model, cut and objective together, and of these those of a label; each has a value of its own."""
 
     def compared_by(search: Search) -> tuple[Any, ...]:
         objective = (*search.texts, search.settings.get("split"), search.settings.get("windows"))
         return search.model, search.ratio, search.structure_ratio, objective
 
     own = [search for search in searches if min(best_so_far(search), default=math.inf) < math.inf]
-    return [
-        Histories(
-            model=group[0].model,
-            ratio=group[0].ratio,
-            structure_ratio=group[0].structure_ratio,
-            by_label={
-                of[0].label: {search.seed: search for search in of}
-                for of in grouped(group, lambda search: search.label)
-            },
-        )
-        for group in grouped(own, compared_by)
-    ]
+    return [alike(group) for group in grouped(own, compared_by)]

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import median
 
 from reproducer.evaluation.measured import Speed
-from reproducer.reporting.gguf import spread
+from reproducer.reporting.gguf import Spread, spread
 from reproducer.reporting.markdown import render
 from reproducer.stages.results import Results, Row
-
-Range = tuple[float, float, float]  # the median, and the two ends
 
 
 @dataclass(frozen=True)
 class Times:
-    """Of a row: seconds of reading a prompt and of writing one token after it, first to third quartile.
+    """Of a row: seconds of reading a prompt and of writing one token after it.
 
-    Attributes:
-        prefill_of_dense, decode_of_dense: as multiples of the dense row's median, from the least to the greatest that
-            the quartiles of the two allow; None of the dense row itself, and without one.
+    `…_of_dense`: the median as a multiple of the dense row's; None of the dense row itself, and without one.
     """
 
     row: Row
-    found: Speed
-    prefill: Range
-    decode: Range
-    prefill_of_dense: Range | None
-    decode_of_dense: Range | None
+    speed: Speed
+    prefill: Spread
+    decode: Spread
+    prefill_of_dense: float | None
+    decode_of_dense: float | None
 
 
 def section(results: Results) -> str | None:
@@ -37,25 +34,18 @@ def section(results: Results) -> str | None:
 
 def times(results: Results) -> list[Times]:
     """Of every row that was timed; of rows with the same times, which tuning does not change, the first."""
-    found: list[Times] = []
-    seen = set()
+    timed: dict[str, tuple[Row, Speed]] = {}
     for row in results.rows:
-        speed = row.of_kind(Speed).get("speed")
-        if speed is None or row.stages.get("speed") in seen:
-            continue
-        seen.add(row.stages.get("speed"))
-        prefill, decode = _ranges(speed)
-        dense_rows = (other for other in results.rows if (other.model, other.method) == (row.model, "dense"))
-        dense = next((other.of_kind(Speed).get("speed") for other in dense_rows), None)
-        against = None if dense is None or row.method == "dense" else _ranges(dense)
-        relative = (_over(prefill, against[0]), _over(decode, against[1])) if against else (None, None)
-        found.append(Times(row, speed, prefill, decode, *relative))
+        if speed := row.of_kind(Speed).get("speed"):
+            timed.setdefault(row.stages.get("speed", ""), (row, speed))
+    dense = {row.model: speed for row, speed in timed.values() if row.method == "dense"}
+    found = []
+    for row, speed in timed.values():
+        other = dense.get(row.model) if row.method != "dense" else None
+        of_dense = [
+            median(ours) / median(theirs)
+            for ours, theirs in ([(speed.prefill, other.prefill), (speed.decode, other.decode)] if other else [])
+        ]
+        decode = spread([seconds / speed.decode_tokens for seconds in speed.decode])
+        found.append(Times(row, speed, spread(speed.prefill), decode, *(of_dense or (None, None))))
     return found
-
-
-def _ranges(speed: Speed) -> tuple[Range, Range]:
-    return spread(speed.prefill), spread([seconds / speed.decode_tokens for seconds in speed.decode])
-
-
-def _over(one: Range, other: Range) -> Range:
-    return one[0] / other[0], one[1] / other[2], one[2] / other[1]

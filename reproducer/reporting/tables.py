@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reproducer.reporting.escape import Raw, escape_markdown
+from reproducer.reporting.escape import Raw, escape_markdown, one_line
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Cell:
 
 
 class Table:
-    """What a template fills row by row.
+    """What is filled row by row.
 
     Attributes:
         align: `l` or `r` a column; the last letter holds for the rest.
@@ -45,7 +45,8 @@ class Table:
 
     def markdown(self) -> Raw:
         """The table in GitHub's Markdown, its columns even."""
-        rows = [[str(escape_markdown(header)) for header in self.headers], *map(self._texts, range(len(self.rows)))]
+        shown = [[_markdown(cell) for cell in row] for row in self._rows()]
+        rows = [[str(escape_markdown(header)) for header in self.headers], *shown]
         sides = [(side, max(3, *map(len, column))) for side, *column in zip(self.align, *rows, strict=True)]
         rules = ["-" * (n + 1) + ":" if side == "r" else ":" + "-" * (n + 1) for side, n in sides]
         even = [
@@ -55,13 +56,25 @@ class Table:
         head, *body = (f"| {' | '.join(row)} |\n" for row in even)
         return Raw("".join([head, f"|{'|'.join(rules)}|\n", *body]))
 
-    def _texts(self, index: int) -> list[str]:
-        row = self.rows[index]
-        above = [] if index == 0 or index in self.blocks else self.rows[index - 1][: self.repeated]
-        same = next((i for i, cell in enumerate(above) if cell != row[i]), len(above))
-        return ["" if i < same else _text(cell) for i, cell in enumerate(row)]
+    def plain(self) -> str:
+        """The table for a terminal; a star stands for bold."""
+        from tabulate import tabulate
+
+        rows = [[one_line(cell.text) + " *" * cell.bold for cell in row] for row in self._rows()]
+        sides = ["right" if side == "r" else "left" for side in self.align] if rows else None
+        head = [one_line(header) for header in self.headers]
+        return tabulate(rows, headers=head, tablefmt="simple", colalign=sides, disable_numparse=True)
+
+    def _rows(self) -> list[list[Cell]]:
+        """The rows as they are shown: what repeats the row above is blank."""
+        shown = []
+        for index, row in enumerate(self.rows):
+            above = [] if index == 0 or index in self.blocks else self.rows[index - 1][: self.repeated]
+            same = next((i for i, cell in enumerate(above) if cell != row[i]), len(above))
+            shown.append([Cell("")] * same + row[same:])
+        return shown
 
 
-def _text(cell: Cell) -> str:
+def _markdown(cell: Cell) -> str:
     text = " ".join(escape_markdown(cell.text).split())
     return f"**{text}**" if cell.bold and cell.text else text

@@ -10,60 +10,37 @@ from reproducer.facts import Facts
 from reproducer.paper import PrintedText, Slip
 
 
-class Cut(Facts):
-    """What rows share that are compared with each other: model, cut and recovery."""
+class Place(Facts):
+    """A row without its seed."""
 
     model: str
     ratio: float | None
     structure_ratio: float | None
     recovery: str
     recovery_label: str | None = None
-
-
-class Place(Cut):
-    """A row without its seed."""
-
     label: str
 
 
 class PaperCell(Facts):
     """A metric of the paper's row and of ours, in the paper's units: perplexities, and accuracies in percent.
 
-    `ours` is the mean over seeds, a difference ours minus the paper's; `…_from_dense` is minus the dense row's value,
-    `…_over_dense` a multiple of it (not of accuracies).
+    `ours` is the mean over seeds. `…_relative`: an accuracy minus the dense row's, anything else as a multiple of it.
     """
 
     paper: float | None = None
     ours: float | None = None
-    difference: float | None = None
-    paper_from_dense: float | None = None
-    ours_from_dense: float | None = None
-    difference_from_dense: float | None = None
-    paper_over_dense: float | None = None
-    ours_over_dense: float | None = None
+    paper_relative: float | None = None
+    ours_relative: float | None = None
 
 
 class ComparedRow(Place):
-    """One of our rows and its partner in the paper; `status` is `done` with one finished seed at least.
-
-    `stated`: metrics that the paper's text gives and its table does not; `derived`: computed from its printed cells.
-    """
+    """One of our rows and its partner in the paper; `status` is `done` with one finished seed at least."""
 
     method: str
     paper_model: str
     paper_label: str
     status: Literal["done", "failed", "missing"]
-    stated: list[str] = Field(default_factory=list)
-    derived: list[str] = Field(default_factory=list)
     cells: dict[str, PaperCell]
-
-
-class Order(Cut):
-    """Kendall's tau-b between the paper's order of `methods` methods and ours, by one metric."""
-
-    metric: str
-    methods: int
-    tau: float
 
 
 class PaperComparison(Facts):
@@ -72,7 +49,7 @@ class PaperComparison(Facts):
     Attributes:
         in_kind: another model stands in the place of the paper's: only what is relative to its dense row compares.
         models: the paper's model by ours.
-        only_paper, only_ours: rows without a partner.
+        only_paper: rows without a partner.
         any_method: what is measured does not depend on which method pruned.
         quotes: what the paper says of it.
     """
@@ -83,8 +60,6 @@ class PaperComparison(Facts):
     models: dict[str, str]
     rows: list[ComparedRow]
     only_paper: list[Place]
-    only_ours: list[Place]
-    orders: list[Order]
     any_method: bool = False
     slips: list[Slip] = Field(default_factory=list)
     quotes: list[str] = Field(default_factory=list)

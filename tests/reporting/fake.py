@@ -5,10 +5,11 @@ import random
 from hashlib import sha256
 from typing import Any
 
+from reproducer.paper import Claim
 from reproducer.reporting.bootstrap import Interval
 from reproducer.reporting.deviations import Deviation
-from reproducer.reporting.rules.evidence import Evidence
-from reproducer.reporting.verdicts import Needs, Verdict
+from reproducer.reporting.rules.evidence import Evidence, RuleOutcome
+from reproducer.reporting.verdicts import Verdict
 from reproducer.stages.results import Column, Results, Row, Search
 
 METHODS = {
@@ -24,8 +25,6 @@ TASKS = {
     "arc_challenge": "ARC-c", "openbookqa": "OBQA",
 }  # fmt: skip
 PROMPT = "The universe is the entirety of space, time, matter, and energy that exists."
-SHARES = {"alpha1": 0.31, "coarse_second": 0.22, "fine_second": 0.12} | {f"sample_{i}": 0.035 for i in range(10)}
-COSTS = {"trials": 24, "stopped": 1, "seconds": 233.0, "sample_tokens": 30_720, "text_tokens": 98_304}
 
 
 def ppl(name: str, label: str) -> Column:
@@ -207,19 +206,6 @@ def table1(model: str = "llama-7b", seeds: tuple[int, ...] = (0,), structure_rat
     return quickstart(spec=spec, columns=TABLE1, rows=rows, searches=[], models=models)
 
 
-def training(steps: int, start: float, seed: int = 0) -> list[dict[str, Any]]:
-    draw = random.Random(seed)
-    return [
-        {
-            "step": i + 1,
-            "loss": 1.4 + (start - 1.4) * math.exp(-4 * i / steps) + draw.gauss(0, 0.08),
-            "learning_rate": 5e-4 * (1 - i / steps),
-            "examples": 16 * (i + 1),
-        }
-        for i in range(steps)
-    ]
-
-
 def budget() -> dict[str, Any]:
     kinds = {"model": (1, 1.2), "search": (1, 2400.0), "prune": (5, 61.0), "recovery": (5, 2900.0)}
     kinds |= {"perplexity": (22, 800.0), "zeroshot": (77, 3100.0)}
@@ -238,7 +224,7 @@ def budget() -> dict[str, Any]:
 
 
 def measured(results: Results, items: int = 100) -> Results:
-    """`results` of `table1` with items, losses of windows, training, generations, a search and a budget."""
+    """`results` of `table1` with items, losses of windows, generations, a search and a budget."""
     rows = []
     for number, line in enumerate(results.rows):
         draw, damage = random.Random(number), DAMAGE[line.method]
@@ -249,11 +235,9 @@ def measured(results: Results, items: int = 100) -> Results:
             more["items"][task] = [{"id": i, "scores": {"acc": s, "acc_norm": s}} for i, s in enumerate(scores)]
         for key in ("wikitext2_ppl", "ptb_ppl"):
             more["window_losses"][key] = [math.log(line.metrics[key] or 1.0) + draw.gauss(0, 0.3) for _ in range(64)]
-        if line.recovery == "lora":
-            more["training"] = training(40, 1.6 + 0.4 * damage**0.5, number)
         text = " It is large.\n\n# 1. *All* of it\n" + "and so on " * int(damage)
         rows.append(change(line, **more, generations=[{"prompt": PROMPT, "text": text}]))
-    return change(results, rows=rows, searches=[search(importances=SHARES, costs=COSTS)], **budget())
+    return change(results, rows=rows, searches=[search()], **budget())
 
 
 def convergence(seeds: int = 3, trials: int = 60) -> Results:
@@ -262,7 +246,7 @@ def convergence(seeds: int = 3, trials: int = 60) -> Results:
     for label, sampler, gain in (("TPE", "tpe", 0.9), ("random search", "random", 0.45)):
         for seed in range(seeds):
             draw = random.Random(10 * seed + (sampler == "tpe"))
-            one = search(trials, seed, label=label, costs=COSTS, importances=SHARES)
+            one = search(trials, seed, label=label)
             made = [
                 trial
                 if trial.value is None or trial.baseline
@@ -284,10 +268,9 @@ def evidence(**more: Any) -> Evidence:
         "ratio": 0.2,
         "structure_ratio": None,
         "recovery": "none",
+        "recovery_label": None,
         "measure": "mean perplexity",
-        "columns": ("wikitext2_ppl", "ptb_ppl"),
         "seeds": (0, 1, 2, 3, 4),
-        "items": 0,
         "paper": -8.1,
         "ours": -10.3,
         "interval": Interval(-10.3, -14.0, -6.6, 0.0, 0.002, -5.6, 4.1),
@@ -297,64 +280,37 @@ def evidence(**more: Any) -> Evidence:
     return Evidence(**facts | more)
 
 
-def told(outcome: str = "supported", **more: Any) -> Verdict:
-    """A verdict, with what there is to say of an effect where there is one."""
-    facts: dict[str, Any] = {
-        "claim": "ppl-untuned",
-        "text": "Without tuning, AdaPruner has a lower perplexity than the best baseline.",
-        "where": "Table 1",
-        "headline": False,
-        "on": "SmolLM2-135M",
-        "outcome": outcome,
-        "reason": None,
-        "missing": (),
-        "unit": "per cent",
-        "favourable": "lower",
-        "threshold": 0.0,
-        "paper": -8.1,
-        "paper_alike": None,
-        "favoured": 1,
-        "opposed": 0,
-        "ours": -10.3,
-        "low": -14.0,
-        "high": -6.6,
-        "p": 0.002,
-        "p_holm": 0.008,
-        "seeds": 5,
-        "seeds_needed": 5,
-        "detectable": 4.1,
-        "needs": None,
-        "conditions": (Deviation("other", "trials", "150", "60"),),
-        "evidence": (evidence(),),
-    }
-    return Verdict(**facts | more)
+def told(outcome: Any = "supported", reason: Any = None, *cases: Evidence, number: int = 1, **more: Any) -> Verdict:
+    """A verdict on a claim with these comparisons; `more`: of the claim, or of what its rule found."""
+    facts = {"id": "ppl", "text": "AdaPruner has a lower perplexity.", "where": "Table 1", "quote": "…",
+             "items": ["table1"], "rule": "better"}  # fmt: skip
+    ruled = {"unit": "per cent", "favourable": "lower", "threshold": 0.0}
+    claim = Claim.model_validate(facts | {name: value for name, value in more.items() if name in Claim.model_fields})
+    found = RuleOutcome(**ruled | {name: value for name, value in more.items() if name not in Claim.model_fields})
+    p = 0.002 if cases else None
+    return Verdict(number, claim, outcome, reason, found, cases, p, p and 4 * p)
 
 
 def four_verdicts() -> list[Verdict]:
     """One of each outcome."""
-    nothing = dict.fromkeys(("ours", "low", "high", "p", "p_holm", "detectable"))
+    points = Interval(-1.84, -2.6, -1.1, 0.0, 0.001, -5.0, 1.0)
+    retained = Interval(96.1, 93.0, 99.2, 96.5, 0.7, -0.3, 4.5)
     return [
-        told(headline=True, where="abstract"),
+        told("supported", None, evidence(), headline=True, where="Abstract"),
         told(
-            "contradicted", text="With LoRA, AdaPruner is ahead of every baseline on average.", unit="points",
-            favourable="higher", paper=0.9, ours=-1.84, low=-2.6, high=-1.1, where="abstract", headline=True,
+            "contradicted", None, evidence(paper=0.9, ours=-1.84, interval=points, favour=-5.0), number=2,
+            text="With LoRA, AdaPruner is ahead.", unit="points", favourable="higher", headline=True,
         ),
         told(
-            "inconclusive", text="After tuning, 97 per cent of the dense model’s accuracy is left.", unit="per cent",
-            favourable="higher", threshold=96.5, paper=97.1, ours=96.1, low=93.0, high=99.2, reason="interval",
-            detectable=4.5, evidence=(evidence(seeds=(0,), items=700),),
+            "inconclusive", "interval", evidence(paper=97.1, ours=96.1, interval=retained), number=3,
+            text="After tuning, 97 per cent is left.", favourable="higher", threshold=96.5,
         ),
-        told(
-            "not tested", text="TPE needs less than half of the trials of random search.", unit="trials", paper=-150.0,
-            reason="few trials", where="text, Figure 4", seeds=0, evidence=(), needs=Needs("LLaMA-7B", 300, 5),
-            **nothing,
-        ),
+        told("not tested", "few trials", number=4, text="TPE needs fewer trials.", unit="trials", trials=300,
+             paper=-150.0),
     ]  # fmt: skip
 
 
 DEVIATIONS = [
-    Deviation("other", "model", "LLaMA-7B", "SmolLM2-135M (dequantised from 4-bit Q4_1)"),
-    Deviation("other", "cut", "25% a layer, 19.5% of all", "20% of all"),
-    Deviation("other", "trials", "150", "60"),
-    Deviation("other", "seeds", "not stated", "0, 1, 2, 3, 4"),
+    Deviation("Models", "LLaMA-7B", "SmolLM2-135M (dequantised from 4-bit Q4_1)"),
+    Deviation("Seeds", "not stated", "0, 1, 2, 3, 4"),
 ]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 from scipy.stats import ttest_rel
 
-from reproducer.reporting.bootstrap import interval, of_error, of_errors
+from reproducer.reporting.bootstrap import interval, of_errors
 from reproducer.reporting.rules.effects import log_ratio, mapped, percent_change, points, share, share_above
 
 
@@ -116,7 +116,7 @@ def test_equal_means_are_a_tie_in_whatever_order_they_were_added():
 
 
 def test_another_scale_moves_ends_and_what_is_detectable():
-    found = mapped(of_error(math.log(0.9), 0.02, 4), percent_change, lower=True)
+    found = mapped(of_errors(math.log(0.9), [(0.02, 4)]), percent_change, lower=True)
     half = student.ppf(0.975, 4) * 0.02
     assert (found.value, found.low) == pytest.approx((-10, 100 * (0.9 * math.exp(-half) - 1)))
     assert found.detectable == pytest.approx(100 * (1 - math.exp(-half - student.ppf(0.8, 4) * 0.02)))

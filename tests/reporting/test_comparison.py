@@ -1,10 +1,13 @@
 import pytest
 
 from reproducer.paper import load_item
-from reproducer.reporting.comparison import compare, standings
+from reproducer.reporting.comparison import compare, stands_for_any
+from reproducer.reporting.deviations import deviations
 
 from . import fake
 from .reading import markdown, section_of, tables
+
+TABLE1 = "Beside the paper’s Table 1"
 
 
 def find(paper, label, recovery="none"):
@@ -13,13 +16,6 @@ def find(paper, label, recovery="none"):
 
 def reproducing(results, reproduces, **more):
     return fake.change(results, spec=results.spec | {"reproduces": reproduces}, **more)
-
-
-def test_nothing_to_compare_with():
-    assert compare(fake.quickstart()) is None
-    results = reproducing(fake.table1(), {"table": 5})  # it holds no numbers
-    assert compare(results) is None
-    assert "holds no numbers of the paper’s Table 5" in markdown(results)
 
 
 def test_same_model_by_structure_ratio():
@@ -31,37 +27,40 @@ def test_same_model_by_structure_ratio():
     ours = next(r.metrics for r in results.rows if (r.method, r.recovery) == ("llm-pruner-e2", "lora"))
     dense = results.rows[0].metrics
     cell = row.cells["boolq_acc"]
-    assert cell.paper == printed["boolq_acc"]
-    assert cell.ours == pytest.approx(100 * ours["boolq_acc"])
-    assert cell.difference == pytest.approx(100 * ours["boolq_acc"] - printed["boolq_acc"])
-    assert cell.paper_from_dense == pytest.approx(printed["boolq_acc"] - 73.18)
-    assert cell.ours_from_dense == pytest.approx(100 * (ours["boolq_acc"] - dense["boolq_acc"]))
-    assert cell.difference_from_dense == pytest.approx(cell.ours_from_dense - cell.paper_from_dense)
-    assert cell.paper_over_dense is None
+    assert (cell.paper, cell.ours) == (printed["boolq_acc"], pytest.approx(100 * ours["boolq_acc"]))
+    assert cell.paper_relative == pytest.approx(printed["boolq_acc"] - 73.18)
+    assert cell.ours_relative == pytest.approx(100 * (ours["boolq_acc"] - dense["boolq_acc"]))
     cell = row.cells["ptb_ppl"]
-    assert cell.paper_over_dense == pytest.approx(printed["ptb_ppl"] / 22.14)
-    assert cell.ours_over_dense == pytest.approx(ours["ptb_ppl"] / dense["ptb_ppl"])
+    assert cell.paper_relative == pytest.approx(printed["ptb_ppl"] / 22.14)
+    assert cell.ours_relative == pytest.approx(ours["ptb_ppl"] / dense["ptb_ppl"])
     assert {(r.label, r.recovery_label) for r in paper.only_paper} == {
         ("MoreauPruner", None), ("MoreauPruner", "LoRA"), ("LoRAShear", "LoRA"),
     }  # fmt: skip
-    text = section_of(markdown(results), "Comparison with the paper’s Table 1")
+    text = section_of(markdown(results), "Appendix")
     assert "LoRAShear (llama-7b, 20%, w/ LoRA)" in text
-    assert "w/ LoRA, LoRAShear, ARC-e: 54.11 is printed, 64.11 would be right. The text claims" in text
+    assert "LoRA, LoRAShear, ARC-e: 54.11 is printed, 64.11 would be right. The text claims" in text
+    assert [line["PTB↓"] for line in tables(results, TABLE1)[0]][:2] == ["22.14", "22.80"]
 
 
-def test_another_model_is_compared_in_kind():
-    paper = compare(fake.table1("smollm2-135m", structure_ratio=None))
-    assert paper.in_kind
-    assert paper.models == {"smollm2-135m": "llama-7b"}
-    assert len(paper.rows) == 11
-    taus = {(order.recovery, order.metric): order.tau for order in paper.orders}
-    assert taus["none", "wikitext2_ppl"] == pytest.approx(0.8)  # one of ten pairs is the other way round: E1 and E2
+def test_of_another_model_only_what_is_relative_to_its_dense_row_is_shown():
+    results = fake.table1("smollm2-135m", structure_ratio=None)
+    paper = compare(results)
+    assert paper.in_kind and paper.models == {"smollm2-135m": "llama-7b"} and len(paper.rows) == 11
+    theirs, ours, *_ = tables(results, TABLE1)[0]
+    cell = find(paper, "Magnitude").cells["ptb_ppl"]
+    assert (theirs["Method"], theirs["PTB↓"], ours["PTB↓"]) == (
+        "Magnitude", f"×{cell.paper_relative:.2f}", f"×{cell.ours_relative:.2f}",
+    )  # fmt: skip
+    assert theirs["BoolQ↑"].startswith("−") and "relative to each model’s own dense row" in markdown(results)
 
 
-def test_told_models_go_before_their_order():
+def test_models_that_are_named_go_before_their_order():
     results = reproducing(fake.table1("b"), {"figure": 5})
     results = fake.change(results, models=[fake.change(results.models[0], stands_for="vicuna-7b")])
     assert compare(results).models == {"b": "vicuna-7b"}
+    assert stands_for_any(fake.table1("own")) == {"own": "llama-7b"}
+    elsewhere = fake.change(fake.table1("own").models[0], stands_for="opt-6.7b")
+    assert stands_for_any(fake.change(fake.table1("own"), models=[elsewhere])) == {}
 
 
 def test_ablations_are_told_apart_by_their_labels():
@@ -71,7 +70,6 @@ def test_ablations_are_told_apart_by_their_labels():
     ]
     paper = compare(reproducing(fake.table1(), {"table": 2}, rows=rows))
     assert [row.paper_label for row in paper.rows] == ["AdaPruner", "w/o I1", "w/o D"]
-    assert paper.only_ours[0].label == "something else"
 
 
 def test_failed_rows_keep_the_papers_numbers_beside_them():
@@ -80,12 +78,8 @@ def test_failed_rows_keep_the_papers_numbers_beside_them():
     rows[1] = fake.failed("magnitude", "boom", model="llama-7b", structure_ratio=0.25)
     results = fake.change(results, rows=rows)
     row = find(compare(results), "Magnitude")
-    assert row.status == "failed"
-    cell = row.cells["ptb_ppl"]
-    assert cell.paper == 1022.1 and cell.ours is cell.difference is None
-    values = tables(results, "Comparison with the paper’s Table 1")[0]
-    assert next(line["PTB↓"] for line in values if line["Method"] == "Magnitude") == "1022.1"
-    assert [line["PTB↓"] for line in values if line[""] == "ours"][1] == "failed"
+    assert (row.status, row.cells["ptb_ppl"].paper, row.cells["ptb_ppl"].ours) == ("failed", 1022.1, None)
+    assert [line["PTB↓"] for line in tables(results, TABLE1)[0]][2:4] == ["1022.1", "–"]
 
 
 def test_where_the_method_plays_no_part_the_papers_row_stands_beside_every_row_of_its_ratio():
@@ -96,47 +90,35 @@ def test_where_the_method_plays_no_part_the_papers_row_stands_beside_every_row_o
     results = reproducing(fake.quickstart(rows=rows, columns=[macs], searches=[]), {"table": 9})
     paper = compare(results)
     assert [row.cells["macs_giga"].paper for row in paper.rows] == [425.12, 340.48, 340.48]
-    assert paper.rows[1].cells["macs_giga"].ours_over_dense == pytest.approx(339.5 / 424.0)
-    assert paper.rows[1].cells["macs_giga"].paper_over_dense == pytest.approx(340.48 / 425.12)
-    assert [row.label for row in paper.only_ours] == ["half"]
+    assert paper.rows[1].cells["macs_giga"].ours_relative == pytest.approx(339.5 / 424.0)
+    assert paper.rows[1].cells["macs_giga"].paper_relative == pytest.approx(340.48 / 425.12)
     assert "Sizes and times do not depend on which units" in markdown(results)
 
 
-def test_the_papers_average_is_over_the_tasks_of_the_run():
-    left_out = {"piqa_acc", "openbookqa_acc", "boolq_acc"}
-    columns = [column for column in fake.TABLE1 if column.key not in left_out]
-    results = fake.change(fake.table1(), columns=columns)
-    printed = next(r.metrics for r in load_item("table1").rows if r.method == "dense")
-    four = ("hellaswag_acc", "winogrande_acc", "arc_easy_acc", "arc_challenge_acc")
-    cell = find(compare(results), "llama-7b").cells["average_acc"]
-    assert cell.paper == pytest.approx(sum(printed[task] for task in four) / 4)
-    results = reproducing(results, {"figure": 3})  # only averages of all seven are known of it
-    assert all(row.cells["average_acc"].paper is None for row in compare(results).rows)
+def test_averages_over_other_tasks_than_the_papers_seven_are_not_compared():
+    results = fake.table1()
+    assert "average_acc" in compare(results).rows[0].cells
+    fewer = [column for column in results.columns if column.key != "piqa_acc"]
+    models = [fake.change(results.models[0], averaged=["boolq_acc", "arc_easy_acc"])]
+    for other in (fake.change(results, columns=fewer), fake.change(results, models=models)):
+        cells = compare(other).rows[0].cells
+        assert "average_acc" not in cells and "boolq_acc" in cells
 
 
-def test_mean_perplexities_are_compared_over_the_seeds_that_both_have():
-    def rows(method, by_seed, **more):
-        return [
-            fake.row(method, {"python_topics_ppl": one, "python_docstrings_ppl": two}, seed=seed, **more)
-            for seed, (one, two) in by_seed.items()
-        ]
-
-    results = fake.quickstart(
-        searches=[],
-        rows=rows("dense", {0: (1, 1)})
-        + rows("vector", {0: (80, 90), 1: (70, 80), 2: (500, 500)})  # 80 over seeds 0 and 1
-        + rows("llm-pruner-e2", {0: (100, 100), 1: (20, None)})
-        + rows("adapruner", {0: (50, 70), 1: (60, 80)})  # 65
-        + rows("adapruner", {0: (81, 99)}, label="w/o D")
-        + rows("adapruner", {0: (1, 1)}, recovery="lora"),  # alone in its block
+def test_deviations_have_both_sides_and_leave_out_what_agrees():
+    results = fake.measured(fake.table1("smollm2-135m", seeds=(0, 1), structure_ratio=None), 3)
+    cut = {"layers": [3, 4, 5], "of": 30, "heads": 0.3, "channels": 0.243}
+    rows = [fake.change(row, reached=cut) for row in results.rows]
+    searches = [fake.search(8, settings=fake.search().settings | {"mode": "paper", "sampler": "tpe"})]
+    results = fake.change(results, rows=rows, searches=searches)
+    found = {one.topic: one for one in deviations(results)}
+    assert found["Models"].ours == "smollm2-135m for LLaMA-7B, 135 million parameters in float32"
+    assert found["Cut"].ours == "20%: 19.9% of all parameters, from layers 3 to 5 of 30"
+    assert (
+        found["Search"].ours == "8 trials by TPE; perplexity on 16 windows each of python-topics and python-docstrings"
     )
-    below, above = standings(results)
-    assert (below.value, below.other_value, below.seeds) == (65.0, 80.0, [0, 1])
-    assert (above.value, above.other_value, above.seeds) == (90.0, 85.0, [0])
-    text = markdown(results)
-    assert "AdaPruner, 20%, w/o tune: mean perplexity 65.00 on Python topics and Docstrings" in text
-    # differences of −25 and −5: a mean of −15, half an interval of 12.706 standard errors of 10, against 80
-    assert "18.8% below the best baseline’s (Vector, 80.00); 95% interval of the difference −178% to +140%" in text
-    assert below.interval == pytest.approx((100 * (-15 - 127.06) / 80, 100 * (-15 + 127.06) / 80), rel=1e-4)
-    assert "5.9% above the best baseline’s (Vector, 85.00); seed 0: nothing is known of the spread over seeds." in text
-    assert above.interval is None
+    assert (found["Seeds"].paper, found["Seeds"].ours) == ("not stated", "0, 1")
+    assert found["Tasks"].ours.endswith("OBQA, 100 items each") and "Device of the times" not in found
+    own = fake.change(results, models=[fake.change(results.models[0], name="llama-7b")], rows=fake.table1().rows)
+    assert "Models" not in {one.topic for one in deviations(own)}
+    assert deviations(fake.quickstart()) == []

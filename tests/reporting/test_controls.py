@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from reproducer.reporting.controls import control_effects
+from reproducer.reporting.controls import control_blocks
 from tests.reporting.claimed import run
 from tests.reporting.fake import change
-from tests.reporting.reading import markdown, section_of, tables
+from tests.reporting.reading import markdown, tables
 
 LOSS = {"dense": 3.0, "AdaPruner": 4.0, "LLM-Pruner-E2": 4.1, "LLM-Pruner-E1": 3.8}
 SIGHT = {"purpose": "calibration", "dataset": "wikitext2", "split": "search", "samples": 5}
@@ -25,26 +25,27 @@ def controlled(seeds=range(5)):
     return change(results, rows=rows)
 
 
+def effects(results):
+    return {one.line.label: one for (block,) in [control_blocks(results)] for one in block if one.effect}
+
+
 def test_the_effect_is_that_of_the_losses_on_the_seeds_of_both():
-    found = {one.other.label: one for one in control_effects(controlled(seeds=(1, 3)))}
+    found = effects(controlled(seeds=(1, 3)))
     assert found.keys() == {"E2 on the search's texts", "LLM-Pruner-E1"}
-    for label, loss, seeds in (("E2 on the search's texts", 4.1, (1, 3)), ("LLM-Pruner-E1", 3.8, (0, 1, 2, 3, 4))):
-        one = found[label]
-        assert one.seeds == seeds and one.effect.low < one.effect.value < one.effect.high
-        assert one.effect.value == pytest.approx(100 * math.expm1(4.0 - loss), abs=1.5)
+    for label, loss, seeds in (("E2 on the search's texts", 4.1, 2), ("LLM-Pruner-E1", 3.8, 5)):
+        one = found[label].effect
+        assert one.seeds == seeds and one.interval.low < one.interval.value < one.interval.high
+        assert one.interval.value == pytest.approx(100 * math.expm1(4.0 - loss), abs=1.5)
     assert found["E2 on the search's texts"].informed and not found["LLM-Pruner-E1"].informed
-    assert [one.other.label for one in control_effects(controlled(seeds=(1,)))] == ["LLM-Pruner-E1"], (
-        "of one seed nothing"
-    )
+    assert effects(controlled(seeds=(1,))).keys() == {"LLM-Pruner-E1"}, "of one seed nothing"
 
 
-def test_rows_calibrated_on_the_searchs_texts_are_named_on_the_first_screen():
+def test_what_had_the_searchs_texts_is_named_on_the_first_screen():
     results = controlled()
     rows = [change(row, saw=[SIGHT]) if row.label == "LLM-Pruner-E1" else row for row in results.rows]
     results = change(results, rows=rows)
-    text = markdown(results)
-    answer = next(line for line in section_of(text, "What holds").splitlines() if "Is it the search?" in line)
-    assert "“E2 on the search's texts” −9" in answer and "“LLM-Pruner-E1” +2" in answer and "(5 seeds)" in answer
+    answer = next(line for line in markdown(results).splitlines() if "Is it the search?" in line)
+    assert "“E2 on the search's texts” −9" in answer and "“LLM-Pruner-E1” +2" in answer
     told = {line["Method"]: line["AdaPruner against it"] for line in tables(results, "Controls")[0]}
-    assert told["AdaPruner"] == "" and told["E2 on the search's texts"].startswith("−9")
+    assert told["AdaPruner"] == "–" and told["E2 on the search's texts"].startswith("−9")
     assert "Is it the search?" not in markdown(run(dict.fromkeys(LOSS, 0.5), loss=LOSS))

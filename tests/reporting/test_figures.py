@@ -4,10 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reproducer.paper import load_item
 from reproducer.reporting import figures
-from reproducer.reporting.comparison import compare
-from reproducer.reporting.figures import axes
+from reproducer.reporting.figures import averaged, axes
 from reproducer.reporting.rows import by_seed, estimate, lines
 from reproducer.reporting.searches import histories
 
@@ -41,36 +39,46 @@ def test_of_a_single_search_each_trial_is_a_point_and_the_best_baseline_a_line()
     assert list(baseline.get_ydata()) == [177.3, 177.3]
 
 
-def test_perplexities_are_points_and_a_failed_one_is_marked():
+def drawn(results, kind):
+    columns = averaged(results, kind)
+    figure = figures.averages(results, columns)
+    return figure and figure.axes
+
+
+def points(ax):
+    """Where the points of panel are, the dense model's line left out."""
+    return [float(line.get_xdata()[0]) for line in ax.lines if line.get_marker() == "o"]
+
+
+def test_a_failed_row_is_marked_and_no_column_gives_no_figure():
     results = fake.quickstart()
     rows = [*results.rows]
     rows[1] = fake.failed("magnitude", "boom")
     results = fake.change(results, rows=rows)
-    (ax,) = figures.averages(results, "perplexity").axes
-    assert "failed" in drawn_texts(ax) and not ax.patches
-    places = [collection.get_offsets()[0][0] for collection in ax.collections]
+    (ax,) = drawn(results, "perplexity")
+    assert "failed" in drawn_texts(ax)
     columns = ("python_topics_ppl", "python_docstrings_ppl")
-    assert places == pytest.approx([sum(row.metrics[key] for key in columns) / 2 for row in rows[2:]])
-    assert figures.averages(fake.change(results, columns=[]), "perplexity") is None
+    assert points(ax) == pytest.approx([sum(row.metrics[key] for key in columns) / 2 for row in rows[2:]])
+    assert drawn(fake.change(results, columns=[]), "perplexity") is None
 
 
-def test_intervals_over_seeds_stand_at_points_and_bars():
+def test_intervals_over_seeds_stand_at_points():
     results = fake.table1(seeds=(0, 1, 2))
     pruned = [line for line in lines(results.rows) if line.method != "dense"]
     for kind, keys, scale in (("perplexity", ["wikitext2_ppl", "ptb_ppl"], 1), ("accuracy", ["average_acc"], 100)):
-        (ax,) = figures.averages(results, kind).axes
+        (ax,) = drawn(results, kind)
         means = [estimate([*by_seed(line, keys).values()]) for line in pruned]
-        drawn = sorted(tuple(bar.get_segments()[0][:, 0]) for bar in ax.collections if hasattr(bar, "get_segments"))
+        bars = sorted(tuple(bar.get_segments()[0][:, 0]) for bar in ax.collections)
         expected = sorted((scale * (one.mean - one.half), scale * (one.mean + one.half)) for one in means)
         inside = [pair for pair in expected if pair[0] < ax.get_xlim()[1]]
-        assert [list(pair) for pair in drawn] == [pytest.approx(pair) for pair in inside]
-    (ax,) = figures.averages(fake.table1(), "perplexity").axes
-    assert not any(hasattr(bar, "get_segments") for bar in ax.collections), "one seed has no interval"
+        assert [list(pair) for pair in bars] == [pytest.approx(pair) for pair in inside]
+    (ax,) = drawn(fake.table1(), "perplexity")
+    assert not ax.collections, "one seed has no interval"
 
 
 def test_a_perplexity_far_above_the_others_is_named_at_the_edge():
     results = fake.table1()
-    (ax,) = figures.averages(results, "perplexity").axes
+    (ax,) = drawn(results, "perplexity")
     (text,) = [text for text in drawn_texts(ax) if text.endswith("→")]
     worst = max(row.metrics["ptb_ppl"] / 2 + row.metrics["wikitext2_ppl"] / 2 for row in results.rows)
     assert text == f"{worst:.0f} →" and ax.get_xlim()[1] < worst
@@ -84,46 +92,18 @@ def test_each_panel_has_room_for_its_own_perplexities():
         for row in fake.table1("other").rows
     ]
     results = fake.table1()
-    figure = figures.averages(fake.change(results, rows=[*results.rows, *other]), "perplexity")
-    places = [sorted(one.get_offsets()[0][0] for one in ax.collections) for ax in figure.axes]
+    panels = drawn(fake.change(results, rows=[*results.rows, *other]), "perplexity")
+    places = [sorted(points(ax)) for ax in panels]
     assert places[1] == pytest.approx([100 * place for place in places[0]]) and len(places[0]) > 2
-    for ax, drawn in zip(figure.axes, places, strict=True):
-        assert ax.get_xlim()[0] < drawn[0] and drawn[-1] < ax.get_xlim()[1]
-
-
-def test_a_claims_effect_is_right_of_the_line_where_it_is_as_claimed():
-    found = fake.four_verdicts()
-    figure = figures.claims(found)
-    assert len(figure.axes) == 2, "per cent and points; what is not tested has no place"
-    cent, points = figure.axes
-    dots = [tuple(one.get_offsets()[0]) for one in cent.collections if one.get_label().startswith("here")]
-    assert dots == [pytest.approx((10.3, 0)), pytest.approx((96.1 - 96.5, 1))]
-    diamonds = [one.get_offsets()[0][0] for one in cent.collections if one.get_label() == "the paper"]
-    assert diamonds == pytest.approx([8.1, 97.1 - 96.5])
-    (dot,) = [one.get_offsets()[0][0] for one in points.collections if one.get_label() == "here: contradicted"]
-    assert dot < 0
-    interval = cent.lines[0].get_xdata()
-    assert sorted(interval) == pytest.approx([6.6, 14.0])
-    assert cent.get_yticklabels()[1].get_text().startswith("3. ")
+    for ax, inside in zip(panels, places, strict=True):
+        assert ax.get_xlim()[0] < inside[0] and inside[-1] < ax.get_xlim()[1]
 
 
 def test_two_searches_never_share_a_file_and_no_name_is_too_long(tmp_path):
     models = ("w/o D", "w o D", "x" * 300, "x" * 301)
     results = fake.quickstart(searches=[fake.search(model=model, trials=4) for model in models])
-    names = [picture.name for picture in figures.draw(results, tmp_path)]
-    assert len(set(names)) == len(names) == 6
-    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.png" for name in names}
-
-
-def test_the_papers_own_bars_stand_beside_ours():
-    results = fake.table1("smollm2-135m", structure_ratio=None)
-    figure = figures.averages(results.model_copy(update={"paper": compare(results)}), "accuracy")
-    ours, paper = figure.axes
-    assert paper.get_title() == "llama-7b, 20% (paper)"
-    printed = [row.metrics["average_acc"] for row in load_item("table1").rows if row.method != "dense"]
-    assert sorted(bar.get_width() for bar in paper.patches) == pytest.approx(sorted(printed))
-    assert len(ours.patches) == 10
-    assert len(figures.averages(fake.quickstart(), "accuracy").axes) == 1
+    names = [picture.png.name for picture in figures.draw(results, tmp_path)]
+    assert len(set(names)) == len(names) == 6 == len([*tmp_path.iterdir()])
 
 
 @pytest.mark.parametrize("names", [["a", "b", "c", "d", "e"], ["a rather long name of a search"] * 4])
@@ -142,14 +122,8 @@ def test_no_text_is_cut_by_the_edge_of_its_figure():
     labels = {row.method: f"{row.label}, rather long" for row in results.rows}
     rows = [fake.change(row, label=labels[row.method]) for row in results.rows]
     results = fake.change(results, rows=rows, searches=[fake.search(label="AdaPruner, rather long")])
-    drawn = [
-        figures.averages(results, "accuracy"),
-        figures.averages(results, "perplexity"),
-        figures.convergence(histories(results.searches)[0]),
-        figures.losses(results.rows),
-        figures.claims(fake.four_verdicts()),
-    ]
-    for figure in drawn:
+    made = [figures.averages(results, averaged(results, kind)) for kind in ("accuracy", "perplexity")]
+    for figure in [*made, figures.convergence(histories(results.searches)[0])]:
         figure.canvas.draw()
         for ax in figure.axes:
             low, high = ax.get_xlim()
@@ -180,16 +154,3 @@ def test_a_seed_that_starts_behind_the_end_of_another_does_no_harm():
     (group,) = histories([search([3.0, 2.0]), search([None, None, None, 5.0, 4.0], seed=1)])
     line, _ = figures.convergence(group).axes[0].lines
     assert (list(line.get_xdata()), list(line.get_ydata())) == ([4], [3.5])
-
-
-def test_every_trained_row_is_a_line_and_the_methods_are_the_legend():
-    rows = fake.measured(fake.table1(), 3).rows
-    (ax,) = figures.losses(rows).axes
-    _, labels = ax.get_legend_handles_labels()
-    assert labels == list(fake.METHODS.values())
-    smooth = [line for line in ax.lines if not line.get_label().startswith("_")]
-    raw = [line for line in ax.lines if line.get_label().startswith("_")]
-    assert len(smooth) == len(raw) == 5
-    losses = [step.loss for step in next(row for row in rows if row.training).training]
-    assert list(raw[0].get_ydata()) == losses
-    assert smooth[0].get_ydata()[5] == pytest.approx(sum(losses[3:8]) / 5)  # two neighbours on either side of 40

@@ -24,18 +24,17 @@ def gguf(type: str, size: int, perplexity: float, **more) -> dict:
 
 def deployed():
     """Dense and one pruned row, three files each; of the pruned ones the q8_0 is worse than the dense q4_k_m."""
-    mixed = {"matrices": {"q4_k": 16, "q6_k": 14, "q5_0": 181}}
     results = fake.quickstart()
     files = {
         "dense": [
             gguf("f16", 270 << 20, 31.2),
             gguf("q8_0", 145 << 20, 31.4),
-            gguf("q4_k_m", 105 << 20, 33.0, **mixed),
+            gguf("q4_k_m", 105 << 20, 33.0),
         ],
         "llm-pruner-e2": [
             gguf("f16", 216 << 20, 84.0, architecture="deci"),
             gguf("q8_0", 117 << 20, 85.0, architecture="deci", padded=25),
-            gguf("q4_k_m", 85 << 20, 90.0, architecture="deci", padded=25, **mixed),
+            gguf("q4_k_m", 85 << 20, 90.0, architecture="deci", padded=25),
         ],
     }
     return fake.change(results, rows=[fake.change(row, gguf=files.get(row.method, [])) for row in results.rows])
@@ -63,8 +62,7 @@ def test_sizes_perplexities_and_speeds_stand_side_by_side():
 def test_widths_that_miss_a_block_are_told():
     text = section_of(markdown(deployed()), HEADING)
     assert "in 25 layers of LLM-Pruner-E2. A spec’s prune.round" in text and "architecture deci" in text
-    assert r"So have SmolLM2-135M in q4\_k\_m 181 of q5\_0; LLM-Pruner-E2 in q4\_k\_m 181 of q5\_0." in text
-    assert r"q4\_k\_m 181 of q5\_0" in latex(deployed())
+    assert "in 25 layers" in latex(deployed())
 
 
 @pytest.mark.parametrize(("values", "expected"), [([3.0], (3, 3, 3)), ([1.0, 2.0, 3.0, 4.0, 9.0], (3, 2, 4))])

@@ -36,7 +36,7 @@ def test_the_page_is_one_file(report):
     assert source.startswith("<!doctype html>")
     assert not {tag for tag, _ in page.elements} & {"link", "iframe", "object", "base", "form"}
     images = [attributes["src"] for attributes in page.all("img")]
-    assert len(images) >= 4 and all(src.startswith("data:image/png;base64,") for src in images)
+    assert len(images) == 3 and all(src.startswith("data:image/png;base64,") for src in images)
     assert all(attributes.get("alt") for attributes in page.all("img"))
     assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest", source)
     (policy,) = [one["content"] for one in page.all("meta") if one.get("http-equiv") == "Content-Security-Policy"]

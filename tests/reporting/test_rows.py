@@ -4,7 +4,6 @@ import pytest
 
 from reproducer.reporting.latex import tabular
 from reproducer.reporting.numbers import (
-    cut,
     effect,
     other,
     perplexity,
@@ -12,68 +11,11 @@ from reproducer.reporting.numbers import (
     ranged,
     seconds,
     setting,
-    tuning,
 )
 from reproducer.reporting.rows import blocks, lines
 from reproducer.reporting.tables import Cell, Table
 
 from . import fake
-from .reading import markdown as report
-from .reading import section_of, tables
-
-
-def results_table(results):
-    (table,) = tables(results, "Results")
-    return table
-
-
-def test_bold_leaves_out_dense_and_starts_again_in_every_block():
-    results = fake.table1(seeds=(0, 1, 2))
-    table, tasks = results_table(results), tables(results, "All measures")[0]
-    for of, header in ((table, "WikiText2↓"), (table, "Average↑"), (tasks, "BoolQ↑")):
-        bold = [line["Method"] for line in of if line[header].startswith("**")]
-        assert bold == ["AdaPruner", "AdaPruner"]  # once w/o, once with tuning; never dense, which is better
-    assert [line["Tuning"] for line in table] == ["", "w/o tune", "", "", "", "", "w/ LoRA", "", "", "", ""]
-
-
-def test_what_cannot_be_told_from_the_best_is_marked():
-    values = {"vector": (0.5, 0.6, 0.7), "llm-pruner-e1": (0.48, 0.62, 0.69), "llm-pruner-e2": (0.4, 0.5, 0.6)}
-    rows = [
-        fake.row(method, {"quiz_acc": value}, seed=seed)
-        for method, of in values.items()
-        for seed, value in enumerate(of)
-    ]
-    found = {line["Method"]: line["Quiz↑"] for line in results_table(fake.quickstart(rows=rows, searches=[]))}
-    assert found["Vector"] == "**60 ± 25**" and found["LLM-Pruner-E1"] == "60 ± 27 ≈"
-    assert found["LLM-Pruner-E2"] == "50 ± 25", "always 10 points below it, so they are told apart by seed"
-    single = [row for row in rows if row.seed == 0]
-    assert "**" not in "".join(results_table(fake.quickstart(rows=single, searches=[]))[0].values())
-
-
-def test_failed_and_missing_cells_read_so():
-    results = fake.quickstart()
-    rows = [*results.rows]
-    rows[3] = fake.failed("llm-pruner-e1", "boom | <b>")
-    rows[4] = fake.change(rows[4], status="missing", metrics={})
-    rows[5] = fake.change(rows[5], metrics=rows[5].metrics | {"quiz_acc": None})
-    results = fake.change(results, rows=rows)
-    assert [line["Quiz↑"] for line in results_table(results)][3:] == ["failed", "–"]  # what has not run is left out
-    text = report(results)
-    assert "4 of 6 rows done, 1 failed, 1 not run (see “Not done”); seed 0." in text
-    not_done = section_of(text, "Not done")
-    assert r"Failed: LLM-Pruner-E1, 20%, w/o tune, seed 0: boom \| \<b\>" in not_done
-    assert "- Not run: LLM-Pruner-E2, 20%, w/o tune, seed 0\n" in not_done
-
-
-def test_seeds_are_brought_together_as_mean_and_interval():
-    rows = [fake.row("vector", {"quiz_acc": value}, seed=i) for i, value in enumerate((0.2, 0.3, 0.7))]
-    (line,) = lines(rows)
-    assert line.mean["quiz_acc"] == pytest.approx(0.4)
-    assert line.rows == line.done == rows
-    results = fake.quickstart(rows=rows, searches=[])
-    # Student's t of two degrees is 4.303: half an interval is 4.303 · 26.46 / √3
-    assert results_table(results)[0]["Quiz↑"] == "40 ± 66"
-    assert "Means over seeds ± half a 95% interval" in section_of(report(results), "Results")
 
 
 def test_lines_and_blocks_keep_the_order_of_the_rows():
@@ -152,12 +94,6 @@ def test_times(value, text):
 )  # fmt: skip
 def test_settings(value, text):
     assert setting(value) == text
-
-
-def test_cuts_and_recoveries():
-    row = fake.row("vector", {}, structure_ratio=0.25, recovery="lora")
-    assert (cut(row), tuning(row)) == ("25% a layer", "w/ LoRA")
-    assert (cut({"ratio": 0.125}), tuning({"recovery": "own"})) == ("12.5%", "w/ own")
 
 
 def test_equal_means_are_a_tie_whatever_the_order_of_the_seeds():

@@ -33,14 +33,12 @@ def test_latencies_stand_beside_the_dense_models():
     assert [line["Method"] for line in table] == ["SmolLM2-135M", "LLM-Pruner-E2"]
     assert [line["Prefill↓"] for line in table] == ["104 (102 to 106)", "52 (51 to 53)"]
     assert [line["Decode↓"] for line in table] == ["20.8 (20.4 to 21.2)", "10.4 (10.2 to 10.6)"]
-    low, high = 51 / 106, 53 / 102
-    assert [line["Decode of dense↓"] for line in table] == ["", f"0.500 ({low:.3f} to {high:.3f})"]
-    assert "0.500" in latex(timed())
+    assert table[1]["Of dense↓"] == "0.50" and "0.50" in latex(timed())
 
 
 def test_widths_that_miss_the_hardwares_multiple_are_told():
     text = section_of(markdown(timed()), HEADING)
-    assert "1 of 2 rows: LLM-Pruner-E2 in 29 of 30 layers." in text and "round_to: 64" in text
+    assert "So have LLM-Pruner-E2 in 29 of 30 layers." in text and "round_to: 64" in text
     results = timed()
     even = [fake.change(row, speed=speed(1.0)) for row in results.rows]
     assert "miss a multiple" not in section_of(markdown(fake.change(results, rows=even)), HEADING)

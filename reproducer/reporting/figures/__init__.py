@@ -11,14 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from reproducer.reporting.controls import control_rows
 from reproducer.reporting.cost import fronts
-from reproducer.reporting.figures.axes import WIDTH
 from reproducer.reporting.figures.by_method import averaged, averages
 from reproducer.reporting.figures.cost import front
-from reproducer.reporting.figures.curves import convergence, losses
-from reproducer.reporting.figures.effects import claims
+from reproducer.reporting.figures.curves import convergence
 from reproducer.reporting.numbers import cut
 from reproducer.reporting.searches import histories
-from reproducer.reporting.verdicts import Verdict
 from reproducer.stages.results import Results
 
 if TYPE_CHECKING:
@@ -32,48 +29,48 @@ class Picture:
     """A figure that was drawn.
 
     Attributes:
-        kind: `claims`, `accuracy`, `perplexity`, `cost`, `training` or `histories`.
-        name: of its file, without the ending.
-        of: what it shows: the verdicts, the columns, the `Point`s or the `Histories`.
-        wide: it needs a page's whole width.
-        png: its file.
+        kind: `accuracy`, `perplexity`, `cost` or `histories`.
+        title: of the figure. png: its file.
+        columns: labels of what is averaged.
     """
 
     kind: str
-    name: str
-    of: Any
-    wide: bool
+    title: str
     png: Path
+    columns: Sequence[str] = ()
 
 
-def draw(results: Results, directory: Path, verdicts: Sequence[Verdict] = ()) -> list[Picture]:
-    """Draw what there are figures for into `directory`, each as `name`.png."""
+def draw(results: Results, directory: Path) -> list[Picture]:
+    """Draw what there are figures for into `directory`; of a document the rows of its first part, and the controls."""
     drawn: list[Picture] = []
 
-    def save(figure: Figure, kind: str, name: str, of: Any) -> None:
+    def save(figure: Figure, kind: str, title: str, name: str, columns: Sequence[str] = ()) -> None:
         name = re.sub(r"[^a-z0-9]+", "-", name.lower().replace("%", "")).strip("-")[:100]
-        taken = {picture.name for picture in drawn}
+        taken = {picture.png.stem for picture in drawn}
         name = next(n for n in (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3))) if n not in taken)
         _write(figure, directory / f"{name}.png")
-        drawn.append(Picture(kind, name, of, figure.get_figwidth() > 1.3 * WIDTH, directory / f"{name}.png"))
+        drawn.append(Picture(kind, title, directory / f"{name}.png", columns))
 
     directory.mkdir(parents=True, exist_ok=True)
-    if any(verdict.low is not None for verdict in verdicts):
-        save(claims(verdicts), "claims", "claims", verdicts)
-    # of a document figures compare the rows of its first part
     compared = results.of_part(results.parts[0]) if results.parts else results
     labels = {row.label for row in compared.rows}
-    for kind in ("accuracy", "perplexity"):
-        if (figure := averages(_only(results, labels), kind)) is not None:
-            save(figure, kind, f"average-{kind}", averaged(compared, kind))
+    names = {"perplexity": "Mean perplexity by method", "accuracy": "Average zero-shot accuracy by method"}
+    for kind, title in names.items():
+        columns = averaged(compared, kind)
+        if (figure := averages(_only(results, labels), columns)) is not None:
+            save(figure, kind, title, f"average-{kind}", [column.label for column in columns])
     for points in fronts(_only(results, labels | {row.label for row in control_rows(results)})):
-        first = points[0].line
-        save(front(points), "cost", f"cost-{first.model}-{cut(first)}", points)
-    if any(row.training for row in results.rows):
-        save(losses(results.rows), "training", "training-loss", None)
+        where, name = _names(points[0].line)
+        save(front(points), "cost", f"Quality against cost on {where}", f"cost-{name}")
     for group in histories(results.searches):
-        save(convergence(group), "histories", f"histories-{group.model}-{cut(group)}", group)
+        where, name = _names(group[0][0])
+        save(convergence(group), "histories", f"Search histories on {where}", f"histories-{name}")
     return drawn
+
+
+def _names(of: Any) -> tuple[str, str]:
+    """A model and cut in a title, and in a file's name."""
+    return f"{of.model} at {cut(of)}", f"{of.model}-{cut(of)}"
 
 
 def _only(results: Results, labels: set[str]) -> Results:

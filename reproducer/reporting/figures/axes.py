@@ -27,19 +27,14 @@ def line_style(index: int) -> dict[str, Any]:
     return {"color": LINES[index % len(LINES)], "ls": DASHES[index // len(LINES) % len(DASHES)]}
 
 
-def new_figure(
-    panels: int = 1, width: float = WIDTH, height: float = HEIGHT, heights: Sequence[float] | None = None
-) -> tuple["Figure", list["Axes"]]:
-    """A figure with panels beside each other or, where `heights` (in inches) are given, below each other."""
+def new_figure(panels: int = 1, width: float = WIDTH, height: float = HEIGHT) -> tuple["Figure", list["Axes"]]:
+    """A figure with panels beside each other."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, sum(heights) if heights else height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    if heights:
-        axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-    else:
-        axes = figure.subplots(1, panels, squeeze=False, sharey=True)[0]
+    axes = figure.subplots(1, panels, squeeze=False, sharey=True)[0]
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=9)

@@ -1,13 +1,11 @@
-"""The mean of a measure by method: accuracies as bars, perplexities as points."""
+"""The mean of a measure by method: a point each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from reproducer.reporting.comparison import item_of
 from reproducer.reporting.cost import mean_of
 from reproducer.reporting.figures.axes import (
     BLUE,
@@ -27,7 +25,7 @@ from reproducer.reporting.figures.axes import (
 )  # fmt: skip
 from reproducer.reporting.numbers import UNTUNED, cut, plus_minus, tuning
 from reproducer.reporting.rows import Estimate, Line, blocks, lines, measuring, with_results
-from reproducer.stages.results import Column, Results, Row
+from reproducer.stages.results import Column, Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,97 +38,37 @@ def averaged(results: Results, kind: str) -> list[Column]:
     return [column for column in of_kind if column.key == "average_acc"] or of_kind
 
 
-def averages(results: Results, kind: str) -> Figure | None:
-    """A bar (a point for perplexities) a method, with its interval over seeds; a panel a model and cut, colours by
-    recovery.
+def averages(results: Results, columns: Sequence[Column]) -> Figure | None:
+    """The mean of some columns by method, with its interval over seeds; a panel a model and cut, colours by recovery.
 
-    None if no pruned row has the columns; a line counts only with all of them. Accuracies, in percent, have the paper's
-    own averages in panels beside them, where they are known. Perplexities are on a logarithmic axis where they differ
-    much, on which bars would have no base.
+    None if no pruned row has the columns; a line counts only with all of them. Accuracies are in percent. What would
+    squeeze the others together is named at the right edge.
     """
-    columns = averaged(results, kind)
-    panels = _panels(with_results(lines(results.rows)), columns)
-    if not panels:
+    every = with_results(lines(results.rows))
+    pruned = [line for line in measuring(every, [column.key for column in columns]) if line.method != "dense"]
+    panels = [panel for panel in blocks(pruned, PANEL) if any(_mean(line, columns) for line in panel)]
+    if not panels or not columns:
         return None
-    if kind == "accuracy":
-        panels += _panels(_paper_lines(results), columns, " (paper)")
-    pruned = [line for panel in panels for line in panel.lines]
+    dense = {line.model: mean.mean for line in every if line.method == "dense" and (mean := _mean(line, columns))}
+    pruned = [line for panel in panels for line in panel]
     names = list(dict.fromkeys(line.label for line in pruned))
     tunings = sorted(dict.fromkeys(map(tuning, pruned)), key=lambda text: text != UNTUNED)
     rows = sum(max(wrapped(name).count("\n") + 1.5, 0.8 * len(tunings)) for name in names)
     figure, axes = new_figure(len(panels), width=max(WIDTH, 2.6 + 2.7 * len(panels)), height=1.3 + 0.22 * rows)
-    extents = [_extent(panel, columns) for panel in panels]
-    if kind == "accuracy":  # one scale for all; perplexities of other models and cuts are far apart
-        extents = [[value for extent in extents for value in extent]] * len(panels)
-    mean = short(columns[0].label) if len(columns) == 1 and columns[0].source else "average"
-    for ax, panel, extent in zip(axes, panels, extents, strict=True):
-        if kind == "perplexity":
-            set_scale(ax, extent, "x")
-            ax.grid(axis="y", color="#dddddd", lw=0.7)
-            ax.set_axisbelow(True)
-        low, high = ax.get_xlim() if kind == "perplexity" else (0.0, max(extent))
-        right = high * (high / low) ** 0.18 if ax.get_xscale() == "log" else high + 0.18 * (high - low)
-        ax.set_xlim(low, right)  # room for the values
-        _draw(ax, panel, columns, names, tunings)
+    perplexity = columns[0].kind == "perplexity"
+    for ax, panel in zip(axes, panels, strict=True):
+        _draw(ax, panel, columns, names, tunings, dense.get(panel[0].model))
         if len(panels) > 1:
-            ax.set_title(wrapped(panel.title, 30, 2), fontsize=10, parse_math=False)
-        text = "mean perplexity (lower is better)" if kind == "perplexity" else f"{mean} accuracy (%)"
-        ax.set_xlabel(text, fontsize=9.5, parse_math=False)
+            ax.set_title(wrapped(f"{panel[0].model}, {cut(panel[0])}", 30, 2), fontsize=10, parse_math=False)
+        text = "mean perplexity (lower is better)" if perplexity else "mean accuracy in % (higher is better)"
+        ax.set_xlabel(text, fontsize=9.5)
     axes[0].set_yticks(range(len(names)), [wrapped(label) for label in names], fontsize=9, parse_math=False)
     axes[0].set_ylim(len(names) - 0.4, -0.6)
     legend(figure, *axes)
     return figure
 
 
-@dataclass(frozen=True)
-class Panel:
-    """The pruned lines of a model and cut, and the dense model's value."""
-
-    title: str
-    lines: list[Line]
-    dense: float | None
-
-
-def _panels(every: Sequence[Line], columns: Sequence[Column], note: str = "") -> list[Panel]:
-    dense = {line.model: height.mean for line in every if line.method == "dense" and (height := _height(line, columns))}
-    pruned = [line for line in measuring(every, [c.key for c in columns]) if line.method != "dense"]
-    return [
-        Panel(f"{panel[0].model}, {cut(panel[0])}{note}", panel, dense.get(panel[0].model))
-        for panel in blocks(pruned, PANEL)
-        if any(_height(line, columns) is not None for line in panel)
-    ]
-
-
-def _extent(panel: Panel, columns: Sequence[Column]) -> list[float]:
-    """What the axis of a panel has to hold: means, ends of intervals, the dense model's value."""
-    heights = [height for line in panel.lines if (height := _height(line, columns)) is not None]
-    ends = [height.mean + side * height.half for height in heights if height.half for side in (-1, 1)]
-    means = [height.mean for height in heights]
-    known = [*means, *([] if panel.dense is None else [panel.dense])]
-    if columns[0].kind == "perplexity":  # what would squeeze the others is named at the edge
-        known = [value for value in known if value <= FAR * median(means)]
-        ends = [end for end in ends if min(known) / FAR < end <= FAR * median(means)]
-    return known + ends
-
-
-def _paper_lines(results: Results) -> list[Line]:
-    """The paper's rows, of the models that ours stand for, as if they were rows of ours."""
-    item, paper = item_of(results), results.paper
-    if item is None or paper is None:
-        return []
-    labels = {row.recovery: row.recovery_label for row in results.rows}
-    return lines(
-        Row(
-            **row.model_dump(include={"model", "method", "label", "ratio", "recovery"}),
-            recovery_label=labels.get(row.recovery),
-            metrics={"average_acc": average / 100},
-        )
-        for row in item.rows
-        if row.model in paper.models.values() and (average := row.metrics.get("average_acc")) is not None
-    )
-
-
-def _height(line: Line, columns: Sequence[Column]) -> Estimate | None:
+def _mean(line: Line, columns: Sequence[Column]) -> Estimate | None:
     """The mean of the columns, accuracies in percent."""
     mean = mean_of(line, columns)
     if mean is None or columns[0].kind != "accuracy":
@@ -138,43 +76,51 @@ def _height(line: Line, columns: Sequence[Column]) -> Estimate | None:
     return Estimate(100 * mean.mean, None if mean.half is None else 100 * mean.half)
 
 
-def _draw(ax: Axes, panel: Panel, columns: Sequence[Column], names: Sequence[str], tunings: Sequence[str]) -> None:
+def _extent(means: Sequence[Estimate], dense: float | None, perplexity: bool) -> list[float]:
+    """What the axis of a panel has to hold: means, ends of intervals, the dense model's value."""
+    known = [*(mean.mean for mean in means), *([] if dense is None else [dense])]
+    ends = [mean.mean + side * mean.half for mean in means if mean.half for side in (-1, 1)]
+    if perplexity:
+        limit = FAR * median(mean.mean for mean in means)
+        known = [value for value in known if value <= limit]
+        ends = [end for end in ends if min(known) / FAR < end <= limit]
+    return known + ends
+
+
+def _draw(
+    ax: Axes, panel: list[Line], columns: Sequence[Column], names: list[str], tunings: list[str], dense: float | None
+) -> None:
     """A line of text a name of `names`, from the top down; in it a height and a colour a tuning of `tunings`."""
-    accuracy = columns[0].kind == "accuracy"
+    means = [_mean(line, columns) for line in panel]
+    set_scale(ax, _extent([mean for mean in means if mean], dense, columns[0].kind == "perplexity"), "x")
+    low, high = ax.get_xlim()
+    ax.set_xlim(low, high * (high / low) ** 0.18 if ax.get_xscale() == "log" else high + 0.18 * (high - low))
+    ax.grid(axis="y", color="#dddddd", lw=0.7)
+    ax.set_axisbelow(True)
     width = 0.8 / len(tunings)
-    for line in panel.lines:
-        k, height = tunings.index(tuning(line)), _height(line, columns)
+    for line, mean in zip(panel, means, strict=True):
+        k = tunings.index(tuning(line))
         y, color = names.index(line.label) + (k - (len(tunings) - 1) / 2) * width, (SKY, BLUE, GREEN, PURPLE)[k % 4]
-        if height is None:
+        if mean is None:
             failed = line.status == "failed"
             _at_edge(ax, y, "failed" if failed else "not run", RED if failed else GREY)
-        elif not accuracy and height.mean > ax.get_xlim()[1]:
-            _at_edge(ax, y, f"{plus_minus(height.mean, height.half)} →", "#333333")
+        elif mean.mean > ax.get_xlim()[1]:
+            _at_edge(ax, y, f"{plus_minus(mean.mean, mean.half)} →", "#333333")
         else:
-            if accuracy:
-                ax.barh(y, height.mean, 0.94 * width, color=color, label=short(tuning(line)))
-            else:
-                ax.scatter(height.mean, y, s=36, color=color, label=short(tuning(line)), zorder=3)
-            if height.half:
-                ax.errorbar(height.mean, y, xerr=height.half, color="#333333", lw=1.1, capsize=3, zorder=4)
-            _value(ax, y, height, f"{height.mean:.1f}" if accuracy else plus_minus(height.mean, None))
-    if panel.dense is not None:
-        text = f"dense {panel.dense:.1f}" if accuracy else f"dense {plus_minus(panel.dense, None)}"
-        ax.axvline(
-            panel.dense, color=RED, lw=1.2, ls="--", label=text if len(ax.figure.axes) == 1 else "dense", zorder=2
-        )
+            ax.errorbar(
+                mean.mean, y, xerr=mean.half or None, color=color, marker="o", ms=6, ls="", capsize=3, lw=1.1,
+                label=short(tuning(line)), zorder=3,
+            )  # fmt: skip
+            end = min(mean.mean + (mean.half or 0), ax.get_xlim()[1])
+            ax.annotate(
+                plus_minus(mean.mean, None), (end, y), xytext=(6, 0), textcoords="offset points", va="center",
+                fontsize=7.5,
+            )  # fmt: skip
+    if dense is not None:
+        alone = len(ax.figure.axes) == 1
+        text = f"dense {plus_minus(dense, None)}" if alone else "dense"
+        ax.axvline(dense, color=RED, lw=1.2, ls="--", label=text, zorder=2)
 
 
 def _at_edge(ax: Axes, y: float, text: str, color: str) -> None:
     ax.text(0.99, y, text, fontsize=8, color=color, transform=ax.get_yaxis_transform(), va="center", ha="right")
-
-
-def _value(ax: Axes, y: float, height: Estimate, text: str) -> None:
-    """A value written right of its interval, or at the axes' edge where that is beyond it."""
-    from matplotlib.patheffects import withStroke
-
-    end = min(height.mean + (height.half or 0), ax.get_xlim()[1])
-    ax.annotate(
-        text, (end, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=7.5, zorder=6,
-        path_effects=[withStroke(linewidth=2, foreground="white")],
-    )  # fmt: skip

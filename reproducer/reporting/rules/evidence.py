@@ -8,22 +8,16 @@ from typing import Any, Literal
 
 from reproducer.paper import RowRef, load_item
 from reproducer.reporting.bootstrap import LEVEL, Interval
-from reproducer.reporting.deviations import Deviation
-from reproducer.reporting.rows import Line
+from reproducer.reporting.rows import CUT, Line
 from reproducer.reporting.runs import Run
 
 Unit = Literal["points", "per cent", "times", "trials"]
-Why = Literal["no rows", "not run", "failed", "set", "not the paper's row", "few trials", "no measure"]
+Why = Literal["no rows", "not run", "failed", "not the paper's row", "few trials", "no measure"]
 
 
 @dataclass(frozen=True)
 class Missing:
-    """A row or measure that the run does not have, and why.
-
-    Attributes:
-        why: `set`: the run was asked for the very value, so that measuring it shows nothing.
-        where: the paper's table of a row, and its tuning.
-    """
+    """A row or measure that the run does not have, and why; `where`: the paper's table of a row, and its tuning."""
 
     name: str
     why: Why
@@ -36,14 +30,11 @@ class Evidence:
 
     Attributes:
         row, baseline: labels of our rows; `baseline` None where a row is held against nothing.
-        model, ratio, structure_ratio, recovery: of our row.
-        measure: what is compared, a column's label or `average`. columns: the keys behind it.
-        seeds: those that are paired. items: items or windows behind the interval, of all columns; 0: seeds alone.
+        model, ratio, structure_ratio, recovery, recovery_label: of our row.
+        measure: what is compared, a column's label or `average`. seeds: those that are paired.
         paper, ours, interval: in the verdict's unit; no interval: nothing is known of the spread.
         p: two-sided, not corrected.
         favour: its distance from the threshold in standard errors, positive as the claim has it.
-        exact: counted, not estimated.
-        paper_alike: the paper's effect on the average over the tasks that ours is over, where these are not its own.
     """
 
     row: str
@@ -52,27 +43,19 @@ class Evidence:
     ratio: float | None
     structure_ratio: float | None
     recovery: str
+    recovery_label: str | None
     measure: str
-    columns: tuple[str, ...]
     seeds: tuple[int, ...]
-    items: int
     paper: float | None
     ours: float
     interval: Interval | None
     p: float | None
     favour: float
-    exact: bool = False
-    paper_alike: float | None = None
 
     @property
     def significant(self) -> bool:
         """By itself, without a correction."""
-        return self.exact or (self.p is not None and self.p < LEVEL)
-
-    @property
-    def conditional(self) -> bool:
-        """Of one seed: the interval is over the items of one pruned model, and no verdict rests on it."""
-        return len(self.seeds) == 1 and not self.exact
+        return self.p is not None and self.p < LEVEL
 
 
 @dataclass
@@ -82,20 +65,17 @@ class RuleOutcome:
     Attributes:
         unit, favourable, threshold: of the effects; `favourable`: whether a larger or a smaller one is claimed.
         paper: the paper's effect, where there is no comparison.
-        tuned: the claim is about tuned rows.
-        seeds: that the rule asks for, where these are not the usual ones.
-        conditions: beyond those of the whole run.
+        tuned: the claim is about tuned rows. stand_in: untuned rows stand in for its tuned ones.
     """
 
     unit: Unit
     favourable: Literal["higher", "lower"]
-    threshold: float | None
+    threshold: float
     evidence: list[Evidence] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
     paper: float | None = None
     tuned: bool = False
-    seeds: int | None = None
-    conditions: list[Deviation] = field(default_factory=list)
+    stand_in: bool = False
 
     def lacks(self, *missing: Missing) -> None:
         """Note what the run does not have, each once."""
@@ -126,4 +106,4 @@ def measure_name(measure: str) -> str:
 
 def cut_of(line: Line) -> dict[str, Any]:
     """Model, cut and recovery of a row, as fields of `Evidence`."""
-    return {name: getattr(line, name) for name in ("model", "ratio", "structure_ratio", "recovery")}
+    return {name: getattr(line, name) for name in CUT}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from statistics import fmean, stdev
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +22,7 @@ def varies(run: Run, claim: Claim) -> RuleOutcome:
 
     threshold = claim.at_least or 0.0
     outcome = RuleOutcome("per cent", "higher", threshold)
-    for line, logs, keys in _log_perplexities(run, claim, outcome):
+    for line, logs in _log_perplexities(run, claim, outcome):
         value, degrees = 100 * stdev(logs.values()), len(logs) - 1
         low, high = (value * math.sqrt(degrees / float(chi2.ppf(q, degrees))) for q in (1 - LEVEL / 2, LEVEL / 2))
         stretched = degrees * (value / threshold) ** 2
@@ -32,7 +30,7 @@ def varies(run: Run, claim: Claim) -> RuleOutcome:
         distance = math.copysign(float(norm.isf(p / 2)), value - threshold)
         seen = threshold * (math.sqrt(float(chi2.ppf(1 - LEVEL / 2, degrees) / chi2.ppf(1 - POWER, degrees))) - 1)
         shown = Interval(value, low, high, threshold, p, distance, seen)
-        outcome.evidence.append(_spread(line, None, keys, tuple(logs), value, shown, p, distance))
+        outcome.evidence.append(_spread(line, None, tuple(logs), value, shown, p, distance))
     return outcome
 
 
@@ -41,28 +39,24 @@ def sensitivity(run: Run, claim: Claim) -> RuleOutcome:
     from scipy.stats import levene, norm
 
     outcome = RuleOutcome("times", "higher", 1.0)
-    known = _log_perplexities(run, claim, outcome)
-    spreads = [stdev(logs.values()) for _, logs, _ in known]
-    if len(known) > 1 and min(spreads) > 0:
-        widest, narrowest = (known[spreads.index(end(spreads))] for end in (max, min))
-        p = float(levene(*(list(logs.values()) for _, logs, _ in known), center="median").pvalue)
-        seeds = min((tuple(logs) for _, logs, _ in known), key=len)
-        value, favour = max(spreads) / min(spreads), float(norm.isf(p / 2))
-        outcome.evidence.append(_spread(widest[0], narrowest[0].label, widest[2], seeds, value, None, p, favour))
+    known = sorted(_log_perplexities(run, claim, outcome), key=lambda one: stdev(one[1].values()))
+    if len(known) > 1 and (least := stdev(known[0][1].values())) > 0:
+        p = float(levene(*(list(logs.values()) for _, logs in known), center="median").pvalue)
+        seeds = min((tuple(logs) for _, logs in known), key=len)
+        widest, value = known[-1][0], stdev(known[-1][1].values()) / least
+        outcome.evidence.append(_spread(widest, known[0][0].label, seeds, value, None, p, float(norm.isf(p / 2))))
     return outcome
 
 
-def _log_perplexities(
-    run: Run, claim: Claim, outcome: RuleOutcome
-) -> list[tuple[Line, dict[int, float], tuple[str, ...]]]:
-    """Of each row of the claim with two seeds the mean log perplexity by seed, and the columns behind it."""
+def _log_perplexities(run: Run, claim: Claim, outcome: RuleOutcome) -> list[tuple[Line, dict[int, float]]]:
+    """Of each row of the claim with two seeds the mean log perplexity by seed."""
     known = []
     for ref in claim.rows:
         line = run.line(ref)
-        if gone := missing_rows([ref], [line], run):
+        gone = missing_rows([ref], [line], run)
+        if gone or line is None:
             outcome.lacks(*gone)
             continue
-        assert line is not None
         columns = [column for _, of in run.measures(claim.measures[0], line) for column in of]
         logs = {
             row.seed: fmean(math.log(row.metrics[column.key] or math.nan) for column in columns)
@@ -72,23 +66,16 @@ def _log_perplexities(
         if len(logs) < 2:
             outcome.lacks(Missing(ref.label, "no measure" if not columns else "no rows"))
         else:
-            known.append((line, logs, tuple(column.key for column in columns)))
+            known.append((line, logs))
     return known
 
 
 def _spread(
-    line: Line,
-    other: str | None,
-    keys: tuple[str, ...],
-    seeds: tuple[int, ...],
-    value: float,
-    shown: Interval | None,
-    p: float,
-    favour: float,
+    line: Line, other: str | None, seeds: tuple[int, ...], value: float, shown: Interval | None, p: float, favour: float
 ) -> Evidence:
     return Evidence(
-        row=line.label, baseline=other, **cut_of(line), measure="standard deviation over seeds", columns=keys,
-        seeds=seeds, items=0, paper=None, ours=value, interval=shown, p=p, favour=favour,
+        row=line.label, baseline=other, **cut_of(line), measure="standard deviation over seeds", seeds=seeds,
+        paper=None, ours=value, interval=shown, p=p, favour=favour,
     )  # fmt: skip
 
 
@@ -144,13 +131,13 @@ def _histories(run: Run, claim: Claim, outcome: RuleOutcome) -> tuple[tuple[int,
 
 
 def _of_search(
-    run: Run, claim: Claim, seeds: Sequence[int], measure: str, shown: Interval, favour: float, paper: float | None
+    run: Run, claim: Claim, seeds: tuple[int, ...], measure: str, shown: Interval, favour: float, paper: float | None
 ) -> Evidence:
     search = run.searches(claim.rows[0].label)[seeds[0]]
-    known: dict[str, Any] = {"interval": shown, "p": shown.p} if len(seeds) > 1 else {"interval": None, "p": None}
+    cut = {name: getattr(search, name) for name in ("model", "ratio", "structure_ratio")}
+    known = shown if len(seeds) > 1 else None
     return Evidence(
-        row=claim.rows[0].label, baseline=(claim.against or claim.rows)[0].label, model=search.model,
-        ratio=search.ratio, structure_ratio=search.structure_ratio, recovery="none", measure=measure,
-        columns=("search_objective",), seeds=tuple(seeds), items=0, paper=paper, ours=shown.value, favour=favour,
-        **known,
+        row=claim.rows[0].label, baseline=(claim.against or claim.rows)[0].label, **cut, recovery="none",
+        recovery_label=None, measure=measure, seeds=seeds, paper=paper, ours=shown.value, interval=known,
+        p=known.p if known else None, favour=favour,
     )  # fmt: skip
