@@ -7,6 +7,7 @@ is wrong; 130 interrupted, 143 and 129 ended by SIGTERM and SIGHUP.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import logging
 import math
 import os
@@ -22,7 +23,22 @@ from reproducer.models.export.formats import FORMATS
 from reproducer.options import Options
 from reproducer.queue.signals import exit_code, interruptible
 
-SUBCOMMANDS = ("report", "status", "logs", "check", "export", "prune", "clean", "methods", "models", "specs", "audit")
+SUBCOMMANDS = (
+    *(
+        "report",
+        "status",
+        "logs",
+        "check",
+        "export",
+        "prune",
+        "evaluate",
+        "clean",
+        "methods",
+        "models",
+        "specs",
+        "audit",
+    ),
+)
 DONE, FAILED, WRONG = 0, 1, 2
 DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,4})?")
 
@@ -67,7 +83,7 @@ def parse(arguments: Sequence[str]) -> Options:
     """UserError for what cannot be read; SystemExit after a help text."""
     parsed: dict[str, Any] = vars(_parser().parse_args(arguments))
     lists = {name: tuple(value) for name, value in parsed.items() if isinstance(value, list)}
-    return Options(**{**parsed, **lists})
+    return Options(**{**parsed, **lists}, arguments=tuple(arguments))
 
 
 def _exists(name: str) -> bool:
@@ -156,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="`reproduce SPEC` is short for `reproduce run SPEC`. Exit codes: 0 done, 1 a stage failed, "
         "2 the spec or the command line is wrong, 130 interrupted, 143 and 129 ended by SIGTERM and SIGHUP.",
     )
+    parser.add_argument("--version", action="version", version=f"reproducer {importlib.metadata.version('reproducer')}")
     commands = parser.add_subparsers(dest="command", metavar="SPEC | COMMAND", required=True)
 
     overlays = _Parser(add_help=False)
@@ -251,33 +268,57 @@ def _parser() -> argparse.ArgumentParser:
         "prune",
         parents=[model, written, store, remote, machine],
         help="prune a model and write the smaller one to a folder",
-        description="Prune a model with the best recipe known here, measure perplexity before and after on a text that "
-        "it was not calibrated on, and write the smaller model to a folder. The spec of it, prune.yaml, is written "
+        description="Prune a model with the best recipe known here, measure it before and after on texts that it was "
+        "not calibrated on, and write the smaller model to a folder. The spec of it, prune.yaml, is written "
         "beside the weights: `reproduce DIR/prune.yaml` runs it again.",
     )
     prune.add_argument(
         "--ratio", type=_share, metavar="R", help=f"share of all parameters to remove (default: {recipe.RATIO})"
     )
-    prune.add_argument("--method", default=recipe.METHOD, metavar="NAME", help=f"default: {recipe.METHOD}, in steps")
+    prune.add_argument(
+        "--uniform",
+        action="store_true",
+        help=f"every layer the same, in multiples of {recipe.BLOCK} channels, so that the family's own class, vLLM and "
+        "llama.cpp load it without further code",
+    )
+    prune.add_argument("--method", metavar="NAME", help=f"default: {recipe.METHOD}, in steps")
     prune.add_argument(
         "--calibration",
         nargs="+",
-        default=list(recipe.TEXTS),
         metavar="TEXT",
         help=f"texts to calibrate on, in a mix (default: {' '.join(recipe.TEXTS)})",
     )
+    prune.add_argument("--samples", type=_count, metavar="N", help=f"passages a step (default: {recipe.SAMPLES})")
     prune.add_argument(
-        "--samples",
-        type=_count,
-        default=recipe.SAMPLES,
-        metavar="N",
-        help=f"passages a step (default: {recipe.SAMPLES})",
+        "--recover",
+        nargs="*",
+        metavar="KIND",
+        help="mend the cut model so, in this order; lora where none is named. `reproduce methods` lists the kinds "
+        f"(default: {' '.join(recipe.RECOVERY) or 'none'})",
     )
+    prune.add_argument("--recover-steps", type=_count, metavar="N", help="steps of training")
+    prune.add_argument("--recover-data", metavar="DATA", help="instructions to train on (default: Alpaca)")
     prune.add_argument(
-        "--recover", nargs="?", const="lora", metavar="KIND", help="tune the cut model on Alpaca (default kind: lora)"
+        "--evaluate",
+        nargs="+",
+        metavar="TEXT|TASK",
+        help="what to measure before and after (default: a part of the calibration's text that is kept for this, and a "
+        "text that nothing is calibrated on)",
     )
     prune.set_defaults(spec=Path(recipe.FILE))
     prune.add_argument("--seed", type=_seed, metavar="N", help="of the calibration samples (default: 0)")
+    evaluate = commands.add_parser(
+        "evaluate",
+        parents=[store, remote, machine],
+        help="measure models as they are",
+        description="Measure models of the catalogue, of the hub, or in local folders, and print a table.",
+    )
+    evaluate.add_argument("models", nargs="+", metavar="MODEL", help="a name of the catalogue, a hub id, or a folder")
+    evaluate.add_argument(
+        "--perplexity", nargs="+", metavar="TEXT", help=f"texts (default, without tasks: {' '.join(recipe.MEASURED)})"
+    )
+    evaluate.add_argument("--tasks", nargs="+", metavar="TASK", help="any that lm-eval knows, or quiz")
+    evaluate.add_argument("--limit", type=_count, metavar="N", help="the first so many items of each task")
     clean = commands.add_parser(
         "clean", parents=[store, overlays], help="remove stages of the store that no spec needs"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,7 +110,8 @@ def export(options: Options) -> int:
         _check_target(options)
         target = options.directory.expanduser()
         folder = export_folder(options.spec, target, format=options.format, type=options.quantize, name=options.push)
-        return _hand_over(options, folder, f"the model of {options.spec}")
+        _hand_over(options, folder, f"the model of {options.spec}")
+        return DONE
     expansion = _load(options)
     row = find_row(expansion, options)
     _check_target(options)
@@ -118,29 +119,56 @@ def export(options: Options) -> int:
     fetch(expansion, store, remote_of(options), None)
     outcome = survey(expansion.stages, store)
     check_made(expansion, outcome, row)  # before everything else is read
-    _deliver(options, expansion, outcome, row, {})
+    _deliver(options, expansion, outcome, row, collect(expansion, outcome, _command(options)), {})
     return DONE
 
 
 def prune(options: Options) -> int:
     """Prune a model by the recipe, measure it before and after, and write the smaller one to a folder."""
+    from reproducer.exporting.before_after import Comparison, weights_bytes
+    from reproducer.exporting.rows import check_made, result_of, row_name
+    from reproducer.models.load import locate
+
     _check_target(options)
     _find_modules(options.spec)
-    settings = recipe.settings(
-        options.model or "",
-        ratio=options.ratio if options.ratio is not None else recipe.RATIO,
-        method=options.method,
-        calibration=options.calibration,
-        samples=options.samples,
-        recover=options.recover,
-        seed=options.seed or 0,
-    )
+    names = ("ratio", "method", "uniform", "calibration", "samples", "recover", "recover_steps", "recover_data")
+    asked = {name: getattr(options, name) for name in (*names, "evaluate", "seed")}
+    asked["recover"] = options.recover if options.recover is None else options.recover or ("lora",)
+    settings = recipe.settings(options.model or "", **{key: value for key, value in asked.items() if value is not None})
     expansion = expand(recipe.spec_of(settings))
+    row, store = expansion.rows[-1], Store(options.store)
+    if "recovery" in row.stages:
+        print(f"{row_name(row)}: {rest_text(expansion, survey(expansion.stages, store))} on this machine")
     outcome = run_stages(expansion, options, None)
     if _told_failures(outcome):
         return FAILED
-    _deliver(options, expansion, outcome, expansion.rows[-1], {recipe.FILE: recipe.text_of(settings)})
+    results = collect(expansion, outcome, _command(options))
+    folder = _deliver(options, expansion, outcome, row, results, {recipe.FILE: recipe.text_of(settings)})
+    base = locate(check_made(expansion, outcome, row)["model"].directory)
+    sizes = weights_bytes(base), weights_bytes(folder)
+    comparison = Comparison(results, result_of(results, expansion.rows[0]), result_of(results, row), sizes)
+    print(f"\n{comparison.table()}")
+    target = str(options.directory)
+    steps = 4 * (options.recover_steps or recipe.TUNING["steps"])
+    more = [*([] if options.recover else ["--recover", "lora"]), "--recover-steps", f"{steps:.0f}"]
+    again = ["reproduce", *(word if word != target else f"{word}-tuned" for word in options.arguments), *more]
+    eight = ["reproduce", "export", str(base), f"{target}-8bit", "--format", "gguf", "--quantize", "q8_0"]
+    print(comparison.advice(again, eight if options.quantize in (None, "f16", "bf16", "f32") else None))
     return DONE
+
+
+def evaluate(options: Options) -> int:
+    """Measure models as they are: a row each."""
+    from reproducer.exporting.before_after import measures_table
+
+    _find_modules(options.spec)
+    texts = options.perplexity if options.perplexity or options.tasks else recipe.MEASURED
+    expansion = expand(recipe.measuring(options.models, texts, options.tasks, options.limit))
+    outcome = run_stages(expansion, options, None)
+    failed = _told_failures(outcome)
+    results = collect(expansion, outcome)
+    print(f"\n{measures_table(results)}")
+    return FAILED if failed else DONE
 
 
 def _check_target(options: Options) -> None:
@@ -153,11 +181,12 @@ def _check_target(options: Options) -> None:
         check_repository(options.push)
 
 
-def _deliver(options: Options, expansion: Expansion, outcome: Outcome, row: Row, files: Mapping[str, str]) -> None:
+def _deliver(
+    options: Options, expansion: Expansion, outcome: Outcome, row: Row, results: Results, files: Mapping[str, str]
+) -> Path:
     """Write a row's model, say what it is, and push it where that is asked for."""
     from reproducer.exporting.rows import export_row, row_name, shrunk
 
-    results = collect(expansion, outcome, _command(options))
     folder = export_row(
         expansion,
         outcome,
@@ -170,16 +199,16 @@ def _deliver(options: Options, expansion: Expansion, outcome: Outcome, row: Row,
         files=files,
     )
     _hand_over(options, folder, f"{row_name(row)}: {shrunk(results, row)}")
+    return folder
 
 
-def _hand_over(options: Options, folder: Path, what: str) -> int:
+def _hand_over(options: Options, folder: Path, what: str) -> None:
     """Say where a model was written, and push it where that is asked for."""
     print(f"{what}\nwritten to {options.directory}; its README.md says how to load it")
     if options.push is not None:
         from reproducer.exporting.push import push
 
         print(f"pushed to {push(folder, options.push)}")
-    return DONE
 
 
 def clean(options: Options) -> int:
@@ -198,13 +227,27 @@ def clean(options: Options) -> int:
 
 
 def methods(options: Options) -> int:
-    """List the pruning methods."""
-    lines = []
-    for method in METHODS.all().values():
-        parameters = ", ".join(f"{name}={value}" for name, value in method.parameters.items())
-        lines.append((method.name, method.label, method.summary, parameters, method.source))
-    print(tabulate(lines, headers=["name", "label", "what it does", "parameters", "source"], tablefmt="simple"))
+    """List the pruning methods, and the recoveries."""
+    from reproducer.recovery.registry import RECOVERIES
+
+    found = [(one.name, one.label, one.summary, one.parameters, one.source) for one in METHODS.all().values()]
+    _print_kinds(found)
+    print("\nRecoveries, in a spec's `recovery` and behind `--recover`:\n")
+    found = []
+    for kind in RECOVERIES.all().values():
+        parameters = {name: field.default for name, field in kind.model_fields.items()}
+        found.append((kind.name, kind.label, (kind.__doc__ or "").partition("\n")[0], parameters, kind.source))
+    _print_kinds(found)
     return DONE
+
+
+def _print_kinds(kinds: Iterable[tuple[str, str, str, Mapping[str, object], str]]) -> None:
+    lines = [
+        (name, label, does, ", ".join(f"{key}={value}" for key, value in parameters.items()), source)
+        for name, label, does, parameters, source in kinds
+    ]
+    headers = ["name", "label", "what it does", "parameters", "source"]
+    print(tabulate(lines, headers=headers, tablefmt="simple", maxcolwidths=[None, None, 40, 60, None]))
 
 
 def models(options: Options) -> int:

@@ -11,11 +11,13 @@ class Options:
     """The options of all commands; `cli.py` says what each means, and which command has which.
 
     Attributes:
+        arguments: the command line itself.
         jobs: stages that run at once; 0: as many as there is room for; None: one a device.
         on: devices to plan for, a number and a name.
     """
 
     command: str = "run"
+    arguments: tuple[str, ...] = ()
     spec: Path = Path()
     profile: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
@@ -44,11 +46,20 @@ class Options:
     ratio: float | None = None
     recovery: str | None = None
     seed: int | None = None
-    # prune
-    method: str = ""
-    calibration: tuple[str, ...] = ()
-    samples: int = 0
-    recover: str | None = None
+    # prune; None: the recipe's own
+    method: str | None = None
+    uniform: bool = False
+    calibration: tuple[str, ...] | None = None
+    samples: int | None = None
+    recover: tuple[str, ...] | None = None
+    recover_steps: int | None = None
+    recover_data: str | None = None
+    evaluate: tuple[str, ...] | None = None
+    # evaluate
+    models: tuple[str, ...] = ()
+    perplexity: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    limit: int | None = None
     # clean, specs
     specs: tuple[Path, ...] = ()
     folder: Path = Path("specs")

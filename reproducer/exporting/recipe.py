@@ -1,7 +1,7 @@
 """The spec behind `reproduce prune`: the best recipe that is known here, and what it needs to run anywhere.
 
-LLM-Pruner-E2 in four steps, each with other samples, out of a mix of texts: reports/controls-small compares it with
-searches and with single cuts. Imports no torch.
+The constants below are the recipe. LLM-Pruner-E2 in four steps, each with other samples, out of a mix of texts:
+reports/controls-small compares it with searches and with single cuts. Imports no torch.
 """
 
 from __future__ import annotations
@@ -13,44 +13,62 @@ from typing import Any
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from reproducer.data.sources import is_path, parse_source
+from reproducer.data.text import TEXTS as CATALOGUE
+from reproducer.data.text import text_source
 from reproducer.errors import UserError
 from reproducer.spec import Spec
 
 RATIO = 0.2
 METHOD = "llm-pruner-e2"
+RECOVERY: tuple[str, ...] = ()  # kinds, one after the other, unless others are asked for
 TEXTS = ("python-topics", "python-docstrings")  # every Python has them
-MEASURED = ("python-packages", *TEXTS)  # the first that is not calibrated on
-STEPS, SAMPLES, LENGTH = 4, 32, 128
-WINDOWS = 64  # of LENGTH tokens, that perplexity is measured over
+MEASURED = ("python-packages", *TEXTS)  # the first that is not calibrated on is measured
+STEPS, SAMPLES, LENGTH = 4, 16, 128
+BLOCK = 64  # channels, of a uniform cut
+WINDOWS = 48  # of LENGTH tokens, that perplexity is measured over
+ITEMS = 100  # of a task
+SPEED = {"prefill": 128, "decode": 16, "repeats": 3, "warmup": 1}
+PROMPTS = ("The capital of France is", "To keep a small garden healthy, you should")
+WRITTEN = 24  # tokens after a prompt
 # 640 examples, so a larger rate and a shorter warm-up than LLM-Pruner's two epochs have
 TUNING = {"batch": 16, "steps": 40, "warmup_steps": 4, "learning_rate": 5e-4}
+WARM_UP = 0.1  # of the steps that are asked for
 FILE = "prune.yaml"
 
 
 def settings(
     model: str,
     *,
-    ratio: float,
-    method: str,
-    calibration: Sequence[str],
-    samples: int,
-    recover: str | None,
-    seed: int,
+    ratio: float = RATIO,
+    method: str = METHOD,
+    uniform: bool = False,
+    calibration: Sequence[str] = TEXTS,
+    samples: int = SAMPLES,
+    recover: Sequence[str] = RECOVERY,
+    recover_steps: int | None = None,
+    recover_data: str | None = None,
+    evaluate: Sequence[str] = (),
+    seed: int = 0,
 ) -> dict[str, Any]:
     """The spec as YAML has it.
 
+    Args:
+        evaluate: texts and tasks to measure; none: the calibration's held-out part, and a text that nothing is
+            calibrated on.
+
     Raises:
-        UserError: an unknown method, or no text is left to measure on.
+        UserError: an unknown method or recovery, or a setting that a recovery does not have.
     """
     from reproducer.methods.registry import METHODS, Rule
 
     found = METHODS.get(method)
-    unseen = next((text for text in MEASURED if text not in calibration), None)
-    if unseen is None:
-        raise UserError("nothing is left to measure perplexity on", f"calibrate on fewer of {', '.join(MEASURED)}")
-    prune: dict[str, Any] = {"ratio": ratio}
+    prune: dict[str, Any] = {"ratio": ratio} | ({"scope": "uniform", "round_to": BLOCK} if uniform else {})
     if found.space is None and isinstance(found.make({}), Rule):
         prune |= {"steps": STEPS} | ({"resample": True} if found.calibrated else {})
+    texts = list(evaluate) or _held_out(calibration)
+    tasks = [name for name in texts if not _is_text(name)]
+    chain = [recovery(kind, calibration, recover_steps, recover_data) for kind in recover if kind != "none"]
     return {
         "name": "prune",
         "title": "A smaller model",
@@ -59,10 +77,54 @@ def settings(
         "prune": prune,
         "calibration": {"dataset": list(calibration), "samples": samples, "length": LENGTH},
         **({"search": {"texts": list(calibration)}} if found.space is not None else {}),
-        **({"recovery": ["none", {"name": recover, **TUNING}]} if recover else {}),
-        "evaluate": {"perplexity": [unseen], "seq_len": LENGTH, "windows": WINDOWS},
+        **({"recovery": [chain]} if chain else {}),
+        "evaluate": {
+            "perplexity": [name for name in texts if name not in tasks],
+            "seq_len": LENGTH,
+            "windows": WINDOWS,
+            **({"tasks": tasks, "limit": ITEMS} if tasks else {}),
+            "speed": dict(SPEED),
+            "generate": list(PROMPTS),
+            "new_tokens": WRITTEN,
+        },
         "seeds": [seed],
     }
+
+
+def recovery(kind: str, texts: Sequence[str], steps: int | None, data: str | None) -> dict[str, Any]:
+    """A recovery's section: of the recipe's settings and of those asked for, the ones that the kind has."""
+    from reproducer.recovery.registry import RECOVERIES
+
+    known = RECOVERIES.get(kind).model_fields
+    asked = {"steps": steps, "dataset": data} | ({} if steps is None else {"warmup_steps": int(WARM_UP * steps)})
+    for name, option in (("steps", "--recover-steps"), ("dataset", "--recover-data")):
+        if asked[name] is not None and name not in known:
+            raise UserError(f"{option}: the recovery '{kind}' has no {name}", f"its own: {', '.join(known)}")
+    tuned = {**TUNING, "text": texts[0], "texts": list(texts), **{k: v for k, v in asked.items() if v is not None}}
+    return {"name": kind, **{name: value for name, value in tuned.items() if name in known}}
+
+
+def measuring(models: Sequence[str], perplexity: Sequence[str], tasks: Sequence[str], limit: int | None) -> Spec:
+    """The spec behind `reproduce evaluate`: models as they are."""
+    measured = {"perplexity": list(perplexity), "tasks": list(tasks), "limit": limit, "seq_len": LENGTH}
+    return spec_of({"name": "evaluate", "models": list(models), "methods": ["dense"], "evaluate": measured})
+
+
+def _held_out(calibration: Sequence[str]) -> list[str]:
+    """Texts to measure on: the calibration's part that is kept for it, where it has one, and one that is not seen."""
+    kept = [name for name in calibration if text_source(name, "calibration") != _reported(name)][:1]
+    return kept + [text for text in MEASURED if text not in calibration][:1]
+
+
+def _reported(name: str) -> Any:
+    try:
+        return text_source(name, "report")
+    except UserError:  # a text of the catalogue that serves for calibration alone
+        return text_source(name, "calibration")
+
+
+def _is_text(name: str) -> bool:
+    return name in CATALOGUE or is_path(name.partition(":")[0]) or parse_source(name, "") is not None
 
 
 def spec_of(settings: dict[str, Any]) -> Spec:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from tabulate import tabulate
 from torch import Tensor, nn
 
 from reproducer.errors import UserError
@@ -25,7 +26,7 @@ FORMAT = 2
 WIDTHS = ("hidden", "head_dim", "queries_per_group")  # of a unit; what else `Plan.units` tells of a layer are kinds
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Plan:
     """What stays of a base model, layer by layer, and which of its parameters change.
 
@@ -47,10 +48,10 @@ class Plan:
     kept: dict[str, dict[int, list[int]]]
     method: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
-    tensors: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
     removed_layers: list[int] = field(default_factory=list)
     base: str = ""
-    scores: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict, repr=False)
+    scores: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.kept = {**{kind: {} for kind in self.kinds}, **self.kept}
@@ -104,6 +105,24 @@ class Plan:
             kind: 1 - sum(self.counts(layer)[kind] for layer in layers) / sum(self.units[i][kind] for i in layers)
             for kind in (self.kinds if layers else ())
         }
+
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{share:.1%} of their {kind}" for kind, share in self.shares().items())
+        parts = [f"{len(self.layers)} of {len(self.units)} layers without {shares}"] if self.layers else []
+        parts += [f"{len(self.removed_layers)} layers gone"] if self.removed_layers else []
+        parts += [f"{len(self.tensors)} tensors changed"] if self.tensors else []
+        return f"<Plan {self.method or 'of no method'}: {'; '.join(parts) or 'nothing goes'}>"
+
+    def summary(self) -> str:
+        """What stays of each layer, as a table for a person."""
+        counts = {layer: self.counts(layer) for layer in self.units}
+        lines = [
+            [layer, *(f"{left[kind]} of {self.units[layer][kind]}" for kind in self.kinds)]
+            for layer, left in counts.items()
+        ]
+        return (
+            f"{self!r}\n{tabulate(lines, headers=['layer', *self.kinds], colalign=('right',) * (1 + len(self.kinds)))}"
+        )
 
     def _stays(self, kind: str, layer: int) -> Sequence[int]:
         return self.kept[kind].get(layer, range(self.units[layer][kind]))

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from reproducer.evaluation.measured import Generation
 from reproducer.queue import Context
-from reproducer.spec import Listed, Section, Spec, Text
+from reproducer.spec import Count, Listed, Section, Spec, Text
 from reproducer.stages.base import ModelState, write_result
 from reproducer.stages.cost import Cost, ModelShape
 from reproducer.stages.measure import Measure, register
@@ -29,14 +29,21 @@ class Generate(Measure):
     max_new_tokens: int = NEW_TOKENS
 
     class Keys(Section):
-        """`generate`: the prompts."""
+        """`generate`: the prompts; after each, at most `new_tokens` are written."""
 
         generate: Listed[Text] = Field(default_factory=list)
+        new_tokens: Count = NEW_TOKENS
 
     @classmethod
     def stages_for(cls, evaluate: Any, spec: Spec, state: ModelState) -> Sequence[Self]:
         return [
-            cls(**state.fields, prompt=prompt, number=number, label=f"{state.label}: text after a prompt")
+            cls(
+                **state.fields,
+                prompt=prompt,
+                number=number,
+                max_new_tokens=evaluate.new_tokens,
+                label=f"{state.label}: text after a prompt",
+            )
             for number, prompt in enumerate(evaluate.generate)
         ]
 

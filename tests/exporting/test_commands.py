@@ -11,13 +11,16 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reproducer.cli import main
+from reproducer.errors import UserError
 from reproducer.exporting import recipe
+from reproducer.exporting.before_after import Comparison
 from reproducer.models.load import load_model
 from reproducer.pruning.plan import Plan
 from reproducer.queue import Store
 from reproducer.recovery.registry import RECOVERIES
 from reproducer.spec import load_spec
 from reproducer.stages.expand import expand
+from reproducer.stages.results import Column, Row
 from tests.helpers import logits, tokens
 
 SPEC = """\
@@ -61,6 +64,8 @@ def ran(tmp_path_factory):
 def here(ran, monkeypatch):
     monkeypatch.chdir(ran)
     monkeypatch.setattr(recipe, "WINDOWS", 8)
+    monkeypatch.setattr(recipe, "SPEED", {"prefill": 8, "decode": 2, "repeats": 1, "warmup": 0})
+    monkeypatch.setattr(recipe, "WRITTEN", 2)
     for left in ("small", "other"):
         shutil.rmtree(left, ignore_errors=True)
     return ran
@@ -171,6 +176,21 @@ def test_a_mistake_is_told_and_leaves_nothing(here, options, message, capsys):
     assert not Path("small").exists()
 
 
+def compared(dense, pruned):
+    """Two rows with a perplexity and an accuracy each; a quarter of the items is right by chance."""
+    kinds = {"text_ppl": ("Text", "perplexity"), "task_acc": ("Task", "accuracy")}
+    columns = [
+        Column(key=key, label=label, kind=kind, higher_is_better=kind == "accuracy")
+        for key, (label, kind) in kinds.items()
+    ]
+    rows = [
+        Row(model="m", method="m", label="M", metrics=dict(zip(kinds, values, strict=True)))
+        for values in (dense, pruned)
+    ]
+    results = SimpleNamespace(columns=columns, tasks=[SimpleNamespace(label="Task", majority=0.25)])
+    return Comparison(results, *rows, (100, 80))
+
+
 class FakeHub:
     """As much of the hub's client as is used."""
 
@@ -204,16 +224,28 @@ def test_a_folder_is_pushed_and_stays_where_that_fails(here, monkeypatch, capsys
 
 
 def test_prune_in_one_step(here, capsys):
-    """Calibrated on two texts, measured on a third, and run again from the spec beside the model."""
+    """Calibrated on two texts, measured on parts that are kept back and on a third; its spec runs it again."""
     assert main(["prune", "tiny-gqa", "other", "--ratio", "0.3", "--samples", "8"]) == 0
     said = capsys.readouterr().out
-    numbers = re.search(r"parameters before, ([\d,]+) now; perplexity of Python packages ([\d.]+) before", said)
+    numbers = re.search(r"parameters before, ([\d,]+) now", said)
     assert numbers is not None, said
+    table = said.partition("before    after")[2]
+    for line in (
+        r"parameters +349,184 +2\d\d,\d\d\d +70%",
+        r"file size, MB +[\d.]+ +[\d.]+ +70%",
+        r"perplexity of Python topics \(kept back from the calibration\) +[\d.]+ +[\d.]+ +[\d.]+ times",
+        r"perplexity of Python packages +[\d.]+ +[\d.]+ +[\d.]+ times",
+        r"tokens read a second +[\d,.]+ +[\d,.]+ +\d+%",
+        r"tokens written a second +[\d,.]+ +[\d,.]+ +\d+%",
+        r"after the words +it wrote before +and writes now",
+        r"The capital of France",
+    ):
+        assert re.search(line, table), said
     again = AutoModelForCausalLM.from_pretrained("other")
     left = sum(parameter.numel() for parameter in again.parameters())
     assert f"{left:,}" == numbers[1] and left / 349184 == pytest.approx(0.7, abs=0.005)
     assert main(["other/prune.yaml"]) == 0
-    assert "4 cached" in capsys.readouterr().out
+    assert "12 cached" in capsys.readouterr().out
     assert main(["export", "other/prune.yaml", "--row", "LLM-Pruner-E2", "small"]) == 0
     assert Path("small/model.safetensors").read_bytes() == Path("other/model.safetensors").read_bytes()
 
@@ -226,16 +258,43 @@ def test_prune_with_another_method_and_tuning(here, tmp_path, monkeypatch):
     (mirror / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     monkeypatch.setenv("REPRODUCER_MIRROR", str(tmp_path))
     monkeypatch.setattr(recipe, "TUNING", {"batch": 4, "steps": 2, "warmup_steps": 1, "learning_rate": 0.05})
-    options = ["--method", "flap", "--calibration", "python-packages", "--samples", "8", "--recover"]
+    options = ["--method", "flap", "--calibration", "python-packages", "--samples", "8", "--recover", "lora"]
+    options += ["--evaluate", "python-topics", "quiz"]
     assert main(["prune", "tiny-gqa", "other", *options]) == 0
     spec = load_spec("other/prune.yaml")
     assert spec.prune.steps == 1 and spec.evaluate["perplexity"] == ["python-topics"]
     expansion = expand(spec)
-    assert [row.recovery for row in expansion.rows] == ["none", "none", "lora"]
+    assert [row.recovery for row in expansion.rows] == ["none", "lora"]
+    assert [column.key for column in expansion.columns] == ["python_topics_ppl", "quiz_acc", "quiz_margin"]
     untuned = expansion.rows[1].stages["plan"]
     model, _ = load_model(Store("store").artifact(untuned.model).directory, "float32")
     Plan.load(Store("store").artifact(untuned).directory / "plan.safetensors").apply_(model)
     assert not torch.allclose(logits(AutoModelForCausalLM.from_pretrained("other"), IDS), logits(model, IDS), atol=1e-3)
+
+
+def test_uniform_is_plain(here):
+    """Whole blocks of channels, the same in each layer, in the family's own configuration."""
+    assert main(["prune", "tiny", "other", "--uniform", "--ratio", "0.3", "--samples", "4"]) == 0
+    config = json.loads(Path("other/config.json").read_text())
+    assert config["model_type"] == "llama" and config["intermediate_size"] == 64 and "auto_map" not in config
+
+
+def test_a_recovery_gets_what_it_has():
+    """Of the recipe's settings and of those that are asked for; what a kind does not have is refused."""
+    lora = recipe.recovery("lora", ["ptb"], 200, "mine.jsonl")
+    assert (lora["steps"], lora["dataset"], lora["warmup_steps"], lora["batch"]) == (200, "mine.jsonl", 20, 16)
+    assert recipe.recovery("least-squares", ["ptb"], None, None) == {"name": "least-squares", "texts": ["ptb"]}
+    with pytest.raises(UserError, match="has no steps"):
+        recipe.recovery("least-squares", ["ptb"], 200, None)
+
+
+def test_a_collapse_is_told_with_what_would_be_better():
+    """A perplexity, and an accuracy that has come near chance; 8 bits where they are better."""
+    quiet, loud = (compared(*values) for values in (((20.0, 0.6), (20.1, 0.6)), ((20.0, 0.6), (31.0, 0.3))))
+    assert quiet.collapsed() == [] and quiet.advice(["again"], ["bits"]) == ""
+    assert loud.collapsed() == ["perplexity of Text is 1.55 times what it was", "accuracy in Task fell from 60% to 30%"]
+    told = loud.advice(["reproduce", "prune", "a b"], ["bits"])
+    assert told.startswith("WARNING") and "reproduce prune 'a b'" in told and "53% of the size" in told
 
 
 def test_a_base_that_has_changed_since_is_refused(here, tmp_path, capsys):
@@ -257,7 +316,10 @@ MISUSES = {
     "no model": (["nothing-such", "other"], "unknown model 'nothing-such'"),
     "nothing to remove": (["tiny-gqa", "other", "--ratio", "0"], "0 removes nothing"),
     "too much": (["tiny-gqa", "other", "--ratio", "0.99"], "cannot be reached"),
-    "all texts": (["tiny-gqa", "other", "--calibration", *recipe.MEASURED], "nothing is left to measure"),
+    "steps of no training": (
+        ["tiny-gqa", "other", "--recover", "least-squares", "--recover-steps", "5"],
+        "has no steps",
+    ),
     "a file in the way": (["tiny-gqa", "spec.yaml"], "spec.yaml is not a folder"),
 }
 
