@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +11,6 @@ from reproducer.errors import UserError
 from reproducer.models.gguf.types import INSTALL
 
 FORCED = 1e6  # added to a logit: above any other
-CHAT_CONTEXT = 2048  # tokens
 ALTERNATIVES = (1000, 10**7)  # of a token that are asked for: many, else all, which takes long
 
 
@@ -140,24 +137,3 @@ def library() -> Any:
     except ImportError as error:
         raise UserError(f"GGUF files are measured in llama.cpp, which is not here: {error}", INSTALL) from None
     return xllamacpp
-
-
-def talk(path: str) -> None:
-    """A chat with the model of a file, on the terminal, until the input ends."""
-    model, messages = LlamaCpp(path, CHAT_CONTEXT, os.cpu_count() or 1), []
-    while True:
-        try:
-            messages.append({"role": "user", "content": input("> ")})
-        except EOFError:
-            return
-        messages.append({"role": "assistant", "content": model.chat(messages, CHAT_CONTEXT // 4)})
-        print(messages[-1]["content"])
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m reproducer.evaluation.llama_cpp FILE.gguf")
-    try:
-        talk(sys.argv[1])
-    except UserError as mistake:
-        sys.exit(str(mistake))

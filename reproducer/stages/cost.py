@@ -31,21 +31,18 @@ class Cost:
     Attributes:
         forward, backward: tokens through all decoder layers, each way.
         scored: tokens that get logits, or losses.
-        pairs: of tokens that attend to each other.
         passes: that read all weights for a few tokens, as writing does.
         gradients: weight-sized gradients that are formed and reduced.
-        files, fetched: bytes from and to the disk, and from the network.
+        seconds: whatever the device, for reading, writing and fetching files.
         memory: bytes at once beside the model's weights.
     """
 
     forward: float = 0.0
     backward: float = 0.0
     scored: float = 0.0
-    pairs: float = 0.0
     passes: float = 0.0
     gradients: float = 0.0
-    files: float = 0.0
-    fetched: float = 0.0
+    seconds: float = 0.0
     memory: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
@@ -96,10 +93,6 @@ class ModelShape:
             removed = cut.structure_ratio * len(cut.within(self.layers)) / self.layers
         return replace(self, kept=max(0.0, 1 - removed))
 
-    def upper(self, cut: Any) -> float:
-        """The share of the layers from the first on that a cut prunes."""
-        return 1 - min(cut.within(self.layers).start, self.layers - 1) / self.layers
-
     def tokens(self, characters: float) -> float:
         return characters / self.characters
 
@@ -112,19 +105,19 @@ class ModelShape:
         """Bytes of the hidden states between two layers."""
         return tokens * self.width * self.item
 
-    def passes(self, tokens: float, length: float, batch: float, logits: float = 0.0, scored: float = 1.0) -> Cost:
-        """Forward passes of `tokens` in sequences of `length`, `batch` tokens at once.
+    def passes(self, tokens: float, batch: float, logits: float = 0.0, scored: float = 1.0) -> Cost:
+        """Forward passes of `tokens`, `batch` of them at once.
 
         Args:
             logits: tokens whose logits are there at once.
             scored: the share of tokens that are scored.
         """
         memory = self.hidden(ACTIVATIONS / 2 * min(batch, tokens)) + 2 * logits * self.vocabulary * self.item
-        return Cost(tokens, 0.0, scored * tokens, tokens * length, memory=memory)
+        return Cost(tokens, scored=scored * tokens, memory=memory)
 
     def written(self, tokens: float, batch: float = 1) -> Cost:
         """Tokens written one after the other, `batch` texts at once: each reads all weights."""
-        return replace(self.passes(tokens, 1, batch, batch), passes=tokens / batch)
+        return replace(self.passes(tokens, batch, batch), passes=tokens / batch)
 
     def learning(self, forward: float, both: float, length: float, batch: float, limit: float = math.inf) -> Cost:
         """Sequences of `length` tokens that go forward alone, and forward and backward; `batch` of the latter at once.
@@ -134,7 +127,7 @@ class ModelShape:
         """
         kept = self.layers * self.hidden(ACTIVATIONS * batch * length)
         again = both * max(0.0, 1 - limit / kept) if kept else 0.0
-        passes = self.passes((forward + both + again) * length, length, batch * length, scored=1.0)
+        passes = self.passes((forward + both + again) * length, batch * length)
         return replace(passes, backward=both * length, memory=min(kept, limit) + kept / self.layers)
 
     def collected(self, needs: Iterable[Any], samples: float, length: int, batch: float, limit: float) -> Cost:
@@ -146,7 +139,7 @@ class ModelShape:
             return replace(self.learning(0, samples, length, batch, limit), gradients=samples)
         if all(isinstance(need, WeightStatistic) for need in needs):
             return Cost(gradients=float(len(needs) > 0), memory=4 * self.layer)
-        return replace(self.passes(samples * length, length, batch * length), scored=0.0)
+        return self.passes(samples * length, batch * length, scored=0.0)
 
     def repaired(self, samples: float, length: int) -> Cost:
         """A least-squares repair: the dense model once, the pruned one twice and its attention once more, and XᵀX.
@@ -157,14 +150,13 @@ class ModelShape:
         tokens = samples * length
         inputs = self.layer * self.kept / (4 * self.width)  # of the largest projection: about a quarter of a layer
         products = tokens * inputs * (inputs + self.width) / (self.layer * self.kept)  # in passes through a layer
-        passes = self.passes((1 / self.kept + 2.5) * tokens + products, length, 16 * length, scored=0.0)
+        passes = self.passes((1 / self.kept + 2.5) * tokens + products, 16 * length, scored=0.0)
         return replace(passes, memory=4 * self.hidden(tokens) + self.layer * self.item + 24 * inputs * inputs)
 
     def seconds(self, cost: Cost, rates: Rates) -> float:
         """Matrix products by tokens, a backward pass twice as many; traffic where that is what takes time."""
         layers, head = self.layers * self.layer * self.kept, self.width * self.vocabulary
-        products = 2 * layers * (cost.forward + 2 * cost.backward) + 4 * self.layers * self.width * cost.pairs
         share = 2 * cost.backward / cost.forward if cost.forward else 0.0
-        flops = products + 2 * head * cost.scored * (1 + share)
+        flops = 2 * layers * (cost.forward + 2 * cost.backward) + 2 * head * cost.scored * (1 + share)
         moved = cost.passes * self.weights + REDUCING * cost.gradients * layers
-        return flops / (EFFICIENCY * rates.flops) + moved / rates.bytes + cost.files / READING + cost.fetched / FETCHING
+        return flops / (EFFICIENCY * rates.flops) + moved / rates.bytes + cost.seconds

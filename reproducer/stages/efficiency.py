@@ -111,7 +111,7 @@ class Efficiency(_Timed):
 
     def cost(self, model: ModelShape) -> Cost:
         tokens = self.batch * self.length
-        return model.passes(tokens, self.length, tokens, tokens) * (1 + self.warmup + self.repeats)
+        return model.passes(tokens, tokens, tokens) * (1 + self.warmup + self.repeats)
 
 
 class SpeedKeys(Section):
@@ -166,5 +166,5 @@ class MeasureSpeed(_Timed):
 
     def cost(self, model: ModelShape) -> Cost:
         read = self.batch * self.prefill
-        once = model.passes(read, self.prefill, read, scored=0) + model.written(self.batch * self.decode, self.batch)
+        once = model.passes(read, read, scored=0) + model.written(self.batch * self.decode, self.batch)
         return once * (self.warmup + self.repeats)

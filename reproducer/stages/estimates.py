@@ -19,9 +19,9 @@ from reproducer.models.catalogue import CATALOGUE
 from reproducer.models.fetch import recipe
 from reproducer.models.load import locate
 from reproducer.queue import Outcome, Stage, describe_machine
-from reproducer.stages.cost import CHARACTERS_PER_TOKEN, EFFICIENCY, FETCHING, READING, ModelShape, Rates
+from reproducer.stages.cost import EFFICIENCY, ModelShape, Rates
 
-LEAST = 0.1  # seconds: an estimate below that is of bookkeeping, and says nothing of others
+BOOKKEEPING = 0.1  # seconds: what is estimated below that says nothing of other stages
 
 
 def model_of(stage: Any, outcome: Outcome) -> ModelShape | None:
@@ -102,22 +102,24 @@ def estimates(stages: Sequence[Stage], outcome: Outcome, device: Device) -> Esti
     finished = {key: result.artifact for key, result in outcome.results.items() if result.artifact is not None}
     ratios: dict[str, list[float]] = {}
     for stage in stages if device.here else ():
-        one, artifact = found[stage.key], finished.get(stage.key)
+        estimated, artifact = found[stage.key], finished.get(stage.key)
         if artifact is None or artifact.record["environment"].get("cpu") != describe_machine()["cpu"]:
             continue
-        if isinstance(one, Estimate) and one.seconds >= LEAST:
-            ratios.setdefault(stage.kind, []).append(artifact.seconds / one.seconds)
+        if isinstance(estimated, Estimate) and estimated.seconds >= BOOKKEEPING:
+            ratios.setdefault(stage.kind, []).append(artifact.seconds / estimated.seconds)
     corrections = {kind: statistics.median(seen) for kind, seen in ratios.items()}
     seconds, misfits = 0.0, []
     for stage in stages:
-        if isinstance(one := found[stage.key], Estimate):
-            one = found[stage.key] = replace(one, seconds=one.seconds * corrections.get(stage.kind, 1.0))
-            if stage.key not in finished:
-                seconds += one.seconds
-                if one.memory > device.memory:
-                    more = memory_text(one.memory - device.memory)
-                    needs = f"needs {memory_text(one.memory)} of {memory_text(device.memory)}, {more} too much"
-                    misfits.append(f"{stage.label}: {needs}")
+        if not isinstance(estimated := found[stage.key], Estimate):
+            continue
+        factor = corrections.get(stage.kind, 1.0)
+        found[stage.key] = estimated = replace(estimated, seconds=factor * estimated.seconds)
+        if stage.key in finished:
+            continue
+        seconds += estimated.seconds
+        if estimated.memory > device.memory:
+            sizes = [memory_text(size) for size in (estimated.memory, device.memory, estimated.memory - device.memory)]
+            misfits.append("{}: needs {} of {}, {} too much".format(stage.label, *sizes))
     return Estimates(found, seconds, misfits, _basis(device, corrections))
 
 
@@ -137,15 +139,12 @@ def estimate(stage: Any, outcome: Outcome, device: Device) -> Estimate | str:
 
 def _basis(device: Device, corrections: Mapping[str, float]) -> str:
     rates = "; ".join(
-        f"{one.flops / 1e12:.3g} TFLOP/s and {one.bytes / 1e9:.3g} GB/s in {dtype}"
-        for dtype, one in sorted(device.measured.items())
+        f"{rates.flops / 1e12:.3g} TFLOP/s and {rates.bytes / 1e9:.3g} GB/s in {dtype}"
+        for dtype, rates in sorted(device.measured.items())
     )
     lines = [
         f"Estimates for {device.label} ({memory_text(device.memory)} of memory), one stage at a time, nothing else "
-        "running.",
-        f"From the model's matrix products, at {EFFICIENCY:.0%} of rates {device.source}: {rates or 'none'}.",
-        f"Assumed: the usual sizes of data sets, {CHARACTERS_PER_TOKEN:.0f} characters a token, "
-        f"{FETCHING / 1e6:.0f} MB/s of downloads, {READING / 1e9:.0f} GB/s from the disk.",
+        f"running; matrix products at {EFFICIENCY:.0%} of rates {device.source}: {rates or 'none'}.",
     ]
     if corrections:
         seen = ", ".join(f"{kind} {ratio:.2f}" for kind, ratio in sorted(corrections.items()))

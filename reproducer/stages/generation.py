@@ -60,4 +60,4 @@ class Generate(Measure):
 
     def cost(self, model: ModelShape) -> Cost:
         prompt = model.tokens(len(self.prompt))
-        return model.passes(prompt, prompt, prompt, scored=0) + model.written(self.max_new_tokens)
+        return model.passes(prompt, prompt, scored=0) + model.written(self.max_new_tokens)

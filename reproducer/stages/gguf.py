@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor, Future
 from pathlib import Path
 from statistics import fmean
@@ -107,24 +107,21 @@ class MeasureGguf(Measure):
         ids = windows(self.text.load(), tokenizer, self.seq_len, self.windows).tolist()
         prompt = [token for window in ids for token in window]
         prompt = (prompt * math.ceil(self.prefill / len(prompt)))[: self.prefill]
-        threads = torch.get_num_threads()
+        threads, total = torch.get_num_threads(), len(ids) + self.repeats + 1
+        losses, speeds = [], []
         with tempfile.TemporaryDirectory(dir=context.directory) as scratch:
             path = Path(scratch) / "model.gguf"
             written = write_gguf(model, locate(context.inputs["model"]), path, self.type)
-            asked = (str(path), max(self.seq_len, self.prefill + self.decode + 1), threads)
+            opened = (str(path), max(self.seq_len, self.prefill + self.decode + 1), threads)
             process = context.engine(1)  # of its own: what llama.cpp cannot do, it may end its process for
-            total = len(ids) + self.repeats + 1
-
-            def call(function: Callable[..., Any], done: int, text: str, *arguments: Any) -> Any:
-                found = _of(process.submit(function, *asked, *arguments))
-                context.progress(done + 1, total, text)
-                return found
-
-            losses = [call(llama_cpp.losses, at, self.text.name, window) for at, window in enumerate(ids)]
-            speeds = [
-                call(llama_cpp.speed, len(ids) + at, "timed", prompt, self.decode) for at in range(self.repeats + 1)
-            ][1:]  # the first warms up
+            for done, window in enumerate(ids, 1):
+                losses.append(_of(process.submit(llama_cpp.losses, *opened, window)))
+                context.progress(done, total, self.text.name)
+            for done in range(len(ids), total):
+                speeds.append(_of(process.submit(llama_cpp.speed, *opened, prompt, self.decode)))
+                context.progress(done + 1, total, "timed")
             size = path.stat().st_size
+        speeds = speeds[1:]  # the first warms up
         mean = fmean(loss for window in losses for loss in window)
         if mean > math.log(sys.float_info.max):  # llama.cpp's probabilities are float32, and 0 below 1e-45
             raise UserError(
@@ -152,7 +149,7 @@ class MeasureGguf(Measure):
 
     def cost(self, model: ModelShape) -> Cost:
         times, tokens = 1 + self.repeats, model.window_tokens([self.text], self.seq_len, self.windows)
-        read = model.passes(self.prefill * times, self.prefill, self.prefill, scored=0)
+        read = model.passes(self.prefill * times, self.prefill, scored=0)
         return read + model.written(tokens + self.decode * times)
 
 

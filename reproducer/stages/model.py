@@ -8,7 +8,7 @@ from reproducer.models import fetch
 from reproducer.models.catalogue import Entry, Hub, Package
 from reproducer.queue import Context, Stage
 from reproducer.stages.base import OnModel
-from reproducer.stages.cost import Cost, ModelShape
+from reproducer.stages.cost import FETCHING, READING, Cost, ModelShape
 from reproducer.stages.recovery import Recover
 
 
@@ -41,11 +41,11 @@ class FetchModel(Stage):
         size = model.parameters
         match self.recipe["source"]:
             case "hub":  # 16 bits a weight
-                return Cost(fetched=2 * size)
+                return Cost(seconds=2 * size / FETCHING)
             case "package":  # four bits a weight; making float32 of them takes longer than fetching them
-                return Cost(fetched=8 * size, memory=8 * size)
+                return Cost(seconds=8 * size / FETCHING, memory=8 * size)
             case "random":
-                return Cost(files=model.weights, memory=model.weights)
+                return Cost(seconds=model.weights / READING, memory=model.weights)
         return Cost()  # a folder stays where it is, drawn weights are made where they are used
 
 
@@ -67,4 +67,4 @@ class DeriveModel(OnModel):
         context.record("parameters", parameter_count(merged))
 
     def cost(self, model: ModelShape) -> Cost:
-        return Cost(files=2 * model.weights, memory=model.weights)  # merged into a copy, and written
+        return Cost(seconds=2 * model.weights / READING, memory=model.weights)  # merged into a copy, and written

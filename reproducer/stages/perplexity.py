@@ -114,4 +114,4 @@ class Perplexity(Measure):
     def cost(self, model: ModelShape) -> Cost:
         from reproducer.models.walk import BATCH_TOKENS
 
-        return model.passes(model.window_tokens([self.text], self.seq_len, self.windows), self.seq_len, BATCH_TOKENS)
+        return model.passes(model.window_tokens([self.text], self.seq_len, self.windows), BATCH_TOKENS)

@@ -80,7 +80,7 @@ class Train(_ByMethod):
         rule: Any = METHODS.get(self.method).make(self.parameters)
         if rule.training is None or self.calibration is None:
             raise NotImplementedError
-        forward, both, batch = rule.training(self.calibration.samples, round(model.layers * model.upper(self.cut)))
+        forward, both, batch = rule.training(self.calibration.samples, len(self.cut.within(model.layers)))
         return model.learning(forward, both, self.calibration.length, batch)
 
 
@@ -149,7 +149,7 @@ class Prune(_ByMethod, _Cutting):
         leave(context, plan, request.model)
 
     def cost(self, model: ModelShape) -> Cost:
-        cost = collecting(model, self.method, self.parameters, self.cut, self.calibration) * self.cut.steps
+        cost = collecting(model, self.method, self.parameters, self.calibration) * self.cut.steps
         smaller = model.weights if self.cut.steps > 1 else 0.0  # what the steps so far left, at most
         return replace(cost, memory=cost.memory + smaller)
 
@@ -191,7 +191,7 @@ class PruneAsFound(_Cutting):
         if self.cut is None:
             return Cost()
         calibration = self.search.calibration.model_copy(update={"length": self.length})
-        return collecting(model, self.search.method, {}, self.cut, calibration)
+        return collecting(model, self.search.method, {}, calibration)
 
     def _transferred(self, context: Context, model: Any, tokenizer: Any, cut: Cut) -> Plan:
         """What the search found, metric and samples, applied to this model and cut."""
@@ -226,15 +226,12 @@ def leave(context: Context, plan: Plan, model: Any) -> None:
     context.record("cut", {"layers": plan.layers, "of": len(plan.units), **plan.shares()})
 
 
-def collecting(
-    model: ModelShape, method: str, parameters: dict[str, Scalar], cut: Cut, calibration: Calibration | None
-) -> Cost:
+def collecting(model: ModelShape, method: str, parameters: dict[str, Scalar], calibration: Calibration | None) -> Cost:
     """What the statistics of a method take, and the passes that it makes itself; deciding is next to nothing."""
     from reproducer.pruning.collect import ACTIVATION_BYTES
 
-    rule, upper = METHODS.get(method).make(parameters), model.upper(cut)
+    rule, cost = METHODS.get(method).make(parameters), Cost()
     samples, length = (calibration.samples, calibration.length) if calibration else (1, 2)
-    cost = model.passes(samples * length, length, samples * length, scored=0) * (1 - upper)
     for needs in [rule.needs, *(rule.passes if isinstance(rule, Decision) else ())]:
-        cost += model.collected(needs, samples, length, samples, ACTIVATION_BYTES) * upper
+        cost += model.collected(needs, samples, length, samples, ACTIVATION_BYTES)
     return cost

@@ -132,7 +132,7 @@ class Search(OnModel):
         from reproducer.search.objective import ACTIVATION_BYTES
 
         settings, samples, length = self.settings, self.calibration.samples, self.calibration.length
-        upper, tokens = model.upper(self.cut), model.window_tokens(self.texts, self.seq_len, settings.windows)
+        tokens = model.window_tokens(self.texts, self.seq_len, settings.windows)
         draws = 1 if settings.data in ("random", "score") else settings.trials
         again = (0.5 if settings.order == "sequential" else 1) * (SEEN_AGAIN if settings.sampler == "local" else 1)
         passages = max(1, draws * again) * samples
@@ -141,13 +141,12 @@ class Search(OnModel):
         evaluated = settings.trials * (SEEN_WHOLE if settings.stop else 1) + len(self.baselines)
         evaluated += settings.scored if settings.data == "score" else 0
         needs = METHODS.get(self.method).make({}).needs
-        cost = model.cut(self.cut).passes(tokens, self.seq_len, BATCH_TOKENS) * (evaluated * upper)
-        cost += model.collected(needs, passages, length, 1, ACTIVATION_BYTES) * upper
+        cost = model.cut(self.cut).passes(tokens, BATCH_TOKENS) * evaluated
+        cost += model.collected(needs, passages, length, 1, ACTIVATION_BYTES)
         for name in self.baselines:  # statistics that are no means over samples are of all samples together
             others = [need for need in METHODS.get(name).make({}).needs if not need.additive]
-            cost += model.collected(others, samples, length, samples, ACTIVATION_BYTES) * upper
-        below = model.passes(tokens + passages * length, length, BATCH_TOKENS, scored=0) * (1 - upper)
-        return replace(cost + below, memory=cost.memory + model.hidden(2 * tokens + passages * length))
+            cost += model.collected(others, samples, length, samples, ACTIVATION_BYTES)
+        return replace(cost, memory=cost.memory + model.hidden(2 * tokens + passages * length))
 
     def read(self, directory: Path) -> Record:
         """What the search left."""

@@ -153,4 +153,4 @@ class ZeroShot(Measure):
 
         sequences, characters, scored = task_size(self.task.name, self.found.source.identity(), self.limit)
         length = model.tokens(characters)
-        return model.passes(sequences * length, length, max(SCORED_TOKENS, length), scored * SCORED_TOKENS, scored)
+        return model.passes(sequences * length, max(SCORED_TOKENS, length), scored * SCORED_TOKENS, scored)

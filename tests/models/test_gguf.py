@@ -233,19 +233,6 @@ def test_llama_cpp_cuts_a_text_into_the_same_tokens(name, tmp_path, llama_cpp):
         assert prompt == tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
-def test_a_chat_on_the_terminal(folder, tmp_path, llama_cpp, monkeypatch, capsys):
-    from reproducer.evaluation import llama_cpp as module
-
-    write_gguf(tiny(**SHAPE), folder, tmp_path / "model.gguf")
-    monkeypatch.setattr(module, "CHAT_CONTEXT", 256)
-    asked = iter(["It's"])
-    monkeypatch.setattr("builtins.input", lambda prompt: next(asked, None) or (_ for _ in ()).throw(EOFError))
-    module.talk(str(tmp_path / "model.gguf"))
-    assert len(capsys.readouterr().out.strip()) > 0
-    with pytest.raises(UserError, match=r"llama.cpp does not load .*nothing.gguf"):
-        module.talk(str(tmp_path / "nothing.gguf"))
-
-
 def test_a_server_that_was_asked_nothing_can_be_closed(folder, tmp_path, llama_cpp):
     """In a process of its own: one that hangs does so in compiled code, which no signal handler interrupts."""
     write_gguf(tiny(**SHAPE), folder, tmp_path / "model.gguf")

@@ -123,7 +123,7 @@ def test_the_cut_of_llama_7b_leaves_what_llm_pruner_leaves(tmp_path):
 
 
 def test_costs_in_a_row():
-    assert Cost(forward=1, memory=5) + Cost(forward=2, files=3, memory=4) == Cost(forward=3, files=3, memory=5)
+    assert Cost(forward=1, memory=5) + Cost(forward=2, seconds=3, memory=4) == Cost(forward=3, seconds=3, memory=5)
     assert Cost(forward=1, passes=2, memory=5) * 3 == Cost(forward=3, passes=6, memory=5)
 
 
