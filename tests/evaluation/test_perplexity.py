@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from reproducer.errors import UserError
 from reproducer.evaluation.perplexity import perplexity
-from reproducer.models import loss
 from tests.families import SIX, family_model
 from tests.helpers import examples
 
@@ -60,24 +59,6 @@ def test_batches_do_not_change_the_value_and_report_progress(wide):
     result = perplexity(wide, windows, batch_tokens=3 * 16 + 5, progress=lambda *step: seen.append(step))
     assert seen == [(3, 7), (6, 7), (7, 7)]
     assert result.value == pytest.approx(perplexity(wide, windows, batch_tokens=10**6).value, rel=1e-9)
-
-
-def test_never_more_logits_than_a_block(model, monkeypatch):
-    monkeypatch.setattr(loss, "CPU_BLOCK", (5, 100))
-    made = []
-    linear = F.linear
-
-    def spy(x, weight, bias=None):
-        product = linear(x, weight, bias)
-        if weight.untyped_storage().data_ptr() == head.untyped_storage().data_ptr():
-            made.append(product.shape)
-        return product
-
-    head = model.lm_head.weight
-    monkeypatch.setattr(F, "linear", spy)
-    perplexity(model, random_windows(4, 11))
-    assert head.shape[0] == 257
-    assert max(made) == (5, 100) and sum(rows * columns for rows, columns in made) == 4 * 10 * 257
 
 
 def test_dropout_plays_no_part_and_modes_are_kept(model):

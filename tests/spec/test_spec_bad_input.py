@@ -63,7 +63,7 @@ def test_a_file_without_end(mistakes):
 
 
 class TestText:
-    @pytest.mark.parametrize("text", [r"\ud800", r"a\udfffb", r"\ude00\ud83d"])
+    @pytest.mark.parametrize("text", [r"\ud800", r"\ude00\ud83d"])
     @pytest.mark.parametrize("place", ["title", "evaluate: {generate", "search: {texts: [{a"])
     def test_half_a_character(self, mistakes, text, place):
         closing = {"title": "", "evaluate: {generate": "}"}.get(place, "}]}")
@@ -86,14 +86,10 @@ class TestNames:
         ("text", "start"),
         [
             ("models: [LONG]", "x.yaml:2: models[0]: is longer than a file system allows"),
-            ("models: ['hub/LONG']", "x.yaml:2: models[0]: is longer than a file system allows"),
             ("models: [PATH]", "x.yaml:2: models[0]: is longer than a file system allows"),
             ("models: ['a\n\n  b']", "x.yaml:2: models[0]: holds a line break"),
-            ('models: ["a\\tb"]', "x.yaml:2: models[0]: holds a line break or another control character"),
-            ("models: [{name: a, base: LONG, tuned: lora}]", "x.yaml:2: models[0].base: is longer"),
             ("models: [{name: a, label: LONG}]", "x.yaml:2: models[0].label: should be no longer than 100 characters"),
             ("models: a\ncalibration: {dataset: LONG}", "x.yaml:3: calibration.dataset: is longer than a file"),
-            ("models: a\nrecovery: LONG", "x.yaml:3: recovery: is longer than a file system allows"),
         ],
     )
     def test_longer_than_a_file_system_allows_or_of_several_lines(self, mistakes, text, start):

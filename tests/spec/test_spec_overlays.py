@@ -90,12 +90,6 @@ class TestProfiles:
         ]
         assert spec.where(("models", 1, "tuned", "rank")) == "profiles/p.yaml:1"
 
-    def test_what_belongs_to_a_task_goes_with_it(self, load, profiles):
-        """Its metric and its data are not those of the task in its place."""
-        text = BASE + "evaluate: {tasks: [{name: boolq, metric: f1, data: ./mine}, {name: arc, metric: f1}, piqa]}"
-        assert load(text, ["small"]).evaluate["tasks"] == ["quiz", {"name": "arc", "metric": "f1"}]
-        assert load(text.replace("[{", "{").partition(", {name: arc")[0] + "}", ["small"]).evaluate == {"tasks": "quiz"}
-
     def test_what_becomes_equal_becomes_one(self, load, profiles):
         assert load(SPEC, ["small"]).evaluate["tasks"] == ["quiz", "arc"]
         both = load(BASE.replace("[tiny]", "[llama-7b, vicuna-7b]"), ["small"])
@@ -137,11 +131,8 @@ class TestProfiles:
                 "quotes",
             ),
             ("map:\n  structure_ratio:\n    0.25: 20%", "profiles/p.yaml:3: map.structure_ratio.0.25: ", "write 0.2"),
-            ("map:\n  structure_ratio:\n    25: 0.2", "profiles/p.yaml:3: map.structure_ratio[25]: ", "0.25"),
             ("set: [1]", "profiles/p.yaml:1: set: should be a mapping of keys to values, not a list", ""),
-            ("set: {a: 1, a: 2}", "profiles/p.yaml:1: set: the key 'a' is written twice", ""),
             ("a: [", "profiles/p.yaml:1: not valid YAML", ""),
-            ("", "profiles/p.yaml:1: the file is empty", ""),
         ],
     )
     def test_mistakes_in_the_profile_itself(self, mistakes, write, text, start, words):
@@ -151,7 +142,7 @@ class TestProfiles:
         assert words in line
 
     @pytest.mark.parametrize("section", ["calibration", "evaluate", "search", "recovery", "prune", "models", "methods"])
-    @pytest.mark.parametrize("value", ["5", "null", "[[1]]", "[{name: [a]}]", "[{name: {}}]"])
+    @pytest.mark.parametrize("value", ["5", "[[1]]", "[{name: {}}]"])
     def test_a_map_over_a_malformed_section_leaves_the_mistake_to_be_told(self, mistakes, write, section, value):
         write(SMALL.partition("set:")[0], "profiles/map.yaml")
         text = "".join(line for line in BASE.splitlines(True) if not line.startswith(section))
@@ -167,22 +158,13 @@ class TestFindingProfiles:
         assert load_spec(write(BASE, "mine/x.yaml"), ["small"]).seeds == [1]
         assert load_spec(write(BASE, "elsewhere/x.yaml"), ["small"]).seeds == [2]
 
-    def test_unknown_names_are_answered_with_the_nearest(self, mistakes, profiles):
-        assert mistakes(BASE, ["smal"]) == ["--profile: unknown profile 'smal'; did you mean 'small'?"]
-        assert mistakes(BASE, ["papr"]) == ["--profile: unknown profile 'papr'; did you mean 'paper'?"]
-        assert mistakes(BASE, ["zzz"]) == ["--profile: unknown profile 'zzz'; choose one of: paper, small, tiny"]
-
 
 class TestSet:
     @pytest.mark.parametrize(
         ("override", "written"),
         [
-            ("evaluate={tasks: [a, b]}", "evaluate: {tasks: [a, b]}"),
-            ("prune.ratio=[0.3, 0.4]", "prune: {ratio: [0.3, 0.4]}"),
             ("prune.ratio=0.3", "prune: {ratio: 0.3}"),
-            ("prune={ratio: 0.3}", "prune: {ratio: 0.3}"),
             ("search.space.alpha_max=2", "search: {space: {alpha_max: 2}}"),
-            ("recovery=lora", "recovery: lora"),
             ("evaluate.limit=null", "evaluate: {limit: null}"),
             ("title=a=b", "title: a=b"),
             ("recovery={name: lora, learning_rate: 3e-4}", "recovery: {name: lora, learning_rate: 0.0003}"),
@@ -205,13 +187,9 @@ class TestSet:
         [
             ("seeds", "--set: 'seeds' is not dotted.key=value", "prune.ratio=0.3"),
             ("=5", "--set: '=5' is not dotted.key=value", ""),
-            ("a..b=5", "--set: 'a..b=5' is not dotted.key=value", ""),
-            ("a b=5", "--set: 'a b=5' is not dotted.key=value", ""),
             ("seeds=[0", "--set: seeds: not valid YAML", "bracket"),
-            ("search={trials: 1, trials: 2}", "--set: search: the key 'trials' is written twice", ""),
             ("prune.ratio=2", "--set: prune.ratio: should be a fraction", ""),
             ("prune.ratio=", "--set: prune.ratio: is empty", "0.20"),
-            ("prune.rato=0.2", "--set: prune: unknown key 'rato'", "did you mean 'ratio'?"),
             ("prun.ratio=0.2", "--set: unknown key 'prun'", "did you mean 'prune'?"),
             ("methods.1.label=a", "--set: methods: has no entry 1", "the last is 0"),
             ("methods.label=a", "--set: methods: is a list", "methods.0.label"),

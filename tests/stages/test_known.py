@@ -160,33 +160,6 @@ def test_rows_on_other_data_are_refused_before_anything_runs(made, tmp_path, cap
     assert stages(tmp_path) == []
 
 
-LORA = "recovery: [none, {name: lora, dataset: builtin-instructions, steps: 2, warmup_steps: 1, batch: 4}]\n"
-TUNED = SPEC.replace(", {name: adapruner, search: {mode: paper, trials: 3, windows: 2}}", "") + LORA
-
-
-def test_rows_of_other_stages_than_measures_are_other_rows(tmp_path):
-    """A row that is measured in nothing is not one with a plan or an adapter more."""
-    made, other = tmp_path / "made", tmp_path / "other"
-    made.mkdir()
-    other.mkdir()
-    before = run(made, TUNED)
-    nothing = TUNED.replace("perplexity: [python-topics]", "perplexity: []").replace("tasks: [quiz]", "tasks: []")
-    found = run(other, nothing, file_of(made), running=False)
-    for row, known in zip(found["rows"], before["rows"], strict=True):
-        assert row["status"] == "done"
-        assert all(row[name] == known[name] for name in ("params", "params_removed", "training", "recovery_seconds"))
-    assert found["recoveries"] == before["recoveries"]
-
-
-def test_a_search_objective_is_that_of_this_runs_search(made, tmp_path):
-    spec = SPEC.replace("trials: 3, windows: 2", "trials: 3, windows: 3")
-    found = run(tmp_path, spec, file_of(made))
-    _, magnitude, searched = found["rows"]
-    assert (magnitude["earlier"], searched["earlier"]) == (0, None)
-    (baseline,) = (one for one in found["searches"][0]["baselines"] if one["method"] == "magnitude")
-    assert magnitude["search_objective"] == baseline["value"] != results(made)["rows"][1]["search_objective"]
-
-
 def test_a_search_that_was_only_taken_over_is_still_told(tmp_path):
     spec = SPEC.replace("trials: 3,", "transfer: {ratio: 0.3}, trials: 3,")
     made, other = tmp_path / "made", tmp_path / "other"
