@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from hypothesis import strategies as st
 from torch import nn
@@ -14,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from reproducer.models.architecture import architecture_of, family_of, layer_shape
 from reproducer.models.families import FAMILIES
+from tests.helpers import randomise, subset
 
 VOCABULARY, LENGTH = 61, 64
 
@@ -117,14 +119,8 @@ def family_model(
         settings |= {"head_dim": head_dim or hidden // heads}
     if kind == "phi3":
         settings |= {"original_max_position_embeddings": LENGTH}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings), dtype=dtype).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            scale = parameter.shape[-1] ** -0.5 if parameter.dim() == 2 else 0.2
-            parameter.copy_(noise * scale + (0 if parameter.dim() == 2 else 1) * parameter.double())
-    return model
+    config = AutoConfig.for_model(kind, **settings)
+    return randomise(AutoModelForCausalLM.from_config(config, dtype=dtype).eval(), seed)
 
 
 FIXED_WIDTH = ("gpt_neox", "opt")  # every head has keys and values of its own
@@ -215,16 +211,14 @@ def _zero(layer: Any, model_type: str, kind: str, unit: int, shape: Any) -> None
 
 def random_kept(model: nn.Module, seed: int) -> dict[int, dict[str, list[int]]]:
     """Any units of any layers, at least one of each kind; some layers keep all of a kind."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = np.random.default_rng(seed)
     architecture = architecture_of(model)
     kept: dict[int, dict[str, list[int]]] = {}
     for index, layer in enumerate(layers_of(model)):
         kept[index] = {}
-        for kind in ("heads", "channels"):
-            count = layer_shape(layer, architecture).counts[kind]
-            if torch.rand((), generator=generator) < 0.8:
-                number = int(torch.randint(1, count + 1, (), generator=generator))
-                kept[index][kind] = sorted(torch.randperm(count, generator=generator)[:number].tolist())
+        for kind, count in layer_shape(layer, architecture).counts.items():
+            if generator.random() < 0.8:
+                kept[index][kind] = subset(count, generator.integers(1, count + 1), generator)
     return kept
 
 

@@ -1,4 +1,7 @@
-"""Tiny random models of the LLaMA family, and what the tests compute without the package's own code."""
+"""Tiny random models of the LLaMA family, and what the tests compute without the package's own code.
+
+What is drawn comes from numpy's generator, which gives the same numbers on every processor; torch's does not.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from hypothesis import settings
@@ -60,18 +64,41 @@ def tiny(
         pad_token_id=None,
         **more,
     )
-    generator = torch.Generator().manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    return randomise(AutoModelForCausalLM.from_config(config, dtype=dtype).eval(), seed)
+
+
+Seed = int | np.random.Generator  # a generator goes on where it is
+
+
+def randn(*shape: int, seed: Seed = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal numbers."""
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape)).to(dtype)
+
+
+def rand(*shape: int, seed: Seed = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Numbers from 0 to 1."""
+    return torch.from_numpy(np.random.default_rng(seed).random(shape)).to(dtype)
+
+
+def tokens(samples: int, length: int, vocab: int = 61, seed: Seed = 0) -> Tensor:
+    """Token ids [samples, length]."""
+    return torch.from_numpy(np.random.default_rng(seed).integers(vocab, size=(samples, length)))
+
+
+def subset(count: int, size: int, seed: Seed = 0) -> list[int]:
+    """So many of the numbers below `count`, sorted."""
+    return sorted(np.random.default_rng(seed).permutation(count)[:size].tolist())
+
+
+def randomise(model: Any, seed: int) -> Any:
+    """The model with random parameters: weights that keep the scale of what goes in, and others near what they were."""
+    generator = np.random.default_rng(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            scale = parameter.shape[-1] ** -0.5 if parameter.dim() == 2 else 0.2
-            parameter.copy_(noise * scale + (0 if parameter.dim() == 2 else 1) * parameter.double())
+            noise = randn(*parameter.shape, seed=generator, dtype=torch.float64)
+            matrix = parameter.dim() == 2
+            parameter.copy_(noise * parameter.shape[-1] ** -0.5 if matrix else 0.2 * noise + parameter.double())
     return model
-
-
-def tokens(samples: int, length: int, vocab: int = 61, seed: int = 0) -> Tensor:
-    return torch.randint(vocab, (samples, length), generator=torch.Generator().manual_seed(seed))
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:

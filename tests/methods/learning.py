@@ -1,17 +1,19 @@
 """Models that have something to lose, and the texts that they have learned."""
 
+import numpy as np
 import torch
 
-from tests.helpers import logits
+from tests.helpers import logits, rand, tokens
 
 
 def own_text(model, samples=24, length=16, seed=0):
     """Samples [samples, length] drawn from the model's own distribution: no other model predicts them better."""
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(model.config.vocab_size, (samples, 1), generator=generator)
+    generator = np.random.default_rng(seed)
+    ids = tokens(samples, 1, model.config.vocab_size, generator)
     for _ in range(length - 1):
         probabilities = torch.softmax(logits(model, ids)[:, -1].double(), -1)
-        ids = torch.cat([ids, torch.multinomial(probabilities, 1, generator=generator)], 1)
+        drawn = probabilities.cumsum(-1) < rand(samples, 1, seed=generator, dtype=torch.float64)
+        ids = torch.cat([ids, drawn.sum(-1, keepdim=True).clamp(max=model.config.vocab_size - 1)], 1)
     return ids
 
 

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from reproducer.models.architecture import architecture_of, unit_parameters
 from reproducer.pruning.cut import Cut
 from reproducer.pruning.plan import Plan
 from tests.families import ZOO, Double, family_model, layers_of, zeroed
-from tests.helpers import cut_by_hand, decoder_layers, logits, tiny, tokens
+from tests.helpers import cut_by_hand, decoder_layers, logits, rand, randn, tiny, tokens
 from tests.methods.learning import loss, overfitted
 
 FAMILIES = ("llama grouped tied", "llama biased", "phi3 grouped tied", "opt")
@@ -32,10 +33,10 @@ def shearing(model, ids, layers=(0, 1, 2), ratio=0.2, **more):
     """A training in front of its first step, but for variables that have learned something."""
     settings = {**method_defaults(), **SHORT, **more}
     training = Shearing(request(model, ids, layers=layers, ratio=ratio), settings)
-    generator = torch.Generator().manual_seed(1)
+    generator = np.random.default_rng(1)
     for name, tensor in training.state.items():
         if name[:2] == "B/":
-            tensor.data.copy_(torch.randn(tensor.shape, generator=generator) * 0.05)
+            tensor.data.copy_(randn(*tensor.shape, seed=generator) * 0.05)
     return training
 
 
@@ -105,9 +106,9 @@ def test_scores_are_of_effective_weights_and_a_parameter(criterion):
 def test_knowledge_distribution():
     """What each group alone costs, and that the costliest are marked."""
     model, ids = tiny(groups=2, layers=4), tokens(5, 9)
-    generator = torch.Generator().manual_seed(0)
+    generator = np.random.default_rng(0)
     counts = {"heads": 2, "channels": 24}
-    scores = {i: {kind: torch.rand(n, generator=generator) for kind, n in counts.items()} for i in (1, 2, 3)}
+    scores = {i: {kind: rand(n, seed=generator) for kind, n in counts.items()} for i in (1, 2, 3)}
     costs = shearing(model, ids, (1, 2, 3), probe=0.3).group_costs(scores)
     assert costs.keys() == {f"{index}.{kind}" for index in (1, 2, 3) for kind in counts}
     for index, of_layer in scores.items():

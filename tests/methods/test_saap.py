@@ -3,13 +3,14 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from reproducer import Plan, prune
 from reproducer.methods.saap import fused, indicator
 from tests.families import family_model
-from tests.helpers import tokens
+from tests.helpers import rand, tokens
 
 KINDS = ("heads", "channels")
 
@@ -55,9 +56,9 @@ def test_given_noise_weighs_the_metrics(sigmas):
 @pytest.mark.parametrize("seed", range(3))
 def test_learned_noise_minimises_the_likelihoods_loss(seed):
     """By autograd: at the σ that the scores tell, the mean of the whole score has no slope and bends upwards."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = np.random.default_rng(seed)
     vector, element = (
-        {layer: {"channels": torch.rand(9, generator=generator, dtype=torch.double) ** power} for layer in (0, 1)}
+        {layer: {"channels": rand(9, seed=generator, dtype=torch.double) ** power} for layer in (0, 1)}
         for power in (3, 1)
     )
     scaled = [

@@ -154,8 +154,9 @@ def test_a_missing_member_is_named():
 
 
 def test_adding_a_unit_needs_no_weights():
+    config = tiny(groups=2).config
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(tiny(groups=2).config)
+        model = AutoModelForCausalLM.from_config(config)
     layer, architecture = decoder_layers(model)[0], architecture_of(model)
     assert layer_shape(layer, architecture).groups == 2
     assert unit_parameters(layer, architecture, architecture.kind("channels")) == 3 * 32

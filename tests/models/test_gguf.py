@@ -23,7 +23,7 @@ from reproducer.models.gguf import types, write_gguf, writer
 from reproducer.models.gguf.tokenizer import PRE_TOKENIZERS
 from reproducer.models.tokenizer import byte_tokenizer
 from reproducer.pruning.plan import units_of
-from tests.helpers import decoder_layers, tiny, tokens, widths
+from tests.helpers import decoder_layers, randn, subset, tiny, tokens, widths
 
 VOCABULARY = 320
 TEXT = """It's 2026: I'd bought 1234567 apples, didn't I?   Yes;\n\n\tthey'll cost 3.50 each…
@@ -101,13 +101,13 @@ def llama_cpp():
 def random_plan(model: Any, even: bool) -> Plan:
     """One group and some channels of each layer; with biases that are not small, as FLAP adds them."""
     plan = Plan(units_of(model, architecture_of(model)), {})
-    generator = torch.Generator().manual_seed(1)
+    generator = np.random.default_rng(1)
     for index in range(len(decoder_layers(model))):
         channels = 61 if even else 40 + 7 * index
         plan.kept_heads[index] = [index % 2] if even or index else [0, 1]
-        plan.kept_channels[index] = torch.randperm(96, generator=generator)[:channels].sort().values.tolist()
+        plan.kept_channels[index] = subset(96, channels, generator)
         for name in ("self_attn.o_proj", "mlp.down_proj"):
-            plan.tensors[f"model.layers.{index}.{name}.bias"] = torch.randn(64, generator=generator)
+            plan.tensors[f"model.layers.{index}.{name}.bias"] = randn(64, seed=generator)
     return plan
 
 

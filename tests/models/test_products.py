@@ -13,15 +13,11 @@ from reproducer.models import products
 from reproducer.models.loss import next_token_losses
 from reproducer.models.products import WideProducts, has_fast_products, wide_products
 from reproducer.pruning import collect
-from tests.helpers import examples, tiny, tokens
+from tests.helpers import examples, randn, tiny, tokens
 
 CPU = torch.device("cpu")
 NARROW = pytest.mark.parametrize("dtype", products.NARROW)
 linear, attention = nn.functional.linear, nn.functional.scaled_dot_product_attention
-
-
-def random(*shape, dtype, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 def assert_rounded(value, exact, magnitude, twice=None):
@@ -43,9 +39,9 @@ def assert_rounded(value, exact, magnitude, twice=None):
 def test_a_linear_layer_and_its_gradients_are_rounded_once(dtype, data):
     batch = data.draw(st.lists(st.integers(1, 4), max_size=2))
     rows, columns, biased = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40)), data.draw(st.booleans())
-    given = [random(*batch, columns, dtype=dtype), random(rows, columns, dtype=dtype, seed=1)]
-    given += [random(rows, dtype=dtype, seed=2)] if biased else []
-    upstream = random(*batch, rows, dtype=dtype, seed=3)
+    given = [randn(*batch, columns, dtype=dtype), randn(rows, columns, dtype=dtype, seed=1)]
+    given += [randn(rows, dtype=dtype, seed=2)] if biased else []
+    upstream = randn(*batch, rows, dtype=dtype, seed=3)
     ours, exact, sizes = (
         [one.detach().requires_grad_() for one in found]
         for found in (given, [one.double() for one in given], [one.double().abs() for one in given])
@@ -70,7 +66,7 @@ def test_a_linear_layer_and_its_gradients_are_rounded_once(dtype, data):
     ids=["torch.matmul", "torch.bmm", "matmul", "bmm", "@"],
 )
 def test_products_are_rounded_once(dtype, product):
-    a, b = random(3, 5, 64, dtype=dtype), random(3, 64, 7, dtype=dtype, seed=1)
+    a, b = randn(3, 5, 64, dtype=dtype), randn(3, 64, 7, dtype=dtype, seed=1)
     with WideProducts():
         made = product(a, b)
     assert made.dtype == dtype
@@ -79,8 +75,8 @@ def test_products_are_rounded_once(dtype, product):
 
 @NARROW
 def test_attention_with_a_mask_is_rounded_once(dtype):
-    query, key, value = (random(2, 3, 9, 8, dtype=dtype, seed=seed) for seed in range(3))
-    for mask in (torch.ones(9, 9).tril().bool(), random(9, 9, dtype=dtype, seed=3)):
+    query, key, value = (randn(2, 3, 9, 8, dtype=dtype, seed=seed) for seed in range(3))
+    for mask in (torch.ones(9, 9).tril().bool(), randn(9, 9, dtype=dtype, seed=3)):
         wide = mask if mask.dtype == torch.bool else mask.double()
         exact = attention(query.double(), key.double(), value.double(), attn_mask=wide)
         with WideProducts():
@@ -90,14 +86,14 @@ def test_attention_with_a_mask_is_rounded_once(dtype):
 
 
 def test_they_are_formed_so_in_hooks_and_recomputation_of_a_backward_pass():
-    weight, seen = random(6, 6, dtype=torch.bfloat16), []
+    weight, seen = randn(6, 6, dtype=torch.bfloat16), []
 
     def block(given):
         seen.append(isinstance(_get_current_dispatch_mode(), WideProducts))
         return linear(given, weight).tanh()
 
     for backward in (lambda loss, leaf: loss.backward(), lambda loss, leaf: torch.autograd.grad(loss, leaf)):
-        leaf = random(3, 6, dtype=torch.bfloat16).requires_grad_()
+        leaf = randn(3, 6, dtype=torch.bfloat16).requires_grad_()
         with WideProducts():
             loss = checkpoint(block, leaf, use_reentrant=False)
             loss.register_hook(lambda gradient: seen.append(isinstance(_get_current_dispatch_mode(), WideProducts)))
@@ -106,7 +102,7 @@ def test_they_are_formed_so_in_hooks_and_recomputation_of_a_backward_pass():
 
 
 def test_torchs_transforms_pass_through():
-    weight, given = random(5, 4, dtype=torch.bfloat16), random(3, 4, dtype=torch.bfloat16, seed=1)
+    weight, given = randn(5, 4, dtype=torch.bfloat16), randn(3, 4, dtype=torch.bfloat16, seed=1)
     with WideProducts():
         whole = linear(given, weight)
         assert torch.equal(torch.func.vmap(lambda row: linear(row, weight))(given), whole)
@@ -121,7 +117,7 @@ def test_other_calls_are_left_alone(monkeypatch):
         raise AssertionError("widened")
 
     monkeypatch.setattr(products, "_wide", refuse)
-    narrow, wide = random(4, 4, dtype=torch.bfloat16), random(4, 4, dtype=torch.float32)
+    narrow, wide = randn(4, 4, dtype=torch.bfloat16), randn(4, 4, dtype=torch.float32)
     with WideProducts():
         assert torch.equal(wide @ wide, torch.mm(wide, wide))
         assert (narrow + narrow).dtype == torch.bfloat16
@@ -146,9 +142,9 @@ def test_torch_can_say_whether_it_has_fast_kernels(dtype):
 
 @NARROW
 def test_no_wide_copy_of_a_weight_is_kept_for_the_backward_pass(dtype):
-    weight, kept = random(16, 8, dtype=dtype), []
+    weight, kept = randn(16, 8, dtype=dtype), []
     with WideProducts(), torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one) or one, lambda one: one):
-        linear(random(3, 8, dtype=dtype).requires_grad_(), weight)
+        linear(randn(3, 8, dtype=dtype).requires_grad_(), weight)
     assert {one.dtype for one in kept} == {dtype} and weight.data_ptr() in {one.data_ptr() for one in kept}
 
 
@@ -185,7 +181,7 @@ def test_pruning_uses_them_where_they_are_needed(monkeypatch, slow):
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_without_gradients_too(mode):
-    given, weight = random(2, 3, 8, dtype=torch.bfloat16), random(5, 8, dtype=torch.bfloat16, seed=1)
+    given, weight = randn(2, 3, 8, dtype=torch.bfloat16), randn(5, 8, dtype=torch.bfloat16, seed=1)
     with WideProducts(), mode():
         made = linear(given, weight)
         also = given @ weight.T

@@ -12,7 +12,7 @@ from reproducer.models.architecture import architecture_of
 from reproducer.models.walk import LayerWalk, frozen
 from tests.families import ZOO as FAMILIES
 from tests.families import Double, family_model, family_shapes, layers_of
-from tests.helpers import ZOO, close, decoder_layers, examples, logits, tiny, tokens
+from tests.helpers import ZOO, close, decoder_layers, examples, logits, rand, randn, tiny, tokens
 
 
 def walked(model, ids):
@@ -69,7 +69,7 @@ def test_the_gradient_behind_the_last_layer(kind):
         hook = last.register_forward_hook(keep)
         output = model(ids, use_cache=False).logits
         hook.remove()
-        weights = torch.rand(3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        weights = rand(3, 8, dtype=torch.float64)
         losses = F.cross_entropy(output[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         (losses * weights.flatten()).sum().backward()
         leaf = kept[0].detach().requires_grad_()
@@ -90,7 +90,7 @@ def test_a_window_reaches_only_the_layers_that_have_one(name):
     assert not close(logits(model, ids), logits(without, ids), 1e-2)
     walk, other = LayerWalk(model, 17), LayerWalk(without, 17)
     types = getattr(model.config, "layer_types", None) or ["sliding_attention"] * len(walk.layers)
-    hidden = torch.randn(2, 17, 32, generator=torch.Generator().manual_seed(0))
+    hidden = randn(2, 17, 32)
     with torch.no_grad():
         same = [close(walk.run(i, hidden), other.run(i, hidden), 1e-6) for i in range(len(walk.layers))]
     assert same == [kind == "full_attention" for kind in types]
@@ -98,7 +98,7 @@ def test_a_window_reaches_only_the_layers_that_have_one(name):
 
 def test_a_layer_in_place_of_the_models_own():
     model, other = tiny(seed=0), tiny(seed=1)
-    walk, hidden = LayerWalk(model, 7), torch.randn(2, 7, 32)
+    walk, hidden = LayerWalk(model, 7), randn(2, 7, 32)
     with torch.no_grad():
         replaced = walk.run(1, hidden, decoder_layers(other)[1])
         assert close(replaced, LayerWalk(other, 7).run(1, hidden), 1e-6)

@@ -3,6 +3,7 @@
 import functools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given
@@ -17,7 +18,7 @@ from reproducer.models.load import meta_model
 from reproducer.pruning.allocation import allocate, check_reachable
 from reproducer.pruning.cut import Cut, default_layers
 from reproducer.pruning.plan import units_of
-from tests.helpers import decoder_layers, examples, tiny
+from tests.helpers import decoder_layers, examples, rand, tiny
 
 
 @functools.cache
@@ -66,14 +67,14 @@ SHAPES = {
 
 def noise(model, layers, seed=0, levels=None):
     """Random scores, of layers of very different scale; with `levels` whole numbers, so that many tie."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = np.random.default_rng(seed)
     scores = {}
     for index in layers:
         shape = layer_shape(decoder_layers(model)[index], architecture_of(model))
-        scale = 1.0 if levels else float(10 ** (4 * torch.rand((), generator=generator) - 2))
+        scale = 1.0 if levels else float(10 ** (4 * generator.random() - 2))
         scores[index] = {}
         for kind in ("heads", "channels"):
-            values = torch.rand(shape.counts[kind], generator=generator)
+            values = rand(shape.counts[kind], seed=generator)
             scores[index][kind] = (values * levels).floor() if levels else values * scale
     return scores
 

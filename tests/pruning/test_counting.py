@@ -17,7 +17,7 @@ from reproducer.pruning.counting import count
 from reproducer.pruning.cut import Cut
 from reproducer.pruning.plan import units_of
 from tests.families import ZOO, family_model
-from tests.helpers import tiny
+from tests.helpers import rand, tiny
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def llama():
 def plan_by_noise(model, layers, **settings):
     architecture = architecture_of(model)
     shapes = {index: layer_shape(architecture.decoder_layers(model)[index], architecture) for index in layers}
-    scores = {i: {k: torch.rand(shape.counts[k]) for k in ("heads", "channels")} for i, shape in shapes.items()}
+    scores = {i: {k: rand(shape.counts[k], seed=i) for k in ("heads", "channels")} for i, shape in shapes.items()}
     kept = allocate(model, architecture, scores, Cut(**settings))
     return Plan(units_of(model, architecture), kept)
 

@@ -25,7 +25,7 @@ from reproducer.pruning.statistics import (
     WeightStatistic,
 )
 from tests.families import ZOO, Double, family_model, layers_of, zeroed
-from tests.helpers import decoder_layers, examples, tiny, tokens
+from tests.helpers import decoder_layers, examples, randn, tiny, tokens
 
 INPUTS = {InputMean(), InputNorm(), InputVariance()}
 
@@ -96,7 +96,7 @@ def test_the_mean_of_each_sample():
 )
 def test_inputs_in_portions(size, offset, seed, data):
     """Off by rounding alone: each sum by a roundoff a term, however large the mean is beside the deviations."""
-    inputs = torch.randn(size, generator=torch.Generator().manual_seed(seed)) + offset
+    inputs = randn(*size, seed=seed) + offset
     cuts = sorted(data.draw(st.sets(st.integers(1, len(inputs)))) | {0, len(inputs)})
     portions = [inputs[start:end] for start, end in itertools.pairwise(cuts)]
     wide, roundoff = inputs.double(), (len(inputs) + 8) * 2.0**-24
@@ -120,7 +120,7 @@ def test_inputs_in_portions(size, offset, seed, data):
 
 def test_a_variance_is_no_difference_of_large_sums():
     """Float32 numbers near 30,000² are 64 apart; a difference of two of them could not be 1."""
-    inputs = torch.randn(4096, 3, generator=torch.Generator().manual_seed(0)) + 30_000
+    inputs = randn(4096, 3) + 30_000
     expected = inputs.double().var(0, correction=0)
     states = [tuple(part.double() for part in InputVariance().reduce(portion)) for portion in inputs.split(100)]
     merged = states[0]

@@ -11,7 +11,7 @@ from reproducer.models.architecture import architecture_of, parameter_count
 from reproducer.models.walk import LayerWalk
 from reproducer.pruning.plan import units_of
 from tests.families import ZOO, family_model, layers_of
-from tests.helpers import close, decoder_layers, logits, tiny, tokens
+from tests.helpers import close, decoder_layers, logits, randn, tiny, tokens
 
 OUTPUT = "model.layers.1.self_attn.o_proj"
 
@@ -25,9 +25,9 @@ def full_plan(model):
     hidden = model.config.hidden_size
     tensors = {
         f"{OUTPUT}.bias": torch.linspace(-1, 1, hidden),
-        "model.layers.1.mlp.down_proj.weight": torch.randn(hidden, 5, generator=torch.Generator().manual_seed(1)),
+        "model.layers.1.mlp.down_proj.weight": randn(hidden, 5, seed=1),
         "model.layers.2.input_layernorm.weight": torch.full((hidden,), 0.5),
-        "lm_head.weight": torch.randn(61, hidden, generator=torch.Generator().manual_seed(2)),
+        "lm_head.weight": randn(61, hidden, seed=2),
     }
     channels = {1: [0, 3, 4, 9, 11], 3: [1, 2]}
     return plan_of(model, {1: [0, 2]}, channels, method="mine", tensors=tensors, removed_layers=[0])

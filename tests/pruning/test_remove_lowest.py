@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -13,14 +14,14 @@ from reproducer.pruning.allocation import TOLERANCE, allocate, parameters_to_rem
 from reproducer.pruning.cut import Cut
 from reproducer.pruning.plan import Plan, units_of
 from tests.families import family_model, family_shapes, layers_of
-from tests.helpers import examples, tiny
+from tests.helpers import examples, rand, tiny
 
 
 def random_scores(model, layers, seed):
-    generator, architecture = torch.Generator().manual_seed(seed), architecture_of(model)
+    generator, architecture = np.random.default_rng(seed), architecture_of(model)
     shapes = {index: layer_shape(layers_of(model)[index], architecture) for index in layers}
     return {
-        index: {kind: torch.rand(shape.counts[kind], generator=generator) for kind in ("heads", "channels")}
+        index: {kind: rand(shape.counts[kind], seed=generator) for kind in ("heads", "channels")}
         for index, shape in shapes.items()
     }
 

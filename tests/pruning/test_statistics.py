@@ -4,6 +4,7 @@ import copy
 import logging
 import re
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -23,6 +24,8 @@ from tests.helpers import (
     decoder_layers,
     examples,
     orders,
+    rand,
+    randn,
     sample_gradients,
     shapes,
     tiny,
@@ -71,10 +74,10 @@ def textbook(model, ids, layers, wanted):
 
 def nudged(model, seed):
     """`model` in float64 with every parameter one unit roundoff of float32 larger or smaller."""
-    twin, generator = copy.deepcopy(model).double(), torch.Generator().manual_seed(seed)
+    twin, generator = copy.deepcopy(model).double(), np.random.default_rng(seed)
     with torch.no_grad():
         for parameter in twin.parameters():
-            parameter.mul_(1 + ROUNDOFF * (2 * torch.randint(2, parameter.shape, generator=generator) - 1))
+            parameter.mul_(1 + ROUNDOFF * (2 * rand(*parameter.shape, seed=generator).round() - 1))
     return twin
 
 
@@ -172,9 +175,9 @@ def factors(draw):
     """Weight [vectors, length], left [samples, tokens, vectors] and right [samples, tokens, length], of one dtype."""
     dtype = draw(st.sampled_from([torch.float32, torch.bfloat16]))
     samples, tokens, vectors, length = (draw(st.integers(1, most)) for most in (4, 20, 12, 20))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    generator = np.random.default_rng(draw(st.integers(0, 2**31)))
     shapes = (vectors, length), (samples, tokens, vectors), (samples, tokens, length)
-    return tuple(torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
+    return tuple(randn(*shape, seed=generator, dtype=dtype) for shape in shapes)
 
 
 @examples(40)

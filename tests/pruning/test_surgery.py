@@ -14,21 +14,17 @@ from reproducer import Plan, prune
 from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of, parameter_count
 from reproducer.pruning.plan import units_of
-from tests.families import Double
+from tests.families import Double, random_kept
 from tests.helpers import close, cut_by_hand, decoder_layers, examples, logits, masked, shapes, tiny, tokens
 
 
 def random_plan(model, seed=0, layers=None):
     """Any units of any layers, at least one of each kind; some layers keep all, some are absent."""
-    generator = torch.Generator().manual_seed(seed)
     units = units_of(model, architecture_of(model))
     kept = {"heads": {}, "channels": {}}
-    for index in units if layers is None else layers:
-        for kind in kept:
-            if torch.rand((), generator=generator) < 0.8:
-                count = units[index][kind]
-                number = int(torch.randint(1, count + 1, (), generator=generator))
-                kept[kind][index] = sorted(torch.randperm(count, generator=generator)[:number].tolist())
+    for index, of_layer in random_kept(model, seed).items():
+        for kind, of_kind in of_layer.items() if layers is None or index in layers else ():
+            kept[kind][index] = of_kind
     return Plan(units, kept, "by chance", {"seed": seed, "parameters": {"p": 2.0}})
 
 
