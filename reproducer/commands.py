@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from reproducer.stages.results import Results
 from reproducer.watching import find_stage, holder_text, log_text
 
 DONE, FAILED = 0, 1
+REASON = 90  # characters of a mistake in a list
 
 
 def run(options: Options) -> int:
@@ -266,8 +268,13 @@ def specs(options: Options) -> int:
     lines = []
     for path in sorted(options.folder.glob("*.yaml")):
         _find_modules(path)
-        loaded = load(path, options.profile, options.overrides)
-        expansion = expand_all(loaded)
+        try:
+            loaded = load(path, options.profile, options.overrides)
+            expansion = expand_all(loaded)
+        except UserError as error:  # one file that is no spec, or a wrong one, does not hide the others
+            reason = textwrap.shorten(error.message, REASON)
+            lines.append([path, "cannot be read", "", "", "", *[""] * options.estimate, reason])
+            continue
         outcome = survey(expansion.stages, Store(options.store))  # what is read from outside is not looked at
         made = sum(outcome[stage].artifact is not None for stage in expansion.stages)
         rest = [rest_text(expansion, outcome)] if options.estimate else []

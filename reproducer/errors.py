@@ -1,5 +1,7 @@
 """The one exception whose message is meant for the user."""
 
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """A mistake that the user can mend: the command line prints the message alone, without a traceback.
@@ -23,4 +25,9 @@ def nearest(name: str, choices: "list[str] | tuple[str, ...] | set[str] | dict")
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{close[0]}'?"
-    return f"choose one of: {', '.join(names)}" if names else ""
+    return f"choose one of: {listed(names)}" if names else ""
+
+
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """The names, or the first of them and how many there are."""
+    return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")

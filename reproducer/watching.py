@@ -22,7 +22,7 @@ def holder_text(holder: Holder) -> str:
 
 
 def find_stage(stages: Iterable[Stage], wanted: str) -> Stage:
-    """The stage whose key begins so, or whose kind and label, or label, it is.
+    """The stage whose key begins so, whose label it is, or whose kind and label have all its words in any order.
 
     Raises:
         UserError: there is none, or several.
@@ -30,7 +30,9 @@ def find_stage(stages: Iterable[Stage], wanted: str) -> Stage:
     known = list(stages)
     fitting = [stage for stage in known if len(wanted) >= KEY_DIGITS and stage.key.startswith(wanted)]
     fitting = fitting or [stage for stage in known if wanted in (stage.label, f"{stage.kind} {stage.label}")]
-    fitting = fitting or [stage for stage in known if wanted.lower() in f"{stage.kind} {stage.label}".lower()]
+    words = wanted.lower().split()
+    names = {stage: f"{stage.kind} {stage.label}".lower() for stage in known}
+    fitting = fitting or [stage for stage in known if words and all(word in names[stage] for word in words)]
     if len(fitting) == 1:
         return fitting[0]
     listed = "\n".join(f"  {stage.key[:12]}  {stage.kind}  {stage.label}" for stage in fitting[:10])

@@ -529,3 +529,69 @@ def test_a_report_before_the_run_says_that_nothing_ran_yet(here):
     assert {row["status"] for row in found["rows"]} == {"missing"}
     text = (here / "out/small-run/report.md").read_text()
     assert "not run" in text and "| failed" not in text
+
+
+WRONG_NAMES = """\
+name: wrong
+models: [tiny-gqa, tinny]
+methods: [magnitde, vektor]
+recovery: [none, loora]
+evaluate: {perplexity: [python-topic, python-docstring], tasks: [quizz, no-such-task]}
+"""
+
+
+def test_all_wrong_names_are_told_in_one_round(here, capsys):
+    Path("spec.yaml").write_text(WRONG_NAMES)
+    assert main(["spec.yaml", "--dry-run"]) == 2
+    told = capsys.readouterr().err
+    wrong = ("tinny", "magnitde", "vektor", "loora", "python-topic", "python-docstring", "quizz", "no-such-task")
+    assert all(f"'{name}'" in told for name in wrong) and len(told.splitlines()) == len(wrong)
+    assert len(told) < 4000, "lists of names are capped"
+
+
+def test_specs_survives_a_file_that_is_none(here, capsys):
+    Path("notes.yaml").write_text("- just\n- a list\n")
+    assert main(["specs", "."]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert any("notes.yaml" in line and "cannot be read" in line for line in shown)
+    assert any("spec.yaml" in line and " 4 " in line for line in shown)
+
+
+def test_evaluate_makes_a_table_of_any_models(here, capsys):
+    """In a process and in Python the same numbers; a folder as the catalogue."""
+    import reproducer
+    from reproducer.models.load import load_model
+
+    assert main(["evaluate", "tiny-gqa", "--perplexity", "python-topics", "--tasks", "quiz", "--limit", "4"]) == 0
+    row = capsys.readouterr().out.splitlines()[-1].split()
+    (folder,) = Path("store/model").iterdir()
+    assert main(["evaluate", str(folder), "tiny", "--perplexity", "python-topics"]) == 0
+    again, other = (line.split() for line in capsys.readouterr().out.splitlines()[-2:])
+    assert again[1:3] == row[1:3] and other[1:3] != row[1:3]
+    told = []
+    found = reproducer.evaluate(
+        *load_model(folder),
+        perplexity=["python-topics"],
+        tasks=["quiz"],
+        limit=4,
+        progress=lambda *state: told.append(state),
+    )
+    assert [f"{found['python-topics']:.2f}", f"{100 * found['quiz']:.2f}"] == row[2:]
+    assert {text for *_, text in told} == {"python-topics", "quiz"}
+
+
+def test_what_python_and_a_shell_tell_of_the_package():
+    """A notebook is not frozen by a plan, and completion finds what there is."""
+    import reproducer
+    from tests.helpers import tiny
+
+    model, told = tiny(), []
+    plan = reproducer.prune(model, "magnitude", ratio=0.1, progress=lambda *state: told.append(state))
+    assert "\n" not in repr(plan) and len(repr(plan)) < 200 and repr(plan) in plan.summary()
+    assert plan.summary().count("\n") == 2 + len(plan.units)
+    assert {"Plan", "__version__", "evaluate", "export", "load_spec", "prune"} <= set(dir(reproducer))
+    shown = [
+        subprocess.run([sys.executable, "-m", *words, "--version"], capture_output=True, text=True, check=True).stdout
+        for words in (["reproducer"], ["reproducer.cli"])
+    ]
+    assert shown == 2 * [f"reproducer {reproducer.__version__}\n"]

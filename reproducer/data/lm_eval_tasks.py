@@ -14,7 +14,7 @@ from typing import Any
 
 from reproducer.data.builtin import FOLDER
 from reproducer.data.sources import Source
-from reproducer.errors import UserError, nearest
+from reproducer.errors import UserError, listed, nearest
 
 OUTPUTS = ("multiple_choice", "loglikelihood", "generate_until")
 NAMED = rb"^[\"']?(?:task|group)[\"']?:[ \t]*[\"']?(%s)[\"']?[ \t]*(?:#.*)?\r?$"
@@ -173,5 +173,5 @@ def _tagged(name: str) -> list[str]:
 
 
 def _group(name: str, members: list[Any]) -> UserError:
-    some = ", ".join(map(str, members[:10])) + (f" and {len(members) - 10} more" if len(members) > 10 else "")
-    return UserError(f"'{name}' is a group of lm-eval's tasks", f"name its tasks themselves: {some}" if some else None)
+    hint = f"name its tasks themselves: {listed([*map(str, members)], 10)}" if members else None
+    return UserError(f"'{name}' is a group of lm-eval's tasks", hint)

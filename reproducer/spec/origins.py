@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -133,3 +134,23 @@ class SpecError(UserError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.mistakes,)
+
+
+class Gathered:
+    """The mistakes of several parts of a spec, to be told together."""
+
+    def __init__(self) -> None:
+        self.mistakes: list[Mistake] = []
+
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """Keeps a SpecError that is raised inside, and goes on behind it."""
+        try:
+            yield
+        except SpecError as error:
+            self.mistakes += error.mistakes
+
+    def tell(self) -> None:
+        """Raise what was kept, if anything."""
+        if self.mistakes:
+            raise SpecError(self.mistakes)

@@ -19,7 +19,7 @@ from reproducer.models.catalogue import Entry, resolve
 from reproducer.recovery.registry import RECOVERIES, Recovery
 from reproducer.search.settings import SearchSettings
 from reproducer.spec import CalibrationSpec, Listed, MethodSpec, ModelSpec, RecoverySpec, Section, Spec
-from reproducer.spec.origins import Loc
+from reproducer.spec.origins import Gathered, Loc
 from reproducer.stages.base import Calibration, ModelState, Role, TextSource
 from reproducer.stages.controls import controlled
 from reproducer.stages.measure import MEASURES, Measure, measures
@@ -99,25 +99,32 @@ def resolved(spec: Spec) -> Resolved:
     """Look up all names of a spec.
 
     Raises:
-        SpecError: with file, line and the nearest right name.
+        SpecError: all that are wrong, each with file, line and the nearest right name.
     """
     spec, controls = controlled(spec)
-    evaluate = _evaluate(spec)
-    reported = [text.source for text in _texts(spec, ("evaluate", "perplexity"), evaluate.perplexity, "report")]
-    recoveries = [
-        [
-            (given.name, recovery)
-            for place, given in enumerate(chain)
-            if (recovery := _recovery(spec, ("recovery", index, place), given, reported))
-        ]
-        for index, chain in enumerate(spec.recovery)
-    ]
-    models = [_model(spec, index) for index in range(len(spec.models))]
-    methods = [
-        _method(spec, index, evaluate.perplexity, reported)
-        for index, given in enumerate(spec.methods)
-        if given.name != DENSE
-    ]
+    evaluate, wrong = _evaluate(spec), Gathered()
+    reported: list[dict[str, Any]] = []
+    with wrong.part():
+        reported = [text.source for text in _texts(spec, ("evaluate", "perplexity"), evaluate.perplexity, "report")]
+    models: list[ResolvedModel] = []
+    for index in range(len(spec.models)):
+        with wrong.part():
+            models.append(_model(spec, index))
+    for kind, keys in _measures(spec, evaluate) if models else ():
+        with wrong.part():
+            kind.stages_for(keys, spec, models[0].state)
+    methods: list[ResolvedMethod] = []
+    for index, given in enumerate(spec.methods):
+        with wrong.part():
+            methods += [_method(spec, index, evaluate.perplexity, reported)] if given.name != DENSE else []
+    recoveries: list[list[tuple[str, Recovery]]] = []
+    for index, chain in enumerate(spec.recovery):
+        recoveries.append([])
+        for place, entry in enumerate(chain):
+            with wrong.part():
+                recovery = _recovery(spec, ("recovery", index, place), entry, reported)
+                recoveries[-1] += [(entry.name, recovery)] if recovery else []
+    wrong.tell()
     if all(method.search is None for method in methods):
         spec.parse(("search",), SearchSettings, spec.search)  # it plays no part; a mistake in it is one all the same
     found = Resolved(spec, evaluate, _measures(spec, evaluate), models, methods, recoveries, controls)
@@ -234,10 +241,11 @@ def _searched(
 
 
 def _texts(spec: Spec, loc: Loc, names: Sequence[str], role: Role) -> list[TextSource]:
-    texts = []
+    texts, wrong = [], Gathered()
     for index, name in enumerate(names):
-        with spec.at((*loc, index)):
+        with wrong.part(), spec.at((*loc, index)):
             texts.append(TextSource.of(name, role))
+    wrong.tell()
     return texts
 
 

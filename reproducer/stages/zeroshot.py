@@ -14,6 +14,7 @@ from reproducer.errors import nearest
 from reproducer.evaluation.measured import TaskResult
 from reproducer.queue import Artifact, Context
 from reproducer.spec import Count, Listed, Name, Section, Spec
+from reproducer.spec.origins import Gathered
 from reproducer.stages.base import ModelState, slug, write_result
 from reproducer.stages.cost import Cost, ModelShape
 from reproducer.stages.measure import Measure, register
@@ -74,19 +75,19 @@ class ZeroShot(Measure):
     @classmethod
     def stages_for(cls, evaluate: Any, spec: Spec, state: ModelState) -> Sequence[Self]:
         limits = _limits(evaluate, spec)
-        stages = []
+        stages, wrong = [], Gathered()
         for index, entry in enumerate(evaluate.tasks):
-            with spec.at(("evaluate", "tasks", index)):
-                task = resolve_task(entry)
-            stages.append(
-                cls(
-                    **state.fields,
-                    task=entry,
-                    identity=task.identity(),
-                    limit=limits.get(entry.name, limits[DEFAULT]),
-                    label=f"{state.label}: {entry.name}",
+            with wrong.part(), spec.at(("evaluate", "tasks", index)):
+                stages.append(
+                    cls(
+                        **state.fields,
+                        task=entry,
+                        identity=resolve_task(entry).identity(),
+                        limit=limits.get(entry.name, limits[DEFAULT]),
+                        label=f"{state.label}: {entry.name}",
+                    )
                 )
-            )
+        wrong.tell()
         return stages
 
     @property
