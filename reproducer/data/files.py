@@ -11,6 +11,7 @@ from typing import Any
 
 from reproducer.errors import UserError
 
+POINTER = b"version https://git-lfs"
 HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # json.loads takes one without its other half as well
 
 
@@ -25,6 +26,8 @@ def digest(path: Path) -> str:
 
 def parse(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     """Rows and their line numbers: JSON objects of .jsonl[.gz], or paragraphs of .txt as `{"text": …}`.
+
+    A paragraph has the blank lines behind it. A byte-order mark is no text.
 
     Parsed once while the file is unchanged: the rows are shared by all readers.
 
@@ -51,8 +54,10 @@ def _parse(path: Path, size: int, mtime_ns: int) -> tuple[list[dict[str, Any]], 
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: not a whole gzip file ({error})") from error
+    if raw.startswith(POINTER):
+        raise DataError(f"{path} is a git-lfs pointer, not the data", "fetch it: `git lfs pull` in that repository")
     try:
-        content = raw.decode("utf-8")
+        content = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}:{line}: not UTF-8 (byte {raw[error.start]:#04x})") from error
@@ -63,17 +68,20 @@ def _parse(path: Path, size: int, mtime_ns: int) -> tuple[list[dict[str, Any]], 
 
 
 def _paragraphs(content: str) -> tuple[list[dict[str, Any]], list[int]]:
-    rows: list[dict[str, Any]] = []
+    """Paragraphs, each with the blank lines behind it, so that all of them together are the file as it is."""
+    rows: list[list[str]] = []
     lines: list[int] = []
-    open_paragraph = False
-    for number, line in enumerate(content.splitlines(), 1):
-        if line.strip() and open_paragraph:
-            rows[-1]["text"] += "\n" + line.rstrip()
-        elif line.strip():
-            rows.append({"text": line.rstrip()})
+    blank = True
+    for number, line in enumerate(re.findall(r"[^\n]*\n|[^\n]+", content), 1):
+        begins = bool(line.strip()) and blank and any(part.strip() for row in rows[-1:] for part in row)
+        if begins or not rows:
+            rows.append([])
             lines.append(number)
-        open_paragraph = bool(line.strip())
-    return rows, lines
+        rows[-1].append(line)
+        blank = not line.strip()
+    if not content.strip():
+        return [], []
+    return [{"text": "".join(row)} for row in rows], lines
 
 
 def _json_lines(content: str, path: Path) -> tuple[list[dict[str, Any]], list[int]]:

@@ -1,10 +1,10 @@
-"""Instruction data for recovery, in Alpaca's format."""
+"""Instruction data for recovery: Alpaca's rows, chats, prompts with completions, and texts."""
 
 from collections.abc import Mapping
+from typing import Any
 
+from reproducer.data.chat import Pair, learned_shape
 from reproducer.data.sources import Source, find_source
-
-FIELDS = ("instruction", "input", "output")
 
 INSTRUCTIONS: Mapping[str, Source] = {
     "alpaca": Source("tatsu-lab/alpaca", "default", "train", "output"),
@@ -15,6 +15,8 @@ INSTRUCTIONS: Mapping[str, Source] = {
 def instruction_source(name: str) -> Source:
     """The source that a name stands for, with nothing read: of the catalogue, of the hub, or a .jsonl file.
 
+    What is asked and what is answered may be named, as in `my.jsonl:question,answer`.
+
     Raises:
         UserError: an unknown name (with the nearest right one) or a missing file.
     """
@@ -22,33 +24,18 @@ def instruction_source(name: str) -> Source:
     return find_source("instruction data", name, INSTRUCTIONS, "train", "output", endings=endings)
 
 
-def load_instructions(name: str, limit: int | None = None) -> list[dict[str, str]]:
-    """Read instruction rows: `instruction`, `input` (may be empty) and `output`.
+def load_instructions(name: str, tokenizer: Any, limit: int | None = None) -> list[Pair]:
+    """What a model reads, and what it should answer, of each row (of a chat, of each answer).
 
     Args:
         name: as `instruction_source`.
+        tokenizer: whose chat template writes chats.
         limit: keep the first rows only.
 
     Raises:
         UserError: as `instruction_source`.
         DataError: not found, empty or damaged; a missing field with file and line.
     """
-    rows = instruction_source(name).read()
-    columns = [rows.strings(field)[:limit] for field in FIELDS]
-    return [dict(zip(FIELDS, values, strict=True)) for values in zip(*columns, strict=True)]
-
-
-def format_prompt(row: Mapping[str, str]) -> tuple[str, str]:
-    """One row in the prompt format of Stanford Alpaca.
-
-    Returns:
-        The prompt, up to where the model goes on, and the response that it should give.
-    """
-    if row["input"]:
-        task = "an instruction that describes a task, paired with an input that provides further context"
-        body = f"### Instruction:\n{row['instruction']}\n\n### Input:\n{row['input']}"
-    else:
-        task = "an instruction that describes a task"
-        body = f"### Instruction:\n{row['instruction']}"
-    prompt = f"Below is {task}. Write a response that appropriately completes the request.\n\n{body}\n\n### Response:\n"
-    return prompt, row["output"]
+    source = instruction_source(name)
+    rows = source.read()
+    return learned_shape(rows, "" if source.field == "output" else source.field).pairs(rows, tokenizer, limit)

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from reproducer.data.files import DataError
 from reproducer.data.text import Text, Tokenizer, windows
+from reproducer.tokenizing import opened
 
 if TYPE_CHECKING:
     import torch
 
+PACKED = 256  # rows that are looked at together, where short ones are packed
 BEHIND = 2  # windows whose text stands for one: another tokenizer may need more of it
 
 
@@ -28,6 +30,7 @@ class Pool:
         text: text that begins with what a row of `ids` holds.
         places: which passage of the text, or which window, each row is.
         windows: whether they are windows of the whole text, and not passages.
+        used: how many of `seen` passages samples are made of, where short ones are packed.
     """
 
     ids: torch.Tensor
@@ -35,6 +38,18 @@ class Pool:
     text: Callable[[int], str]
     places: Sequence[int]
     windows: bool = False
+    used: int = 0
+    seen: int = 0
+
+    @property
+    def told(self) -> str:
+        """What became of the passages, for a person; empty where it is the same for everybody."""
+        if not self.seen:
+            return ""
+        return (
+            f"{self.source.name}: {len(self):,} samples of {self.ids.shape[1]} tokens out of {self.used:,} of "
+            f"{self.seen:,} rows, short ones packed together; {self.seen - self.used:,} are left out"
+        )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -63,6 +78,11 @@ class Mix:
         import torch
 
         return torch.cat([pool.ids for pool in self.pools])
+
+    @property
+    def told(self) -> str:
+        """What became of each pool's passages."""
+        return "\n".join(pool.told for pool in self.pools if pool.told)
 
     def __len__(self) -> int:
         return sum(map(len, self.pools))
@@ -100,7 +120,7 @@ def apportioned(count: int, shares: Sequence[float]) -> list[int]:
 
 
 def calibration_pool(text: Text, tokenizer: Tokenizer, length: int, size: int | None = None) -> Pool:
-    """Tokenise a text's passages one by one and keep those of at least `length` tokens.
+    """Tokenise a text's passages one by one and keep those of at least `length` tokens; or pack short ones together.
 
     Args:
         text: the text, in any role.
@@ -114,6 +134,9 @@ def calibration_pool(text: Text, tokenizer: Tokenizer, length: int, size: int | 
     """
     import torch
 
+    text, tokenizer = text.read_by(tokenizer), opened(tokenizer)
+    if text.packed:
+        return _packed_pool(text, tokenizer, length, size)
     count = len(text.passages)
     block = min(max(1, count // 512), 256)  # rows of large data sets are memory-mapped: cheap to read in blocks
     found: dict[int, list[int]] = {}
@@ -131,6 +154,37 @@ def calibration_pool(text: Text, tokenizer: Tokenizer, length: int, size: int | 
     passages = sorted(list(found)[:size])
     kept = torch.tensor([found[index] for index in passages], dtype=torch.long)
     return Pool(kept, text, lambda index: text.passages[passages[index]], passages)
+
+
+def _packed_pool(text: Text, tokenizer: Tokenizer, length: int, size: int | None) -> Pool:
+    """As `calibration_pool`, of rows of any length: short ones that follow each other make one sample."""
+    import torch
+
+    found: dict[int, tuple[list[int], str]] = {}
+    used = seen = 0
+    for start in _spread(range(0, len(text.passages), PACKED)):
+        passages = text.passages[start : start + PACKED]
+        seen += len(passages)
+        run: list[str] = []
+        first = tokens = 0
+        for index, (passage, ids) in enumerate(zip(passages, _tokenise(tokenizer, list(passages)), strict=True), start):
+            if len(ids) >= length:
+                found[index] = ids[:length], passage
+                used += 1
+            elif passage.strip():
+                first, run, tokens = (first if run else index), [*run, passage], tokens + len(ids)
+                whole = text.join.join(run) if tokens >= length else ""
+                if whole and len(ids := _tokenise(tokenizer, [whole])[0]) >= length:
+                    found[first] = ids[:length], whole
+                    used += len(run)
+                    run, tokens = [], 0
+        if size is not None and len(found) >= size:
+            break
+    if len(found) < (size or 1):
+        raise _too_small(size or 1, length, text, len(found))
+    places = sorted(list(found)[:size])
+    kept = torch.tensor([found[place][0] for place in places], dtype=torch.long)
+    return Pool(kept, text, lambda index: found[places[index]][1], places, used=used, seen=seen)
 
 
 def window_pool(text: Text, tokenizer: Any, length: int, size: int | None = None) -> Pool:
@@ -162,7 +216,7 @@ def cut_samples(passages: list[str], tokenizer: Tokenizer, length: int) -> torch
     """
     import torch
 
-    found = _tokenise(tokenizer, passages)
+    found = _tokenise(opened(tokenizer), passages)
     short = [len(ids) for ids in found if len(ids) < length]
     if short:
         raise DataError(f"a passage has {short[0]} tokens of this model's tokenizer; samples of {length} are asked for")
@@ -202,5 +256,6 @@ def _too_small(asked: int, length: int, text: Text, found: int, windows: bool = 
         return DataError(message)
     return DataError(
         f"asked for {asked} samples of at least {length} tokens; the pool has {found} "
-        f"(dataset {text.name}, {len(text.passages)} passages, {found} long enough)"
+        f"(dataset {text.name}, {len(text.passages)} passages, {found} long enough"
+        f"{' once short ones are packed' if text.packed else ''})"
     )

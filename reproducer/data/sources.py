@@ -66,8 +66,11 @@ class Source:
 
     `id` is `org/dataset` (with `@revision` where the spec pins one), the path of a .txt (a row a paragraph, field
     `text`), .jsonl or .jsonl.gz file, or `builtin/NAME`; `field` is the column that holds the text. `configuration`
-    (None: the data set's only one, `default`) and `split` mean nothing for a path. Of a text the `first` so many rows
-    are read; None: all.
+    (None: the data set's only one, `default`) and `split` mean nothing for a path.
+
+    Of a text the `first` so many rows are read; None: all. What stands between two of them is `join`; None: two line
+    ends, and nothing between the paragraphs of a .txt, which is read as it is. `begin`: each window of it starts with
+    the token that begins a text. `packed`: rows that are shorter than a calibration sample make one together.
     """
 
     id: str
@@ -75,11 +78,17 @@ class Source:
     split: str = "train"
     field: str = "text"
     first: int | None = None
+    join: str | None = None
+    begin: bool = False
+    packed: bool = False
 
     def identity(self) -> dict[str, Any]:
         """JSON values that name the source in a stage's key, with nothing read."""
+        chosen = {"join": self.join, "begin": self.begin or None, "packed": self.packed or None, "first": self.first}
+        options = {name: value for name, value in chosen.items() if value is not None}
         if is_path(self.id):
-            return {"path": str(_expanded(self.id).absolute()), "field": self.field}
+            as_is = {"as_is": True} if self.id.endswith(".txt") else {}
+            return {"path": str(_expanded(self.id).absolute()), "field": self.field, **as_is, **options}
         name, revision = hub.revision_of(self.id)
         if name.startswith("builtin/"):
             revision = f"rule {builtin.RULE}"
@@ -89,7 +98,7 @@ class Source:
             "split": self.split,
             "field": self.field,
             "revision": revision,
-            **({} if self.first is None else {"first": self.first}),
+            **options,
         }
 
     def read(self) -> Rows:
@@ -142,6 +151,11 @@ class Source:
     @property
     def _mirror_stem(self) -> Path:
         return Path(hub.revision_of(self.id)[0], self.configuration or "default", self.split)
+
+
+def rows_of(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a source's identity tells which rows it has, however they are read."""
+    return {name: value for name, value in identity.items() if name not in ("join", "begin", "packed", "as_is")}
 
 
 def is_path(name: str) -> bool:

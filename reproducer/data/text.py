@@ -1,13 +1,15 @@
 """Texts: passages to calibrate and search on, and the windows that perplexity is measured over."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from reproducer.data import builtin
+from reproducer.data.chat import Shape, shape_of
 from reproducer.data.files import DataError
 from reproducer.data.sources import Rows, Source, find_source
-from reproducer.errors import UserError
+from reproducer.errors import UserError, nearest
+from reproducer.tokenizing import opened, specials
 
 if TYPE_CHECKING:
     import torch
@@ -80,36 +82,69 @@ class Text:
         role: report, search or calibration.
         passages: the rows' text as it is, in order (lazily read for large data sets of the hub).
         rows: where it was found.
+        join: what stands between two passages: two line ends in LLM-Pruner's protocol (its `ppl_dataset`).
+        begin, packed: as `Source` has them.
+        shape: of rows that only a tokenizer makes text of: of chats.
     """
 
     name: str
     role: str
     passages: Sequence[str]
     rows: Rows
+    join: str = "\n\n"
+    begin: bool = False
+    packed: bool = False
+    shape: Shape | None = None
 
     def joined(self) -> str:
-        """All passages as they are, joined by two newlines: LLM-Pruner's protocol (its `ppl_dataset`)."""
-        return "\n\n".join(self.passages[:])  # [:] reads a column of the hub at once
+        """All passages as they are, joined."""
+        return self.join.join(self.passages[:])  # [:] reads a column of the hub at once
+
+    def read_by(self, tokenizer: Any) -> "Text":
+        """The text as this tokenizer's model knows it: chats by its template."""
+        if self.shape is None:
+            return self
+        return replace(self, passages=self.shape.texts(self.rows, tokenizer), shape=None)
 
 
 def text_source(name: str, role: str) -> Source:
     """The source that a text's name stands for in a role, with nothing read: of the catalogue, of the hub, a file.
 
+    Behind a `?` a name may say how the text is read: `my.jsonl?join=\\n`, `wikitext2?begin=each`, with `&` both.
+
     Raises:
         UserError: an unknown name (with the nearest right one), a role that the text cannot have, or a missing file.
     """
+    name, _, how = name.partition("?")
+    options = _options(how) if how else {}
     known = {entry.name: entry.sources[role] for entry in TEXTS.values() if role in entry.sources}
     if name in TEXTS and name not in known:
         raise UserError(
             f"text '{name}' cannot serve for {role}, only for {' and '.join(TEXTS[name].sources)}",
             f"those that can: {', '.join(sorted(known))}",
         )
-    return find_source("text", name, known, DEFAULT_SPLIT[role], names=TEXTS)
+    source = find_source("text", name, known, DEFAULT_SPLIT[role], names=TEXTS)
+    return replace(source, packed=name not in TEXTS, **options)
+
+
+def _options(how: str) -> dict[str, Any]:
+    """What a name says of how its text is read."""
+    found: dict[str, Any] = {}
+    for part in how.split("&"):
+        key, _, value = part.partition("=")
+        if key == "join":
+            found["join"] = value.replace("\\n", "\n").replace("\\t", "\t")
+        elif (key, value) == ("begin", "each"):
+            found["begin"] = True
+        else:
+            raise UserError(f"a text has no option '{part}'", nearest(part, ["join=TEXT", "begin=each"]))
+    return found
 
 
 def text_label(name: str) -> str:
     """The text's name in a table."""
-    return TEXTS[name].label if name in TEXTS else name
+    plain, _, how = name.partition("?")
+    return TEXTS[plain].label + (f" ({how})" if how else "") if plain in TEXTS else name
 
 
 def text_fingerprints(name: str, role: str) -> dict[str, str]:
@@ -126,12 +161,16 @@ def load_text(name: str, role: str) -> Text:
     """
     source = text_source(name, role)
     rows = source.read()
+    join = source.join if source.join is not None else "" if source.id.endswith(".txt") else "\n\n"
+    options: dict[str, Any] = {"join": join, "begin": source.begin, "packed": source.packed}
+    if (shape := shape_of(rows, source.field)) is not None:
+        return Text(name, role, (), rows, shape=shape, **options)
     passages = rows.strings(source.field)
     if source.first is not None:  # else it may be a column that is read row by row
         passages = passages[: source.first]
     if not any(passage.strip() for passage in passages):
         raise DataError(f"{rows.location}: field '{source.field}' holds no text in any of {len(passages)} rows")
-    return Text(name, role, passages, rows)
+    return Text(name, role, passages, rows, **options)
 
 
 def windows(text: Text, tokenizer: Tokenizer, length: int, limit: int | None = None) -> "torch.Tensor":
@@ -139,7 +178,8 @@ def windows(text: Text, tokenizer: Tokenizer, length: int, limit: int | None = N
 
     Args:
         text: the text.
-        tokenizer: a transformers tokenizer; its special tokens stand once, where it puts them by default.
+        tokenizer: a transformers tokenizer; what it puts before a text stands once, or, where the text's `begin` says
+            so, before each window, of which it is a part; what it puts behind one is left out.
         length: tokens a window.
         limit: keep the first windows only.
 
@@ -151,9 +191,19 @@ def windows(text: Text, tokenizer: Tokenizer, length: int, limit: int | None = N
     """
     import torch
 
-    ids = tokenizer(text.joined(), verbose=False)["input_ids"]  # verbose warns of texts longer than a context
-    count = len(ids) // length
+    text, first = text.read_by(tokenizer), []
+    ids = opened(tokenizer)(text.joined(), verbose=False)["input_ids"]  # verbose warns of texts longer than a context
+    if text.begin:
+        before = specials(tokenizer)[0]
+        own_begin = getattr(tokenizer, "bos_token_id", None)
+        begins = before[0] if own_begin is None and before else own_begin
+        if begins is None:
+            raise DataError(f"text '{text.name}': this tokenizer has no token that begins a text", "leave out ?begin")
+        first, ids = [begins], ids[len(before) :]
+    own = length - len(first)
+    count = len(ids) // own if own else 0
     if count == 0:
         raise DataError(f"text '{text.name}' has {len(ids)} tokens, too few for one window of {length}")
     count = count if limit is None else min(count, limit)
-    return torch.tensor(ids[: count * length], dtype=torch.long).view(count, length)
+    cut = torch.tensor(ids[: count * own], dtype=torch.long).view(count, own)
+    return torch.cat([torch.tensor([first] * count, dtype=torch.long), cut], dim=1) if first else cut

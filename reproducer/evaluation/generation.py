@@ -7,6 +7,7 @@ import torch
 from reproducer.errors import UserError
 from reproducer.evaluation.checks import check_context, not_finite
 from reproducer.models.walk import frozen
+from reproducer.tokenizing import opened
 
 
 def generate(model, tokenizer, prompt: str, max_new_tokens: int = 64) -> str:
@@ -17,14 +18,14 @@ def generate(model, tokenizer, prompt: str, max_new_tokens: int = 64) -> str:
 
     Args:
         model: a transformers causal language model, pruned or not; left in the mode it was in.
-        tokenizer: the model's tokenizer; special tokens go in as it puts them, and its end token stops early.
+        tokenizer: the model's tokenizer; what it puts before a text goes in, and its end token stops early.
         prompt: at least one token long.
         max_new_tokens: tokens written at most.
 
     Raises:
         UserError: an empty prompt, prompt and continuation longer than the model's context, non-finite logits.
     """
-    step = tokenizer(prompt, return_tensors="pt").input_ids.to(model.device)
+    step = torch.tensor([opened(tokenizer)(prompt)["input_ids"]], dtype=torch.long, device=model.device)
     length = step.shape[1]
     if length == 0:
         raise UserError("the prompt to generate from is empty", "give at least one word")

@@ -28,6 +28,7 @@ from reproducer.data.tasks import TASKS
 from reproducer.errors import UserError
 from reproducer.evaluation.checks import not_finite
 from reproducer.models.quiet import quiet
+from reproducer.tokenizing import opened
 
 Progress = Callable[[int, int], None] | None
 SPLIT = "test"
@@ -142,6 +143,7 @@ class BudgetedLM(HFLM):
                 "sequence nor an end-of-sequence token, one of which lm-eval needs",
                 "set one in its tokenizer_config.json",
             )
+        tokenizer = opened(tokenizer)
         if tokenizer.pad_token_id is None:
             tokenizer = copy.deepcopy(tokenizer)
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=1)  # how many rows is decided batch by batch

@@ -110,7 +110,7 @@ class InstructionTuning(Recovery):
                     f"recovery.{key}: {length} tokens are more than the {limit} that the model can take",
                     f"set recovery.{key} to at most {limit}",
                 )
-        rows = load_instructions(self.dataset or DATASET, self.examples)
+        rows = load_instructions(self.dataset or DATASET, job.tokenizer, self.examples)
         examples, dropped = tokenised(rows, job.tokenizer, self.cutoff)
         steps = self._step_count(len(examples), dropped)
         if dropped:

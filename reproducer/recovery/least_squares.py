@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
-from reproducer.data.instructions import INSTRUCTIONS, format_prompt, instruction_source, load_instructions
+from reproducer.data.instructions import INSTRUCTIONS, instruction_source, load_instructions
 from reproducer.data.text import TEXTS, Role, Text, load_text, text_source
 from reproducer.errors import UserError
 from reproducer.files import replacing
@@ -122,7 +122,7 @@ class LeastSquares(Recovery):
         from reproducer.data.pool import calibration_pool, window_pool
 
         if name in INSTRUCTIONS:
-            rows = ["".join(format_prompt(row)) for row in load_instructions(name, 4 * size)]
+            rows = ["".join(pair) for pair in load_instructions(name, tokenizer, 4 * size)]
             text = Text(name, "calibration", rows, instruction_source(name).read())
             return window_pool(text, tokenizer, self.length, size)
         role = _role(name)

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import Field, create_model
 
+from reproducer.data.sources import rows_of
 from reproducer.errors import UserError
 from reproducer.methods.registry import METHODS, Method
 from reproducer.methods.space import Space
@@ -105,7 +106,8 @@ def resolved(spec: Spec) -> Resolved:
     evaluate, wrong = _evaluate(spec), Gathered()
     reported: list[dict[str, Any]] = []
     with wrong.part():
-        reported = [text.source for text in _texts(spec, ("evaluate", "perplexity"), evaluate.perplexity, "report")]
+        measured = _texts(spec, ("evaluate", "perplexity"), evaluate.perplexity, "report")
+        reported = [rows_of(text.source) for text in measured]
     models: list[ResolvedModel] = []
     for index in range(len(spec.models)):
         with wrong.part():
@@ -162,7 +164,7 @@ def _recovery(spec: Spec, loc: Loc, given: RecoverySpec, reported: Sequence[dict
     with spec.at(loc):
         recovery = spec.parse(loc, kind, given.parameters).resolved(spec.substitute)
         for name, source in recovery.sources().items():
-            if source in reported:
+            if rows_of(source) in reported:
                 message = f"the recovery would learn from the same rows of '{name}' that the report measures on"
                 raise UserError(message, "name another text")
     return recovery
@@ -253,7 +255,7 @@ def _calibration(spec: Spec, loc: Loc, section: CalibrationSpec, reported: Seque
     names = section.dataset or [spec.substitute("datasets", POOL_TEXT)]
     texts = _texts(spec, (*loc, "dataset"), names, section.split)
     for index, text in enumerate(texts):
-        if text.source in reported:
+        if rows_of(text.source) in reported:
             message = f"'{text.name}' would be calibrated on the same rows that the report measures on"
             hint = "name another text, or another split (calibration.split)"
             raise spec.error((*loc, "dataset", index), f"{message}; {hint}")
@@ -272,7 +274,7 @@ def _search_texts(
         raise spec.error((*own, "texts"), message)
     texts = _texts(spec, place, names, settings.split)
     for text in texts if settings.split == "search" else ():
-        if text.source in reported:
+        if rows_of(text.source) in reported:
             message = f"'{text.name}' has no split of its own to search on: the report measures on the same rows"
             hint = "name another text in search.texts, or set search.split: report to search as the paper does"
             raise spec.error(place, f"{message}; {hint}")

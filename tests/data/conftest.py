@@ -12,7 +12,7 @@ class Words:
 
     def __init__(self, first: int | None = None):
         self.first = [] if first is None else [first]
-        self.vocabulary: dict[str, int] = {}
+        self.vocabulary = {"a": 9}  # which tells what is put around a text
         self.calls = 0
 
     def __call__(self, text, **options):
@@ -21,7 +21,7 @@ class Words:
 
     def encode(self, text):
         words = text.replace("\n", " \n ").split(" ")
-        return self.first + [self.vocabulary.setdefault(word, len(self.vocabulary) + 10) for word in words if word]
+        return self.first + [self.vocabulary.setdefault(word, len(self.vocabulary) + 9) for word in words if word]
 
     def decode(self, ids, skip_special_tokens=False):
         names = {number: word for word, number in self.vocabulary.items()}

@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -109,3 +110,21 @@ def test_a_mix_draws_from_each_of_its_texts():
     assert [mix.text(row) for row in (29, 30, 79)] == [pools[0].text(29), pools[1].text(0), pools[1].text(49)]
     halves = Mix([pools[0], pools[0]], (0.5, 0.5)).draw(10, seed=0)
     assert [row - 30 for row in halves[5:]] != halves[:5], "not the same places in each"
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=40), st.integers(2, 20))
+def test_short_rows_of_ones_own_are_packed(lengths, length):
+    """What is left out, at most one run of rows that are shorter than a sample together, is told."""
+    text = replace(text_of(*lengths), packed=True)
+    short = sum(size for size in lengths if size < length)
+    if not (any(size >= length for size in lengths) or short >= length + len(lengths)):
+        return
+    pool = calibration_pool(text, Words(), length)
+    for row in range(len(pool)):
+        parts = pool.text(row).split("\n\n")
+        assert parts == [text.passages[text.passages.index(part)] for part in parts]
+        assert sum(len(Words().encode(part)) for part in parts[:-1]) < length <= len(Words().encode(pool.text(row)))
+    used = [part for row in range(len(pool)) for part in pool.text(row).split("\n\n")]
+    assert len(set(used)) == len(used) == pool.used and pool.seen == len(lengths)
+    rest = [size for size, passage in zip(lengths, text.passages, strict=True) if passage not in used]
+    assert sum(rest) < length and f"{len(rest)} are left out" in pool.told

@@ -7,6 +7,7 @@ import pytest
 
 from reproducer.data.files import DataError
 from reproducer.data.sources import Source, find_source, parse_source
+from reproducer.data.text import load_text
 from reproducer.errors import UserError
 
 GOOD = [{"text": "one"}, {"text": "two"}]
@@ -46,12 +47,27 @@ def test_separators_inside_a_json_string_end_no_line(lines):
     assert rows.rows[0]["text"] == "a\u2028b\x85c"
 
 
-def test_a_text_file_is_read_by_paragraph(lines):
-    path = lines("First line", "second line  ", "", "  ", "Next.", "", name="own.txt")
+CONTENT = "\n \nFirst line\r\nsecond line  \n\n  \nNext. \u2028 it ends\x85\n\n\n\nLast\n\n"
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_text_file_is_read_as_it_is(lines, mark):
+    """By paragraph, with all that stands between two of them; a byte-order mark is no text."""
+    path = lines(mark + CONTENT.encode(), name="own.txt")
     rows = Source(path).read()
-    assert [row["text"] for row in rows.rows] == ["First line\nsecond line", "Next."]
-    assert rows.lines == [1, 5]
+    text = load_text(path, "report")
+    assert text.joined() == CONTENT
+    assert [passage.strip()[:5] for passage in text.passages] == ["First", "Next.", "Last"]
+    assert rows.lines == [1, 7, 11]
     assert rows.fingerprint == Source(path).fingerprint()
+    assert load_text(f"{path}?join=\\n", "report").joined() == "\n".join(text.passages)
+    assert load_text(lines(mark + b'{"text": " a\\r\\n"}'), "report").passages == [" a\r\n"]
+
+
+@pytest.mark.parametrize("name", ["own.txt", "own.jsonl"])
+def test_a_pointer_of_git_lfs_is_no_data(lines, name):
+    with pytest.raises(DataError, match=r"own\.\w+ is a git-lfs pointer"):
+        Source(lines("version https://git-lfs.github.com/spec/v1", "oid sha256:00", name=name)).read()
 
 
 BAD_FILES = {
@@ -150,7 +166,7 @@ def test_identity_pins_the_revision_and_reads_nothing(no_mirror, tmp_path):
     assert len(identity["revision"]) == 40
     assert Source("org/set@abc").identity() != Source("org/set").identity()
     path = tmp_path / "not there.txt"
-    assert Source(str(path)).identity() == {"path": str(path), "field": "text"}
+    assert Source(str(path)).identity() == {"path": str(path), "field": "text", "as_is": True}
     for source in (Source("org/set"), Source("builtin/quiz"), Source(str(path))):
         assert json.loads(json.dumps(source.identity())) == source.identity()
 

@@ -2,10 +2,13 @@ import json
 
 import pytest
 import torch
+from tokenizers import processors
 
 from reproducer.data.files import DataError
-from reproducer.data.text import TEXTS, load_text, text_fingerprints, text_source, windows
+from reproducer.data.pool import calibration_pool
+from reproducer.data.text import TEXTS, load_text, text_fingerprints, text_label, text_source, windows
 from reproducer.errors import UserError
+from reproducer.models.tokenizer import byte_tokenizer
 from tests.data.conftest import Words
 
 ROWS = ["", " = Title = \n", "One two three . \n", "", "four <unk> five"]
@@ -66,3 +69,26 @@ def test_a_file_of_ones_own(tmp_path):
         load_text(str(path), "report")
     with pytest.raises(UserError, match=r"gone\.txt does not exist"):
         text_source(str(tmp_path / "gone.txt"), "report")
+
+
+CLOSED = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+
+
+def test_what_a_tokenizer_puts_behind_a_text_is_no_text(tmp_path):
+    (tmp_path / "own.txt").write_text("abcdefgh")
+    tokenizer = byte_tokenizer()
+    plain = tokenizer("abcdefgh").input_ids
+    tokenizer.backend_tokenizer.post_processor = CLOSED
+    text = load_text(str(tmp_path / "own.txt"), "calibration")
+    assert windows(text, tokenizer, 3).tolist() == [[1, *plain[:2]], plain[2:5], plain[5:8]]
+    assert calibration_pool(text, tokenizer, 9).ids.tolist() == [[1, *plain]]
+    with pytest.raises(DataError, match="the pool has 0"):
+        calibration_pool(text, tokenizer, 10)
+    each = load_text(f"{tmp_path / 'own.txt'}?begin=each", "report")
+    assert windows(each, tokenizer, 3).tolist() == [[1, *plain[at : at + 2]] for at in (0, 2, 4, 6)]
+    assert windows(each, byte_tokenizer(), 3).tolist() == windows(each, tokenizer, 3).tolist()
+    with pytest.raises(UserError, match=r"no option 'begin=all'\ndid you mean 'begin=each'"):
+        text_source("ptb?begin=all", "report")
+    plainly = text_source("ptb", "report").identity()
+    assert text_source("ptb?begin=each", "report").identity() == {**plainly, "begin": True}
+    assert text_label("ptb?begin=each") == "PTB (begin=each)"

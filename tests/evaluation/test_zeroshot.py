@@ -12,11 +12,13 @@ import lm_eval
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tokenizers.processors import TemplateProcessing
 
 from reproducer.data.files import DataError
 from reproducer.data.sources import Rows
 from reproducer.data.tasks import TASKS, Task, TaskSpec, resolve_task
 from reproducer.errors import UserError
+from reproducer.evaluation.generation import generate
 from reproducer.evaluation.harness import TaskOnRows
 from reproducer.evaluation.zeroshot import zeroshot
 from tests.evaluation.plain_lm_eval import assert_same, plain_lm_eval
@@ -205,6 +207,29 @@ def test_any_other_task_equals_plain_lm_eval(name, model, tokenizer, monkeypatch
     margin = {"margin": True} if name in ("sciq", "copa", "gpqa_main_zeroshot") else {}
     assert (result.shown, result.higher_is_better) == (task.metric, {**task.metrics, **margin})
     assert (result.majority is not None) == task.choices == bool(margin)
+
+
+def putting(tokenizer, around):
+    """The tokenizer with its special token around a text."""
+    tokenizer = copy.deepcopy(tokenizer)
+    processor = TemplateProcessing(single=around, special_tokens=[("<s>", 0)])
+    tokenizer.backend_tokenizer.post_processor = processor
+    return tokenizer
+
+
+@pytest.mark.parametrize("name", ["quiz", "gsm8k"])
+def test_a_token_that_a_tokenizer_puts_behind_a_text_is_no_answer(name, model, tokenizer, tmp_path):
+    """Its own lm-eval would drop an answer's first token, and let a generation go on behind the end."""
+    entry = TaskSpec(name=name)
+    if name != "quiz":
+        (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in OTHERS[name]))
+        entry = TaskSpec(name=name, data=str(tmp_path / "own.jsonl"))
+    closed, opened = (
+        zeroshot(model, putting(tokenizer, around), resolve_task(entry), limit=2) for around in ("<s> $A <s>", "<s> $A")
+    )
+    assert closed == opened
+    written = [generate(model, putting(tokenizer, around), "Why", 4) for around in ("<s> $A <s>", "<s> $A")]
+    assert written[0] == written[1]
 
 
 def test_rows_that_do_not_suit_a_task(model, tokenizer, tmp_path):

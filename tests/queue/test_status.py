@@ -129,7 +129,12 @@ def test_watching_shows_what_others_do_until_all_is_done(store, monkeypatch):
 def test_a_stage_is_found_by_its_key_or_its_words():
     stages = [text(1, "model a"), text(2, "model b"), kind("search")(label="model a")]
     assert find_stage(stages, stages[1].key[:6]) == find_stage(stages, "model b") == stages[1]
-    assert find_stage(stages, "search model a") == find_stage(stages, "a Model seaRch") == find_stage(stages, "SEARCH") == stages[2]
+    assert (
+        find_stage(stages, "search model a")
+        == find_stage(stages, "a Model seaRch")
+        == find_stage(stages, "SEARCH")
+        == stages[2]
+    )
     with pytest.raises(UserError, match=rf"'model a' fits 2 stages\n.*\n  {stages[0].key[:12]}  write  model a"):
         find_stage(stages, "model a")
     with pytest.raises(UserError, match="no stage 'model c'"):

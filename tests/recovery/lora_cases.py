@@ -14,7 +14,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from reproducer.data.instructions import format_prompt
+from reproducer.data.chat import format_prompt
 from reproducer.models.training import derived_seed
 from reproducer.recovery.groupwise import GroupWise
 from reproducer.recovery.lora import Lora
@@ -31,6 +31,7 @@ ROWS = [
     {"instruction": "Describe the sky at noon.", "input": "", "output": "The sky at noon is blue, and it is larger."},
     {"instruction": "Which colour is the sky?", "input": "At dusk.", "output": "Red."},
 ]
+PAIRS = [format_prompt(row) for row in ROWS]
 FOLDER = TemporaryDirectory()
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

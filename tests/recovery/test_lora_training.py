@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from lora_cases import ROWS, TARGETS, contents, fresh_adapter, lora, uneven_llama, word_tokenizer
+from lora_cases import PAIRS, ROWS, TARGETS, contents, fresh_adapter, lora, uneven_llama, word_tokenizer
 from safetensors.torch import load_file
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
@@ -99,7 +99,7 @@ def test_training_equals_a_plain_loop_with_peft_and_transformers(tmp_path, monke
     weights = [parameter for parameter in plain.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.0)
     schedule = get_linear_schedule_with_warmup(optimizer, settings.warmup_steps, len(ours))
-    examples, _ = tokenised(ROWS, tokenizer, settings.cutoff)
+    examples, _ = tokenised(PAIRS, tokenizer, settings.cutoff)
     phase = Phase(examples, steps=7, warmup=2, passes=3 * len(examples))
     for step, entry in enumerate(ours):
         loss = plain(**left_padded(phase.batch(step, size=3, seed=3))).loss
@@ -133,7 +133,7 @@ def left_padded(examples):
 
 def test_micro_batches_of_unequal_lengths_weigh_as_one_batch(tmp_path):
     model, tokenizer = uneven_llama(torch.float64), word_tokenizer()
-    examples, _ = tokenised(ROWS, tokenizer, 96)
+    examples, _ = tokenised(PAIRS, tokenizer, 96)
     assert len({example.targets for example in examples}) > 3, "the rows must differ in length for this test"
     runs = []
     for micro_batch in (1, 2, 3, 6):
@@ -204,7 +204,7 @@ def test_a_run_that_diverges_is_refused(tmp_path):
 
 
 def test_rows_that_the_cut_leaves_without_a_response_are_told(tmp_path):
-    prompts = sorted(example.prompt for example in tokenised(ROWS, word_tokenizer(), 200)[0])
+    prompts = sorted(example.prompt for example in tokenised(PAIRS, word_tokenizer(), 200)[0])
     said = []
     train(lora(cutoff=prompts[4], steps=3), tmp_path, say=said.append)  # as long as the longest three prompts, or less
     assert said == [f"3 of 7 rows are left out: a cut at {prompts[4]} tokens leaves no response"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lora_cases import ROWS, contents, fresh_adapter, job, text_file, two_source, uneven_llama, word_tokenizer
+from lora_cases import PAIRS, contents, fresh_adapter, job, text_file, two_source, uneven_llama, word_tokenizer
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
@@ -59,7 +59,7 @@ def test_text_comes_first_and_one_adapter_goes_through_both(tmp_path):
     assert [entry["examples"] for entry in ours] == [3, 6, 9, 12, 15, 18, 21, 22]
 
     (text,) = settings.before(job(tmp_path / "..", 3, model, dense=lambda: dense))
-    rows, _ = tokenised(ROWS, word_tokenizer(), settings.cutoff)
+    rows, _ = tokenised(PAIRS, word_tokenizer(), settings.cutoff)
     instructions = Phase(rows, steps=3, warmup=1, passes=len(rows))
     plain = fresh_adapter(model, settings, seed=3).train()
     weights = [parameter for parameter in plain.parameters() if parameter.requires_grad]
@@ -120,7 +120,7 @@ def test_a_model_that_lost_nothing_learns_from_the_first_passages(tmp_path):
     [
         ({}, {"dense": None}, "compares the pruned model with the dense one"),
         ({"text_length": 129}, {}, "recovery.text_length: 129 tokens are more than the 128"),
-        ({"text_length": 16}, {}, r"asked for 12 samples of at least 16 tokens(.|\n)*smaller recovery.text_pool"),
+        ({"text_length": 32}, {}, r"asked for 12 samples of at least 32 tokens(.|\n)*smaller recovery.text_pool"),
     ],
 )
 def test_what_cannot_be_trained(tmp_path, changes, more, message):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from reproducer.models.training import batch_rows
+from reproducer.tokenizing import opened
 
 IGNORED = -100  # the label of a token that is not learned
 
@@ -61,15 +62,15 @@ class Phase:
         return [self.examples[row] for row in rows]
 
 
-def tokenised(rows: Sequence[dict[str, Any]], tokenizer: Any, cutoff: int) -> tuple[list[Example], int]:
-    """Rows in Alpaca's prompt format as LLM-Pruner tokenises them (its `post_training.py`).
+def tokenised(pairs: Sequence[tuple[str, str]], tokenizer: Any, cutoff: int) -> tuple[list[Example], int]:
+    """Prompts with their responses as LLM-Pruner tokenises them (its `post_training.py`).
 
     Prompt and response are tokenised together; the prompt alone says how many leading tokens are prompt. What
     is longer than `cutoff` is cut at its end; what is shorter gets the end token. The tokenizer is not changed
     and needs no padding token.
 
     Args:
-        rows: instruction, input and output each.
+        pairs: a prompt and its response each.
         tokenizer: a transformers tokenizer.
         cutoff: the most tokens of one example.
 
@@ -77,22 +78,18 @@ def tokenised(rows: Sequence[dict[str, Any]], tokenizer: Any, cutoff: int) -> tu
         The examples in the order of the rows, and how many rows were dropped because the cut left nothing of
         their response.
     """
-    from reproducer.data.instructions import format_prompt
-
-    pairs = [format_prompt(row) for row in rows]
     if not pairs:
         return [], 0
+    tokenizer = opened(tokenizer)
     prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
     wholes = tokenizer([prompt + response for prompt, response in pairs])["input_ids"]
     end = tokenizer.eos_token_id
     examples = []
     for prompt, whole in zip(prompts, wholes, strict=True):
-        # Some tokenizers close what they encode by themselves: that end token is no part of the prompt.
-        length = len(prompt) - int(end is not None and prompt[-1:] == [end])
         ids = list(whole[:cutoff])
         if end is not None and len(ids) < cutoff and ids[-1:] != [end]:
             ids.append(end)
-        example = Example(ids, min(length, len(ids)))
+        example = Example(ids, min(len(prompt), len(ids)))
         if example.targets:
             examples.append(example)
     return examples, len(pairs) - len(examples)
