@@ -69,13 +69,15 @@ def run_stages(expansion: Expansion, options: Options, folder: Path | None) -> O
     if outcome.ok:  # nothing to compute: torch need not even be imported
         check_folder(folder)
         return outcome
+    todo = [stage for stage in expansion.stages if outcome[stage].artifact is None]
+    # at once: what follows imports torch, which takes seconds
+    print(f"{expansion.spec.name}: {len(expansion.rows)} rows, {len(todo)} stages to run", flush=True)
     factory, address = engine_named(options.engine)
     elsewhere = getattr(factory, "elsewhere", False)
     devices = ("cpu",) if elsewhere else devices_named(options.devices)
     expansion.check_cuts()
     check_folder(folder)
     store.prepare()
-    todo = [stage for stage in expansion.stages if outcome[stage].artifact is None]
     if not elsewhere and expansion.known.results is not None:
         _check_known(expansion, todo, surveyed)
     memory = _announce(expansion, todo, outcome, devices[0], options, here=not elsewhere)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -30,9 +31,9 @@ def find_stage(stages: Iterable[Stage], wanted: str) -> Stage:
     known = list(stages)
     fitting = [stage for stage in known if len(wanted) >= KEY_DIGITS and stage.key.startswith(wanted)]
     fitting = fitting or [stage for stage in known if wanted in (stage.label, f"{stage.kind} {stage.label}")]
-    words = wanted.lower().split()
-    names = {stage: f"{stage.kind} {stage.label}".lower() for stage in known}
-    fitting = fitting or [stage for stage in known if words and all(word in names[stage] for word in words)]
+    words = [re.compile(rf"\b{re.escape(word)}", re.IGNORECASE) for word in wanted.split()]
+    names = {stage: f"{stage.kind} {stage.label}" for stage in known}
+    fitting = fitting or [stage for stage in known if words and all(word.search(names[stage]) for word in words)]
     if len(fitting) == 1:
         return fitting[0]
     listed = "\n".join(f"  {stage.key[:12]}  {stage.kind}  {stage.label}" for stage in fitting[:10])

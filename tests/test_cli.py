@@ -490,7 +490,7 @@ def test_a_paper_sized_dry_run_is_quick_and_works_offline(here):
 def test_a_run_that_will_take_days_says_what_it_needs_before_it_starts(here, capsys, monkeypatch):
     monkeypatch.setattr(running, "run_queue", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     assert main([str(SPECS / "table1.yaml"), "--device", "cpu"]) == 130
-    first, *more = capsys.readouterr().out.splitlines()
+    _, first, *more = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"table1: \d+ stages to run, about \d+ h .* on this device", first)
     told = "\n".join(more)
     assert "from the network: " in told and "--profile small or --profile tiny" in told

@@ -26,14 +26,14 @@ class _Running:
 
 @dataclass
 class Progress:
-    """Lines: one when a stage starts, one when it ends, between them at most one every `interval` seconds.
+    """Lines: one when a stage starts, one when it ends, between them one every `interval` seconds.
 
     Called by a run from two threads. Shows nothing without a `stream`; `clock` gives seconds and can be replaced in a
     test.
     """
 
     stream: TextIO | None = None
-    interval: float = 30.0
+    interval: float = 25.0
     clock: Callable[[], float] = time.monotonic
     running: dict[str, _Running] = field(default_factory=dict, init=False)
     pending: dict[str, Stage] = field(default_factory=dict, init=False)
@@ -137,11 +137,11 @@ class Progress:
     def tick(self) -> None:
         """Time has passed, or a stage has come further."""
         with self._lock:
-            reporting = [running for running in self.running.values() if running.first is not None]
-            if reporting and self.clock() - self._shown >= self.interval:
-                running = reporting[-1]
+            if self.running and self.clock() - self._shown >= self.interval:
+                running = max(self.running.values(), key=lambda one: (one.first is not None, one.since))
+                so_far = f"{running.fraction:.0%}" if running.first else f"for {duration(self.clock() - running.since)}"
                 note = f" ({running.text})" if running.text else ""
-                self.show(f"{self._label(running.stage)}: {running.fraction:.0%}{note}, {self._left_text()}")
+                self.show(f"{self._label(running.stage)}: {so_far}{note}, {self._left_text()}")
 
     def close(self) -> None:
         """The run has ended, however it did."""

@@ -48,15 +48,26 @@ def test_plain_lines(clock):
     assert lines(display) == [
         "7 stages: 4 in the store, 3 to do",
         "[5/7] search 0: started",
-        "[5/7] search 0: 30% (trial 30), at least 1 min 10 s left",
-        "[5/7] search 0: 60% (trial 60), at least 40 s left",
-        "[5/7] search 0: 90% (trial 90), at least 10 s left",
+        "[5/7] search 0: 25% (trial 25), at least 1 min 15 s left",
+        "[5/7] search 0: 50% (trial 50), at least 50 s left",
+        "[5/7] search 0: 75% (trial 75), at least 25 s left",
         "a note",
         "[5/7] search 0: done in 1 min 39 s",
         "[6/7] search 1: failed: the pool is too small",
         "    ask for fewer",
         "[7/7] search 2: blocked: needs 'search 1', which failed",
     ]
+
+
+def test_a_stage_that_tells_nothing_is_not_silent(clock):
+    display = plain(clock)
+    [one] = stages(1)
+    display.begin([one], cached=0, typical={})
+    display.start(one)
+    for _ in range(60):
+        clock.now += 1
+        display.tick()
+    assert lines(display)[2:] == [f"[1/1] search 0: for {seconds} s, time left unknown" for seconds in (25, 50)]
 
 
 def test_time_left_of_a_running_stage_is_by_its_own_speed(clock):
