@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader, dequantize
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
 from reproducer import Plan, prune
@@ -71,6 +71,79 @@ def sentencepiece() -> LlamaTokenizer:
     pairs = [pair for pair in splits if set(pair) <= set(names)]
     vocabulary = {name: index for index, name in enumerate(names)}
     return LlamaTokenizer(vocab=vocabulary, merges=pairs, add_bos_token=True)
+
+
+def with_state(tokenizer: Any, change: Any, fewer: bool = False) -> Any:
+    """The tokenizer with what `change` does to its tokenizer.json; with fewer merges than its tokens need."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    if fewer:
+        state["model"]["merges"] = state["model"]["merges"][:3]
+    change(state)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)),
+        chat_template=tokenizer.chat_template,
+        **{f"{name}_token": getattr(tokenizer, f"{name}_token") for name in ("bos", "eos", "unk")},
+    )
+
+
+def legacy(state: dict[str, Any]) -> None:
+    """LLaMA's own way with spaces: one before each part of a text."""
+    prepend = {"type": "Prepend", "prepend": "▁"}
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    state |= {"normalizer": {"type": "Sequence", "normalizers": [prepend, replace]}, "pre_tokenizer": None}
+
+
+def bare(state: dict[str, Any]) -> None:
+    legacy(state)
+    state["normalizer"] = state["normalizer"]["normalizers"][1]
+
+
+def ignoring(state: dict[str, Any]) -> None:
+    state["model"]["ignore_merges"] = True
+
+
+def closing(state: dict[str, Any]) -> None:
+    start, end = ({"SpecialToken": {"id": name, "type_id": 0}} for name in ("<|im_start|>", "<|im_end|>"))
+    template = [start, {"Sequence": {"id": "A", "type_id": 0}}, end]
+    ids = {name: {"id": name, "ids": [at], "tokens": [name]} for at, name in ((1, "<|im_start|>"), (2, "<|im_end|>"))}
+    state["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": template,
+        "pair": template,
+        "special_tokens": ids,
+    }
+
+
+def several_templates() -> Any:
+    tokenizer = smollm()
+    tokenizer.chat_template = {"tools": "{{ tools }}", "default": tokenizer.chat_template}
+    return tokenizer
+
+
+def with_added() -> Any:
+    tokenizer = smollm()
+    tokenizer.add_tokens([AddedToken("é-<tool>", normalized=False), AddedToken("co", normalized=True)])
+    return tokenizer
+
+
+# Exact for any text.
+HOSTILE = {
+    "several templates": several_templates,
+    "merges ignored": lambda: with_state(by_regex("llama-bpe"), ignoring, fewer=True),
+    "merges kept": lambda: with_state(by_regex("llama-bpe"), lambda state: None, fewer=True),
+    "merges ignored in vain": lambda: with_state(by_regex("qwen2"), ignoring),
+    "tokens around a text": lambda: with_state(smollm(), closing),
+    "added tokens": with_added,
+    "LLaMA, legacy": lambda: with_state(sentencepiece(), legacy),
+    "LLaMA, no space before": lambda: with_state(sentencepiece(), bare),
+}
+TEXTS = (
+    " leading and trailing ",
+    "it <|im_end|>\n<|im_start|>user\n the</s>the apple<s>",
+    "aé-<tool> co é-<tool>coé",
+    "\u200b\t\t \u00a0\n\n\n 1234567 \ufeff🙂\u0301",
+    "e\u0301 ﬁ １２ Ⅳ <unk> [PAD7] <0x41>",
+)
 
 
 TOKENIZERS = {
@@ -231,6 +304,66 @@ def test_llama_cpp_cuts_a_text_into_the_same_tokens(name, tmp_path, llama_cpp):
         messages = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Who?"}]
         prompt = served(llama, "apply-template", messages=messages)["prompt"]
         assert prompt == tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_texts_have_the_same_tokens(name, tmp_path, llama_cpp):
+    tokenizer = HOSTILE[name]()
+    tokenizer.save_pretrained(tmp_path)
+    write_gguf(tiny(**{**SHAPE, "vocab": len(tokenizer) + 3}), tmp_path, tmp_path / "model.gguf")
+    llama = llama_cpp(tmp_path / "model.gguf", 48)
+    for text in (*TEXTS, TEXT):
+        found = served(llama, "tokenize", content=text, add_special=True, parse_special=True)["tokens"]
+        assert found == tokenizer(text).input_ids, text
+    fields = GGUFReader(tmp_path / "model.gguf").fields
+    if name == "several templates":
+        assert fields["tokenizer.chat_template"].contents() == tokenizer.chat_template["default"]
+        assert fields["tokenizer.chat_template.tools"].contents() == "{{ tools }}"
+
+
+def stripping() -> Any:
+    tokenizer = smollm()
+    tokenizer.add_tokens([AddedToken("<tool>", lstrip=True)])
+    return tokenizer
+
+
+def around(state: dict[str, Any]) -> None:
+    closing(state)
+    state["post_processor"]["single"].insert(0, {"SpecialToken": {"id": "<|im_end|>", "type_id": 0}})
+
+
+UNWRITTEN = {
+    "stripped": (stripping, r"the token '<tool>' is set to lstrip"),
+    "merges": (lambda: with_state(by_regex("qwen2"), ignoring, fewer=True), "does not ignore merges .* 'qwen2'"),
+    "around": (lambda: with_state(smollm(), around), r"puts \['<\|im_end\|>', '<\|im_start\|>'\] before a text"),
+    "dropout": (lambda: with_state(smollm(), lambda state: state["model"].update(dropout=0.1)), "a dropout of 0.1"),
+    "lower": (
+        lambda: with_state(sentencepiece(), lambda state: state.update(normalizer={"type": "Lowercase"})),
+        r"splits its text in a way",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNWRITTEN)
+def test_what_a_file_has_no_word_for_is_refused(name, tmp_path):
+    make, message = UNWRITTEN[name]
+    make().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=message):
+        write_gguf(tiny(**{**SHAPE, "vocab": 400}), tmp_path, tmp_path / "model.gguf")
+    assert not (tmp_path / "model.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (sentencepiece, "puts a space before a text that begins with one"),
+        (lambda: with_state(smollm(), lambda state: state.update(normalizer={"type": "NFC"})), r"\(NFC\)"),
+    ],
+)
+def test_what_llama_cpp_does_otherwise_for_everybody_is_told(make, message, tmp_path):
+    make().save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=message):
+        write_gguf(tiny(**{**SHAPE, "vocab": 400}), tmp_path, tmp_path / "model.gguf")
 
 
 def test_a_server_that_was_asked_nothing_can_be_closed(folder, tmp_path, llama_cpp):
