@@ -9,7 +9,7 @@ from statistics import fmean
 import pytest
 
 from reproducer.evaluation.measured import Gguf
-from reproducer.paper import paper
+from reproducer.paper.claims import paper
 from reproducer.reporting.verdicts import verdicts
 from reproducer.stages.results import Results
 

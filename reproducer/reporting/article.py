@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from reproducer.evaluation.measured import Measured
-from reproducer.paper import method, paper
+from reproducer.paper.catalogue import method
+from reproducer.paper.claims import paper
 from reproducer.reporting import gguf, speed
 from reproducer.reporting.comparison import compare, paper_table
 from reproducer.reporting.controls import ControlLine, control_blocks, controls

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reproducer.paper import SEVEN_TASKS, Item, items, load_item, method
-from reproducer.paper import PaperRow as Printed
-from reproducer.paper import paper as the_paper
+from reproducer.paper.catalogue import SEVEN_TASKS, Item, items, load_item, method
+from reproducer.paper.catalogue import PaperRow as Printed
+from reproducer.paper.claims import paper as the_paper
 from reproducer.reporting.measures import heading
 from reproducer.reporting.numbers import cut, paper_number, tuning
 from reproducer.reporting.rows import CUT, Line, lines

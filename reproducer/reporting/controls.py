@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reproducer.paper import method
+from reproducer.paper.catalogue import method
 from reproducer.reporting.bootstrap import Interval, interval
 from reproducer.reporting.cost import mean_of, seen_columns, unseen_columns
 from reproducer.reporting.rows import Estimate, Line, blocks, by_seed, estimate, lines, with_results

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from reproducer.paper import method, paper
+from reproducer.paper.catalogue import method
+from reproducer.paper.claims import paper
 from reproducer.reporting.comparison import reproduced, stands_for_any
 from reproducer.reporting.numbers import percent1, setting, short
 from reproducer.reporting.searches import counted

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from markdown_it.token import Token
 
 from reproducer.reporting.escape import Raw, escape_tex
@@ -26,7 +24,6 @@ MARKS = {
     "softbreak": "\n",
     "hardbreak": "\\\\\n",
 }
-WIDE = 9  # columns of a table, of which more need a page on its side
 LONG = 40  # characters of a cell, of which more are broken into lines
 ON_A_PAGE = 40  # rows
 LEAST = 0.1  # of a line that a cell with lines takes, even if the table is then wider than the page
@@ -36,12 +33,7 @@ LETTER, GAP = 0.0096, 0.032  # of a line of LaTeX: what a small letter takes, an
 def latex(title: str, report: str, appendix: str) -> str:
     """The document of a report and its appendix, both in Markdown; its figures lie in figures/."""
     body = f"{_body(tokens(report))}\n\\room\\section*{{Appendix}}\n{_body(tokens(appendix), deeper=True)}"
-    wide = any(len(row) > WIDE for text in (report, appendix) for row in _rows(text))
-    return environment().get_template("document.tex.j2").render(title=Raw(escape_tex(title)), body=Raw(body), wide=wide)
-
-
-def _rows(text: str) -> list[list[str]]:
-    return [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("|")]
+    return environment().get_template("document.tex.j2").render(title=Raw(escape_tex(title)), body=Raw(body))
 
 
 def tabular(markdown: str) -> str:

@@ -118,20 +118,14 @@ def percent1(share: float) -> str:
 
 def cut(place: Any) -> str:
     """`20%` of all parameters, or `25% a layer` where it was asked for layer by layer; of a row, line or search."""
-    ratio, structure_ratio = (_of(place, name) for name in ("ratio", "structure_ratio"))
-    if ratio is not None:
-        return short(ratio)
-    return "–" if structure_ratio is None else f"{short(structure_ratio)} a layer"
+    if place.ratio is not None:
+        return short(place.ratio)
+    return "–" if place.structure_ratio is None else f"{short(place.structure_ratio)} a layer"
 
 
 def tuning(place: Any) -> str:
     """`w/o tune`, or `w/ LoRA`: the label of a row's recovery, or else its name."""
-    recovery = _of(place, "recovery")
-    return UNTUNED if recovery == "none" else f"w/ {_of(place, 'recovery_label') or recovery}"
-
-
-def _of(place: Any, name: str) -> Any:
-    return place.get(name) if isinstance(place, Mapping) else getattr(place, name)
+    return UNTUNED if place.recovery == "none" else f"w/ {place.recovery_label or place.recovery}"
 
 
 def setting(value: Any) -> str:

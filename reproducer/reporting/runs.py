@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from reproducer.paper import RowRef, load_item, method
+from reproducer.paper.catalogue import load_item, method
+from reproducer.paper.claims import RowRef
 from reproducer.reporting.bootstrap import Array
 from reproducer.reporting.comparison import is_row, plain, stands_for
 from reproducer.reporting.cost import seen_columns

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from reproducer.paper import Claim, Paper
+from reproducer.paper.claims import Claim, Paper
 from reproducer.reporting.bootstrap import LEVEL, holm
 from reproducer.reporting.comparison import reproduced
 from reproducer.reporting.rules import RULES

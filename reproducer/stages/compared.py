@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from reproducer.facts import Facts
-from reproducer.paper import PrintedText, Slip
+from reproducer.paper.catalogue import PrintedText, Slip
 
 
 class Place(Facts):

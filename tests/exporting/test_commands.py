@@ -101,7 +101,6 @@ def test_a_row_becomes_a_folder(here, label, recovery, capsys):
     card = Path("small/README.md").read_text()
     assert f"{row['metrics']['python_topics_ppl']:.2f}" in card
     assert row["stages"]["plan"] in card and "Python topics, perplexity" in card
-    # the quiz's interval, of eight items
     assert "Quiz, accuracy in %" in card
 
 

@@ -6,8 +6,9 @@ import sys
 import pytest
 
 from reproducer.cli import main
-from reproducer.paper import Derived, RowRef, items, load_item, paper
 from reproducer.paper.audit import checks, other_slips, slips
+from reproducer.paper.catalogue import items, load_item
+from reproducer.paper.claims import Derived, RowRef, paper
 from tests.paper.test_data import paper as text  # noqa: F401
 
 KNOWN = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import reproducer.reporting
-from reproducer.paper import SEVEN_TASKS, Slip, items, load_item, method
+from reproducer.paper.catalogue import SEVEN_TASKS, Slip, items, load_item, method
 from reproducer.spec import load_spec
 from reproducer.stages.expand import expand
 

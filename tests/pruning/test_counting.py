@@ -11,7 +11,7 @@ from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of, layer_shape
 from reproducer.models.catalogue import CATALOGUE
 from reproducer.models.load import meta_model
-from reproducer.paper import load_item
+from reproducer.paper.catalogue import load_item
 from reproducer.pruning.allocation import allocate
 from reproducer.pruning.counting import count
 from reproducer.pruning.cut import Cut

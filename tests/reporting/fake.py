@@ -5,7 +5,7 @@ import random
 from hashlib import sha256
 from typing import Any
 
-from reproducer.paper import Claim
+from reproducer.paper.claims import Claim
 from reproducer.reporting.bootstrap import Interval
 from reproducer.reporting.deviations import Deviation
 from reproducer.reporting.rules.evidence import Evidence, RuleOutcome
@@ -78,30 +78,22 @@ def change(thing: Any, **update: Any) -> Any:
 
 def _by_measure(more: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
     """`more` with `items`, `window_losses`, … as results of measures, in place of those of their kinds in `row`."""
-    kinds = {"items": "zeroshot", "task_scores": "zeroshot", "window_losses": "perplexity", "latency": "efficiency",
-             "generations": "generation", "speed": "speed", "gguf": "gguf"}  # fmt: skip
+    kinds = {"items": "zeroshot", "window_losses": "perplexity", "generations": "generation", "speed": "speed",
+             "gguf": "gguf"}  # fmt: skip
     asked = {name: more[name] for name in kinds if name in more}
     gone = {kinds[name] for name in asked}
     measured = {name: one for name, one in row.get("measured", {}).items() if one["kind"] not in gone}
     measured |= more.get("measured", {})
     for key, losses in asked.get("window_losses", {}).items():
         measured[key] = {"kind": "perplexity", "value": math.exp(sum(losses) / len(losses)), "nll_per_window": losses}
-    scores = asked.get("task_scores", {})
-    for task in dict.fromkeys([*scores, *asked.get("items", {})]):
-        shown = {"shown": "acc", "scores": {}} | dict(scores.get(task, {}))
-        items = asked.get("items", {}).get(task, shown.get("items", []))
-        measured[f"{task}_acc"] = shown | {"kind": "zeroshot", "task": task, "items": items}
+    for task, items in asked.get("items", {}).items():
+        measured[f"{task}_acc"] = {"kind": "zeroshot", "task": task, "shown": "acc", "scores": {}, "items": items}
     for i, text in enumerate(asked.get("generations", [])):
         measured[f"generation_{i}"] = {"kind": "generation", **text}
     for i, file in enumerate(asked.get("gguf", [])):
         measured[f"gguf_{i}"] = {"kind": "gguf", **dict(file)}
     if asked.get("speed"):
         measured["speed"] = {"kind": "speed", **dict(asked["speed"])}
-    if asked.get("latency"):
-        sizes = dict.fromkeys(
-            ("params_billion", "macs_giga", "memory_mib", "latency_seconds", "tokens_per_second"), 1.0
-        )
-        measured["efficiency"] = {"kind": "efficiency", **sizes, **asked["latency"]}
     return {name: value for name, value in more.items() if name not in kinds} | {"measured": measured}
 
 
@@ -282,13 +274,11 @@ def evidence(**more: Any) -> Evidence:
 
 def told(outcome: Any = "supported", reason: Any = None, *cases: Evidence, number: int = 1, **more: Any) -> Verdict:
     """A verdict on a claim with these comparisons; `more`: of the claim, or of what its rule found."""
-    facts = {"id": "ppl", "text": "AdaPruner has a lower perplexity.", "where": "Table 1", "quote": "…",
-             "items": ["table1"], "rule": "better"}  # fmt: skip
+    facts = {"id": "ppl", "text": "A.", "where": "Table 1", "quote": "…", "items": ["table1"], "rule": "better"}
     ruled = {"unit": "per cent", "favourable": "lower", "threshold": 0.0}
     claim = Claim.model_validate(facts | {name: value for name, value in more.items() if name in Claim.model_fields})
     found = RuleOutcome(**ruled | {name: value for name, value in more.items() if name not in Claim.model_fields})
-    p = 0.002 if cases else None
-    return Verdict(number, claim, outcome, reason, found, cases, p, p and 4 * p)
+    return Verdict(number, claim, outcome, reason, found, cases, 0.002 if cases else None, 0.008 if cases else None)
 
 
 def four_verdicts() -> list[Verdict]:

@@ -1,6 +1,6 @@
 import pytest
 
-from reproducer.paper import load_item
+from reproducer.paper.catalogue import load_item
 from reproducer.reporting.comparison import compare, stands_for_any
 from reproducer.reporting.deviations import deviations
 

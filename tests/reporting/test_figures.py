@@ -106,17 +106,6 @@ def test_two_searches_never_share_a_file_and_no_name_is_too_long(tmp_path):
     assert len(set(names)) == len(names) == 6 == len([*tmp_path.iterdir()])
 
 
-@pytest.mark.parametrize("names", [["a", "b", "c", "d", "e"], ["a rather long name of a search"] * 4])
-def test_a_legend_is_no_wider_than_its_figure(names):
-    figure, (ax,) = axes.new_figure()
-    for place, name in enumerate(names):
-        ax.plot([0, 1], [0, place], label=f"{name} {place}")
-    axes.legend(figure, ax)
-    (made,) = figure.legends
-    assert len(made.get_texts()) == len(names)
-    assert made.get_window_extent().width <= figure.bbox.width
-
-
 def test_no_text_is_cut_by_the_edge_of_its_figure():
     results = fake.measured(fake.table1("smollm2-135m", structure_ratio=None), 3)
     labels = {row.method: f"{row.label}, rather long" for row in results.rows}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reproducer.evaluation.measured import Generation
-from reproducer.paper import paper
+from reproducer.paper.claims import paper
 from reproducer.queue import Artifact, Outcome
 from reproducer.queue.outcome import Result
 from reproducer.reporting.verdicts import verdicts

@@ -1,6 +1,5 @@
 """What all figures share: colours, size, scales, and labels that keep apart."""
 
-import math
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -62,21 +61,12 @@ def set_scale(ax: "Axes", values: Sequence[float], of: Literal["x", "y"] = "y") 
 
 
 def apart(heights: Sequence[float], step: float) -> list[float]:
-    """The sorted `heights` moved as little as possible so that neighbours are at least `step` apart."""
-    clusters: list[list[float]] = []  # the heights of labels that touch; each cluster is centred on their mean
+    """The sorted `heights` moved up so that neighbours are at least `step` apart, then all down by half the most."""
+    placed: list[float] = []
     for height in heights:
-        clusters.append([height])
-        while len(clusters) > 1 and _top(clusters[-2], step) + step > _bottom(clusters[-1], step):
-            clusters[-2:] = [clusters[-2] + clusters[-1]]
-    return [_bottom(cluster, step) + i * step for cluster in clusters for i in range(len(cluster))]
-
-
-def _bottom(cluster: Sequence[float], step: float) -> float:
-    return sum(cluster) / len(cluster) - step * (len(cluster) - 1) / 2
-
-
-def _top(cluster: Sequence[float], step: float) -> float:
-    return _bottom(cluster, step) + step * (len(cluster) - 1)
+        placed.append(max(height, placed[-1] + step) if placed else height)
+    most = max(moved - height for moved, height in zip(placed, heights, strict=True))
+    return [height - most / 2 for height in placed]
 
 
 def short(label: str, limit: int = 60) -> str:
@@ -92,13 +82,10 @@ def wrapped(label: str, width: int = 34, rows: int = 3) -> str:
 def legend(figure: "Figure", *axes: "Axes") -> None:
     """One legend above the figure for all its panels, each name once; in as many lines as its width asks for."""
     handles = {text: handle for ax in axes for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
-    for rows in range(max(1, math.ceil(len(handles) / 4)), len(handles) + 1):
-        drawn = figure.legend(
-            handles.values(), handles.keys(), loc="outside upper center", ncols=math.ceil(len(handles) / rows),
-            fontsize=8, frameon=False, columnspacing=1.2, handletextpad=0.4,
-        )  # fmt: skip
-        for text in drawn.get_texts():
-            text.set_parse_math(False)
-        if rows == len(handles) or drawn.get_window_extent().width <= figure.bbox.width:
-            return
-        drawn.remove()
+    fitting = int(13 * figure.get_figwidth() / (max(map(len, handles)) + 6))  # 13 letters an inch, and the handle
+    drawn = figure.legend(
+        handles.values(), handles.keys(), loc="outside upper center", ncols=max(1, min(4, fitting)), fontsize=8,
+        frameon=False, columnspacing=1.2, handletextpad=0.4,
+    )  # fmt: skip
+    for text in drawn.get_texts():
+        text.set_parse_math(False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from reproducer.paper import Claim
+from reproducer.paper.claims import Claim
 from reproducer.reporting.rules.comparisons import better, most, retains
 from reproducer.reporting.rules.evidence import RuleOutcome
 from reproducer.reporting.rules.seeds import converges, finds, sensitivity, varies

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from reproducer.paper import SEVEN_TASKS, Claim, PaperRow, RowRef, load_item
+import numpy as np
+
+from reproducer.paper.catalogue import SEVEN_TASKS, PaperRow, load_item
+from reproducer.paper.claims import Claim, RowRef
 from reproducer.reporting.bootstrap import Statistic, interval
 from reproducer.reporting.rows import Line
 from reproducer.reporting.rules.effects import log_ratio, mapped, percent_change, points, share, share_above
@@ -20,13 +24,11 @@ class Effect:
 
     Attributes:
         statistic: of their scores.
-        printed: the paper's effect, from two of its rows and the key of a measure.
         shown: a value of the statistic in the outcome's unit; None: as it is.
         limits: of what is shown.
     """
 
     statistic: Statistic
-    printed: Callable[[PaperRow, PaperRow, str], float | None]
     shown: Callable[[float], float] | None = None
     limits: tuple[float, float] | None = None
 
@@ -34,15 +36,15 @@ class Effect:
 def better(run: Run, claim: Claim) -> RuleOutcome:
     """By how much each row is better than what it is held against: points of accuracy, per cent of perplexity."""
     if all(name.endswith("ppl") or name == "perplexity" for name in claim.measures):
-        outcome, effect = RuleOutcome("per cent", "lower", 0.0), Effect(log_ratio, _printed_change, percent_change)
+        outcome, effect = RuleOutcome("per cent", "lower", 0.0), Effect(log_ratio, percent_change)
     else:
-        outcome, effect = RuleOutcome("points", "higher", 0.0), Effect(points, _printed_points)
+        outcome, effect = RuleOutcome("points", "higher", 0.0), Effect(points)
     return _each_pair(run, claim, outcome, effect)
 
 
 def most(run: Run, claim: Claim) -> RuleOutcome:
     """On how many of the tasks each row is better."""
-    effect = Effect(share_above, _printed_tasks, limits=(0.0, 100.0))
+    effect = Effect(share_above, limits=(0.0, 100.0))
     return _each_pair(run, claim, RuleOutcome("per cent", "higher", 50.0), effect, together=True)
 
 
@@ -57,7 +59,7 @@ def _each_pair(run: Run, claim: Claim, outcome: RuleOutcome, effect: Effect, tog
         line, against = (run.line(side, recovery) for side in (ref, other))
         gone = missing_rows((ref, other), (line, against), run, recovery)
         for name in claim.measures:
-            paper = effect.printed(ref.row(), other.row(), name)
+            paper = _printed(effect, ref.row(), other.row(), name)
             if paper is None and name != "tasks":
                 continue  # the paper prints no such number of this row, so it claims nothing of it
             printed += [] if paper is None else [paper]
@@ -70,7 +72,7 @@ def _each_pair(run: Run, claim: Claim, outcome: RuleOutcome, effect: Effect, tog
             compared = []
             for label, columns in measures:
                 key = columns[0].key if name == "tasks" and not together else name
-                theirs = effect.printed(ref.row(), other.row(), key)
+                theirs = _printed(effect, ref.row(), other.row(), key)
                 compared.append(_compare(run, line, against, label, columns, outcome, effect, theirs))
             outcome.evidence += filter(None, compared)
             if not compared or None in compared:
@@ -127,9 +129,9 @@ def _compare(
 def retains(run: Run, claim: Claim) -> RuleOutcome:
     """How much of the dense model's accuracy is left."""
     ref, measure = claim.rows[0], claim.measures[0]
-    effect = Effect(share, _printed_share)
+    effect = Effect(share)
     outcome = RuleOutcome("per cent", "higher", claim.at_least or 0.0, tuned=ref.recovery != "none")
-    outcome.paper = effect.printed(ref.row(), _dense_of(ref), measure)
+    outcome.paper = _printed(effect, ref.row(), _dense_of(ref), measure)
     line = run.line(ref, measure=measure)
     dense = run.dense(line) if line else None
     if gone := missing_rows([ref], [line], run):
@@ -145,30 +147,18 @@ def retains(run: Run, claim: Claim) -> RuleOutcome:
     return outcome
 
 
-# the paper's effects, from its tables
-
-
 def _dense_of(ref: RowRef) -> PaperRow:
     own = ref.row()
     return next(row for row in load_item(ref.item).rows if (row.model, row.method) == (own.model, "dense"))
 
 
-def _printed_points(row: PaperRow, other: PaperRow, measure: str) -> float | None:
-    a, b = row.metrics.get(measure), other.metrics.get(measure)
-    return None if a is None or b is None else a - b
-
-
-def _printed_change(row: PaperRow, other: PaperRow, measure: str) -> float | None:
-    a, b = row.metrics.get(measure), other.metrics.get(measure)
-    return None if a is None or b is None else 100 * (a / b - 1)
-
-
-def _printed_share(row: PaperRow, dense: PaperRow, measure: str) -> float | None:
-    a, b = row.metrics.get(measure), dense.metrics.get(measure)
-    return 100 * a / b if a is not None and b else None
-
-
-def _printed_tasks(row: PaperRow, other: PaperRow, measure: str) -> float | None:
-    pairs = [(row.metrics.get(task), other.metrics.get(task)) for task in SEVEN_TASKS]
-    known = [(a, b) for a, b in pairs if a is not None and b is not None]
-    return 100 * sum(a > b for a, b in known) / len(known) if known else None
+def _printed(effect: Effect, row: PaperRow, other: PaperRow, measure: str) -> float | None:
+    """The same effect from the paper's own numbers; None where it prints none of one of the rows."""
+    keys = SEVEN_TASKS if measure == "tasks" else (measure,)
+    pairs = [(row.metrics.get(key), other.metrics.get(key)) for key in keys]
+    scale = math.log if measure.endswith("_ppl") else lambda percent: percent / 100
+    means = [[scale(a), scale(b)] for a, b in pairs if a is not None and b is not None]
+    if not means:
+        return None
+    value = float(effect.statistic(np.array(means)))
+    return effect.shown(value) if effect.shown else value

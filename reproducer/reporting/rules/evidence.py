@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from reproducer.paper import RowRef, load_item
+from reproducer.paper.catalogue import load_item
+from reproducer.paper.claims import RowRef
 from reproducer.reporting.bootstrap import LEVEL, Interval
 from reproducer.reporting.rows import CUT, Line
 from reproducer.reporting.runs import Run

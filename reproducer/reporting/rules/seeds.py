@@ -7,7 +7,8 @@ from statistics import fmean, stdev
 
 import numpy as np
 
-from reproducer.paper import Claim, load_item
+from reproducer.paper.catalogue import load_item
+from reproducer.paper.claims import Claim
 from reproducer.reporting.bootstrap import LEVEL, POWER, Array, Interval, interval
 from reproducer.reporting.rows import Line
 from reproducer.reporting.rules.effects import log_ratio, mapped, percent_change
