@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,21 +41,36 @@ def text_size(name: str, source: Mapping[str, Any]) -> float:
     return TEXTS.get(name) or file_size(source) or OTHER_TEXT
 
 
-def instruction_rows(name: str | None, source: Mapping[str, Any]) -> int:
-    """Rows of instruction data."""
-    return INSTRUCTIONS.get(name or "") or (file_size(source) or 0) // INSTRUCTION or OTHER_INSTRUCTIONS
+def instruction_size(name: str | None, source: Mapping[str, Any]) -> tuple[int, float]:
+    """Rows of instruction data, counted where it is here, and characters of one in the prompt's format."""
+    path = _file(source)
+    if path is None:
+        return INSTRUCTIONS.get(name or "", OTHER_INSTRUCTIONS), INSTRUCTION
+    rows, size = _counted(path, path.stat().st_mtime_ns)
+    return rows, INSTRUCTION if name in INSTRUCTIONS else size / rows
+
+
+@lru_cache
+def _counted(path: Path, changed: int) -> tuple[int, int]:
+    """Lines of a file, at least one, and its bytes, uncompressed."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        sizes = [len(line) for line in file if line.strip()]
+    return max(1, len(sizes)), sum(sizes)
 
 
 def file_size(source: Mapping[str, Any]) -> int | None:
     """Bytes of the file that a data source is, given or in the mirror, uncompressed; None: it is no file here."""
+    path = _file(source)  # text is compressed to about a third
+    return None if path is None else path.stat().st_size * (3 if path.suffix == ".gz" else 1)
+
+
+def _file(source: Mapping[str, Any]) -> Path | None:
     if "path" in source:
         stem = source["path"]
     else:
         stem = Path(os.environ.get(MIRROR, ""), source["id"], source["configuration"] or "default", source["split"])
-    for path in (Path(f"{stem}{ending}") for ending in ("", ".jsonl", ".jsonl.gz")):
-        if path.is_file():
-            return path.stat().st_size * (3 if path.suffix == ".gz" else 1)  # text is compressed to about a third
-    return None
+    paths = (Path(f"{stem}{ending}") for ending in ("", ".jsonl", ".jsonl.gz"))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def task_size(name: str, source: Mapping[str, Any], limit: int | None) -> tuple[float, float, float]:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -42,6 +42,13 @@ class Rows:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def between(self, low: int, high: int) -> "Rows":
+        """Those from one to the other per cent."""
+        start, stop = (len(self) * share // 100 for share in (low, high))
+        select = getattr(self.rows, "select", None)  # of a data set of the hub
+        rows = self.rows[start:stop] if select is None else select(range(start, stop))
+        return replace(self, rows=rows, lines=None if self.lines is None else self.lines[start:stop])
+
     def fail(self, index: int, field: str, problem: str) -> NoReturn:
         """Raise the error of one field of one row."""
         place = f"{self.location}, row {index}" if self.lines is None else f"{self.location}:{self.lines[index]}"
@@ -70,7 +77,8 @@ class Source:
 
     Of a text the `first` so many rows are read; None: all. What stands between two of them is `join`; None: two line
     ends, and nothing between the paragraphs of a .txt, which is read as it is. `begin`: each window of it starts with
-    the token that begins a text. `packed`: rows that are shorter than a calibration sample make one together.
+    the token that begins a text. `packed`: rows that are shorter than a calibration sample make one together. `part`:
+    the rows from one to the other per cent of them, so that one file can serve for several things.
     """
 
     id: str
@@ -81,10 +89,12 @@ class Source:
     join: str | None = None
     begin: bool = False
     packed: bool = False
+    part: tuple[int, int] | None = None
 
     def identity(self) -> dict[str, Any]:
         """JSON values that name the source in a stage's key, with nothing read."""
         chosen = {"join": self.join, "begin": self.begin or None, "packed": self.packed or None, "first": self.first}
+        chosen["rows"] = list(self.part) if self.part else None
         options = {name: value for name, value in chosen.items() if value is not None}
         if is_path(self.id):
             as_is = {"as_is": True} if self.id.endswith(".txt") else {}

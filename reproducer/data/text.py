@@ -1,5 +1,6 @@
 """Texts: passages to calibrate and search on, and the windows that perplexity is measured over."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -110,7 +111,8 @@ class Text:
 def text_source(name: str, role: str) -> Source:
     """The source that a text's name stands for in a role, with nothing read: of the catalogue, of the hub, a file.
 
-    Behind a `?` a name may say how the text is read: `my.jsonl?join=\\n`, `wikitext2?begin=each`, with `&` both.
+    Behind a `?` a name may say how the text is read: `my.jsonl?join=\\n`, `wikitext2?begin=each`, with `&` both; and
+    which of its rows: `my.jsonl?rows=0-90%`.
 
     Raises:
         UserError: an unknown name (with the nearest right one), a role that the text cannot have, or a missing file.
@@ -136,8 +138,12 @@ def _options(how: str) -> dict[str, Any]:
             found["join"] = value.replace("\\n", "\n").replace("\\t", "\t")
         elif (key, value) == ("begin", "each"):
             found["begin"] = True
+        elif key == "rows" and (given := re.fullmatch(r"(\d{1,2})-(\d{1,3})%", value)):
+            low, high = found["part"] = int(given[1]), int(given[2])
+            if not low < high <= 100:
+                raise UserError(f"'{part}' names no rows", "for example rows=90-100%")
         else:
-            raise UserError(f"a text has no option '{part}'", nearest(part, ["join=TEXT", "begin=each"]))
+            raise UserError(f"a text has no option '{part}'", nearest(part, ["join=TEXT", "begin=each", "rows=0-90%"]))
     return found
 
 
@@ -161,6 +167,8 @@ def load_text(name: str, role: str) -> Text:
     """
     source = text_source(name, role)
     rows = source.read()
+    if source.part is not None:
+        rows = rows.between(*source.part)
     join = source.join if source.join is not None else "" if source.id.endswith(".txt") else "\n\n"
     options: dict[str, Any] = {"join": join, "begin": source.begin, "packed": source.packed}
     if (shape := shape_of(rows, source.field)) is not None:

@@ -76,8 +76,8 @@ class Comparison:
 
     def _seen(self, column: Column) -> str:
         """Whether a text is of a data set that was calibrated on."""
-        names = [sight.dataset for sight in self.pruned.saw]
-        return " (kept back from the calibration)" if column.source in names else ""
+        names = [sight.dataset.partition("?")[0] for sight in self.pruned.saw]
+        return " (kept back from the calibration)" if str(column.source).partition("?")[0] in names else ""
 
     def _written(self) -> str:
         """What both models write after the same prompts, side by side."""

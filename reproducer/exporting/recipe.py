@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from reproducer.data.sizes import file_size
 from reproducer.data.sources import is_path, parse_source
 from reproducer.data.text import TEXTS as CATALOGUE
 from reproducer.data.text import text_source
@@ -28,6 +29,7 @@ STEPS, SAMPLES, LENGTH = 4, 16, 128
 BLOCK = 64  # channels, of a uniform cut
 WINDOWS = 48  # of LENGTH tokens, that perplexity is measured over
 ITEMS = 100  # of a task
+ENOUGH, ROWS = 50_000, 20  # bytes and rows of a file, of which a tenth is then kept back from the calibration
 SPEED = {"prefill": 128, "decode": 16, "repeats": 3, "warmup": 1}
 PROMPTS = ("The capital of France is", "To keep a small garden healthy, you should")
 WRITTEN = 24  # tokens after a prompt
@@ -66,7 +68,10 @@ def settings(
     prune: dict[str, Any] = {"ratio": ratio} | ({"scope": "uniform", "round_to": BLOCK} if uniform else {})
     if found.space is None and isinstance(found.make({}), Rule):
         prune |= {"steps": STEPS} | ({"resample": True} if found.calibrated else {})
-    texts = list(evaluate) or _held_out(calibration)
+    kept = []
+    if not evaluate:
+        calibration, kept = _held_out(calibration)
+    texts = list(evaluate) or kept
     tasks = [name for name in texts if not _is_text(name)]
     chain = [recovery(kind, calibration, recover_steps, recover_data) for kind in recover if kind != "none"]
     return {
@@ -110,10 +115,24 @@ def measuring(models: Sequence[str], perplexity: Sequence[str], tasks: Sequence[
     return spec_of({"name": "evaluate", "models": list(models), "methods": ["dense"], "evaluate": measured})
 
 
-def _held_out(calibration: Sequence[str]) -> list[str]:
-    """Texts to measure on: the calibration's part that is kept for it, where it has one, and one that is not seen."""
-    kept = [name for name in calibration if text_source(name, "calibration") != _reported(name)][:1]
-    return kept + [text for text in MEASURED if text not in calibration][:1]
+def _held_out(calibration: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What is left to calibrate on, and texts to measure: a part that is kept back of the former, and one not seen.
+
+    A text of the catalogue or of the hub has a split of its own to measure on; of a file a tenth is kept back, where
+    it is long enough.
+    """
+    left, kept = [], []
+    for name in calibration:
+        source, joint = text_source(name, "calibration"), "&" if "?" in name else "?"
+        if not is_path(source.id):
+            left.append(name)
+            kept += [name] if source != _reported(name) else []
+        elif (file_size(source.identity()) or 0) >= ENOUGH and len(source.read()) >= ROWS:
+            left.append(f"{name}{joint}rows=0-90%")
+            kept.append(f"{name}{joint}rows=90-100%")
+        else:
+            left.append(name)
+    return left, kept[:1] + [text for text in MEASURED if text not in calibration][:1]
 
 
 def _reported(name: str) -> Any:
@@ -124,7 +143,11 @@ def _reported(name: str) -> Any:
 
 
 def _is_text(name: str) -> bool:
-    return name in CATALOGUE or is_path(name.partition(":")[0]) or parse_source(name, "") is not None
+    plain = name.partition("?")[0]
+    source = None if plain in CATALOGUE else parse_source(plain, "report")
+    if source is not None and is_path(source.id):
+        return "choices" not in source.read().rows[0]  # that is a task of the user's own
+    return plain in CATALOGUE or source is not None
 
 
 def spec_of(settings: dict[str, Any]) -> Spec:

@@ -57,9 +57,11 @@ class InstructionTuning(Recovery):
     examples: Count | None = None
 
     @model_validator(mode="after")
-    def _whole_batches(self) -> Self:
+    def _possible(self) -> Self:
         if self.batch % self.micro_batch:
             raise mistake(f"micro_batch {self.micro_batch} does not divide batch {self.batch}; set both to fit")
+        if self.steps is not None and self.warmup_steps >= self.steps:
+            raise mistake(f"a warm-up of {self.warmup_steps} steps does not end within the {self.steps} of training")
         return self
 
     def resolved(self, substitute: Callable[[Any, str], str]) -> Self:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from reproducer.data.sizes import INSTRUCTION, instruction_rows
+from reproducer.data.sizes import instruction_size
 from reproducer.facts import Facts
 from reproducer.queue import Context
 from reproducer.recovery.instructions import InstructionTuning
@@ -98,10 +98,10 @@ class Recover(Edit):
             return model.repaired(how.samples, how.length)
         if not isinstance(how, InstructionTuning):
             raise NotImplementedError
-        rows = instruction_rows(how.dataset, how.sources()["dataset"])
+        rows, characters = instruction_size(how.dataset, how.sources()["dataset"])
         steps = math.ceil(how.epochs * min(rows, how.examples or rows) / how.batch)
         examples = how.batch * min(steps, how.steps or steps)
-        length = min(how.cutoff, math.ceil(model.tokens(INSTRUCTION)))
+        length = min(how.cutoff, math.ceil(model.tokens(characters)))
         longest = model.learning(0, 0, min(how.cutoff, 4 * length), how.micro_batch)
         cost = model.learning(0, examples, length, how.micro_batch) + longest
         if (text := how.text_passes()) is not None:  # losses of all passages, also the dense model's

@@ -11,6 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reproducer.cli import main
+from reproducer.data.instructions import instruction_source
+from reproducer.data.sizes import instruction_size
+from reproducer.data.text import load_text
 from reproducer.errors import UserError
 from reproducer.exporting import recipe
 from reproducer.exporting.before_after import Comparison
@@ -328,3 +331,31 @@ def test_a_misuse_of_prune_is_told_before_anything_runs(here, arguments, message
     assert main(["prune", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not Path("other").exists()
+
+
+def test_a_tenth_of_a_file_is_kept_back_from_its_calibration(tmp_path):
+    """And of what it is to be recovered on; a short file is calibrated on whole."""
+    mine, short = tmp_path / "mine.jsonl", tmp_path / "short.txt"
+    mine.write_text("\n".join(json.dumps({"text": f"Row {n}: {'words ' * 200}"}) for n in range(50)))
+    short.write_text("A few words.\n")
+    spec = recipe.settings("tiny-gqa", calibration=[str(mine), str(short)], recover=["least-squares"])
+    seen, kept = f"{mine}?rows=0-90%", f"{mine}?rows=90-100%"
+    assert spec["calibration"]["dataset"] == spec["recovery"][0][0]["texts"] == [seen, str(short)]
+    assert spec["evaluate"]["perplexity"] == [kept, "python-packages"]
+    assert len(load_text(seen, "calibration").passages) == 45
+    rows = [text.partition(":")[0] for text in load_text(kept, "report").passages]
+    assert rows == [f"Row {n}" for n in range(45, 50)]
+        f"Row {n}" for n in range(45, 50)
+    ]
+    assert expand(recipe.spec_of(spec)).rows[-1].recovery == "least-squares"
+
+
+def test_a_recoverys_time_is_of_the_rows_that_are_there(tmp_path, monkeypatch):
+    mirror = tmp_path / "tatsu-lab/alpaca/default"
+    mirror.mkdir(parents=True)
+    (mirror / "train.jsonl").write_text('{"instruction": "a", "input": "", "output": "b"}\n' * 30)
+    monkeypatch.setenv("REPRODUCER_MIRROR", str(tmp_path))
+    source = instruction_source("alpaca").identity()
+    assert instruction_size("alpaca", source)[0] == 30
+    monkeypatch.delenv("REPRODUCER_MIRROR")
+    assert instruction_size("alpaca", source)[0] == 52_002

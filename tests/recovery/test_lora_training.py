@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from lora_cases import PAIRS, ROWS, TARGETS, contents, fresh_adapter, lora, uneven_llama, word_tokenizer
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
@@ -239,7 +240,6 @@ def test_every_family_is_trained_in_all_its_declared_modules(tmp_path, family):
         ({"cutoff": 10}, "recovery.cutoff: 10 tokens leave nothing of the response in any of 7 rows"),
         ({"cutoff": 129}, "recovery.cutoff: 129 tokens are more than the 128"),
         ({"warmup_steps": 7}, "recovery.warmup_steps: a warm-up of 7 steps does not end within the 7 steps"),
-        ({"steps": 2}, "recovery.warmup_steps: a warm-up of 2 steps does not end within the 2 steps"),
         ({"targets": ["q_proj", "upproj"]}, "no linear layer 'upproj'\ndid you mean 'up_proj'"),
         ({"targets": ["lm_head"]}, "no linear layer 'lm_head'"),
     ],
@@ -247,6 +247,11 @@ def test_every_family_is_trained_in_all_its_declared_modules(tmp_path, family):
 def test_settings_that_do_not_suit(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         train(lora(**changes), tmp_path)
+
+
+def test_a_warm_up_beyond_the_steps_is_refused_before_anything_runs():
+    with pytest.raises(ValidationError, match="a warm-up of 2 steps does not end within the 2 of training"):
+        lora(steps=2)
 
 
 def test_a_profile_may_replace_the_default_data_set_and_no_other():
