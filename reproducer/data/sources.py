@@ -93,7 +93,12 @@ class Source:
 
     def identity(self) -> dict[str, Any]:
         """JSON values that name the source in a stage's key, with nothing read."""
-        chosen = {"join": self.join, "begin": self.begin or None, "packed": self.packed or None, "first": self.first}
+        chosen: dict[str, Any] = {
+            "join": self.join,
+            "begin": self.begin or None,
+            "packed": self.packed or None,
+            "first": self.first,
+        }
         chosen["rows"] = list(self.part) if self.part else None
         options = {name: value for name, value in chosen.items() if value is not None}
         if is_path(self.id):

@@ -68,10 +68,9 @@ def settings(
     prune: dict[str, Any] = {"ratio": ratio} | ({"scope": "uniform", "round_to": BLOCK} if uniform else {})
     if found.space is None and isinstance(found.make({}), Rule):
         prune |= {"steps": STEPS} | ({"resample": True} if found.calibrated else {})
-    kept = []
-    if not evaluate:
-        calibration, kept = _held_out(calibration)
-    texts = list(evaluate) or kept
+    texts = list(evaluate)
+    if not texts:
+        calibration, texts = _held_out(calibration)
     tasks = [name for name in texts if not _is_text(name)]
     chain = [recovery(kind, calibration, recover_steps, recover_data) for kind in recover if kind != "none"]
     return {

@@ -345,8 +345,6 @@ def test_a_tenth_of_a_file_is_kept_back_from_its_calibration(tmp_path):
     assert len(load_text(seen, "calibration").passages) == 45
     rows = [text.partition(":")[0] for text in load_text(kept, "report").passages]
     assert rows == [f"Row {n}" for n in range(45, 50)]
-        f"Row {n}" for n in range(45, 50)
-    ]
     assert expand(recipe.spec_of(spec)).rows[-1].recovery == "least-squares"
 
 
