@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from lora_cases import PAIRS, ROWS, word_tokenizer
 from tokenizers.processors import TemplateProcessing
 
@@ -48,12 +47,11 @@ def test_a_tokenizer_that_opens_sequences_keeps_its_first_token():
     assert [example.targets for example in examples] == [example.targets for example in plain]
 
 
-@pytest.mark.parametrize("padding", [0, 5])
-def test_padding_is_on_the_right_and_never_learned(padding):
+def test_padding_is_on_the_right_and_never_learned():
     examples, _ = tokenised(PAIRS, word_tokenizer(), 200)
-    ids, labels = padded(examples, padding)
+    ids, labels = padded(examples)
     assert ids.shape == labels.shape == (len(examples), max(len(example.ids) for example in examples))
     for row, example in enumerate(examples):
-        assert ids[row].tolist() == example.ids + [padding] * (ids.shape[1] - len(example.ids))
+        assert ids[row].tolist() == example.ids + [0] * (ids.shape[1] - len(example.ids))
         assert (labels[row] >= 0).sum() == example.targets
         assert labels[row, labels[row] >= 0].tolist() == example.ids[example.prompt :]

@@ -95,20 +95,17 @@ def tokenised(pairs: Sequence[tuple[str, str]], tokenizer: Any, cutoff: int) -> 
     return examples, len(pairs) - len(examples)
 
 
-def padded(examples: Sequence[Example], padding: int) -> tuple[Tensor, Tensor]:
-    """Inputs and labels of a micro-batch, padded on the right.
+def padded(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """Inputs and labels of a micro-batch, padded on the right with token 0, which every vocabulary has.
 
     No attention mask is needed: attention is causal, so that no token sees the padding behind it, and the labels
     leave the padding and the prompts out of the loss.
-
-    Args:
-        padding: any token of the vocabulary.
 
     Returns:
         LongTensors [examples, longest]: ids, and labels with -100 where nothing is learned.
     """
     longest = max(len(example.ids) for example in examples)
-    ids = torch.full((len(examples), longest), padding, dtype=torch.long)
+    ids = torch.full((len(examples), longest), 0, dtype=torch.long)
     labels = torch.full_like(ids, IGNORED)
     for row, example in enumerate(examples):
         length = len(example.ids)

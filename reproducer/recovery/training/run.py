@@ -47,8 +47,6 @@ def fine_tune(
         weight.requires_grad_()
     device = family_of(model.config).head_of(model).weight.device
     optimizer = torch.optim.AdamW(weights.values(), lr=learning_rate, weight_decay=0.0)
-    known = (job.tokenizer.pad_token_id, job.tokenizer.eos_token_id, 0)
-    padding = next(token for token in known if token is not None)
     steps, text = sum(phase.steps for phase in phases), ""
 
     def step(number: int) -> Record:
@@ -61,7 +59,7 @@ def fine_tune(
         with seeded(derived_seed(job.seed, "step", number), device):
             for first in range(0, len(examples), micro_batch):
                 job.progress(number + first / len(examples), steps, text)
-                total += _accumulate(model, examples[first : first + micro_batch], padding)
+                total += _accumulate(model, examples[first : first + micro_batch])
         where = f"at step {number + 1} of {steps} (learning rate {rate:g})"
         require_finite(total, "loss", where)
         _update(optimizer, tokens, rate, where)
@@ -81,15 +79,11 @@ def fine_tune(
     )
 
 
-def _accumulate(model: nn.Module, examples: list[Example], padding: int) -> float:
-    """Adds the gradient of the *summed* token losses, which float16 can hold where that of a mean underflows.
-
-    Args:
-        padding: any token of the vocabulary: nothing sees it behind a sequence, and nothing is learned from it.
-    """
+def _accumulate(model: nn.Module, examples: list[Example]) -> float:
+    """Adds the gradient of the *summed* token losses, which float16 can hold where that of a mean underflows."""
     family = family_of(model.config)
     device = family.head_of(model).weight.device
-    ids, labels = (tensor.to(device) for tensor in padded(examples, padding))
+    ids, labels = (tensor.to(device) for tensor in padded(examples))
     hidden = family.decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state
     loss = response_losses(model, hidden, labels).sum()
     loss.backward()
