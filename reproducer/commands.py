@@ -144,7 +144,9 @@ def prune(options: Options) -> int:
     outcome = run_stages(expansion, options, None)
     if _told_failures(outcome):
         return FAILED
-    results = collect(expansion, outcome, _command(options))
+    made = options.directory.expanduser().absolute() / recipe.FILE
+    command = ["reproduce", str(made) if options.push is None else recipe.FILE]  # others have no such path
+    results = collect(expansion, outcome, command)
     folder = _deliver(options, expansion, outcome, row, results, {recipe.FILE: recipe.text_of(settings)})
     base = locate(check_made(expansion, outcome, row)["model"].directory)
     sizes = weights_bytes(base), weights_bytes(folder)

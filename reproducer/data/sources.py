@@ -168,6 +168,15 @@ class Source:
         return Path(hub.revision_of(self.id)[0], self.configuration or "default", self.split)
 
 
+def absolute(name: str) -> str:
+    """The data name with the path of a file made absolute, so that it means the same everywhere; others as they are."""
+    plain, mark, how = name.partition("?")
+    source = parse_source(plain, "")
+    if source is None or not is_path(source.id):
+        return name
+    return f"{_expanded(source.id).absolute()}{plain.removeprefix(source.id)}{mark}{how}"
+
+
 def rows_of(identity: Mapping[str, Any]) -> dict[str, Any]:
     """What of a source's identity tells which rows it has, however they are read."""
     return {name: value for name, value in identity.items() if name not in ("join", "begin", "packed", "as_is")}

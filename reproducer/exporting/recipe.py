@@ -14,10 +14,11 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from reproducer.data.sizes import file_size
-from reproducer.data.sources import is_path, parse_source
+from reproducer.data.sources import absolute, is_path, parse_source
 from reproducer.data.text import TEXTS as CATALOGUE
 from reproducer.data.text import text_source
 from reproducer.errors import UserError
+from reproducer.models.catalogue import Folder, resolve
 from reproducer.spec import Spec
 
 RATIO = 0.2
@@ -53,7 +54,7 @@ def settings(
     evaluate: Sequence[str] = (),
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The spec as YAML has it.
+    """The spec as YAML has it, in which paths are absolute: it means the same wherever it is run.
 
     Args:
         evaluate: texts and tasks to measure; none: the calibration's held-out part, and a text that nothing is
@@ -64,6 +65,10 @@ def settings(
     """
     from reproducer.methods.registry import METHODS, Rule
 
+    source = resolve(model).source
+    model = source.path if isinstance(source, Folder) else model
+    calibration, evaluate = [list(map(absolute, names)) for names in (calibration, evaluate)]
+    recover_data = absolute(recover_data) if recover_data else None
     found = METHODS.get(method)
     prune: dict[str, Any] = {"ratio": ratio} | ({"scope": "uniform", "round_to": BLOCK} if uniform else {})
     if found.space is None and isinstance(found.make({}), Rule):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from reproducer.models.export.formats import GGUF_TYPE, gguf_file
 from reproducer.models.gguf.types import file_type
 from reproducer.reporting import numbers
 from reproducer.reporting.article import command_of
-from reproducer.reporting.escape import one_line
+from reproducer.reporting.escape import escape_markdown, one_line
 from reproducer.reporting.markdown import render
 from reproducer.stages.results import Column, Results, Row
 
@@ -120,11 +122,18 @@ def card_text(card: Card) -> str:
         "card.j2",
         card=card,
         row=origin and origin.row,
-        command=origin and command_of(origin.results),
+        command=origin and _command(origin.results),
         measured=_measured(origin),
         load=_loading(card),
     )
     return f"---\n{_metadata(card)}\n---\n\n{page}"
+
+
+def _command(results: Results) -> str:
+    """What makes the model again: with its whole path, where the spec lies beside the weights."""
+    command = shlex.join(results.command)
+    whole = bool(results.command) and Path(results.command[-1]).is_absolute() and command.isprintable()
+    return f"`{command}`" if whole and "`" not in command else str(escape_markdown(command_of(results)))
 
 
 def _metadata(card: Card) -> str:

@@ -17,7 +17,9 @@ from reproducer.data.text import load_text
 from reproducer.errors import UserError
 from reproducer.exporting import recipe
 from reproducer.exporting.before_after import Comparison
+from reproducer.models.catalogue import CATALOGUE
 from reproducer.models.load import load_model
+from reproducer.models.random_weights import write_random
 from reproducer.pruning.plan import Plan
 from reproducer.queue import Store
 from reproducer.recovery.registry import RECOVERIES
@@ -297,6 +299,28 @@ def test_a_collapse_is_told_with_what_would_be_better():
     assert loud.collapsed() == ["perplexity of Text is 1.55 times what it was", "accuracy in Task fell from 60% to 30%"]
     told = loud.advice(["reproduce", "prune", "a b"], ["bits"])
     assert told.startswith("WARNING") and "reproduce prune 'a b'" in told and "53% of the size" in told
+
+
+def test_the_command_of_a_card_runs_from_anywhere(here, tmp_path, monkeypatch, capsys):
+    """Also from the folder itself: paths are absolute, whatever lies there by the same name."""
+    (here / "base").mkdir(exist_ok=True)
+    write_random(CATALOGUE["tiny-gqa"].config, 3, here / "base")
+    rows = [json.dumps({"text": f"{n} ships went to sea with {n + 2} people on board. " * 3}) for n in range(40)]
+    for name in ("mine.jsonl", "other.jsonl"):
+        (here / name).write_text("\n".join(rows))
+    options = ["--calibration", "mine.jsonl?join=\\n", "--evaluate", "other.jsonl", "quiz", "--samples", "8"]
+    assert main(["prune", "base", "other", *options]) == 0
+    assert f"calibrated on {here / 'mine.jsonl'}" not in capsys.readouterr().err
+    spec = load_spec("other/prune.yaml")
+    assert spec.models[0].name == str(here / "base") and spec.calibration.dataset == [f"{here / 'mine.jsonl'}?join=\\n"]
+    assert spec.evaluate["perplexity"] == [str(here / "other.jsonl")] and spec.evaluate["tasks"] == ["quiz"]
+    command = re.search(r"Spec: prune; `(reproduce \S+)`", Path("other/README.md").read_text())[1]
+    assert command == f"reproduce {here / 'other/prune.yaml'}"
+    for place in (tmp_path, here / "other"):
+        monkeypatch.chdir(place)
+        out = ["--out", str(tmp_path / "out"), "--store", str(here / "store")]
+        assert main([*command.split()[1:], *out]) == 0
+        assert re.search(r"\(\d+ cached\)", capsys.readouterr().out)
 
 
 def test_a_base_that_has_changed_since_is_refused(here, tmp_path, capsys):
