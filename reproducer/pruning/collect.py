@@ -7,7 +7,6 @@ reduced, and dropped. No weight-sized gradient outlives its chunk.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,17 +17,15 @@ from torch import Tensor, nn
 from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of, linear_at
 from reproducer.models.walk import BATCH_TOKENS, LayerWalk, frozen
+from reproducer.pruning.reduction import accumulator, reduce_gradients
 from reproducer.pruning.statistics import (
     GradientStatistic,
     InputStatistic,
     State,
     Statistic,
     Statistics,
-    Terms,
     WeightStatistic,
 )
-
-log = logging.getLogger(__name__)
 
 Progress = Callable[[float, float], None]
 
@@ -126,7 +123,7 @@ def _of_weights(model: nn.Module, chosen: list[int], wanted: list[WeightStatisti
         collected[index] = {path: {} for path in architecture.modules()}
         for path, axis in architecture.modules().items() if wanted else ():
             weight = linear_at(layers[index], path).weight.detach()
-            wide = weight.to(_accumulator(weight.dtype))
+            wide = weight.to(accumulator(weight.dtype))
             found: dict[Statistic, Tensor] = {
                 statistic: statistic.of(wide if axis == 0 else wide.T).cpu() for statistic in wanted
             }
@@ -162,7 +159,7 @@ class _Inputs:
                 hook.remove()
 
     def _add(self, index: int, path: str, inputs: Tensor, samples: int) -> None:
-        wide = inputs.to(_accumulator(inputs.dtype))
+        wide = inputs.to(accumulator(inputs.dtype))
         self.dtypes[index, path] = wide.dtype
         parts = wide.reshape(samples if self.per_sample else 1, -1, wide.shape[-1])
         for statistic in self.wanted:
@@ -228,7 +225,7 @@ class _Backward:
 
     def run(self, collected: Statistics) -> None:
         first, count = self.chosen[0], len(self.walk.layers)
-        chunk = _Chunk(self.limits.chunk or CHUNK_BYTES.get(self.walk.device.type, 2**24))
+        chunk = self.limits.chunk or CHUNK_BYTES.get(self.walk.device.type, 2**24)
         sizes = [sum(weight.numel() for weight in layer.parameters()) for layer in self.walk.layers]
         head = HEAD * self.walk.architecture.head_of(self.walk.model).weight.numel()
         self.work.total = sum(sizes) + BACKWARD * sum(sizes[first:]) + head
@@ -269,7 +266,7 @@ class _Backward:
             _check_finite(gradient, f"gradient below layer {index}")
             self.work.add(BACKWARD * sizes[index])
 
-    def _forward(self, index: int, hidden: Tensor, collected: Statistics, chunk: _Chunk) -> tuple[Tensor, int]:
+    def _forward(self, index: int, hidden: Tensor, collected: Statistics, chunk: int) -> tuple[Tensor, int]:
         """Run a layer under autograd, its member modules watched; returns its output and the bytes it keeps."""
         inputs = hidden.detach().requires_grad_()
         layer = self.walk.layers[index]
@@ -295,7 +292,7 @@ class _Backward:
         self.graphs[index] = (inputs, outputs)
         return outputs.detach(), sum(kept.values())
 
-    def _watch(self, axis: int, found: dict[Statistic, Tensor], chunk: _Chunk, count: Callable) -> Callable:
+    def _watch(self, axis: int, found: dict[Statistic, Tensor], chunk: int, count: Callable) -> Callable:
         """A forward hook: when the output's gradient arrives, reduce and forget the inputs."""
 
         def forward_hook(module: nn.Linear, arguments: tuple[Tensor, ...], output: Tensor) -> None:
@@ -344,104 +341,3 @@ def _check_finite(values: Tensor, where: str, offset: int = 0) -> None:
     if not finite.all():
         sample = offset + int((~finite).nonzero()[0])
         raise UserError(f"calibration sample {sample} has a non-finite {where}", REPAIR)
-
-
-@dataclass
-class _Chunk:
-    """Bytes of one gradient chunk; halved for good when memory runs out."""
-
-    bytes: int
-
-    def vectors(self, length: int, item: int) -> int:
-        return max(1, self.bytes // (length * item))
-
-    def halve(self, vectors: int, length: int, item: int) -> None:
-        self.bytes = max(1, vectors // 2) * length * item
-        log.warning("out of memory: going on with gradient chunks of %d vectors", max(1, vectors // 2))
-
-
-def _accumulator(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def reduce_gradients(
-    weight: Tensor, left: Tensor, right: Tensor, wanted: set[GradientStatistic], chunk: _Chunk, per_sample: bool = False
-) -> dict[Statistic, Tensor]:
-    """Reduce per-sample weight gradients `left_jᵀ right_j` to one number a vector, a chunk of vectors at a time.
-
-    Args:
-        weight: [vectors, length of a vector].
-        left: [samples, tokens, vectors], the factor on the vectors' side (rows: output gradients, columns: inputs).
-        right: [samples, tokens, length], the other factor.
-        wanted: the statistics to reduce to.
-        chunk: its size; reduced here if memory runs out.
-        per_sample: one number a vector and sample, [samples, vectors], in place of [vectors].
-    """
-    vectors, length = weight.shape
-    wide = _accumulator(weight.dtype)
-    shape = (len(left), vectors) if per_sample else (vectors,)
-    results: dict[Statistic, Tensor] = {
-        statistic: torch.empty(shape, dtype=wide, device=weight.device) for statistic in sorted(wanted, key=repr)
-    }
-    start = 0
-    while start < vectors:
-        size = min(chunk.vectors(length, wide.itemsize), vectors)
-        part = slice(start, min(start + size, vectors))
-        try:
-            rows, columns = weight[part].to(wide).contiguous(), left[..., part]
-            samples = 1 if per_sample else len(columns)
-            sets = zip(columns.split(samples), right.split(samples), strict=True)
-            reduced = [_reduce_chunk(rows, of_left, of_right, wanted) for of_left, of_right in sets]
-        except RuntimeError as error:
-            if not _out_of_memory(error) or size == 1:
-                raise
-            chunk.halve(size, length, wide.itemsize)
-            continue
-        for statistic, values in results.items():
-            values[..., part] = torch.stack([of_set[statistic] for of_set in reduced]).view_as(values[..., part])
-        start = part.stop
-    return {statistic: values.cpu() for statistic, values in results.items()}
-
-
-def _reduce_chunk(
-    weight: Tensor, left: Tensor, right: Tensor, wanted: set[GradientStatistic]
-) -> dict[Statistic, Tensor]:
-    samples = left.shape[0]
-    needed = set().union(*(statistic.needs() for statistic in wanted))
-    terms = Terms()
-    if needed <= {"s1", "sum_s1"}:  # the mean gradient alone: one product over the tokens of all samples
-        terms.s1 = (left.flatten(0, 1).T @ right.flatten(0, 1)).to(weight.dtype).mul_(weight).div_(samples)
-    else:
-        if "s1" in needed or {"s2", "sum_s1"} <= needed:
-            terms.s1 = torch.zeros_like(weight)
-        if "s2" in needed:
-            terms.s2 = torch.zeros_like(weight)
-        first, second = weight.new_zeros(2, weight.shape[0])
-        for sample_left, sample_right in zip(left, right, strict=True):
-            gradient = (sample_left.T @ sample_right).to(weight.dtype)  # g_j
-            if terms.s1 is not None:
-                terms.s1 += gradient
-            if terms.s2 is not None:
-                terms.s2.addcmul_(gradient, gradient)
-                continue
-            gradient.mul_(weight)
-            second += torch.linalg.vector_norm(gradient, dim=1).square_()
-            if "sum_s1" in needed and terms.s1 is None:
-                first += gradient.sum(dim=1)
-        if terms.s1 is not None:
-            terms.s1.mul_(weight).div_(samples)
-        else:
-            terms.sum_s1 = first / samples
-        if terms.s2 is not None:
-            terms.s2.mul_(weight).mul_(weight).div_(samples)
-        else:
-            terms.sum_s2 = second / samples
-    if terms.s1 is not None and "sum_s1" in needed:
-        terms.sum_s1 = terms.s1.sum(dim=1)
-    if terms.s2 is not None and "sum_s2" in needed:
-        terms.sum_s2 = terms.s2.sum(dim=1)
-    return {statistic: statistic.of(terms) for statistic in wanted}

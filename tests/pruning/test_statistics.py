@@ -1,7 +1,6 @@
 """Statistics of gradients and weights against N separate backward passes over the whole model."""
 
 import copy
-import logging
 import re
 
 import numpy as np
@@ -12,8 +11,8 @@ from hypothesis import strategies as st
 
 from reproducer.errors import UserError
 from reproducer.models.walk import LayerWalk
-from reproducer.pruning import collect as passes
-from reproducer.pruning.collect import Limits, collect, reduce_gradients
+from reproducer.pruning.collect import Limits, collect
+from reproducer.pruning.reduction import reduce_gradients
 from reproducer.pruning.statistics import Element, First, InputNorm, InputVariance, Power, Second
 from tests.families import Double
 from tests.helpers import (
@@ -189,7 +188,7 @@ def factors(draw):
 def test_reduction_is_off_by_rounding_alone(factors, chunk, wanted):
     """Higham's bounds: a sum of n terms is off by n roundoffs of the sum of their sizes."""
     weight, left, right = factors
-    found = reduce_gradients(weight, left, right, wanted, passes._Chunk(chunk))
+    found = reduce_gradients(weight, left, right, wanted, chunk)
     weight, left, right = (tensor.double() for tensor in factors)
     (samples, count, _), (_, length) = left.shape, weight.shape
     gradients = left.transpose(1, 2) @ right
@@ -221,13 +220,6 @@ def test_a_walk_and_hidden_states_of_the_caller():
     kept = below.clone()
     assert_same(collect(model, ids, [2, 3], ALL, walk=walk, below=below), collect(model, ids, [2, 3], ALL), 1e-5)
     assert torch.equal(below, kept) and not below.requires_grad
-
-
-def test_each_sample_of_one_pass_with_little_memory(monkeypatch):
-    model, ids = tiny(dtype=torch.float64), tokens(3, 6)
-    expected = collect(model, ids, [0, 2], {First(), Second()}, per_sample=True)
-    small_memory(monkeypatch, 200, torch.OutOfMemoryError("out"))
-    assert_same(collect(model, ids, [0, 2], {First(), Second()}, per_sample=True), expected, 1e-12)
 
 
 @pytest.mark.parametrize("statistic", [Element(0), InputVariance(), InputNorm(), Power()], ids=repr)
@@ -322,61 +314,6 @@ def test_a_samples_share_of_memory_is_released_layer_by_layer():
 
 
 # When things go wrong.
-
-
-def small_memory(monkeypatch, limit, error):
-    """`_reduce_chunk` runs out of memory above `limit` elements; returns the sizes that it was called with."""
-    reduce, sizes = passes._reduce_chunk, []
-
-    def scarce(weight, *arguments):
-        sizes.append(weight.numel())
-        if weight.numel() > limit:
-            raise error
-        return reduce(weight, *arguments)
-
-    monkeypatch.setattr(passes, "_reduce_chunk", scarce)
-    return sizes
-
-
-@pytest.mark.parametrize(
-    "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
-    ids=["device", "host"],
-)
-def test_out_of_memory_halves_the_chunk_and_goes_on(monkeypatch, caplog, error):
-    model, ids = tiny(dtype=torch.float64), tokens(3, 6)
-    expected = collect(model, ids, [0, 2], ALL)
-    sizes = small_memory(monkeypatch, 200, error)
-    with caplog.at_level(logging.WARNING):
-        ours = collect(model, ids, [0, 2], ALL)
-    assert_same(ours, expected, 1e-12)
-    warnings = [record for record in caplog.records if "out of memory" in record.getMessage()]
-    assert warnings
-    failures = [size for size in sizes if size > 200]
-    assert len(failures) == len(warnings)
-    assert sizes[len(failures) :] == [size for size in sizes if size <= 200]  # it is not tried again
-
-
-def test_every_warning_about_memory_names_a_smaller_chunk_than_was_tried(monkeypatch, caplog):
-    model, ids = tiny(), tokens(2, 5)
-    sizes = small_memory(monkeypatch, 200, torch.OutOfMemoryError("out"))
-    with caplog.at_level(logging.WARNING):
-        collect(model, ids, [1], {Second()})
-    failures = [size for size in sizes if size > 200]
-    assert failures == sorted(set(failures), reverse=True)  # no size that failed is tried a second time
-
-
-def test_memory_for_not_even_one_vector_is_an_error(monkeypatch):
-    small_memory(monkeypatch, 0, torch.OutOfMemoryError("out"))
-    with pytest.raises(torch.OutOfMemoryError):
-        collect(tiny(), tokens(2, 5), [1], {Second()})
-
-
-def test_other_errors_are_not_taken_for_memory(monkeypatch):
-    sizes = small_memory(monkeypatch, 0, RuntimeError("something else"))
-    with pytest.raises(RuntimeError, match="something else"):
-        collect(tiny(), tokens(2, 5), [1], {Second()})
-    assert len(sizes) == 1
 
 
 class Poison(torch.nn.Module):
