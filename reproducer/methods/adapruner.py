@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from reproducer.errors import UserError
+from reproducer.methods.parameters import NotNegative
 from reproducer.methods.registry import Rule, register
 from reproducer.methods.space import Choice, Dimension, Float, Scalar, Space
 from reproducer.spec import NonEmpty, Positive, Section, mistake, said
@@ -110,12 +110,12 @@ class AdaPrunerSpace(Section, Space):
 
 @register("adapruner", label="AdaPruner", source="https://arxiv.org/abs/2503.06184", space=AdaPrunerSpace)
 def adapruner(
-    alpha1: float = 0.5,
-    alpha2: float = 0.5,
-    coarse_second: float | Literal["only"] = 1e6,
-    fine_second: float | Literal["only"] = 1e6,
-    coarse_scale: float = 1e-2,
-    fine_scale: float = 1e-4,
+    alpha1: NotNegative = 0.5,
+    alpha2: NotNegative = 0.5,
+    coarse_second: NotNegative | Literal["only"] = 1e6,
+    fine_second: NotNegative | Literal["only"] = 1e6,
+    coarse_scale: NotNegative = 1e-2,
+    fine_scale: NotNegative = 1e-4,
 ) -> Rule:
     """`α₁·c·|Σ (s1 − ½·a·s2)| + α₂·f·Σ |s1 − ½·b·s2|` (Kong et al. 2025, Eq. 5 with alignment factors).
 
@@ -126,15 +126,11 @@ def adapruner(
     """
     from reproducer.pruning.statistics import Element, First, Second, Statistic
 
-    weights = {"alpha1": alpha1, "alpha2": alpha2, "coarse_scale": coarse_scale, "fine_scale": fine_scale}
-    factors = {"coarse_second": coarse_second, "fine_second": fine_second}
-    for name, value in {**weights, **factors}.items():
-        if not (name in factors and value == "only") and not (isinstance(value, int | float) and 0 <= value < math.inf):
-            allowed = "a number from 0 on" + (' or "only"' if name in factors else "")
-            raise UserError(f"adapruner's {name} is {value!r}; it is {allowed}")
     coarse, fine = alpha1 * coarse_scale, alpha2 * fine_scale
     if not coarse + fine > 0:
-        raise UserError(f"adapruner's weights {weights} leave nothing of either term")
+        raise UserError(
+            f"adapruner's alpha1 {alpha1:g} and alpha2 {alpha2:g}, with their scales, leave nothing of either term"
+        )
     # |Σ ½ s2| and Σ |½ s2| are both ½ Σ s2: s2 is never negative.
     element = Second() if fine_second == "only" else Element(float(fine_second))
     needs: set[Statistic] = set()

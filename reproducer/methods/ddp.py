@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from reproducer.errors import UserError
-from reproducer.methods.parameters import POSITIVE, check_number, whole_from
+from reproducer.methods.parameters import Count, Positive
 from reproducer.methods.registry import Decision, Request, register
 from reproducer.methods.training import text_loss, train_steps, trained
 
@@ -20,12 +19,12 @@ MULTIPLIER = "multiplier"
 
 @register("ddp", label="DDP", source="https://arxiv.org/abs/2603.08065", trains=True)
 def ddp(
-    steps: int = 80,
-    batch: int = 8,
-    learning_rate: float = 0.05,
-    epsilon_start: float = 0.1,
-    epsilon_end: float = 0.02,
-    multiplier_rate: float = 2.0,
+    steps: Count = 80,
+    batch: Count = 8,
+    learning_rate: Positive = 0.05,
+    epsilon_start: Positive = 0.1,
+    epsilon_end: Positive = 0.02,
+    multiplier_rate: Positive = 2.0,
     fold: bool = False,
 ) -> Decision:
     """Gates on heads and channels, learned by the loss on the samples while a target of gates at zero is reached.
@@ -52,16 +51,7 @@ def ddp(
             grow beyond 1, and fit the domain of the samples more closely: on texts of another domain that costs more
             than it gains. By default gates keep within 0 and 1 while they learn, and those that stay count as 1.
     """
-    numbers = {"learning_rate": learning_rate, "epsilon_start": epsilon_start, "epsilon_end": epsilon_end}
-    numbers["multiplier_rate"] = multiplier_rate
-    counts = {"steps": steps, "batch": batch}
-    for name, value in numbers.items():
-        check_number("ddp", name, value, *POSITIVE)
-    for name, value in counts.items():
-        check_number("ddp", name, value, *whole_from(1))
-    if not isinstance(fold, bool):
-        raise UserError(f"ddp's fold is {fold!r}; it is true or false")
-    settings = {**numbers, **counts, "fold": fold}
+    settings: dict[str, Any] = dict(locals())  # nothing but the parameters so far
 
     return Decision(
         lambda request: cut_by_gates(request, trained(request.directory), fold),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from reproducer.errors import UserError
 from reproducer.methods.registry import Decision, Request, register
 
 if TYPE_CHECKING:
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
     from reproducer.pruning.statistics import Statistic
 
     Features = Mapping[Statistic, Tensor]  # of one projection, each [inputs]
-
-METRICS = ("wifv", "ifv", "wifn")
 
 
 @register("flap", label="FLAP", source="https://arxiv.org/abs/2312.11983", min_samples=2)
@@ -41,10 +38,6 @@ def flap(metric: Literal["wifv", "ifv", "wifn"] = "wifv", compensate: bool = Tru
     """
     from reproducer.pruning.statistics import InputMean, InputNorm, InputVariance, MeanMagnitude, Power
 
-    if metric not in METRICS:
-        raise UserError(f"flap's metric is {metric!r}; it is one of {', '.join(METRICS)}")
-    if not isinstance(compensate, bool):
-        raise UserError(f"flap's compensate is {compensate!r}; it is true or false")
     factors: tuple[Statistic, ...] = {
         "wifv": (InputVariance(), Power(2)),
         "ifv": (InputVariance(),),

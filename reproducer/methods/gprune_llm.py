@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from reproducer.methods.parameters import check_number, whole_from
+from pydantic import Field
+
+from reproducer.methods.parameters import Count, NotNegative
 from reproducer.methods.registry import Decision, Request, register
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ SMALLEST = 8  # units of a group: in smaller ones the mean says little
 
 
 @register("gprune-llm", label="GPrune-LLM", source="https://arxiv.org/abs/2603.13418", min_samples=2)
-def gprune_llm(groups: int = 2, sensitive: float = 1.0, weak: float = 0.25) -> Decision:
+def gprune_llm(
+    groups: Count = 2, sensitive: NotNegative = 1.0, weak: Annotated[float, Field(ge=0, le=1)] = 0.25
+) -> Decision:
     """Activation scores in groups of units that behave alike over texts; weights alone where these mislead.
 
     The source says (abstract): neurons whose rank varies from text to text crowd out those whose rank does not, so
@@ -43,10 +46,6 @@ def gprune_llm(groups: int = 2, sensitive: float = 1.0, weak: float = 0.25) -> D
         weak: see 2, from 0 (no unit is unreliable) to 1.
     """
     from reproducer.pruning.statistics import InputSquare, MeanMagnitude
-
-    check_number("gprune-llm", "groups", groups, *whole_from(1))
-    check_number("gprune-llm", "sensitive", sensitive, "a number from 0 on", lambda share: 0 <= share < math.inf)
-    check_number("gprune-llm", "weak", weak, "a share from 0 to 1", lambda rank: 0 <= rank <= 1)
 
     def decide(request: Request) -> Plan:
         from reproducer.pruning.collect import collect

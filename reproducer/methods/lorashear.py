@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from reproducer.errors import UserError
-from reproducer.methods.parameters import POSITIVE, check_number, whole_from
+from pydantic import Field
+
+from reproducer.methods.parameters import Count, Positive
 from reproducer.methods.registry import Decision, Request, register
 from reproducer.methods.training import text_loss, train_steps, trained
 
@@ -28,18 +29,18 @@ STAYS = -1  # in place of the period in which a structure is taken
 
 @register("lorashear", label="LoRAShear", source="https://arxiv.org/abs/2310.18356", trains=True)
 def lorashear(
-    warmup_steps: int = 20,
-    periods: int = 5,
-    period_steps: int = 12,
-    batch: int = 8,
-    learning_rate: float = 1e-3,
-    rank: int = 8,
-    alpha: float = 16,
-    epsilon: float = 0.0,
+    warmup_steps: Annotated[int, Field(ge=0)] = 20,
+    periods: Count = 5,
+    period_steps: Count = 12,
+    batch: Count = 8,
+    learning_rate: Positive = 1e-3,
+    rank: Count = 8,
+    alpha: Positive = 16,
+    epsilon: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     criterion: Literal["first", "second"] = "first",
-    score_samples: int = 32,
-    probe: float = 0.2,
-    unprunable: float = 0.1,
+    score_samples: Count = 32,
+    probe: Annotated[float, Field(gt=0, lt=1)] = 0.2,
+    unprunable: Annotated[float, Field(ge=0, lt=1)] = 0.1,
 ) -> Decision:
     """Redundant heads and channels go to zero in periods, by half-space projection, while LoRA on the rest learns.
 
@@ -71,7 +72,6 @@ def lorashear(
         probe, unprunable: see above.
     """
     settings: dict[str, Any] = dict(locals())  # nothing but the parameters so far
-    _check(settings)
 
     def training(samples: int, layers: int) -> tuple[float, float, int]:
         scored = min(score_samples, samples)
@@ -83,22 +83,6 @@ def lorashear(
         train=lambda request: Shearing(request, settings).run(),
         training=training,
     )
-
-
-ALLOWED = {
-    "warmup_steps": whole_from(0),
-    **dict.fromkeys(("periods", "period_steps", "batch", "rank", "score_samples"), whole_from(1)),
-    **dict.fromkeys(("learning_rate", "alpha"), POSITIVE),
-    "probe": ("a share above 0 and below 1", lambda value: 0 < value < 1),
-    **dict.fromkeys(("epsilon", "unprunable"), ("a number from 0 on and below 1", lambda value: 0 <= value < 1)),
-}
-
-
-def _check(settings: Mapping[str, Any]) -> None:
-    for name, allowed in ALLOWED.items():
-        check_number("lorashear", name, settings[name], *allowed)
-    if settings["criterion"] not in ("first", "second"):
-        raise UserError(f'lorashear\'s criterion is {settings["criterion"]!r}; it is "first" or "second"')
 
 
 def cut_what_is_zero(request: Request, settings: Mapping[str, Any]) -> Plan:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from reproducer.errors import UserError
-from reproducer.methods.parameters import check_number, whole_from
+from reproducer.methods.parameters import Count, NotNegative, Positive
 from reproducer.methods.registry import Decision, Request, register
 
 if TYPE_CHECKING:
@@ -20,12 +19,12 @@ if TYPE_CHECKING:
 
 @register("moreau", label="MoreauPruner", source="https://arxiv.org/abs/2406.07017", random=True)
 def moreau(
-    steps: int = 10,
-    noise: float = 0.05,
-    smoothing: float = 0.2,
-    step_size: float = 2e-4,
-    threshold: float = 5e-6,
-    averaged: int = 5,
+    steps: Count = 10,
+    noise: NotNegative = 0.05,
+    smoothing: Positive = 0.2,
+    step_size: Positive = 2e-4,
+    threshold: NotNegative = 5e-6,
+    averaged: Count = 5,
 ) -> Decision:
     """`Σ |w·ḡ|` as E1, with ḡ the gradient of the loss's Moreau envelope under noise on the weights.
 
@@ -52,13 +51,6 @@ def moreau(
         averaged: how many steps' displacements are averaged; all of them where there are fewer.
     """
     from reproducer.pruning.statistics import Element
-
-    check_number("moreau", "steps", steps, *whole_from(1))
-    check_number("moreau", "averaged", averaged, *whole_from(1))
-    for name, value in (("noise", noise), ("threshold", threshold)):
-        check_number("moreau", name, value, "a number from 0 on", lambda number: 0 <= number < math.inf)
-    for name, value in (("smoothing", smoothing), ("step_size", step_size)):
-        check_number("moreau", name, value, "a number above 0", lambda number: 0 < number < math.inf)
 
     def decide(request: Request) -> Plan:
         import torch

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from reproducer.methods.parameters import check_number, whole_from
+from reproducer.methods.parameters import Count, Positive
 from reproducer.methods.registry import Decision, Request, register
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @register("obs", label="OBS", source="https://arxiv.org/abs/2302.04089")
-def obs(ridge: float = 0.01, together: int = 1) -> Decision:
+def obs(ridge: Positive = 0.01, together: Count = 1) -> Decision:
     """By how much the output of the projection changes without a unit, when its other weights make up for it.
 
     With H = XᵀX + λ·mean(diag XᵀX)·I of what goes into the output or the down projection of the dense model, and W its
@@ -30,9 +29,6 @@ def obs(ridge: float = 0.01, together: int = 1) -> Decision:
         together: channels that go at once, all by their costs before the first of them; a larger number is quicker.
     """
     from reproducer.pruning.statistics import InputSquare
-
-    check_number("obs", "ridge", ridge, "a number above 0", lambda value: 0 < value < math.inf)
-    check_number("obs", "together", together, *whole_from(1))
 
     def decide(request: Request) -> Plan:
         scores: dict[int, dict[str, Tensor]] = {}

@@ -18,11 +18,11 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from reproducer.errors import UserError, nearest
+from reproducer.errors import UserError
+from reproducer.methods.parameters import check_parameters
 from reproducer.methods.space import Space
 from reproducer.models.tokens import Tokens
 from reproducer.registry import Registry
@@ -155,11 +155,15 @@ class Request:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a plan says of how it was made, in values that JSON has: an infinite parameter is text."""
-        written = {name: str(value) if value in (inf, -inf) else value for name, value in self.parameters.items()}
+        """What a plan says of how it was made."""
         names = ("structure_ratio", "ratio", "scope", "heads", "round_to")
         steps = {"steps": self.cut.steps} if self.cut.steps > 1 else {}
-        return {**{name: getattr(self.cut, name) for name in names}, "seed": self.seed, "parameters": written, **steps}
+        return {
+            **{name: getattr(self.cut, name) for name in names},
+            "seed": self.seed,
+            "parameters": dict(self.parameters),
+            **steps,
+        }
 
     def generator(self) -> torch.Generator:
         """A new generator, seeded."""
@@ -295,11 +299,8 @@ class Method:
         return {name: p.default for name, p in inspect.signature(self.function).parameters.items()}
 
     def make(self, parameters: Mapping[str, Any] | None = None) -> Rule | Decision:
-        """The rule or decision with these parameters; UserError for one that the method does not have."""
-        for name in parameters or {}:
-            if name not in self.parameters:
-                hint = nearest(name, self.parameters) or "it has none"
-                raise UserError(f"method '{self.name}' has no parameter '{name}'", hint)
+        """The rule or decision with these parameters; UserError for one that the method does not have or take."""
+        check_parameters(self.name, self.function, parameters or {})
         rule = self.function(**(parameters or {}))
         if not isinstance(rule, Rule | Decision):
             raise UserError(f"method '{self.name}' gives a {type(rule).__name__}; it should give a Rule or a Decision")

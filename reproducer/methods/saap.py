@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
 
 from reproducer.errors import UserError
-from reproducer.methods.parameters import check_number
+from reproducer.methods.parameters import Positive
 from reproducer.methods.registry import Decision, Request, register
 
 if TYPE_CHECKING:
@@ -16,11 +18,13 @@ if TYPE_CHECKING:
 
     Importance = dict[int, dict[str, Tensor]]  # layer -> kind -> [units]
 
-Sigma = float | Literal["inf"] | None
+Sigma = Positive | Literal["inf"] | None
 
 
 @register("saap", label="SAAP", source="https://arxiv.org/abs/2412.15127")
-def saap(sigma_vector: Sigma = None, sigma_element: Sigma = None, fluctuation: float = 1.0) -> Decision:
+def saap(
+    sigma_vector: Sigma = None, sigma_element: Sigma = None, fluctuation: Annotated[float, Field(ge=-10, le=10)] = 1.0
+) -> Decision:
     """`I_v/(2σ₁²) + I_e/(2σ₂²)`: Vector's and E1's importance, each as far as its noise lets it be trusted.
 
     We know of no published code. What follows is chosen here, and may be otherwise in the source:
@@ -46,10 +50,9 @@ def saap(sigma_vector: Sigma = None, sigma_element: Sigma = None, fluctuation: f
     """
     from reproducer.pruning.statistics import Element, First
 
-    sigmas = [_sigma("sigma_vector", sigma_vector), _sigma("sigma_element", sigma_element)]
+    sigmas = [math.inf if sigma == "inf" else sigma for sigma in (sigma_vector, sigma_element)]
     if sigmas == [math.inf, math.inf]:
         raise UserError("saap's sigma_vector and sigma_element are both infinite, which leaves no metric")
-    check_number("saap", "fluctuation", fluctuation, "a number from -10 to 10", lambda power: -10 <= power <= 10)
 
     def decide(request: Request) -> Plan:
         from reproducer.models.architecture import layer_shape
@@ -71,14 +74,6 @@ def saap(sigma_vector: Sigma = None, sigma_element: Sigma = None, fluctuation: f
         return request.keep(request.remove_lowest(ranked), scores=scores)
 
     return Decision(decide, needs=(First(), Element(0)))
-
-
-def _sigma(name: str, value: Sigma) -> float | None:
-    if value is None:
-        return None
-    number = math.inf if value == "inf" else value
-    check_number("saap", name, number, 'a number above 0, "inf", or None to learn it', lambda sigma: sigma > 0)
-    return float(number)
 
 
 def fused(vector: Importance, element: Importance, sigmas: list[float | None]) -> Importance:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
 
 from reproducer.errors import UserError
 from reproducer.methods.registry import Decision, Request, register
@@ -12,9 +14,12 @@ if TYPE_CHECKING:
     from reproducer.pruning.plan import Plan
 
 
+Layers = Annotated[int, Field(ge=0)]
+
+
 @register("shortened-llama", label="Shortened LLaMA", source="https://arxiv.org/abs/2402.02834")
 def shortened_llama(
-    criterion: Literal["ppl", "taylor"] = "ppl", keep_first: int | None = None, keep_last: int | None = None
+    criterion: Literal["ppl", "taylor"] = "ppl", keep_first: Layers | None = None, keep_last: Layers | None = None
 ) -> Decision:
     """Whole layers, by the perplexity without each or by their Taylor scores.
 
@@ -33,12 +38,6 @@ def shortened_llama(
             layers and more; in those of fewer than 16 a quarter and an eighth of the layers, rounded down.
     """
     from reproducer.pruning.statistics import Element
-
-    if criterion not in ("ppl", "taylor"):
-        raise UserError(f"shortened-llama's criterion is {criterion!r}", 'it is "ppl" or "taylor"')
-    for name, value in (("keep_first", keep_first), ("keep_last", keep_last)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-            raise UserError(f"shortened-llama's {name} is {value!r}; it is a number of layers, 0 or more")
 
     def decide(request: Request) -> Plan:
         count = len(request.architecture.decoder_layers(request.model))

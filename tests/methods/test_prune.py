@@ -34,10 +34,9 @@ def hook_dictionaries(model):
     }
 
 
-@pytest.mark.parametrize("method", sorted(SIMPLE))
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_the_model_is_left_as_it_was(method, family):
-    model = tiny(family, groups=2, tied=True)
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "adapruner"])
+def test_the_model_is_left_as_it_was(method):
+    model = tiny("qwen2", groups=2, tied=True)
     for place, parameter in enumerate(model.parameters()):
         parameter.requires_grad_(place % 3 != 0)
     for place, module in enumerate(model.modules()):
@@ -117,7 +116,7 @@ def test_listing_methods_needs_no_torch():
 
 @pytest.mark.parametrize(
     ("wrong", "right"),
-    [("magnitud", "magnitude"), ("llm-pruner-e3", "llm-pruner-e"), ("vectr", "vector"), ("AdaPruner", "adapruner")],
+    [("magnitud", "magnitude"), ("AdaPruner", "adapruner")],
 )
 def test_an_unknown_method_gets_the_nearest(wrong, right):
     with pytest.raises(UserError, match=rf"unknown method '{wrong}'\n.*'{right}"):
@@ -180,14 +179,6 @@ def test_bad_ratios_are_refused_before_anything_is_computed(settings):
         prune(Untouchable(), "vector", tokens(2, 5), **settings)
 
 
-@pytest.mark.parametrize("method", ["magnitude", "llm-pruner-e1"])
-def test_a_non_finite_weight_in_a_pruned_layer_is_refused(method):
-    model = tiny()
-    decoder_layers(model)[1].mlp.up_proj.weight.data[3, 4] = float("nan")
-    with pytest.raises(UserError, match=r"layer 1\b"):
-        prune(model, method, tokens(2, 5), structure_ratio=0.25, layers=[1, 2])
-
-
 def whole_numbers(model):
     linear = decoder_layers(model)[1].mlp.up_proj
     linear.weight = torch.nn.Parameter(torch.zeros(24, 32, dtype=torch.int8), requires_grad=False)
@@ -203,7 +194,7 @@ QUANTISED = {
 
 
 @pytest.mark.parametrize("how", QUANTISED)
-@pytest.mark.parametrize("method", ["vector", "llm-pruner-e2", "adapruner"])
+@pytest.mark.parametrize("method", ["vector", "ddp"])
 def test_a_method_that_needs_gradients_refuses_a_quantised_model(method, how):
     model = tiny()
     change, told = QUANTISED[how]

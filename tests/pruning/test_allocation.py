@@ -136,14 +136,6 @@ def test_local_cuts_take_the_floor_and_the_lowest(heads, layers, channels, ratio
         assert_lowest_go(kept[kind], {index: scores[index][kind] for index in scores})
 
 
-@pytest.mark.parametrize(("ratio", "count"), [(0.1, 10), (0.3, 10), (0.7, 10), (0.29, 100), (0.57, 100), (0.25, 32)])
-def test_decimal_ratios_are_not_rounded_below_their_meaning(ratio, count):
-    model = layered(layers=1, channels=count)
-    scores = noise(model, [0])
-    exact = round(ratio * 100) * count // 100
-    assert removed(cut(model, scores, structure_ratio=ratio), scores, "channels") == {0: exact}
-
-
 @examples(40)
 @given(
     groups=st.integers(1, 4),
@@ -200,30 +192,6 @@ def test_auto_pools_grouped_models_only():
         assert auto != cut(model, scores, structure_ratio=0.4, heads={"local": "pooled", "pooled": "local"}[expected])
 
 
-def test_ties_fall_the_same_way_whatever_the_dtype():
-    model = layered()
-    scores = noise(model, range(6), levels=2)
-    double = {i: {kind: values.double() for kind, values in of.items()} for i, of in scores.items()}
-    for settings in ({"scope": "local"}, {"scope": "global"}, {"heads": "pooled"}):
-        assert cut(model, scores, structure_ratio=0.4, **settings) == cut(
-            model, double, structure_ratio=0.4, **settings
-        )
-
-
-def test_layers_that_have_no_scores_lose_nothing():
-    model = layered()
-    kept = cut(model, noise(model, [1, 4]), ratio=0.15, heads="pooled")
-    assert kept["heads"].keys() == kept["channels"].keys() == {1, 4}
-
-
-def test_the_scores_are_not_changed():
-    model = layered()
-    scores = noise(model, range(6))
-    before = {i: {kind: values.clone() for kind, values in of.items()} for i, of in scores.items()}
-    cut(model, scores, ratio=0.3, scope="global", round_to=4)
-    assert all(torch.equal(scores[i][kind], before[i][kind]) for i in scores for kind in ("heads", "channels"))
-
-
 # The ratio of all parameters.
 
 
@@ -245,7 +213,7 @@ def test_a_ratio_of_all_parameters_is_reached(shape, ratio, scope, heads, round_
     assert all(len(units) % round_to == 0 for units in kept["channels"].values())
 
 
-@pytest.mark.parametrize("percent", range(3, 40))
+@pytest.mark.parametrize("percent", [3, 8, 13, 19, 26, 39])
 def test_a_ratio_is_reached_where_all_layers_lose_heads_at_once(percent):
     """Twelve heads a layer: one more head from each layer is 1.5 % of the model; channels make up for the rest."""
     model = on_meta(**SHAPES["multi-head"])
@@ -334,17 +302,6 @@ def test_llama_7b_by_llm_pruners_protocol(llama_7b):
     plan = Plan(units_of(llama_7b, architecture_of(llama_7b)), kept)
     assert plan.parameters_left(llama_7b) == 5_422_977_024
     assert parameter_count(plan.apply(llama_7b)) == 5_422_977_024  # the meta device: shapes without weights
-
-
-@pytest.mark.parametrize("ratio", [0.2, 0.5])
-def test_llama_7b_by_ratio(llama_7b, ratio):
-    kept = cut(llama_7b, noise(llama_7b, range(4, 30)), ratio=ratio)
-    assert abs(share_removed(llama_7b, kept) - ratio) <= 0.005
-
-
-@given(count=st.integers(1, 100))
-def test_default_layers_are_there(count):
-    assert default_layers(count) and default_layers(count)[-1] < count
 
 
 # Settings that cannot be.

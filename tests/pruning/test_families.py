@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from reproducer.models.architecture import architecture_of, layer_shape, parameter_count, unit_parameters
 from reproducer.models.walk import LayerWalk
 from reproducer.pruning.surgery import place, remove_layers, sliced_layer, sliced_members
-from tests.families import LENGTH, ZOO, Double, family_model, family_shapes, layers_of, random_kept, zeroed
+from tests.families import LENGTH, SIX, ZOO, Double, family_model, family_shapes, layers_of, random_kept, zeroed
 from tests.helpers import close, examples, logits, tokens
 
 EXACT = 1e-10
@@ -68,13 +68,15 @@ def generated(model, ids, steps, **settings):
     return model.generate(ids, max_new_tokens=steps, do_sample=False, attention_mask=mask, pad_token_id=0, **settings)
 
 
-@pytest.fixture(params=ZOO)
+@pytest.fixture(params=SIX)
 def model(request):
     return family_model(request.param, **ZOO[request.param])
 
 
-def test_sliced_equals_masked(model):
+@pytest.mark.parametrize("kind", ZOO)
+def test_sliced_equals_masked(kind):
     """Also when the smaller model is cut again."""
+    model = family_model(kind, **ZOO[kind])
     ids, first = tokens(2, 13), random_kept(model, seed=3)
     before = logits(model, ids)
     once = check(model, first, ids)
@@ -144,7 +146,7 @@ class Skip(nn.Module):
         return hidden
 
 
-@pytest.mark.parametrize("removed", [[0], [1], [2], [0, 2]], ids=str)
+@pytest.mark.parametrize("removed", [[1], [0, 2]], ids=str)
 def test_whole_layers(model, removed, tmp_path):
     """Without some layers a model is what it is with them skipped; also in a cache, and when it is read again."""
     ids, smaller, skipping = tokens(2, 7), copy.deepcopy(model), copy.deepcopy(model)

@@ -10,7 +10,7 @@ from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of, parameter_count
 from reproducer.models.walk import LayerWalk
 from reproducer.pruning.plan import units_of
-from tests.families import ZOO, family_model, layers_of
+from tests.families import SIX, family_model, layers_of
 from tests.helpers import close, decoder_layers, logits, randn, tiny, tokens
 
 OUTPUT = "model.layers.1.self_attn.o_proj"
@@ -95,7 +95,7 @@ def test_layer_by_layer_equals_the_pruned_model():
     assert untouched.layer(2, walk.layers[2], walk.architecture) is walk.layers[2]
 
 
-@pytest.mark.parametrize("kind", ZOO)
+@pytest.mark.parametrize("kind", SIX)
 def test_biases_and_removed_layers_of_every_family(kind):
     """A bias of an output projection is added, or takes the place of the one that is there, behind the cut."""
     model, ids = family_model(kind), tokens(2, 8)

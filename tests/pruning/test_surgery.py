@@ -15,7 +15,7 @@ from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of, parameter_count
 from reproducer.pruning.plan import units_of
 from tests.families import Double, random_kept
-from tests.helpers import close, cut_by_hand, decoder_layers, examples, logits, masked, shapes, tiny, tokens
+from tests.helpers import close, decoder_layers, examples, logits, masked, shapes, tiny, tokens
 
 
 def random_plan(model, seed=0, layers=None):
@@ -49,16 +49,6 @@ def test_sliced_equals_masked(shape, seed):
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_equals_slicing_by_hand(uneven_model):
-    plan = random_plan(uneven_model, seed=5)
-    by_hand = cut_by_hand(
-        uneven_model,
-        {index: plan.of_layer(index) for index in plan.layers},
-    )
-    ours, expected = plan.apply(uneven_model).state_dict(), by_hand.state_dict()
-    assert ours.keys() == expected.keys() and all(torch.equal(ours[name], expected[name]) for name in ours)
-
-
 def test_the_base_is_left_alone_and_nothing_is_shared(zoo_model):
     model = copy.deepcopy(zoo_model)
     before, ids = copy.deepcopy(model.state_dict()), tokens(2, 6)
@@ -76,11 +66,6 @@ def test_the_base_is_left_alone_and_nothing_is_shared(zoo_model):
 
 def linears(model):
     return [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-
-
-def test_tied_embeddings_stay_tied():
-    smaller = random_plan(tiny(tied=True)).apply(tiny(tied=True))
-    assert smaller.lm_head.weight is smaller.model.embed_tokens.weight
 
 
 def test_modules_say_how_wide_they_are():
@@ -129,19 +114,12 @@ def test_a_plan_is_refused_where_it_does_not_fit():
     model = tiny()
     plan = prune(model, "magnitude", structure_ratio=0.25, layers=[1])
     smaller = plan.apply(model)
-    for other in (smaller, tiny(layers=4), tiny(channels=25), tiny(heads=8, groups=4, layers=2), tiny(groups=2)):
+    for other in (smaller, tiny(layers=4), tiny(channels=25), tiny(hidden=64), tiny(head_dim=4), tiny(groups=2)):
         for use in (plan.apply, plan.apply_, plan.parameters_left, plan.parameters_removed):
             before = parameter_count(other)
             with pytest.raises(UserError, match="another model"):
                 use(other)
             assert parameter_count(other) == before
-
-
-def test_a_plan_is_refused_by_a_model_of_another_width():
-    plan = random_plan(tiny())
-    for other in (tiny(hidden=64), tiny(head_dim=4), tiny(heads=8, groups=4)):
-        with pytest.raises(UserError, match="another model"):
-            plan.apply(other)
 
 
 # Storage.
@@ -157,24 +135,6 @@ def test_round_trip(tmp_path_factory, shape, seed):
     assert loaded == plan and loaded.scores == {}
     assert (loaded.method, loaded.settings, loaded.layers) == (plan.method, plan.settings, plan.layers)
     assert all(type(unit) is int for units in loaded.kept_channels.values() for unit in units)
-
-
-def test_a_saved_plan_of_prune_gives_the_same_model(tmp_path):
-    model, ids = tiny("qwen2", groups=2), tokens(3, 6)
-    plan = prune(model, "adapruner", ids, structure_ratio=0.4, layers=[0, 1, 2], fine_second="only")
-    assert plan.scores.keys() == {0, 1, 2}
-    plan.save(str(tmp_path / "plan"))
-    loaded = Plan.load(str(tmp_path / "plan"))
-    assert loaded == plan
-    assert loaded.settings["parameters"] == {"fine_second": "only"} and loaded.settings["structure_ratio"] == 0.4
-    assert torch.equal(logits(loaded.apply(model), ids), logits(plan.apply(model), ids))
-
-
-def test_two_saves_are_the_same_bytes(tmp_path):
-    plan = random_plan(tiny(layers=6))
-    plan.save(tmp_path / "a")
-    plan.save(tmp_path / "b")
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_a_plan_for_llama_7b_is_small(tmp_path):
