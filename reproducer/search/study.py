@@ -25,6 +25,7 @@ from reproducer.pruning.statistics import Statistic
 from reproducer.search.journal import open_study
 from reproducer.search.objective import Objective
 from reproducer.search.outcome import Scores, baseline_plan_name, conclude
+from reproducer.search.pace import Pace
 from reproducer.search.record import Baseline, Record, write
 from reproducer.search.samples import FixedSamples, Progress, SampleSpace, SearchedSamples, sample_space
 from reproducer.search.settings import SearchSettings
@@ -44,6 +45,7 @@ from reproducer.search.trials import (
 
 JOINT, SAMPLES, PARAMETERS = "joint", "samples", "parameters"  # names of studies
 BASELINES = "baselines.json"  # scores of the baselines outside of the space
+FORWARD_BACKWARD = 4.0  # times the work of a pass forward that one of a passage with its statistics takes
 BEYOND_DOUBT = 0.001  # chance that a round of the race gives up a baseline as good as the best one
 
 
@@ -121,6 +123,17 @@ class _Search:
         return {statistic for method in calibrated for statistic in method.make().needs}
 
     @cached_property
+    def pace(self) -> Pace:
+        """Time left, over passages, trials and baselines; what has not been timed yet is taken by its tokens."""
+        length = self.objective.pool.shape[1]
+        passages = min(self.settings.offered or 0, len(self.objective.pool))
+        text = sum(windows.numel() for windows in self.objective.texts.values())
+        sampled = FORWARD_BACKWARD * length * len(self.draw)
+        counts = {"passages": passages, "baselines": len(self.baselines), "trials": self.settings.trials}
+        work = {"passages": FORWARD_BACKWARD * length, "baselines": text + sampled, "trials": text}
+        return Pace(self.progress, counts, work)
+
+    @cached_property
     def trial_needs(self) -> set[Statistic]:
         return needs(self.method, self.space)
 
@@ -139,8 +152,11 @@ class _Search:
         if isinstance(samples, SearchedSamples) and self.settings.offered:
             again = bool(study.user_attrs.get("prepared"))
             with nullcontext() if again else _counted(study, self.objective):
-                self.objective.prepare(samples.passages, lambda done, total: self.progress(done, total, "passages"))
+                self.objective.prepare(
+                    samples.passages, lambda done, total: self.pace.tell("passages", done, "statistics of passages")
+                )
             study.set_user_attr("prepared", True)
+        self.pace.finish("passages")
         joint = JointSpace(self.method, self.space, samples, self.draw if self.method.calibrated else ())
         phases = self._phases(joint)
         with _counted(study, self.objective):
@@ -183,7 +199,8 @@ class _Search:
 
         def show() -> None:
             done = sum(len(finished(study)) for study in self.studies)
-            self.progress(done, trials, _standing(self.studies, scores))
+            best = _standing(self.studies, scores)
+            self.pace.tell("trials", done, f"{done} of {trials} trials{best and ', '}{best}")
 
         for number, phase in enumerate(phases):
             studies = self.studies[: number + 1]
@@ -207,7 +224,8 @@ class _Search:
     def _score_baselines(self, inside: Sequence[str]) -> Scores:
         """Scores of the baselines that are no trials; what was measured before is not measured again."""
         scores, best = self._scores(), best_losses(best_of(self.studies))
-        for method in self.baselines.values():
+        for number, method in enumerate(self.baselines.values()):
+            self.pace.tell("baselines", number, f"baselines, {method.label}")
             if method.name in inside or method.name in scores:
                 continue
             plan = self.objective.plan(method, {}, self.draw, self.seed)
@@ -217,6 +235,7 @@ class _Search:
             score = {"partial": value} if measurement.stopped else {"value": value}
             scores[method.name] = Baseline(method=method.name, label=method.label, **score)
             write(self.directory / BASELINES, [score.model_dump() for score in scores.values()])
+        self.pace.finish("baselines")
         return scores
 
     def _scores(self) -> Scores:

@@ -42,6 +42,7 @@ class Objective:
     sample_tokens: int = 0
     text_tokens: int = 0
     pool: torch.Tensor = field(default_factory=lambda: torch.arange(20)[:, None])
+    texts: dict[str, torch.Tensor] = field(default_factory=lambda: {"text": torch.zeros(1, 1)})
     model: torch.nn.Module = field(default_factory=lambda: torch.nn.Linear(1, 1))
 
     def spent(self):
