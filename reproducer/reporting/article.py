@@ -40,7 +40,7 @@ class Article:
         own_label: of the paper's method. stand_ins: models with the labels of those that they stand for.
         compared: the items of the paper beside what was measured, with a table where they have numbers in common.
         verdicts, deviations: of the paper's claims, and of the run from the paper.
-        leads: the best of each cut. main: the first table; of a document with the rows of its first part.
+        leads, main: the best of each cut, and the first table; of a document for the rows of its first part.
         blocks: the lines of each cut that have results; left_out: how many lines have none.
         measures: the further tables. not_averaged: by model the tasks that its average leaves out.
         failed: rows. unfinished: groups that differ in the seed alone, of which a part or nothing has run.
@@ -131,7 +131,7 @@ def article(results: Results) -> Article:
         ],
         verdicts=verdicts(results, paper()),
         deviations=deviations(results),
-        leads=leads(results),
+        leads=leads(first),
         main=table_of(blocks(with_results(lines(first.rows))), compact(first.columns), "results"),
         blocks=known,
         left_out=len(every) - sum(map(len, known)),
@@ -144,7 +144,7 @@ def article(results: Results) -> Article:
         searches=[summarised(group) for group in alike(results.searches)],
         each_search=[summarised([search]) for search in results.searches],
         sections=_sections(results),
-        seen=[column.label for column in seen_columns(results)],
+        seen=[column.label for column in seen_columns(first)],
         unseen=[column.label for column in unseen_columns(results)],
     )
 

@@ -14,19 +14,12 @@ from reproducer.stages.results import Column, Results, Row
 
 
 @dataclass(frozen=True)
-class Effect:
-    """By how many per cent the perplexity of the paper's method is above another row's, on `seeds` seeds of both."""
-
-    interval: Interval
-    seeds: int
-
-
-@dataclass(frozen=True)
 class ControlLine:
     """An untuned line beside the paper's own method.
 
     Attributes:
-        effect: None without two seeds in common, and of the paper's own line.
+        effect: by how many per cent the perplexity of the paper's method is above its own, on `seeds` seeds of both;
+            None without two seeds in common, and of the paper's own line.
         informed: it is a control, or was calibrated on the texts that the search measures on.
     """
 
@@ -34,7 +27,8 @@ class ControlLine:
     mean: Estimate | None
     unseen: Estimate | None
     objective: Estimate | None
-    effect: Effect | None
+    effect: Interval | None
+    seeds: int
     informed: bool
 
 
@@ -58,27 +52,22 @@ def control_blocks(results: Results) -> list[list[ControlLine]]:
     for block in blocks(with_results(lines(control_rows(results)))) if controls(results) else []:
         own = next((line for line in block if (line.method, line.label) == (method().name, method().label)), None)
         cut = [line for line in block if line.method != "dense" and line.recovery == "none"]
-        found.append(
-            [
-                ControlLine(
-                    line,
-                    mean_of(line, seen),
-                    mean_of(line, unseen),
-                    estimate([*by_seed(line, ["search_objective"]).values()]),
-                    effect=_effect(run, own, line, seen) if own is not None and own is not line else None,
-                    informed=_informed(line),
-                )
-                for line in cut
-            ]
-        )
+        found.append([_beside(run, own, line, seen, unseen) for line in cut])
     return [block for block in found if block]
 
 
-def _effect(run: Run, own: Line, other: Line, columns: list[Column]) -> Effect | None:
-    scores = run.pair(own, other, columns)
-    if scores is None or len(scores.seeds) < 2:
-        return None
-    return Effect(mapped(interval(scores.pairs, log_ratio), percent_change, lower=True), len(scores.seeds))
+def _beside(run: Run, own: Line | None, line: Line, seen: list[Column], unseen: list[Column]) -> ControlLine:
+    scores = run.pair(own, line, seen) if own is not None and own is not line else None
+    known = scores is not None and len(scores.seeds) > 1
+    return ControlLine(
+        line,
+        mean_of(line, seen),
+        mean_of(line, unseen),
+        estimate([*by_seed(line, ["search_objective"]).values()]),
+        effect=mapped(interval(scores.pairs, log_ratio), percent_change, lower=True) if scores and known else None,
+        seeds=len(scores.seeds) if scores else 0,
+        informed=_informed(line),
+    )
 
 
 def _informed(line: Line) -> bool:

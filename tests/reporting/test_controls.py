@@ -33,9 +33,9 @@ def test_the_effect_is_that_of_the_losses_on_the_seeds_of_both():
     found = effects(controlled(seeds=(1, 3)))
     assert found.keys() == {"E2 on the search's texts", "LLM-Pruner-E1"}
     for label, loss, seeds in (("E2 on the search's texts", 4.1, 2), ("LLM-Pruner-E1", 3.8, 5)):
-        one = found[label].effect
-        assert one.seeds == seeds and one.interval.low < one.interval.value < one.interval.high
-        assert one.interval.value == pytest.approx(100 * math.expm1(4.0 - loss), abs=1.5)
+        effect = found[label].effect
+        assert found[label].seeds == seeds and effect.low < effect.value < effect.high
+        assert effect.value == pytest.approx(100 * math.expm1(4.0 - loss), abs=1.5)
     assert found["E2 on the search's texts"].informed and not found["LLM-Pruner-E1"].informed
     assert effects(controlled(seeds=(1,))).keys() == {"LLM-Pruner-E1"}, "of one seed nothing"
 
