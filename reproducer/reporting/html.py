@@ -14,7 +14,6 @@ from reproducer.reporting.escape import Raw
 from reproducer.reporting.markdown import begins_block, between, environment, plain, rows_of, slug, tokens
 from reproducer.reporting.verdicts import OUTCOMES
 
-FOLDED = 30  # rows, of which more are folded until a reader opens them
 LONG = 40  # characters, of which more are broken into lines
 
 
@@ -76,7 +75,7 @@ def html(title: str, report: str, appendix: str, folder: Path) -> str:
 
 
 def _table(found: Sequence[Token]) -> list[Token]:
-    """The tokens of a table, scrolled where it is wide, folded where it is long, its head ready to be sorted by."""
+    """The tokens of a table, scrolled where it is wide, its head ready to be sorted by."""
     rows = rows_of([*found])
     blocks, row = begins_block(rows), -1
     for token, after in zip(found, [*found[1:], found[-1]], strict=True):
@@ -92,13 +91,7 @@ def _table(found: Sequence[Token]) -> list[Token]:
                 token.attrSet("class", " ".join(classes))
         if token.type == "th_open":
             after.children = [_raw('<button type="button">'), *(after.children or []), _raw("</button>")]
-    opened, closed = '<div class="table">\n', "</div>\n"
-    if len(rows) - 1 > FOLDED:
-        opened, closed = (
-            f"<details>\n<summary>A table of {len(rows) - 1} rows</summary>\n{opened}",
-            f"{closed}</details>\n",
-        )
-    return [_raw(opened), *found, _raw(closed)]
+    return [_raw('<div class="table">\n'), *found, _raw("</div>\n")]
 
 
 def _raw(text: str) -> Token:

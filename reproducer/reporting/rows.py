@@ -16,10 +16,7 @@ from reproducer.stages.results import Column, Row
 CONFIDENCE = 1 - LEVEL  # of intervals
 CUT = ["model", "ratio", "structure_ratio", "recovery", "recovery_label"]
 LINE = [*CUT, "method", "label"]
-COSTS = [
-    "params", "params_removed", "seconds", "deciding_seconds", "recovery_seconds", "peak_memory_bytes",
-    "search_objective",
-]  # fmt: skip
+COSTS = ["params", "params_removed", "seconds", "peak_memory_bytes", "search_objective"]
 Thing = TypeVar("Thing")
 
 

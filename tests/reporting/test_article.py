@@ -8,9 +8,6 @@ import pytest
 from reproducer.reporting import figures
 from reproducer.reporting.article import Article, article, title_of
 from reproducer.reporting.generations import lines_of
-from reproducer.reporting.html import FOLDED
-from reproducer.reporting.html import Page as HtmlPage
-from reproducer.reporting.markdown import tokens
 from reproducer.reporting.render import render, row_line, summary_of
 from reproducer.stages.results import Results
 
@@ -162,12 +159,6 @@ def test_the_appendix_of_markdown_is_a_file_of_its_own(tmp_path):
     assert "[appendix.md](appendix.md)" in report and "[report.md](report.md)" in appendix
     headings = [{*re.findall(r"(?m)^## (.*)$", text)} for text in (report, appendix)]
     assert "Results" in headings[0] and "Provenance" in headings[1] and not headings[0] & headings[1]
-
-
-def test_a_long_table_is_folded():
-    table = "| a |\n|---|\n" + FOLDED * "| 1 |\n"
-    assert "<details>" not in HtmlPage(None).body(tokens(table))
-    assert f"<summary>A table of {FOLDED + 1} rows</summary>" in HtmlPage(None).body(tokens(f"{table}| 2 |\n"))
 
 
 def test_generations_keep_their_lines():

@@ -52,32 +52,27 @@ def test_links_lead_to_headings_of_the_page(report):
     assert len(links) > 10 and all(link[0] == "#" and link[1:] in anchors for link in links)
 
 
-def browse(page: str, directory: Path, *options: str) -> dict:
-    """What a probe in the page finds in a headless browser: `probe` is a script that returns what is to be told."""
+WATCH = """<head><script>const wrong = [];
+addEventListener("error", e => wrong.push(String(e.message || e.target.src)), true);
+addEventListener("securitypolicyviolation", e => wrong.push(e.blockedURI));</script>"""
+PROBE = """<script>const told = (() => { SCRIPT })(); const pre = document.createElement("pre"); pre.id = "probe";
+pre.textContent = JSON.stringify({told, wrong}); document.body.append(pre);</script></body>"""
+
+
+def browse(report: Path, script: str, directory: Path) -> dict:
+    """What a script in the page returns in a headless browser, with the errors and requests of the page."""
     browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if browser is None:
         pytest.skip("no Chromium or Chrome on PATH: the page is not opened in a browser here")
-    (directory / "page.html").write_text(page, encoding="utf-8")
+    source = report.read_text(encoding="utf-8").replace("<head>", WATCH, 1)
+    page = directory / "page.html"
+    page.write_text(source.replace("</body>", PROBE.replace("SCRIPT", script), 1), encoding="utf-8")
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={directory / 'profile'}"]
-    command += [*options, "--virtual-time-budget=5000", "--dump-dom", (directory / "page.html").as_uri()]
+    command += ["--virtual-time-budget=5000", "--dump-dom", page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     found = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found, done.stderr[-2000:]
     return json.loads("".join(Page(found[0]).text))
-
-
-def probed(report: Path, script: str) -> str:
-    """The page with a watch over errors and requests at its head, and a probe at its end."""
-    watch = (
-        "<script>const wrong = []; addEventListener('error', e => wrong.push(String(e.message || e.target.src)), true);"
-        "addEventListener('securitypolicyviolation', e => wrong.push(e.blockedURI));</script>"
-    )
-    probe = (
-        f"<script>const told = (() => {{ {script} }})(); const pre = document.createElement('pre'); pre.id = 'probe';"
-        "pre.textContent = JSON.stringify({told, wrong}); document.body.append(pre);</script>"
-    )
-    source = report.read_text(encoding="utf-8")
-    return source.replace("<head>", f"<head>{watch}", 1).replace("</body>", f"{probe}</body>", 1)
 
 
 SORT = """
@@ -96,7 +91,7 @@ return found;
 
 
 def test_a_click_on_a_heading_sorts_the_table(report, tmp_path):
-    found = browse(probed(report, SORT), tmp_path)
+    found = browse(report, SORT, tmp_path)
     assert found["wrong"] == []
     told = found["told"]
     assert all(told["images"])

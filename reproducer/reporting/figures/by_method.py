@@ -11,7 +11,6 @@ from reproducer.reporting.figures.axes import (
     BLUE,
     FAR,
     GREEN,
-    GREY,
     PANEL,
     PURPLE,
     RED,
@@ -102,10 +101,10 @@ def _draw(
         k = tunings.index(tuning(line))
         y, color = names.index(line.label) + (k - (len(tunings) - 1) / 2) * width, (SKY, BLUE, GREEN, PURPLE)[k % 4]
         if mean is None:
-            failed = line.status == "failed"
-            _at_edge(ax, y, "failed" if failed else "not run", RED if failed else GREY)
-        elif mean.mean > ax.get_xlim()[1]:
-            _at_edge(ax, y, f"{plus_minus(mean.mean, mean.half)} →", "#333333")
+            continue
+        if mean.mean > ax.get_xlim()[1]:
+            text, where = f"{plus_minus(mean.mean, mean.half)} →", ax.get_yaxis_transform()
+            ax.text(0.99, y, text, fontsize=8, color="#333333", transform=where, va="center", ha="right")
         else:
             ax.errorbar(
                 mean.mean, y, xerr=mean.half or None, color=color, marker="o", ms=6, ls="", capsize=3, lw=1.1,
@@ -120,7 +119,3 @@ def _draw(
         alone = len(ax.figure.axes) == 1
         text = f"dense {plus_minus(dense, None)}" if alone else "dense"
         ax.axvline(dense, color=RED, lw=1.2, ls="--", label=text, zorder=2)
-
-
-def _at_edge(ax: Axes, y: float, text: str, color: str) -> None:
-    ax.text(0.99, y, text, fontsize=8, color=color, transform=ax.get_yaxis_transform(), va="center", ha="right")
