@@ -128,6 +128,7 @@ def export(options: Options) -> int:
 def prune(options: Options) -> int:
     """Prune a model by the recipe, measure it before and after, and write the smaller one to a folder."""
     from reproducer.exporting.before_after import Comparison, weights_bytes
+    from reproducer.exporting.rehearsal import rehearse
     from reproducer.exporting.rows import check_made, result_of, row_name
     from reproducer.models.load import locate
 
@@ -138,6 +139,7 @@ def prune(options: Options) -> int:
     asked["recover"] = options.recover if options.recover is None else options.recover or ("lora",)
     settings = recipe.settings(options.model or "", **{key: value for key, value in asked.items() if value is not None})
     expansion = expand(recipe.spec_of(settings))
+    rehearse(expansion.resolved.models[0].entry, options.format, options.quantize)
     row, store = expansion.rows[-1], Store(options.store)
     if "recovery" in row.stages:
         print(f"{row_name(row)}: {rest_text(expansion, survey(expansion.stages, store))} on this machine")

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from reproducer import commands
 from reproducer.cli import main
 from reproducer.data.instructions import instruction_source
 from reproducer.data.sizes import instruction_size
@@ -321,6 +323,43 @@ def test_the_command_of_a_card_runs_from_anywhere(here, tmp_path, monkeypatch, c
         out = ["--out", str(tmp_path / "out"), "--store", str(here / "store")]
         assert main([*command.split()[1:], *out]) == 0
         assert re.search(r"\(\d+ cached\)", capsys.readouterr().out)
+
+
+def pruned_of(model_type):
+    """What a folder's model, of this type and with two tokens that swallow spaces, is refused with before the work."""
+    folder = Path(model_type)
+    folder.mkdir(exist_ok=True)
+    write_random({**CATALOGUE["tiny-gqa"].config, "model_type": model_type}, 3, folder)
+    (folder / "generation_config.json").write_text('{"temperature": 0.9, "top_p": 0.6, "eos_token_id": 2}')
+    return folder
+
+
+REHEARSED = {
+    "a type": ("qwen3", None, "it is of type 'qwen3'; written are"),
+    "a tokenizer": ("llama", "lstrip", "the token '<tool>' is set to lstrip"),
+}
+
+
+@pytest.mark.parametrize("name", REHEARSED)
+def test_what_cannot_be_written_is_told_before_the_work(here, name, monkeypatch, capsys):
+    model_type, swallows, message = REHEARSED[name]
+    folder = pruned_of(model_type)
+    if swallows:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer.add_tokens([AddedToken("<tool>", lstrip=True)])
+        tokenizer.save_pretrained(folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 260}))
+    monkeypatch.setattr(commands, "run_stages", lambda *_: pytest.fail("it ran"))
+    assert main(["prune", str(folder), "other", "--format", "gguf"]) == 2
+    assert message in capsys.readouterr().err and not Path("other").exists()
+
+
+def test_generation_settings_that_transformers_does_not_write_are_mended(here):
+    folder = pruned_of("llama")
+    assert main(["prune", str(folder), "other", "--samples", "4"]) == 0
+    written = json.loads(Path("other/generation_config.json").read_text())
+    assert (written["temperature"], written["top_p"], written["do_sample"]) == (0.9, 0.6, True)
 
 
 def test_a_base_that_has_changed_since_is_refused(here, tmp_path, capsys):
