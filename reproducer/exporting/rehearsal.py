@@ -53,9 +53,9 @@ def _copied(entry: Entry, shallow: Path) -> bool:
             return False
     read_config(folder)  # says what is wrong with it
     shallow.mkdir()
-    for path in {path for pattern in SMALL for path in folder.glob(pattern)}:
-        if not any(path.match(pattern) for pattern in LARGE):
-            shutil.copy(path, shallow)
+    for file in {file for pattern in SMALL for file in folder.glob(pattern)}:
+        if not any(file.match(pattern) for pattern in LARGE):
+            shutil.copy(file, shallow)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (shallow / "config.json").write_text(json.dumps(_of_two_layers(config)), encoding="utf-8")
     (shallow / SEED).write_text('{"seed": 0}', encoding="utf-8")

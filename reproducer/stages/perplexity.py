@@ -104,7 +104,13 @@ class Perplexity(Measure):
         from reproducer.evaluation.perplexity import perplexity
 
         model, tokenizer = self.load(context)
-        ids = windows(self.text.load(), tokenizer, self.seq_len, self.windows)
+        text = self.text.load()
+        if "gemma" in model.config.model_type and not text.begin:
+            context.say(
+                f"models of type {model.config.model_type} need the token that begins a text, which only the first "
+                f"window of {self.text.name} has: name it {self.text.name}?begin=each"
+            )
+        ids = windows(text, tokenizer, self.seq_len, self.windows)
         found = perplexity(model, ids, progress=partial(context.progress, text=self.text.name))
         if not math.isfinite(found.value):
             loss = sum(found.nll_per_window) / len(found.nll_per_window)
