@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from reproducer.methods.llm_pruner import second_order
 from reproducer.methods.registry import Decision, Rule, register
 from reproducer.methods.space import Dimension, Scalar, Space
@@ -19,14 +17,8 @@ class SamplesAlone(Section, Space):
     def points(self) -> dict[str, dict[str, Scalar]]:
         return {"llm-pruner-e2": {}}
 
-    def default(self) -> dict[str, Scalar]:
-        return {}
-
     def restricted(self) -> bool:
         return True
-
-    def void(self, parameters: Mapping[str, Scalar]) -> bool:
-        return False
 
 
 @register("best-draw", label="E2, best draw", source="https://arxiv.org/abs/2305.11627", space=SamplesAlone)

@@ -14,41 +14,38 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from reproducer.models.architecture import architecture_of, layer_shape, parameter_count, unit_parameters
+from reproducer.models.architecture import architecture_of, layer_shape, parameter_count
 from reproducer.models.walk import LayerWalk
-from reproducer.pruning.surgery import place, remove_layers, sliced_layer, sliced_members
+from reproducer.pruning.plan import Plan, units_of
+from reproducer.pruning.surgery import remove_layers, sliced_layer, sliced_members
 from tests.families import LENGTH, SIX, ZOO, Double, family_model, family_shapes, layers_of, random_kept, zeroed
 from tests.helpers import close, examples, logits, tokens
 
 EXACT = 1e-10
 
 
+def plan_of(model, kept):
+    """A plan of only these units."""
+    by_kind = {kind: {index: of[kind] for index, of in kept.items() if kind in of} for kind in ("heads", "channels")}
+    return Plan(units_of(model, architecture_of(model)), by_kind)
+
+
 def cut(model, kept):
     """A copy of `model` with only these units."""
-    smaller, architecture = copy.deepcopy(model), architecture_of(model)
-    for index, of_layer in kept.items():
-        layer = layers_of(smaller)[index]
-        modules = sliced_members(layer, architecture, of_layer)
-        place(layer, architecture, modules)
-    return smaller
-
-
-def parameters_of(model, kept):
-    """What surgery takes away, by `unit_parameters`."""
-    architecture, total = architecture_of(model), 0
-    for index, of_layer in kept.items():
-        layer = layers_of(model)[index]
-        for kind, units in of_layer.items():
-            lost = layer_shape(layer, architecture).counts[kind] - len(units)
-            total += lost * unit_parameters(layer, architecture, architecture.kind(kind))
-    return total
+    return plan_of(model, kept).apply(model)
 
 
 def check(model, kept, ids):
-    smaller = cut(model, kept)
+    plan = plan_of(model, kept)
+    smaller = plan.apply(model)
     with Double():
         assert close(logits(smaller, ids), logits(zeroed(model, kept), ids), EXACT)
-    assert parameter_count(model) - parameter_count(smaller) == parameters_of(model, kept)
+    assert parameter_count(smaller) == plan.parameters_left(model)
+    assert parameter_count(model) - parameter_count(smaller) == plan.parameters_removed(model)
+    in_place = copy.deepcopy(model)
+    assert plan.apply_(in_place) is in_place
+    ours, theirs = smaller.state_dict(), in_place.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     architecture = architecture_of(model)
     for index, of_layer in kept.items():
         shape = layer_shape(layers_of(smaller)[index], architecture)
