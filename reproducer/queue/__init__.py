@@ -13,7 +13,7 @@ outcome[Count(to=3)].artifact.directory
 
 from reproducer.queue.artifact import Artifact, Failure
 from reproducer.queue.context import Context
-from reproducer.queue.engines import ENGINES, Engine, MachineLost, engine_named
+from reproducer.queue.engines import ENGINES, Engine, engine_named
 from reproducer.queue.engines.local import fitting_slots
 from reproducer.queue.locks import Holder
 from reproducer.queue.machine import describe_machine
@@ -36,7 +36,6 @@ __all__ = [
     "Holder",
     "Interrupted",
     "LiveProgress",
-    "MachineLost",
     "Outcome",
     "Progress",
     "Remote",

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reproducer.queue import engines
 from reproducer.queue.engines import Engine
 from reproducer.queue.stage import KEY_LENGTH, canonical
 
@@ -62,13 +61,10 @@ class Context:
         return self._shared / f"{self.inputs[owner].name}-{digest}"
 
     def engine(self, count: int) -> Engine:
-        """`count` workers beside this process, for calls of the stage's own; they end with the stage.
-
-        Processes of this machine; tasks on any node where the stage is itself a task of Ray.
-        """
+        """`count` processes beside this one, for calls of the stage's own; they end with the stage."""
         from reproducer.queue.engines.local import Processes
 
-        engine = (engines.workers_of_stage or Processes)(count)
+        engine = Processes(count)
         self._until_end.callback(engine.close)
         return engine
 

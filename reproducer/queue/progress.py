@@ -153,61 +153,48 @@ class LiveProgress(Progress):
 
     Args:
         console: a `rich.console.Console`.
-        refresh: redrawn so many times a second.
     """
 
     console: Any = None
-    refresh: float = 4.0
-    _bars: Any = field(default=None, init=False, repr=False)
-    _tasks: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _live: Any = field(default=None, init=False, repr=False)
 
     def begin(self, stages: Sequence[Stage], cached: int, typical: Mapping[str, float], slots: int = 1) -> None:
         """See `Progress`."""
-        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as Bars
+        from rich.live import Live
 
-        self._bars = Bars(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(24),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=self.console,
-            get_time=self.clock,
-            refresh_per_second=self.refresh,
-            transient=True,
-        )
         super().begin(stages, cached, typical, slots)
-        self._tasks = {"all": self._bars.add_task("", note="")}
-        self.tick()
-        self._bars.start()
+        self._live = Live(console=self.console, get_renderable=self._bars, transient=True)
+        self._live.start()
+
+    def _bars(self) -> Any:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 1))
+        with self._lock:
+            settled = self._total - len(self.pending)
+            rows = [(f"{settled} of {_count(self._total, 'stage')}", settled / max(self._total, 1), self._left_text())]
+            for running in self.running.values():
+                so_far = f"{running.fraction:4.0%}  {duration(self.clock() - running.since)}  {running.text}"
+                rows.append((running.stage.label, running.fraction, so_far))
+        for label, fraction, note in rows:
+            table.add_row(Text(label), ProgressBar(1.0, fraction, width=24), Text(note))
+        return table
 
     def show(self, text: str) -> None:
         """See `Progress`."""
         with _terminal_may_be_gone():
-            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        if self._tasks:
-            self.tick()
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def tick(self) -> None:
-        """See `Progress`."""
-        with self._lock:
-            for key in self._tasks.keys() - self.running.keys() - {"all"}:
-                self._bars.remove_task(self._tasks.pop(key))
-            for key, running in self.running.items():
-                if key not in self._tasks:
-                    with _terminal_may_be_gone():
-                        self._tasks[key] = self._bars.add_task(running.stage.label, total=1.0, note="")
-                self._bars.update(self._tasks[key], completed=running.fraction, note=running.text)
-            settled = self._total - len(self.pending)
-            summary = {"description": f"{settled} of {_count(self._total, 'stage')}", "note": self._left_text()}
-            self._bars.update(self._tasks["all"], completed=settled, total=max(self._total, 1), **summary)
+        """See `Progress`. The bars are drawn by a thread of their own."""
 
     def close(self) -> None:
         """Take the bars away; the lines stay."""
-        if self._bars:
+        if self._live:
             with _terminal_may_be_gone():
-                self._bars.stop()
+                self._live.stop()
 
 
 def console_progress(stream: TextIO | None = None) -> Progress:

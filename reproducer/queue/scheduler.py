@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from reproducer.queue.artifact import Artifact, Failure
 from reproducer.queue.attempt import End, attempt, errors_of, fingerprints
-from reproducer.queue.engines import Engine, MachineLost
+from reproducer.queue.engines import Engine
 from reproducer.queue.engines.local import InProcess
 from reproducer.queue.outcome import Outcome, Result, inputs_of
 from reproducer.queue.progress import Progress
@@ -22,10 +23,8 @@ from reproducer.queue.store import Store
 from reproducer.queue.watch import Watch
 
 POLL_SECONDS = 0.1  # how often a stage that another run has is asked for
-# What became of a stage that was lost, how often it is tried, and what to do then. That a machine goes is no fault of
-# the stage's, unless it is so every time.
-KILLED = "the process that ran it was killed", 3, "the system does so when memory runs out: run fewer stages at once"
-GONE = "the machine that ran it has gone", 20, "see whether the stage needs more memory than a machine has"
+TRIES = 3  # for a stage whose process was killed, or whose machine has gone
+KILLED = "the process that ran it was killed"
 Settled = Callable[[Stage, Mapping[str, Result]], None]  # the stage, and the results so far by key
 
 
@@ -57,7 +56,14 @@ def run(
     """
     canonical(environment or {}, "environment")  # fail now and not when the first stage has finished
     scheduler = _Scheduler(
-        stages, store, engine or InProcess(), devices, progress or Progress(), environment or {}, settled, memory
+        topological(stages),
+        store,
+        engine or InProcess(),
+        devices,
+        progress or Progress(),
+        environment or {},
+        settled,
+        memory,
     )
     with scheduler.closing:
         scheduler.collect()
@@ -65,33 +71,33 @@ def run(
     return Outcome({stage.key: scheduler.results[stage.key] for stage in scheduler.order})
 
 
+@dataclass
 class _Scheduler:
-    """Hands stages to the engine, as many at once as it has slots, and takes down what became of them."""
+    """Hands stages to the engine, as many at once as it has slots, and takes down what became of them.
 
-    def __init__(
-        self,
-        stages: Iterable[Stage],
-        store: Store,
-        engine: Engine,
-        devices: Sequence[str],
-        progress: Progress,
-        environment: Mapping[str, Any],
-        settled: Settled | None,
-        memory: Mapping[str, int] | None,
-    ) -> None:
-        self.order = topological(stages)
-        self.results: dict[str, Result] = {}
-        self._store, self._engine, self._devices, self._memory = store, engine, list(devices), memory
-        self._progress, self._environment, self._settled = progress, dict(environment), settled
-        self._run = uuid.uuid4().hex[:12]
-        self._watch = Watch(store, self._run, progress)
-        self._running: dict[int, tuple[Stage, Future[End]]] = {}  # by slot
-        self._lost: Counter[tuple[str, str]] = Counter()
-        self._announced: set[str] = set()  # tokens of holders that this run waits for
-        self._stranded = False
+    The first fields are the arguments of `run`, the others what is known by now.
+    """
+
+    order: list[Stage]
+    store: Store
+    engine: Engine
+    devices: Sequence[str]
+    progress: Progress
+    environment: Mapping[str, Any]
+    settled: Settled | None
+    memory: Mapping[str, int] | None
+    results: dict[str, Result] = field(default_factory=dict)
+    run: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    running: dict[int, tuple[Stage, Future[End]]] = field(default_factory=dict)  # by slot
+    lost: Counter[str] = field(default_factory=Counter)
+    announced: set[str] = field(default_factory=set)  # tokens of holders that this run waits for
+    stranded: bool = False
+
+    def __post_init__(self) -> None:
+        self.watch = Watch(self.store, self.run, self.progress)
         # Last first, and each whatever becomes of the others: a display that is not closed hides the cursor.
         self.closing = ExitStack()
-        for thing in (self._progress, self._watch, self._engine):
+        for thing in (self.progress, self.watch, self.engine):
             self.closing.callback(thing.close)
 
     def open(self) -> list[Stage]:
@@ -104,9 +110,9 @@ class _Scheduler:
             inputs = inputs_of(stage, self.results)
             if not isinstance(inputs, dict):
                 continue
-            for device in dict.fromkeys(self._devices):  # one made on any of them is good
+            for device in dict.fromkeys(self.devices):  # one made on any of them is good
                 try:
-                    state = self._store.inspect(stage, inputs, fingerprints(stage, device, self._run))
+                    state = self.store.inspect(stage, inputs, fingerprints(stage, device, self.run))
                 except Exception:  # said by the attempt that follows
                     break
                 if isinstance(state, Artifact):
@@ -117,14 +123,14 @@ class _Scheduler:
         """Settle all stages."""
         todo = self.open()
         if todo:
-            self._store.prepare()
-        typical = self._store.typical_seconds(stage.kind for stage in todo)
-        self._progress.begin(todo, len(self.order) - len(todo), typical, self._engine.slots)
-        self._watch.start()
+            self.store.prepare()
+        typical = self.store.typical_seconds(stage.kind for stage in todo)
+        self.progress.begin(todo, len(self.order) - len(todo), typical, self.engine.slots)
+        self.watch.start()
         while stages := self.open():
             before, held = len(self.results), self._hand_out(stages)
-            if self._running:
-                wait([future for _, future in self._running.values()], POLL_SECONDS, FIRST_COMPLETED)
+            if self.running:
+                wait([future for _, future in self.running.values()], POLL_SECONDS, FIRST_COMPLETED)
             elif len(self.results) == before:
                 self._announce(held)
                 time.sleep(POLL_SECONDS)
@@ -135,17 +141,17 @@ class _Scheduler:
         for stage in stages:
             self._take_finished()
             inputs = inputs_of(stage, self.results)
-            running = [running for running, _ in self._running.values()]
+            running = [running for running, _ in self.running.values()]
             if isinstance(inputs, Result):
                 self._settle(inputs)
             elif inputs is not None and stage.key not in self.results and stage not in running:
-                slot = next((slot for slot in range(self._engine.slots) if slot not in self._running), None)
+                slot = next((slot for slot in range(self.engine.slots) if slot not in self.running), None)
                 if slot is None or any(stage.timed for stage in running):
                     break
                 if stage.timed and running:
                     continue
-                with errors_of(self._store, stage):
-                    is_free = self._store.lock(stage).is_free()
+                with errors_of(self.store, stage):
+                    is_free = self.store.lock(stage).is_free()
                 if is_free:
                     self._submit(stage, slot, inputs)
                 else:
@@ -153,24 +159,22 @@ class _Scheduler:
         return held
 
     def _submit(self, stage: Stage, slot: int, inputs: Mapping[str, Artifact]) -> None:
-        self._watch.add(stage)
-        device = self._devices[slot % len(self._devices)]
-        needs = {} if self._memory is None else {"memory": self._memory.get(stage.key, 0)}
+        self.watch.add(stage)
+        device = self.devices[slot % len(self.devices)]
+        needs = {} if self.memory is None else {"memory": self.memory.get(stage.key, 0)}
         digests = {name: artifact.digest for name, artifact in inputs.items()}
-        how = self._store.root, device, self._run, self._environment, digests
-        self._running[slot] = stage, self._engine.submit(attempt, stage, *how, **needs)
+        how = self.store.root, device, self.run, self.environment, digests
+        self.running[slot] = stage, self.engine.submit(attempt, stage, *how, **needs)
 
     def _take_finished(self) -> None:
-        self._watch.check()
-        for slot, (stage, future) in list(self._running.items()):
+        self.watch.check()
+        for slot, (stage, future) in list(self.running.items()):
             if not future.done():
                 continue
-            del self._running[slot]
+            del self.running[slot]
             error = future.exception()
-            if isinstance(error, MachineLost):
-                self._take_lost(stage, *GONE)
-            elif isinstance(error, BrokenExecutor):
-                self._take_lost(stage, *KILLED)
+            if isinstance(error, BrokenExecutor):
+                self._take_lost(stage)
             elif error is not None:
                 raise error
             else:
@@ -178,40 +182,42 @@ class _Scheduler:
 
     def _take(self, stage: Stage, end: End) -> None:
         """Settle a stage by what is in the store. It stays open where that is nothing: another run is at it, or was."""
-        self._watch.remove(stage, end)
+        self.watch.remove(stage, end)
         if end.failure is not None:
             self._settle(Result(stage, "failed", end.failure.message))
         elif end.status != "held" and isinstance(inputs := inputs_of(stage, self.results), dict):
-            state = self._store.inspect(stage, inputs)
+            state = self.store.inspect(stage, inputs)
             if isinstance(state, Artifact):
                 self._settle(Result(stage, end.status, artifact=state))
 
-    def _take_lost(self, stage: Stage, what: str, tries: int, hint: str) -> None:
-        self._watch.remove(stage)
-        self._lost[stage.key, what] += 1
-        if self._lost[stage.key, what] < tries:
-            self._progress.say(f"{stage.label}: {what}; it is tried again")
+    def _take_lost(self, stage: Stage) -> None:
+        self.watch.remove(stage)
+        self.lost[stage.key] += 1
+        if self.lost[stage.key] < TRIES:
+            self.progress.say(f"{stage.label}: {KILLED}; it is tried again")
             return
-        failure = Failure(f"{what}, {tries} times", hint, None, datetime.now(UTC).isoformat(timespec="seconds"))
-        with errors_of(self._store, stage), self._store.lock(stage) as lock:
+        hint = "the system does so when memory runs out: run fewer stages at once"
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        failure = Failure(f"{KILLED}, {TRIES} times", hint, None, when)
+        with errors_of(self.store, stage), self.store.lock(stage) as lock:
             if lock.acquire():  # else another run has it now
-                self._store.fail(stage, failure)
+                self.store.fail(stage, failure)
                 self._settle(Result(stage, "failed", failure.message))
 
     def _settle(self, result: Result) -> None:
         self.results[result.stage.key] = result
-        self._progress.finish(result.stage, result.status, result.seconds, result.message)
-        if self._settled is not None:
-            self._settled(result.stage, self.results)
+        self.progress.finish(result.stage, result.status, result.seconds, result.message)
+        if self.settled is not None:
+            self.settled(result.stage, self.results)
 
     def _announce(self, held: Sequence[Stage]) -> None:
         """Say what a run that can do nothing waits for."""
-        if self._stranded != (stranded := self._engine.slots == 0):
-            self._stranded = stranded
-            self._progress.say("no machine is left; the run goes on when one joins" if stranded else "a machine joined")
+        if self.stranded != (stranded := self.engine.slots == 0):
+            self.stranded = stranded
+            self.progress.say("no machine is left; the run goes on when one joins" if stranded else "a machine joined")
         for stage in held:
-            holder = self._store.lock(stage).holder()
-            if holder and holder.token not in self._announced:
-                self._announced.add(holder.token)
-                self._progress.say(f"waiting for {stage.label}: {holder}")
-                self._watch.add(stage)
+            holder = self.store.lock(stage).holder()
+            if holder and holder.token not in self.announced:
+                self.announced.add(holder.token)
+                self.progress.say(f"waiting for {stage.label}: {holder}")
+                self.watch.add(stage)

@@ -32,7 +32,7 @@ from reproducer.files import read_json, tree_bytes, write_json
 from reproducer.queue.artifact import Artifact, Damaged, Failure, Work, files_digest, is_record, misfit
 from reproducer.queue.hashes import Hashes
 from reproducer.queue.locks import Holder, StageLock
-from reproducer.queue.stage import KEY_LENGTH, RESERVED, Stage, topological
+from reproducer.queue.stage import KEY_LENGTH, RESERVED, Stage
 
 RECORD = "record.json"
 _KEY = re.compile(rf"\.?([0-9a-f]{{{KEY_LENGTH}}})(?![0-9a-f])")  # a leading dot: a partly written file
@@ -107,19 +107,6 @@ class Store:
         return self.root / "logs" / f"{stage.key}.log"
 
     # reading
-
-    def artifact(self, stage: Stage) -> Artifact | None:
-        """The verified artifact of `stage`; None if it, or one it was made from, is missing or cannot be trusted.
-
-        Fingerprints of outside sources are not compared here: that needs the device.
-        """
-        artifacts: dict[str, Artifact] = {}
-        for step in topological([stage]):
-            state = self.inspect(step, {name: artifacts[needed.key] for name, needed in step.inputs.items()})
-            if not isinstance(state, Artifact):
-                return None
-            artifacts[step.key] = state
-        return artifacts[stage.key]
 
     def inspect(
         self, stage: Stage, inputs: Mapping[str, Artifact], fingerprints: Mapping[str, str] | None = None

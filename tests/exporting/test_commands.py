@@ -82,7 +82,7 @@ def ours(row_label, recovery):
     """The row's model as its stages make it, without the export."""
     expansion, store = expand(load_spec("spec.yaml")), Store("store")
     row = next(one for one in expansion.rows if one.label == row_label and one.recovery == recovery)
-    found = {role: store.artifact(row.stages[role]) for role in ("model", "plan", "recovery") if role in row.stages}
+    found = {role: store.read(row.stages[role]) for role in ("model", "plan", "recovery") if role in row.stages}
     model, _ = load_model(found["model"].directory, "float32")
     Plan.load(found["plan"].directory / "plan.safetensors").apply_(model)
     if recovery == "lora":
@@ -273,8 +273,8 @@ def test_prune_with_another_method_and_tuning(here, tmp_path, monkeypatch):
     assert [row.recovery for row in expansion.rows] == ["none", "lora"]
     assert [column.key for column in expansion.columns] == ["python_topics_ppl", "quiz_acc", "quiz_margin"]
     untuned = expansion.rows[1].stages["plan"]
-    model, _ = load_model(Store("store").artifact(untuned.model).directory, "float32")
-    Plan.load(Store("store").artifact(untuned).directory / "plan.safetensors").apply_(model)
+    model, _ = load_model(Store("store").read(untuned.model).directory, "float32")
+    Plan.load(Store("store").read(untuned).directory / "plan.safetensors").apply_(model)
     assert not torch.allclose(logits(AutoModelForCausalLM.from_pretrained("other"), IDS), logits(model, IDS), atol=1e-3)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reproducer.errors import UserError
-from reproducer.queue import Context, Stage
+from reproducer.queue import Artifact, Context, Stage, Store, survey
 
 held: list[object] = []
 
@@ -206,6 +206,11 @@ def kind(
     return type(name, (Step,), {"__module__": __name__, "kind": name, **methods, **more})
 
 
+def artifact_of(store: Store, stage: Stage) -> Artifact | None:
+    """The stage's artifact, verified; None if it, or one it was made from, is missing or damaged."""
+    return survey([stage], store)[stage].artifact
+
+
 def text(content: object, label: str = "", **inputs: Stage) -> Stage:
     """A `Write` stage."""
     return Write(text=str(content), label=label or str(content), **inputs)
@@ -235,7 +240,7 @@ if __name__ == "__main__":  # STORE PLAN SLOTS ENGINE: a run in a process of its
     from queue_stages import PLANS as plans  # under the name that other processes know the classes by
 
     from reproducer.errors import UserError as Wrong
-    from reproducer.queue import Store, console_progress, engine_named, exit_code, interruptible, run
+    from reproducer.queue import console_progress, engine_named, exit_code, interruptible, run
     from reproducer.queue.engines import ray
 
     print("ready", flush=True)

@@ -91,7 +91,7 @@ def test_killed_and_damaged_at_random(tmp_path):
     assert process.returncode == 0, (tmp_path / "said.log").read_text()
     assert rows(tmp_path, "broken") == rows(tmp_path, "unbroken")
     for stage in stages:
-        assert store.artifact(stage) is not None
+        assert store.read(stage) is not None
         done = len(re.findall(r"^\S+ \S+  done in ", store.log_path(stage).read_text(), re.MULTILINE))
         assert 1 <= done <= 1 + sum(damaged.count(one.key) for one in topological([stage])), "nothing runs twice"
     assert not list(store.root.glob("work/*")) and not list(store.root.glob("locks/*.[!l]*"))

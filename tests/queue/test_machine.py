@@ -7,9 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from queue_stages import kind
 
-from reproducer.queue import describe_machine, machine, run
+from reproducer.queue import describe_machine, machine
 from reproducer.queue.machine import Meter
 
 SIZE = 64 << 20
@@ -66,18 +65,6 @@ def test_device_memory_is_asked_of_torch_only_where_it_is_used(monkeypatch, init
     assert meter.peak_cuda_bytes == (1234 if initialized else 0)
     assert meter.peak_memory_bytes == meter.peak_host_bytes + meter.peak_cuda_bytes
     assert calls == ([0, 1] if initialized else [])
-
-
-def test_a_stages_record_has_its_cost(store):
-    def work(context):
-        time.sleep(0.06)
-
-    stage = kind("k", work)()
-    result = run([stage], store)[stage]
-    assert result.seconds == result.artifact.record["seconds"] >= 0.06
-    assert result.peak_memory_bytes == result.artifact.record["peak_memory_bytes"] >= 0
-    assert result.artifact.record["peak_cuda_bytes"] == 0
-    assert store.typical_seconds(["k", "unknown"]) == {"k": result.seconds}
 
 
 def test_the_machine_is_described_without_names():

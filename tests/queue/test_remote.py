@@ -6,7 +6,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from queue_stages import PLANS, SPEC, Mistake, kind, text
+from queue_stages import PLANS, SPEC, Mistake, artifact_of, kind, text
 
 from reproducer.cli import main
 from reproducer.errors import UserError
@@ -61,7 +61,9 @@ def test_what_one_machine_made_another_takes(store_of, remote, log):
     assert len(remote.fetch(stages, there, "cpu", print)) == 12 and len(log()) == 12
     assert remote.fetch(stages, there, "cpu", print) == []
     assert run(stages, there).counts == {"cached": 12}
-    assert [store.artifact(stages[0]).digest for store in (here, there)] == [here.artifact(stages[0]).digest] * 2
+    assert [artifact_of(store, stages[0]).digest for store in (here, there)] == [
+        artifact_of(here, stages[0]).digest
+    ] * 2
     assert not list(there.root.glob("work/*"))
 
 
@@ -98,7 +100,7 @@ def test_a_damage_is_noticed_and_mended_by_who_has_a_good_copy(store_of, remote,
 def test_a_damage_in_the_local_store_is_mended_from_the_remote(store_of, remote, log):
     [stage], here = [text("a")], store_of("here")
     upload([stage], here, remote)
-    path = here.artifact(stage).directory / "out.txt"
+    path = artifact_of(here, stage).directory / "out.txt"
     path.write_text("X")
     assert len(remote.fetch([stage], here, "cpu", print)) == 1 and path.read_text() == "a" and log() == ["write a"]
     assert run([stage], here).counts == {"cached": 1}
@@ -107,7 +109,7 @@ def test_a_damage_in_the_local_store_is_mended_from_the_remote(store_of, remote,
 def test_a_record_cannot_write_outside_of_the_artifact(store_of, remote, tmp_path):
     [stage], here = [text("a")], store_of("here")
     upload([stage], here, remote)
-    record = here.artifact(stage).record
+    record = artifact_of(here, stage).record
     files = {"../../../stolen": record["files"]["out.txt"]}
     hostile = {**record, "files": files, "digest": files_digest(files)}
     remote._system.pipe_file(*paths(remote, stage, "records"), json.dumps(hostile).encode())

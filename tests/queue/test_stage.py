@@ -61,13 +61,6 @@ def test_key_is_the_documented_hash():
     assert stage.key == hashlib.sha256((recipe % child.key).encode()).hexdigest()[:20]
 
 
-def test_inputs_are_the_fields_that_hold_stages():
-    stage = Free(values={"a": 1}, model=Fetch(name="x"))
-    assert stage.inputs == {"model": Fetch(name="x")} and stage.params == {"values": {"a": 1}}
-    assert Free(other=Fetch()).inputs == {"other": Fetch()} and Free(other=Fetch()) != Free(model=Fetch())
-    assert Fetch().label == "fetch" and Fetch(label="the label").label == "the label"
-
-
 def test_everything_but_the_label_is_in_the_key():
     base = kind("k")(n=1, a=Fetch())
     others = [
@@ -163,17 +156,6 @@ def test_what_is_not_json_is_refused(value):
 def test_a_kind_must_do_as_a_folder(name):
     with pytest.raises(ValueError, match="cannot be a kind"):
         kind(name)
-
-
-def test_later_changes_have_no_effect():
-    values = {"a": [1]}
-    stage = Free(values=values, model=Fetch())
-    values["a"].append(2)
-    assert stage.params == {"values": {"a": [1]}} and stage.key == Free(values={"a": [1]}, model=Fetch()).key
-    with pytest.raises(ValidationError):
-        stage.values = {}
-    with pytest.raises(ValidationError, match="Extra inputs"):
-        Fetch(nmae="x")
 
 
 def test_a_shared_input_is_named_once_however_many_ways_lead_to_it():

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from queue_stages import PLANS, Steps, Three, text
+from queue_stages import PLANS, Steps, Three, artifact_of, text
 
 from reproducer.queue import Store, run
 
@@ -39,7 +39,7 @@ def test_clean(store):
     running = Three(a=text("read"))
     run([text("end", a=Steps(steps=2)), *other, text("read")], store)
     end = text("end", a=Steps(steps=2))
-    damaged = store.artifact(other[0]).directory
+    damaged = artifact_of(store, other[0]).directory
     size = sum(path.stat().st_size for path in damaged.iterdir())
     store.discard(other[0])
     foreign = store.root / "write" / "notes of mine"
@@ -50,8 +50,8 @@ def test_clean(store):
         removed = store.clean({end.key, end.inputs["a"].key})
     assert removed.pop(f"corrupt/{other[0].key}-1") == size > 0
     assert {path.split("/")[0] for path in removed} == {"write"} and len(removed) == 11
-    assert store.artifact(end) is not None, "needed"
-    assert store.artifact(text("read")) is not None, "read by the stage that runs"
+    assert artifact_of(store, end) is not None, "needed"
+    assert artifact_of(store, text("read")) is not None, "read by the stage that runs"
     assert (store.root / "work" / running.key).exists(), "the stage that runs"
     assert foreign.exists(), "not a stage's"
     assert list((store.root / "corrupt").iterdir()) == []

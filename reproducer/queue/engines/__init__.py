@@ -8,23 +8,18 @@ A module of the user's own or an installed package (entry-point group `reproduce
 
 import inspect
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Future
+from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from reproducer.errors import UserError
 from reproducer.registry import Registry
 
 
-class MachineLost(BrokenExecutor):
-    """The machine of a call has gone, which is no fault of the call's."""
-
-
 class Engine(Protocol):
     """Runs calls somewhere.
 
-    The future of a call whose worker was lost has a `concurrent.futures.BrokenExecutor` as its exception, `MachineLost`
-    if all of its machine was; whoever submitted the call may submit it again. A worker ends when the process of the
-    engine does, however that ended.
+    The future of a call whose worker was lost has a `concurrent.futures.BrokenExecutor` as its exception; whoever
+    submitted the call may submit it again. A worker ends when the process of the engine does, however that ended.
 
     An engine whose class has `elsewhere = True` finds machines by itself. It is made with 0 slots for as many as there
     is room for, takes the keyword `device` (what `--device` says), has `devices` as `run` takes them, and its `submit`
@@ -47,7 +42,6 @@ class Engine(Protocol):
 Factory = Callable[..., Engine]  # makes an engine with so many slots
 T = TypeVar("T", bound=Factory)
 
-workers_of_stage: Callable[[int], Engine] | None = None  # set in a process whose stages have workers elsewhere
 ENGINES: Registry[Factory] = Registry("engine", "reproducer.queue.engines", "reproducer.engines")
 
 

@@ -17,9 +17,8 @@ from functools import cache, partial
 from typing import Any
 
 from reproducer.errors import UserError
-from reproducer.queue import engines
-from reproducer.queue.engines import Engine, MachineLost, register
-from reproducer.queue.engines.local import GRACE_SECONDS, Processes
+from reproducer.queue.engines import register
+from reproducer.queue.engines.local import GRACE_SECONDS
 
 INSTALL = "pip install 'reproducer[ray]'"
 LOOK_SECONDS = 1.0  # how often it is asked which nodes there are, and whether a worker's node is
@@ -40,7 +39,6 @@ class Ray:
         device: `auto`, `cpu` or `cuda`.
         address: of the cluster, `auto` for the one that runs on this machine. None: the one that RAY_ADDRESS names, or
             else Ray is started on this machine, and ends with the engine.
-        threads: processors of a task, where it is known already.
 
     Raises:
         UserError: Ray is not installed, or the cluster is not there or has no such device.
@@ -48,9 +46,7 @@ class Ray:
 
     elsewhere = True
 
-    def __init__(
-        self, slots: int = 0, device: str = "auto", address: str | None = None, threads: int | None = None
-    ) -> None:
+    def __init__(self, slots: int = 0, device: str = "auto", address: str | None = None) -> None:
         self._ray = ray = library()
         self._limit = slots
         self._calls: dict[Future[Any], Any] = {}  # the open ones, and their references
@@ -71,7 +67,7 @@ class Ray:
                 )
             self._processor = "GPU" if gpus and device != "cpu" else "CPU"
             self.devices = ("cuda",) if self._processor == "GPU" else ("cpu",)
-            self._threads = threads or self._share()
+            self._threads = self._share()
         except BaseException:
             self.close()
             raise
@@ -117,7 +113,7 @@ class Ray:
         path = [os.path.abspath(folder) for folder in sys.path]
         task = self._task.options(max_retries=0, **resources)
         reference = task.remote(environment, os.getcwd(), path, pickle.dumps((function, arguments)))
-        future = _Future(self._ray, reference)
+        future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
         with self._changing:
             self._calls[future] = reference
@@ -134,8 +130,6 @@ class Ray:
             except Exception as unreadable:  # of another version than this process has, say
                 good, result = False, unreadable
             future.set_result(result) if good else future.set_exception(result)
-        elif isinstance(error, errors.NodeDiedError):
-            future.set_exception(MachineLost("its node has gone"))
         elif isinstance(error, errors.RayTaskError) and not isinstance(error, errors.TaskCancelledError):
             what = str(error).strip().rpartition("\n")[2]  # the last line of a traceback
             hint = "install the same versions of the same packages on every node"
@@ -155,18 +149,6 @@ class Ray:
         if self._joined:
             self._joined = False
             self._ray.shutdown()
-
-
-class _Future(Future[Any]):
-    """Of a task. A task that waits for another one lets go of its processors meanwhile, else both might wait."""
-
-    def __init__(self, ray: Any, reference: Any) -> None:
-        super().__init__()
-        self._ray, self._reference = ray, reference
-
-    def result(self, timeout: float | None = None) -> Any:
-        self._ray.wait([self._reference], timeout=timeout)
-        return super().result(timeout)
 
 
 def library() -> Any:
@@ -203,7 +185,6 @@ def _join(ray: Any, address: str) -> None:
 def _call(environment: Mapping[str, str], directory: str, path: list[str], call: bytes) -> bytes:
     """Whether the call returned, and its result or its error."""
     _end_with_node()
-    engines.workers_of_stage = _workers_of_stage
     before = signal.signal(signal.SIGTERM, _break_off)
     try:
         os.environ.update(environment)
@@ -226,16 +207,6 @@ class _Terminated(KeyboardInterrupt):
 def _break_off(number: int, frame: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break off the cleaning up
     raise _Terminated
-
-
-def _workers_of_stage(count: int) -> Engine:
-    """Tasks beside the one that asks; on a GPU processes of its own, as other GPUs are other stages'."""
-    import ray
-
-    if ray.get_gpu_ids():
-        return Processes(count)
-    mine = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
-    return Ray(count, device="cpu", threads=int(mine))
 
 
 def _enter(directory: str) -> None:
