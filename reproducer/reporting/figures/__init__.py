@@ -53,16 +53,16 @@ def draw(results: Results, directory: Path) -> list[Picture]:
 
     directory.mkdir(parents=True, exist_ok=True)
     compared = results.of_part(results.parts[0]) if results.parts else results
-    labels = {row.label for row in compared.rows}
     names = {"perplexity": "Mean perplexity by method", "accuracy": "Average zero-shot accuracy by method"}
     for kind, title in names.items():
         columns = averaged(compared, kind)
-        if (figure := averages(_only(results, labels), columns)) is not None:
+        if (figure := averages(compared, columns)) is not None:
             save(figure, kind, title, f"average-{kind}", [column.label for column in columns])
-    for points in fronts(_only(results, labels | {row.label for row in control_rows(results)})):
+    more = [row for row in control_rows(results) if row not in compared.rows] if results.parts else []
+    for points in fronts(compared.model_copy(update={"rows": [*compared.rows, *more]})):
         where, name = _names(points[0].line)
         save(front(points), "cost", f"Quality against cost on {where}", f"cost-{name}")
-    for group in histories(results.searches):
+    for group in histories(compared.searches):
         where, name = _names(group[0][0])
         save(convergence(group), "histories", f"Search histories on {where}", f"histories-{name}")
     return drawn
@@ -71,13 +71,6 @@ def draw(results: Results, directory: Path) -> list[Picture]:
 def _names(of: Any) -> tuple[str, str]:
     """A model and cut in a title, and in a file's name."""
     return f"{of.model} at {cut(of)}", f"{of.model}-{cut(of)}"
-
-
-def _only(results: Results, labels: set[str]) -> Results:
-    """The rows of these labels; of a document, with the columns of its first part."""
-    rows = [row for row in results.rows if row.method == "dense" or row.label in labels]
-    columns = results.of_part(results.parts[0]).columns if results.parts else results.columns
-    return results.model_copy(update={"rows": rows, "columns": columns})
 
 
 def _write(figure: Figure, path: Path) -> None:

@@ -80,12 +80,14 @@ def wrapped(label: str, width: int = 34, rows: int = 3) -> str:
 
 
 def legend(figure: "Figure", *axes: "Axes") -> None:
-    """One legend above the figure for all its panels, each name once; in as many lines as its width asks for."""
+    """One legend above the figure, which grows by it, for all its panels: each name once, in lines that fit."""
     handles = {text: handle for ax in axes for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
     fitting = int(13 * figure.get_figwidth() / (max(map(len, handles)) + 6))  # 13 letters an inch, and the handle
+    columns = max(1, min(4, fitting))
+    figure.set_figheight(figure.get_figheight() + 0.17 * (len(handles) // columns))
     drawn = figure.legend(
-        handles.values(), handles.keys(), loc="outside upper center", ncols=max(1, min(4, fitting)), fontsize=8,
-        frameon=False, columnspacing=1.2, handletextpad=0.4,
+        handles.values(), handles.keys(), loc="outside upper center", ncols=columns, fontsize=8, frameon=False,
+        columnspacing=1.2, handletextpad=0.4,
     )  # fmt: skip
     for text in drawn.get_texts():
         text.set_parse_math(False)
