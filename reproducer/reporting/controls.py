@@ -52,11 +52,11 @@ def control_blocks(results: Results) -> list[list[ControlLine]]:
     for block in blocks(with_results(lines(control_rows(results)))) if controls(results) else []:
         own = next((line for line in block if (line.method, line.label) == (method().name, method().label)), None)
         cut = [line for line in block if line.method != "dense" and line.recovery == "none"]
-        found.append([_beside(run, own, line, seen, unseen) for line in cut])
+        found.append([_control_line(run, own, line, seen, unseen) for line in cut])
     return [block for block in found if block]
 
 
-def _beside(run: Run, own: Line | None, line: Line, seen: list[Column], unseen: list[Column]) -> ControlLine:
+def _control_line(run: Run, own: Line | None, line: Line, seen: list[Column], unseen: list[Column]) -> ControlLine:
     scores = run.pair(own, line, seen) if own is not None and own is not line else None
     known = scores is not None and len(scores.seeds) > 1
     return ControlLine(

@@ -40,29 +40,29 @@ def render(results: Results, directory: Path) -> list[Path]:
     return write(article(results), directory)
 
 
-def write(told: Article, directory: Path) -> list[Path]:
+def write(content: Article, directory: Path) -> list[Path]:
     """Write an article's files; see `render`."""
-    pictures = figures.draw(told.results, directory / "figures")
-    told = replace(told, pictures=pictures)
-    written = texts(told)
-    title = escape_markdown(told.title)
+    pictures = figures.draw(content.results, directory / "figures")
+    content = replace(content, pictures=pictures)
+    written = texts(content)
+    title = escape_markdown(content.title)
     files = {
-        "results.json": told.results.to_json(),
+        "results.json": content.results.to_json(),
         "report.md": f"# {title}\n\n{written.report}\n## Appendix\n\n{markdown.render('appendix_link.j2')}",
         "appendix.md": f"# {title}: appendix\n\nOf [report.md](report.md).\n\n{written.appendix}",
-        "report.html": html(told.title, written.report, written.appendix, directory),
-        "report.tex": latex(told.title, written.report, written.appendix),
+        "report.html": html(content.title, written.report, written.appendix, directory),
+        "report.tex": latex(content.title, written.report, written.appendix),
     }
     files |= {f"tables/{name}.tex": tabular(table.markdown()) for name, table in written.tables.items()}
     (directory / "tables").mkdir(parents=True, exist_ok=True)
     return [*(_write(directory / name, text) for name, text in files.items()), *(one.png for one in pictures)]
 
 
-def texts(told: Article) -> Texts:
+def texts(content: Article) -> Texts:
     """The article in Markdown."""
     tables: dict[str, Table] = {}
-    report = markdown.render("report.j2", tables, a=told)
-    return Texts(report, markdown.render("appendix.j2", tables, a=told), tables)
+    report = markdown.render("report.j2", tables, a=content)
+    return Texts(report, markdown.render("appendix.j2", tables, a=content), tables)
 
 
 def summary(results: Results) -> str:
@@ -70,12 +70,12 @@ def summary(results: Results) -> str:
     return summary_of(article(results))
 
 
-def summary_of(told: Article) -> str:
-    parts = [told.title, told.main.plain()]
-    if len(told.seeds) > 1:
-        parts.append("± is half a 95% interval over seeds; * is the best, ≈ what cannot be told from it.")
-    if told.verdicts:
-        counts = [(sum(one.outcome == outcome for one in told.verdicts), outcome) for outcome in OUTCOMES]
+def summary_of(content: Article) -> str:
+    parts = [content.title, content.main.plain()]
+    if len(content.seeds) > 1:
+        parts.append("± is half a 95% interval over seeds; * is the best, ≈ what cannot be content from it.")
+    if content.verdicts:
+        counts = [(sum(one.outcome == outcome for one in content.verdicts), outcome) for outcome in OUTCOMES]
         parts.append(f"Claims of the paper: {', '.join(f'{count} {outcome}' for count, outcome in counts if count)}.")
     return "\n\n".join(parts)
 

@@ -21,10 +21,9 @@ from reproducer.stages.results import Column, Results, Row, Search
 
 @dataclass(frozen=True)
 class PairedScores:
-    """Scores of a row and of its baseline: one array [seeds, items, 2] a column; `items` 0: metrics alone."""
+    """Scores of a row and of its baseline: one array [seeds, items, 2] a column, of one item where no more is known."""
 
     seeds: tuple[int, ...]
-    items: int
     pairs: list[Array]
 
 
@@ -35,23 +34,15 @@ class Run:
         self.results = results
         self.lines = lines(results.rows)
 
-    def line(self, ref: RowRef, recovery: str | None = None, measure: str | None = None) -> Line | None:
-        """Our rows of a row of the paper.
-
-        Args:
-            recovery: of ours, where it is another than the paper's.
-            measure: rows that have it go before others.
-        """
+    def line(self, ref: RowRef, recovery: str | None = None) -> Line | None:
+        """Our rows of a row of the paper; `recovery`: of ours, where it is another than the paper's."""
         printed = ref.row()
         if recovery is not None:
             printed = printed.model_copy(update={"recovery": recovery})
-        item = load_item(ref.item)
-        models = stands_for(self.results, item)
-        alike = [line for line in self.lines if is_row(line, printed, models, item.any_method)]
-        named = [line for line in alike if plain(line.label) == plain(printed.label)]
-        if printed.method == "dense" or item.any_method:
-            named += alike
-        return min(named, key=lambda line: measure is not None and measure not in line.mean, default=None)
+        models = stands_for(self.results, load_item(ref.item))
+        alike = [line for line in self.lines if is_row(line, printed, models)]
+        named = alike if printed.method == "dense" else [one for one in alike if plain(one.label) == plain(ref.label)]
+        return next(iter(named), None)
 
     def dense(self, line: Line) -> Line | None:
         """The dense model that a line was pruned from."""
@@ -104,7 +95,7 @@ class Run:
             return None
         rows = [(ours[seed], theirs[seed]) for seed in seeds]
         pairs = [_paired(rows, column) for column in columns]
-        return PairedScores(seeds, sum(pair.shape[1] for pair in pairs if pair.shape[1] > 1), pairs)
+        return PairedScores(seeds, pairs)
 
 
 def _paired(rows: Sequence[tuple[Row, Row]], column: Column) -> Array:

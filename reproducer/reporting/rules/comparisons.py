@@ -106,7 +106,7 @@ def _compare(
     if scores is None:
         return None
     estimated = interval(scores.pairs, effect.statistic, outcome.threshold)
-    known = len(scores.seeds) > 1 or scores.items > 0
+    known = len(scores.seeds) > 1 or any(pair.shape[1] > 1 for pair in scores.pairs)
     lower = outcome.favourable == "lower"
     shown = mapped(estimated, effect.shown, lower) if effect.shown else estimated
     if effect.limits:
@@ -132,7 +132,7 @@ def retains(run: Run, claim: Claim) -> RuleOutcome:
     effect = Effect(share)
     outcome = RuleOutcome("per cent", "higher", claim.at_least or 0.0, tuned=ref.recovery != "none")
     outcome.paper = _printed(effect, ref.row(), _dense_of(ref), measure)
-    line = run.line(ref, measure=measure)
+    line = run.line(ref)
     dense = run.dense(line) if line else None
     if gone := missing_rows([ref], [line], run):
         outcome.lacks(*gone)
