@@ -66,10 +66,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
-            hint = "reading tokenizer.model needs the packages sentencepiece and protobuf: pip install them"
-        else:
-            hint = "a model folder needs tokenizer.json (or tokenizer.model) and tokenizer_config.json"
+        hint = "a model folder needs tokenizer.json, or tokenizer.model and the packages sentencepiece and protobuf"
         raise UserError(f"{folder}: the tokenizer cannot be loaded: {reason}", hint) from error
     return _padded(tokenizer, f"{folder}: the tokenizer")
 

