@@ -125,19 +125,6 @@ def test_a_diverging_recovery_leaves_no_adapter_behind(here, capsys):
     assert statuses()[TUNED] == "done"
 
 
-@pytest.mark.parametrize(
-    ("setting", "name"),
-    [
-        ("evaluate.seq_len=2049", "seq_len"),
-        ("recovery.1.cutoff=2049", "cutoff"),
-        ("calibration.length=2049", "calibration"),
-    ],
-)
-def test_more_tokens_than_the_models_context(here, capsys, setting, name):
-    assert main(["spec.yaml", "--set", setting]) == 2
-    refused(capsys, "2049", "2048", name)
-
-
 def test_data_that_is_nowhere_names_the_places_and_how_to_provide_it(here, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")

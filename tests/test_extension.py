@@ -237,18 +237,6 @@ def test_an_edit_changes_the_keys_of_what_depends_on_the_module_and_no_others(he
     assert {name for name in before if before[name] != after[name]} == {n for n in before if DEPEND[module](*n)}
 
 
-def test_an_edit_runs_again_what_depends_on_it(here, capsys):
-    Path("spec.yaml").write_text(spec_of("magnitude", WANDA))
-    assert main(["spec.yaml"]) == 0
-    assert "(9 done)" in capsys.readouterr().out
-    before, module = plan_of(here, "My Wanda"), here / "my_wanda.py"
-    module.write_text(module.read_text().replace("vectors[weights] * vectors[inputs]", "-vectors[weights]"))
-    forget()
-    assert main(["spec.yaml"]) == 0
-    assert "(6 cached, 3 done)" in capsys.readouterr().out
-    assert plan_of(here, "My Wanda") != before
-
-
 def start(folder: Path, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "reproducer.cli", *arguments],

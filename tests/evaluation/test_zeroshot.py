@@ -165,15 +165,6 @@ def test_batches_of_one_equal_plain_lm_eval_in_bfloat16(model, tokenizer, use_ro
     assert_same(result, *plain_lm_eval(monkeypatch, half, tokenizer, task, rows, limit=4))
 
 
-@pytest.mark.mirror
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_items_equal_plain_lm_eval_on_the_mirror(name, model, tokenizer, monkeypatch):
-    task = TASKS[name]
-    result = zeroshot(model, tokenizer, task, limit=4)
-    rows = task.rows().rows[:40]
-    assert_same(result, *plain_lm_eval(monkeypatch, model, tokenizer, task, rows, limit=4))
-
-
 # Tasks beside the catalogue: choices, an answer's likelihood, written answers; functions of lm-eval's own modules.
 OTHERS = {
     "sciq": [

@@ -231,14 +231,6 @@ class TestWholeEntries:
         write(ENTRIES, "profiles/e.yaml")
         return load(TRANSFER, ["e"])
 
-    def test_keys_of_the_profile_join_those_of_the_spec(self, spec):
-        sibling, small = spec.models
-        assert (sibling.name, sibling.base, sibling.tuned.steps) == ("sibling", "small", 3)
-        assert (small.name, small.dtype, small.label) == ("small", "bfloat16", "mine")
-        (lora,) = spec.recovery[1]
-        assert (lora.steps, lora.batch, lora.rank) == (5, 8, 4)
-        assert spec.recovery[0][0].name == "none"
-
     def test_a_transfer_and_a_models_own_ratio_are_mapped(self, spec):
         assert spec.methods[1].search_for(spec) == {"transfer": {"model": "small", "ratio": 0.20}}
         assert spec.methods[0].prune_for(spec, spec.models[1]).ratio == [0.40]

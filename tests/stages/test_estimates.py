@@ -122,34 +122,6 @@ def test_the_cut_of_llama_7b_leaves_what_llm_pruner_leaves(tmp_path):
     assert cut.weights == 2 * cut.parameters
 
 
-@pytest.mark.parametrize(
-    ("label", "less", "more"),
-    [
-        ("llama-7b: wikitext2", "evaluate.windows=100", "evaluate.windows=200"),
-        ("llama-7b: hellaswag", "evaluate.limit=100", "evaluate.limit=200"),
-        (SEARCH, "search={trials: 50, offered: 0}", "search={trials: 100, offered: 0}"),
-        (f"{PRUNED} + lora", "recovery=[{name: lora, steps: 50}]", "recovery=[{name: lora, steps: 100}]"),
-    ],
-)
-def test_twice_the_work_takes_about_twice_as_long(tmp_path, label, less, more):
-    first, second = (estimate_of(tmp_path, label, change).seconds for change in (less, more))
-    assert second / first == pytest.approx(2, rel=0.1)
-
-
-def test_what_costs_more_is_estimated_so(tmp_path):
-    seconds = {label: estimate_of(tmp_path, label).seconds for label in (f"{PRUNED}: ptb", "llama-7b: ptb")}
-    assert seconds[f"{PRUNED}: ptb"] < seconds["llama-7b: ptb"]
-    of_weights, of_gradients = (
-        estimate_of(tmp_path, f"llama-7b {name} 25% of structures").seconds for name in ("Magnitude", "Vector")
-    )
-    assert of_weights < of_gradients / 2
-    small, large = (
-        estimate_of(tmp_path, f"{PRUNED} + lora", f"recovery=[{{name: lora, micro_batch: {size}}}]").memory
-        for size in (2, 8)
-    )
-    assert small < large
-
-
 def test_a_7b_search_in_bfloat16_fits_a_24_gb_card_and_what_does_not_fit_is_told(tmp_path):
     found = estimate_of(tmp_path, SEARCH)
     assert 2 * CATALOGUE["llama-7b"].parameters < found.memory < 22 * GIB

@@ -14,7 +14,7 @@ from reproducer.stages.measure import measures
 
 SPEC = """\
 name: kinds
-models: [{name: tuned, base: tiny, tuned: {name: lora, steps: 4}}]
+models: [{name: tuned, base: tiny, tuned: {name: lora, steps: 4, warmup_steps: 1}}]
 methods: [vector, adapruner]
 recovery: [lora]
 evaluate:
