@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -19,8 +18,6 @@ from reproducer.search.space import JointSpace, described
 from reproducer.search.trials import best_of, finished, plan_name
 
 TOKENS = ("sample_tokens", "text_tokens", "forward_tokens", "backward_tokens")
-MIN_TRIALS = 10  # complete trials, below which importances say nothing
-TOP_TRIALS = 5  # that the importance of being among them is estimated from, at least
 
 Scores = dict[str, Baseline]
 
@@ -58,7 +55,6 @@ def conclude(
             for name, method in baselines.items()
         ],
         best=best,
-        importances=importances(studies),
         costs=_costs(studies),
     )
     shutil.copyfile(directory / plan, directory / "plan.safetensors")
@@ -118,30 +114,6 @@ def trial_record(trial: FrozenTrial) -> Trial:
         phase=attributes.get("phase", "joint"),
         worker=attributes.get("worker", 0),
     )
-
-
-def importances(studies: Sequence[optuna.Study]) -> dict[str, float]:
-    """Each parameter's share in what makes a trial one of the best.
-
-    Of complete trials; stopped ones have no objective. Empty if these are too few or fewer than two parameters vary. Of
-    two studies one after the other, each counts half.
-    """
-    shares = [share for study in studies if (share := _importances(study))]
-    return {name: value / len(shares) for share in shares for name, value in share.items()}
-
-
-def _importances(study: optuna.Study) -> dict[str, float]:
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    names = sorted({name for trial in complete for name in trial.params})
-    varying = [name for name in names if len({trial.params.get(name) for trial in complete}) > 1]
-    if len(complete) < MIN_TRIALS or len(varying) < 2:
-        return {}
-    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances  # scikit-learn: over a second
-
-    evaluator = PedAnovaImportanceEvaluator(target_quantile=max(0.1, TOP_TRIALS / len(complete)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return get_param_importances(study, evaluator=evaluator, params=varying)
 
 
 def _costs(studies: Sequence[optuna.Study]) -> Costs:

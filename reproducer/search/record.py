@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from reproducer.facts import Facts
 from reproducer.files import replacing
 from reproducer.methods.space import Scalar
@@ -101,8 +103,7 @@ class Record(Facts):
     Attributes:
         space: the method's own part of it, by parameter: `{low, high}`, a list of values, or a value that is set.
         workers: processes that searched; with more than one, another search would not make the same trials.
-        importances: each parameter's share in what makes a trial one of the best, by PED-ANOVA (Watanabe et al. 2023);
-            empty if there are too few trials for it.
+        importances: only in records of earlier versions.
     """
 
     space: dict[str, Any]
@@ -110,7 +111,7 @@ class Record(Facts):
     trials: list[Trial]
     baselines: list[Baseline]
     best: Best
-    importances: dict[str, float]
+    importances: dict[str, float] = Field(default_factory=dict)
     costs: Costs
 
     @classmethod

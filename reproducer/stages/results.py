@@ -231,7 +231,7 @@ class Search(Facts):
         space: the method's own, by parameter: `{low, high}`, a list of values, or a value that is set.
         texts: what the objective is the mean perplexity of.
         baselines: every method beside the search, without the search's own result.
-        importances: each parameter's share in what sets the best trials apart (PED-ANOVA).
+        importances: only in results of earlier versions: each parameter's share in what sets the best trials apart.
     """
 
     stage: str

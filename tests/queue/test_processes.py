@@ -3,42 +3,14 @@
 Most take seconds, and are run by `tox -e slow`.
 """
 
-import os
 import signal
-import time
 from collections import Counter
-from random import Random
 
 import psutil
 import pytest
 from queue_stages import PLANS, artifact_of
 
-from reproducer.queue import Store, survey, topological
-
-
-@pytest.mark.slow
-def test_sigkill_in_a_stage_that_cannot_resume(bench):
-    [after] = PLANS["wait"]()
-    killed = bench.start("wait")
-    bench.until(lambda: len(bench.log()) == 2)
-    store = Store(bench.root)
-    partial = bench.root / "work" / after.inputs["a"].key / "partial"
-    bench.until(partial.exists)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    assert partial.exists() and artifact_of(store, after.inputs["a"]) is None
-
-    bench.go.touch()
-    output = bench.finish(bench.start("wait"))
-    assert "{'cached': 1, 'done': 2}" in output
-    assert [line.rsplit(" ", 2)[0] if line[:4] == "wait" else line for line in bench.log()] == [
-        "write first",
-        "wait the long one []",
-        "wait the long one []",  # the folder was empty again
-        "write after",
-    ]
-    assert (artifact_of(store, after).directory / "out.txt").read_text() == "halfafter"
-    assert list((bench.root / "work").iterdir()) == []
+from reproducer.queue import Store, topological
 
 
 def test_sigkill_in_a_resumable_stage(bench):
@@ -95,19 +67,6 @@ def test_who_waits_says_for_whom(bench):
 
 
 @pytest.mark.slow
-def test_slots_share_the_work(bench):
-    output = bench.finish(bench.start("graph", slots=3))
-    ran = Counter(bench.log())
-    assert len(ran) == 12 and set(ran.values()) == {1}
-    assert output.count(": done in ") == output.count(": started") == 12, "each is shown once, whoever ran it"
-    assert "{'done': 12}" in output
-    outcome = survey(PLANS["graph"](), Store(bench.root))
-    assert outcome.ok and len({result.artifact.record["run"] for result in outcome.results.values()}) == 1
-    again = bench.finish(bench.start("graph", slots=3))
-    assert "12 stages: 12 in the store, 0 to do" in again and "{'cached': 12}" in again
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("slots", [1, 2])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_nothing_outlives_a_run_that_is_ended(bench, slots, how):
@@ -131,20 +90,6 @@ def test_nothing_outlives_a_run_that_is_ended(bench, slots, how):
     bench.go.touch()
     assert "{'done': 2}" in bench.finish(bench.start("waits"))
     assert not list(bench.root.glob("locks/*.[!l]*")) and not list((bench.root / "work").iterdir())
-
-
-@pytest.mark.slow
-def test_a_lost_process_takes_only_its_own_stage_along(bench):
-    process = bench.start("waits", slots=2)
-    bench.until(lambda: len(bench.log()) == 2)
-    victim, other = (line.rsplit(" ", 1)[1] for line in bench.log())
-    os.kill(int(victim), signal.SIGKILL)
-    bench.until(lambda: len(bench.log()) == 3)
-    assert bench.log()[2].split()[:2] == bench.log()[0].split()[:2], "tried again, by a new process"
-    bench.go.touch()
-    output = bench.finish(process)
-    assert output.count("the process that ran it was killed; it is tried again") == 1 and "{'done': 2}" in output
-    assert len({victim, other, bench.log()[2].rsplit(" ", 1)[1]}) == 3
 
 
 @pytest.mark.slow
@@ -173,19 +118,3 @@ def test_a_stages_own_processes_end_with_it(bench, slots, how):
     output, errors = process.communicate(timeout=60)
     assert how == signal.SIGKILL or not errors
     assert how is not None or "failed: left" in output
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment(bench):
-    """A run killed at random until one is through: the result is that of one run, each stage's files are whole."""
-    random = Random(0)
-    for _ in range(12):
-        process = bench.start("graph", slots=1)
-        time.sleep(0.2 + 0.3 * random.random())
-        process.kill()
-        process.wait()
-    bench.finish(bench.start("graph", slots=1))
-    store, [top] = Store(bench.root), PLANS["graph"]()
-    expected = "".join(f"r{index}r{index + 1}" for index in range(5))
-    assert (artifact_of(store, top).directory / "out.txt").read_text() == expected
-    assert list((bench.root / "work").iterdir()) == [] and not list(bench.root.glob("*/.*"))

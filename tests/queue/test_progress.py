@@ -122,20 +122,6 @@ def test_time_left_of_waiting_stages_is_by_their_kind(clock):
     assert display.time_left() == (0.0, True)
 
 
-def test_what_this_run_took_goes_before_the_store_and_slots_divide(clock):
-    display = Progress(clock=clock)
-    order = stages(9)
-    display.begin(order, cached=0, typical={"search": 1000.0}, slots=4)
-    assert display.time_left() == (9 * 1000.0 / 4, True)
-    for stage, seconds in zip(order, (10.0, 12.0, 500.0), strict=False):
-        display.start(stage)
-        display.finish(stage, "done", seconds)
-    assert display.time_left() == (6 * 12.0 / 4, True), "the median: one odd stage does not count"
-    for stage in order[3:8]:
-        display.finish(stage, "done", 12.0)
-    assert display.time_left() == (12.0, True), "the last one cannot be divided"
-
-
 def test_live_display(clock):
     console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
     display = LiveProgress(clock=clock, console=console)

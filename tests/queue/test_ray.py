@@ -3,13 +3,11 @@
 import json
 import os
 import signal
-from collections import Counter
-from concurrent.futures import BrokenExecutor
 
 import psutil
 import pytest
 from engine_contract import EngineContract, until
-from queue_stages import PLANS, SPEC, Wait, artifact_of, sleep_long, text
+from queue_stages import PLANS, SPEC, Wait, artifact_of, text
 
 from reproducer.cli import main
 from reproducer.errors import UserError
@@ -79,19 +77,6 @@ def test_what_ran_on_a_lost_node_runs_on_another(cluster, engine, store, log, tm
     assert "['partial']" not in "".join(log()), "the folder was empty again"
 
 
-def test_a_call_that_sleeps_does_not_outlive_its_node(cluster, engine, log):
-    future = engine.submit(sleep_long, 1)
-    until(log)
-    pid = int(log()[0].split()[1])
-    cluster.remove_node(node_of(cluster, pid), allow_graceful=False)
-    try:
-        assert isinstance(future.exception(60), BrokenExecutor)
-        until(lambda: not psutil.pid_exists(pid))
-    finally:
-        add_node(cluster)
-    until(lambda: engine.slots == 2)
-
-
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_outlives_a_driver_that_is_ended(cluster, bench, how):
     process = bench.start("waits", slots=2, engine=f"ray:{cluster.address}")
@@ -122,15 +107,6 @@ def test_a_spec_on_a_cluster_gives_the_rows_of_a_local_run(cluster, tmp_path, mo
     assert capsys.readouterr().out.count("(4 done)") == 2
     hosts = [path.read_text() for path in (tmp_path / "store-ray/logs").iterdir()]
     assert len(hosts) == 4 and not any(f"process {os.getpid()}\n" in text for text in hosts)
-
-
-@pytest.mark.slow
-def test_two_drivers_share_a_store(cluster, bench):
-    processes = [bench.start("graph", slots=1, engine=f"ray:{cluster.address}") for _ in range(2)]
-    for process in processes:
-        bench.finish(process)
-    ran = Counter(bench.log())
-    assert len(ran) == 12 and set(ran.values()) == {1}, "each stage ran exactly once in all"
 
 
 def test_devices_and_addresses_that_are_not_there(cluster, monkeypatch):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -14,13 +12,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from reproducer import prune
 from reproducer.errors import UserError
 from reproducer.evaluation.perplexity import perplexity
-from reproducer.methods.registry import METHODS, Decision, Method, Rule
+from reproducer.methods.registry import METHODS, Decision, Method
 from reproducer.pruning.collect import collect
 from reproducer.pruning.cut import Cut
 from reproducer.pruning.statistics import Element, First, InputMean, InputNorm, Power, Second
 from reproducer.search import objective as objective_module
 from reproducer.search.objective import Objective
-from reproducer.search.race import CHANCE, hopeless, race_rounds, spread_order
+from reproducer.search.race import CHANCE, hopeless, race_rounds
 from tests.families import SIX, family_model
 from tests.helpers import close, examples
 
@@ -137,40 +135,6 @@ def test_a_method_that_trains_is_refused(objective):
         objective.plan(method_of(lambda request: request.keep(), train=lambda job: None), {}, [1, 2])
 
 
-def test_the_same_samples_are_differentiated_once(objective, monkeypatch):
-    calls = calls_of(monkeypatch)
-    first, second = METHODS.get("vector"), METHODS.get("llm-pruner-e1")
-    objective.plan(second, {}, [1, 2])
-    objective.plan(second, {}, [1, 2])
-    assert len(calls) == 1
-    objective.plan(first, {}, [1, 2])
-    objective.plan(first, {}, [1, 2])
-    assert len(calls) == 3  # passage by passage
-    objective.plan(second, {}, [1, 3])
-    assert len(calls) == 4
-
-
-def test_what_is_expected_is_collected_in_one_pass(model, data, monkeypatch):
-    needs = ({First()}, {Second()}, {First(), InputMean()})
-    told, untold = (Objective(model, *data, LAYERS, Cut(ratio=0.2, heads="pooled")) for _ in range(2))
-    told.expect({First(), Second(), InputMean(), Element(1.0), Power(2)})
-    calls = calls_of(monkeypatch)
-    found = [told.statistics([2, 5], wanted) for wanted in needs]
-    assert len(calls) == 2 and told.sample_tokens == 2 * data[0].shape[1]
-    for one, wanted in zip(found, needs, strict=True):
-        same(untold.statistics([2, 5], wanted), one, SAME)
-    assert len(calls) == 2 + 6
-
-
-def test_weights_take_no_pass(objective, monkeypatch):
-    calls = calls_of(monkeypatch)
-    objective.plan(METHODS.get("magnitude"), {}, [1, 2])
-    assert calls == [None] and objective.sample_tokens == 0
-    uncalibrated = Method(lambda p=2: Rule((Power(p),), lambda v, _: v[Power(p)]), "power", "", "", calibrated=False)
-    assert objective.plan(uncalibrated, {}, ()) == objective.plan(uncalibrated, {}, ())
-    assert len(calls) == 2
-
-
 def test_the_model_stays_as_it_was(model, data):
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     objective = Objective(model, *data, LAYERS, Cut(structure_ratio=0.5))
@@ -197,15 +161,6 @@ def test_statistics_of_a_set_are_formed_from_those_of_its_passages(model, data, 
         same(found, collect(model, data[0][samples], LAYERS, needs), SAME)
     assert sum(map(len, calls)) == 5
     assert objective.sample_tokens == 5 * data[0].shape[1]
-
-
-def test_numbers_do_not_depend_on_which_passages_were_known(model, data):
-    needs = METHODS.get("adapruner").make(ONLY).needs
-    used, fresh = (Objective(model, *data, LAYERS, Cut(ratio=0.2, heads="pooled")) for _ in range(2))
-    used.statistics([8, 2], needs), used.statistics([5, 9, 2], needs)
-    found, expected = used.statistics([2, 3, 9], needs), fresh.statistics([2, 3, 9], needs)
-    for index, name in ((1, "mlp.up_proj"), (3, "self_attn.o_proj")):
-        assert all(torch.equal(found[index][name][statistic], expected[index][name][statistic]) for statistic in needs)
 
 
 def test_passages_used_last_stay_within_the_limit(model, data, monkeypatch):
@@ -325,16 +280,6 @@ def test_a_round_doubles_what_is_measured_at_the_most(sizes):
             assert count >= min(size, max(4, size * 2**number / 8))
             assert count <= max(4, -(-size // 8), 2 * earlier)
     assert counts == sizes
-
-
-@examples(30)
-@given(size=st.integers(1, 200), data=st.data())
-def test_every_beginning_of_the_order_is_spread_evenly(size, data):
-    order = spread_order(size)
-    assert sorted(order) == list(range(size))
-    chosen = sorted(order[: data.draw(st.integers(1, size))])
-    gaps = [b - a for a, b in itertools.pairwise([*chosen, size])]
-    assert max(gaps) <= 4 * size / len(chosen) and chosen[0] == 0
 
 
 def test_one_in_five_candidates_as_good_is_given_up_and_a_bad_one_always():

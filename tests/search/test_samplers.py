@@ -55,31 +55,9 @@ def test_a_trial_is_the_best_so_far_with_a_few_changes(seed):
     assert changes.count(0) <= 0.05 * len(changes)  # a weight kept at its bound
 
 
-def test_stopped_and_failed_trials_are_no_parents():
-    study = run(0, 5)
-    best = study.best_trial
-    for state in (optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.FAIL):
-        trial = study.ask({**SPACE, "alpha1": FloatDistribution(0.0, 1.0)})
-        if state == optuna.trial.TrialState.PRUNED:
-            trial.report(-100.0, step=1)
-        study.tell(trial, state=state)
-    study.sampler = LocalSampler(seed=7)
-    child = study.ask(SPACE)
-    assert sum(child.params[name] != best.params[name] for name in SPACE) < 8
-
-
 def test_at_equal_trials_it_is_better_than_random_search():
     for seed in range(2):
         assert run(seed, 60).best_value < run(seed, 60, optuna.samplers.RandomSampler).best_value
-
-
-def test_with_fixed_parameters_it_changes_the_others():
-    study = run(0, 10)
-    fixed = {name: study.best_params[name] for name in SPACE if name.startswith("sample")}
-    study.sampler = optuna.samplers.PartialFixedSampler(fixed, LocalSampler(seed=5))
-    child = study.ask(SPACE).params
-    assert fixed.items() <= child.items()
-    assert any(child[name] != study.best_params[name] for name in ("alpha1", "alpha2", "second"))
 
 
 def test_a_whole_number_with_an_order_moves_to_one_nearby():

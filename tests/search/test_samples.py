@@ -8,18 +8,13 @@ import math
 import optuna
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from optuna.trial import FixedTrial
-from pydantic import ValidationError
 
-from reproducer.errors import UserError
 from reproducer.methods.adapruner import TAYLOR, AdaPrunerSpace, adapruner
 from reproducer.methods.registry import METHODS
-from reproducer.search.samples import FixedSamples, SearchedSamples, best_alone, parts, rarest, sample_space, spread
+from reproducer.search.samples import FixedSamples, SearchedSamples, best_alone, parts, rarest, sample_space
 from reproducer.search.settings import SearchSettings
 from reproducer.search.space import JointSpace, needs
-from tests.helpers import examples
 
 DRAW = (9, 1, 5)
 POOL = torch.arange(20)[:, None]
@@ -69,15 +64,6 @@ def test_a_fixed_order_leaves_only_the_data_to_search(taylor):
     assert set(trial.params) == set(space.samples.names)
     assert set(adapruner.make(parameters).needs) == set(METHODS.get(TAYLOR[taylor]).make().needs)
     assert space.suggest(FixedTrial(space.embed(TAYLOR[taylor])))[0] == DRAW
-
-
-def test_a_point_of_a_space_with_smaller_weights_ranks_as_the_baseline():
-    assert joint(FixedSamples(DRAW), alpha_max=0.5).embed("vector")["alpha1"] == 0.5
-
-
-def test_a_space_that_offers_nothing_is_refused():
-    with pytest.raises(ValidationError, match="fine_scale"):
-        AdaPrunerSpace(fine_scale=[])
 
 
 def test_what_trials_need_is_known_from_the_choices():
@@ -135,22 +121,6 @@ def test_the_rarest_passages_are_those_of_the_least_likely_tokens(places):
         assert max(likely[one] for one in inside) <= min(likely[one] for one in part if one not in inside)
 
 
-@pytest.mark.parametrize(("mode", "sampler"), [("paper", None), ("default", "tpe")])
-def test_other_searches_are_offered_the_whole_pool(tmp_path, mode, sampler):
-    pool = torch.arange(1000)[:, None]
-    found = chosen(tmp_path, pool, mode=mode, sampler=sampler)
-    assert found.passages == list(range(1000))
-
-
-@examples(50)
-@given(pool=st.integers(1, 500), count=st.integers(1, 500))
-def test_passages_spread_over_a_pool(pool, count):
-    chosen = spread(pool, count)
-    assert len(set(chosen)) == min(pool, count) and chosen == sorted(chosen) and 0 <= chosen[0] <= chosen[-1] < pool
-    gaps = torch.tensor(chosen).diff().tolist()
-    assert not gaps or max(gaps) - min(gaps) <= 1
-
-
 def test_the_samples_that_are_best_alone(tmp_path):
     asked, shown = [], []
 
@@ -169,12 +139,3 @@ def test_the_samples_that_are_best_alone(tmp_path):
     assert (found["pool"], found["scored"], found["scores"]["7"], found["scores"]["0"]) == (20, 20, None, 57)
     assert shown[-1][:2] == (19, 20)
     assert chosen(tmp_path, alone=alone, data="score") == FixedSamples((5, 6, 8)) and len(asked) == 21
-
-
-def test_of_a_large_pool_some_are_scored(tmp_path):
-    asked = []
-    alone = lambda index: asked.append(index) or float(index)  # noqa: E731
-    assert best_alone(100, 3, 10, alone, tmp_path / "scores.json", lambda *_: None) == (5, 15, 25)
-    assert len(asked) == 10
-    with pytest.raises(UserError, match="best of 2"):
-        best_alone(20, 3, 2, alone, tmp_path / "others.json", lambda *_: None)

@@ -8,7 +8,6 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from reproducer.search import samplers
-from reproducer.search.samplers import LocalSampler
 from reproducer.search.surrogate import EXPLAINED, features, predict
 
 SPACE = {
@@ -63,25 +62,6 @@ def test_equal_values_say_nothing_and_one_that_is_far_off_does_not_rule():
     spoilt = values.copy()
     spoilt[values.argmax()] += 1e6
     assert np.corrcoef(predict(known, values, new), predict(known, spoilt, new))[0, 1] > 0.9
-
-
-def least(seed, changes, monkeypatch, trials=60):
-    """The best of a search for ten of 40 passages, each worth a fixed amount."""
-    monkeypatch.setattr(samplers, "CHANGES", changes)
-    worth = np.random.default_rng(seed).normal(size=40)
-    space = {f"sample_{place}": IntDistribution(0, 39) for place in range(10)}
-    study = optuna.create_study()
-    for number in range(trials):
-        seeded = seed * 1000 + number
-        study.sampler = LocalSampler(seeded) if number >= 10 else optuna.samplers.RandomSampler(seed=seeded)
-        trial = study.ask(space)
-        study.tell(trial, float(np.exp(sum(worth[index] for index in trial.params.values()) / 10)))
-    return np.log(study.best_value)
-
-
-def test_it_finds_better_passages_than_blind_changes(monkeypatch):
-    gains = [least(seed, 1, monkeypatch) - least(seed, 256, monkeypatch) for seed in range(2)]
-    assert min(gains) > 0
 
 
 def test_stopped_trials_count_as_they_are_estimated_and_others_not():

@@ -39,6 +39,7 @@ def engine():
     engine.close()
 
 
+@pytest.mark.slow
 def test_workers_share_the_trials_and_one_that_dies_loses_no_more_than_its_own(tmp_path, caplog, monkeypatch, engine):
     monkeypatch.setenv(MARK, str(tmp_path / "started"))
     record = run(Slow(), tmp_path, engine=engine, build=build_mortal, **KEYS)
