@@ -51,7 +51,10 @@ def report(options: Options) -> int:
     check_folder(options.out / expansion.spec.name)
     store = Store(options.store)
     fetch(expansion, store, remote_of(options), None)
-    return _finish(expansion, survey(expansion.stages, store), options)[0]
+    outcome = survey(expansion.stages, store)
+    for result in _failed(outcome):
+        print(f"failed  {result.stage.label}: {result.message}", file=sys.stderr)
+    return _finish(expansion, outcome, options)[0]
 
 
 def status(options: Options) -> int:
@@ -144,7 +147,7 @@ def prune(options: Options) -> int:
     if "recovery" in row.stages:
         print(f"{row_name(row)}: {rest_text(expansion, survey(expansion.stages, store))} on this machine")
     outcome = run_stages(expansion, options, None)
-    if _told_failures(outcome):
+    if _failed(outcome):
         return FAILED
     made = options.directory.expanduser().absolute() / recipe.FILE
     command = ["reproduce", str(made) if options.push is None else recipe.FILE]  # others have no such path
@@ -171,10 +174,8 @@ def evaluate(options: Options) -> int:
     texts = options.perplexity if options.perplexity or options.tasks else recipe.MEASURED
     expansion = expand(recipe.measuring(options.models, texts, options.tasks, options.limit))
     outcome = run_stages(expansion, options, None)
-    failed = _told_failures(outcome)
-    results = collect(expansion, outcome)
-    print(f"\n{measures_table(results)}")
-    return FAILED if failed else DONE
+    print(f"\n{measures_table(collect(expansion, outcome))}")
+    return FAILED if _failed(outcome) else DONE
 
 
 def _check_target(options: Options) -> None:
@@ -344,22 +345,18 @@ def _finish(expansion: Expansion, outcome: Outcome, options: Options) -> tuple[i
         written = render(results, folder.expanduser())
     except OSError as error:
         raise unwritable(folder, error) from error
-    failed = _told_failures(outcome)
     print(f"\n{summary(results)}")
     count = sum(row.earlier is not None for row in results.rows)
     rows = f"{len(expansion.rows)} rows{f' ({count} taken over)' if count else ''}"
     print(f"{expansion.spec.name}: {rows} from {len(outcome.results)} stages ({_counts(outcome) or 'none to run'})")
     for name in ("report.md", "report.html"):
         print(f"report: {next(path for path in written if path.name == name)}")
-    return FAILED if failed else DONE, results
+    return FAILED if _failed(outcome) else DONE, results
 
 
-def _told_failures(outcome: Outcome) -> list[Result]:
-    """The stages that failed, each printed."""
-    failed = [result for result in outcome.results.values() if result.status == "failed"]
-    for result in failed:
-        print(f"failed  {result.stage.label}: {result.message}", file=sys.stderr)
-    return failed
+def _failed(outcome: Outcome) -> list[Result]:
+    """The stages that failed; a run has told why of each when it ended."""
+    return [result for result in outcome.results.values() if result.status == "failed"]
 
 
 def _counts(outcome: Outcome) -> str:

@@ -70,11 +70,11 @@ DENSE, PLAIN, TUNED = ("dense", "none"), ("vector", "none"), ("vector", "lora")
 
 
 def refused(capsys: pytest.CaptureFixture, *parts: str) -> None:
-    """One message with all of these parts and no traceback."""
+    """All of these parts on the terminal, and no traceback."""
     captured = capsys.readouterr()
     assert "Traceback" not in captured.out + captured.err
     for part in parts:
-        assert part in captured.err, captured.err
+        assert part in captured.out + captured.err, captured
 
 
 BAD_ROWS = {

@@ -242,7 +242,7 @@ def test_a_line_of_data_that_cannot_be_read_fails_what_needs_it(here, capsys, ca
     spec("dataset: python-topics", "dataset: ./own.jsonl")
     assert main(["spec.yaml"]) == 1
     captured = capsys.readouterr()
-    assert message in captured.err and "Traceback" not in captured.out + captured.err
+    assert message in captured.out and "Traceback" not in captured.out + captured.err
     found = json.loads(Path("out/bad-input/results.json").read_text())["rows"]
     assert {row["method"]: row["status"] for row in found} == {"dense": "done", "magnitude": "done", "vector": "failed"}
 

@@ -150,9 +150,9 @@ def test_a_run_shows_each_row_as_it_ends_and_the_table_at_the_end(ran):
     assert "small-run: 4 rows from" in lines[-3] and lines[-1].endswith("report.html")
 
 
-def test_a_row_that_ends_in_failure_is_shown_with_its_reason():
-    row = fake.failed("vector", "no memory \x1b[31mleft")
-    assert row_line(row, fake.QUICKSTART) == ("smollm2-135m, Vector, 20%, w/o tune, seed 0: failed, no memory [31mleft")
+def test_a_row_that_ends_in_failure_is_shown():
+    row = fake.failed("vector", "no memory left")
+    assert row_line(row, fake.QUICKSTART) == "smollm2-135m, Vector, 20%, w/o tune, seed 0: failed"
 
 
 def test_results_are_what_their_schema_says(finished):
@@ -239,14 +239,13 @@ def test_a_failing_stage_fails_its_rows_only(here, capsys):
     }
     log = f"failed/{found[-1]['stages']['plan']}.json"
     told = f"ZeroDivisionError: integer division or modulo by zero (traceback in {log})"
-    assert (
-        f"failed  tiny-gqa Crashes 20%: {told}" in captured.err
-        and found[-1]["error"] == f"tiny-gqa Crashes 20%: {told}"
-    )
+    assert captured.out.count(told) == 1 and found[-1]["error"] == f"tiny-gqa Crashes 20%: {told}"
     assert "my_crash.py" in (here / "store" / log).read_text()
     assert "Traceback" not in captured.out + captured.err
     assert main(["status", "spec.yaml"]) == 0
     assert "6 stages: 1 blocked, 4 cached, 1 failed" in capsys.readouterr().out
+    assert main(["report", "spec.yaml"]) == 1
+    assert f"failed  tiny-gqa Crashes 20%: {told}" in capsys.readouterr().err
     Path("spec.yaml").write_text(SPEC.replace("adapruner]", "random]"))
     assert main(["spec.yaml"]) == 0
 
@@ -299,7 +298,7 @@ def test_bad_calibration_data_fails_what_needs_it_with_one_message(here, capsys,
     )
     assert main(["spec.yaml"]) == 1
     captured = capsys.readouterr()
-    assert message in captured.err and "Traceback" not in captured.err
+    assert message in captured.out and "Traceback" not in captured.out + captured.err
     rows = {row["label"]: row["status"] for row in results(here)["rows"]}
     assert rows == {"Tiny-GQA": "done", "Magnitude": "done", "Vector": "failed", "AdaPruner": "failed"}
 

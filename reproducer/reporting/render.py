@@ -81,13 +81,13 @@ def summary_of(content: Article) -> str:
 
 
 def row_line(row: Row, columns: Sequence[Column]) -> str:
-    """What a terminal shows of a row that has ended."""
-    shown = [row.status, row.error] if row.status != "done" else []
+    """What a terminal shows of a row that has ended; why one failed stands at its stage."""
+    shown = [row.status] if row.status != "done" else []
     for column in compact(columns) if row.status == "done" else []:
         value = row.metrics.get(column.key)
         if value is not None:
             shown.append(f"{column.label} {with_interval(value, None, column)}")
-    return one_line(f"{row_name(row)}: {', '.join(filter(None, shown))}")
+    return one_line(f"{row_name(row)}: {', '.join(shown)}")
 
 
 def _write(path: Path, text: str) -> Path:
