@@ -162,6 +162,7 @@ def prune(options: Options) -> int:
     more = [*([] if options.recover else ["--recover", "lora"]), "--recover-steps", f"{steps:.0f}"]
     again = ["reproduce", *(word if word != target else f"{word}-tuned" for word in options.arguments), *more]
     eight = ["reproduce", "export", str(base), f"{target}-8bit", "--format", "gguf", "--quantize", "q8_0"]
+    print()
     print(comparison.advice(again, eight if options.quantize in (None, "f16", "bf16", "f32") else None))
     return DONE
 

@@ -21,7 +21,7 @@ LOST = 0.3  # ... of an accuracy above chance: more than this is told
 # Of 8 bits alone: SmolLM2-135M in llama.cpp, from reports/deploy-small.
 BITS_SIZE, BITS_PERPLEXITY = 0.53, 1.01
 WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
-CELL = 46  # characters of a line of what a model wrote
+WIDTH, CELL = 100, 46  # characters of a line, and of one of what a model wrote
 
 
 @dataclass(frozen=True)
@@ -115,16 +115,13 @@ class Comparison:
         """
         parts = []
         if worse := self.collapsed():
-            parts.append(
-                f"WARNING: {'; '.join(worse)}. Expect wrong and broken answers. "
-                f"The cut is kept, and training mends much of it:\n    {shlex.join(again)}"
-            )
+            text = f"WARNING: {'; '.join(worse)}. Expect wrong and broken answers. The cut is kept; training mends it:"
+            parts.append(f"{textwrap.fill(text, WIDTH)}\n    {shlex.join(again)}")
         if quantise and self.smaller > BITS_SIZE and any(times > BITS_PERPLEXITY for times in self.times.values()):
-            parts.append(
-                f"For a smaller file alone 8 bits are better: about {BITS_PERPLEXITY} times the perplexity at "
-                f"{short(BITS_SIZE)} of the size of 16 bits (SmolLM2-135M in llama.cpp):\n    {shlex.join(quantise)}"
-            )
-        return "\n".join(parts)
+            text = f"For a smaller file alone, 8 bits are better: about {BITS_PERPLEXITY} times the perplexity at "
+            text += f"{short(BITS_SIZE)} of the size of 16 bits (SmolLM2-135M in llama.cpp):"
+            parts.append(f"{textwrap.fill(text, WIDTH)}\n    {shlex.join(quantise)}")
+        return "\n\n".join(parts)
 
 
 def measures_table(results: Results) -> str:

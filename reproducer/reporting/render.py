@@ -82,7 +82,7 @@ def summary_of(content: Article) -> str:
 
 def row_line(row: Row, columns: Sequence[Column]) -> str:
     """What a terminal shows of a row that has ended; why one failed stands at its stage."""
-    shown = [row.status] if row.status != "done" else []
+    shown: list[str] = [row.status] if row.status != "done" else []
     for column in compact(columns) if row.status == "done" else []:
         value = row.metrics.get(column.key)
         if value is not None:
