@@ -73,7 +73,7 @@ def summary(results: Results) -> str:
 def summary_of(content: Article) -> str:
     parts = [content.title, content.main.plain()]
     if len(content.seeds) > 1:
-        parts.append("± is half a 95% interval over seeds; * is the best, ≈ what cannot be content from it.")
+        parts.append("± is half a 95% interval over seeds; * is the best, ≈ what cannot be told from it.")
     if content.verdicts:
         counts = [(sum(one.outcome == outcome for one in content.verdicts), outcome) for outcome in OUTCOMES]
         parts.append(f"Claims of the paper: {', '.join(f'{count} {outcome}' for count, outcome in counts if count)}.")
