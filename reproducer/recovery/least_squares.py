@@ -39,7 +39,7 @@ class LeastSquares(Recovery):
         texts: to fit on, an equal share of each: texts of the catalogue (their passages for calibration, or windows
             of their part for searches where they have none), of the hub, files, or instruction data of the catalogue;
             None: BookCorpus.
-        samples, length: how many samples of how many tokens.
+        samples, length: how many samples of how many tokens; of a smaller text all that it has.
         ridge: of all projections; None: each has the best of several on every eighth sample.
     """
 
@@ -106,28 +106,39 @@ class LeastSquares(Recovery):
         return model.eval()
 
     def _samples(self, job: Job) -> Tensor:
-        """[samples, length], on the CPU."""
-        from reproducer.data.pool import Mix, apportioned
+        """[samples, length], on the CPU: fewer where a text does not have its share, and that is said."""
+        import torch
+
+        from reproducer.data.pool import apportioned
 
         names = self.texts or [TEXT]
-        shares = [1 / len(names)] * len(names)
-        pools = [
-            self._pool(name, job.tokenizer, OFFERED * count)
-            for name, count in zip(names, apportioned(self.samples, shares), strict=True)
-        ]
-        mix = Mix(pools, shares)
-        return mix.ids[mix.draw(self.samples, job.seed)]
+        drawn = []
+        for number, (name, count) in enumerate(
+            zip(names, apportioned(self.samples, [1 / len(names)] * len(names)), strict=True)
+        ):
+            pool = self._pool(name, job.tokenizer, count)
+            if len(pool) < count:
+                job.say(f"{name} has {len(pool)} samples of {self.length} tokens; {count} were to be fitted to")
+            # pools of equal sizes would give the same rows for the same seed
+            drawn.append(pool.ids[pool.draw(min(count, len(pool)), job.seed + number * 2**32)])
+        return torch.cat(drawn)
 
-    def _pool(self, name: str, tokenizer: Any, size: int) -> Pool:
+    def _pool(self, name: str, tokenizer: Any, count: int) -> Pool:
+        """Passages of a text for calibration, or windows of all of it where too few passages are long enough."""
+        from reproducer.data.files import DataError
         from reproducer.data.pool import calibration_pool, window_pool
 
         if name in INSTRUCTIONS:
-            rows = ["".join(pair) for pair in load_instructions(name, tokenizer, 4 * size)]
-            text = Text(name, "calibration", rows, instruction_source(name).read())
-            return window_pool(text, tokenizer, self.length, size)
-        role = _role(name)
-        make = calibration_pool if role == "calibration" else window_pool
-        return make(load_text(name, role), tokenizer, self.length, size)
+            rows = ["".join(pair) for pair in load_instructions(name, tokenizer, 4 * OFFERED * count)]
+            text = Text(name, "search", rows, instruction_source(name).read())
+        else:
+            text = load_text(name, _role(name))
+        if text.role == "search":
+            return window_pool(text, tokenizer, self.length)
+        try:
+            return calibration_pool(text, tokenizer, self.length, OFFERED * count)
+        except DataError:  # it is small: all of it can be read
+            return window_pool(text, tokenizer, self.length)
 
     def _identity(self, job: Job, ids: Tensor) -> str:
         """Of what a layer's repair follows from: an interrupted run goes on only with the same."""

@@ -59,13 +59,15 @@ def test_what_is_missing_is_named(tmp_path):
         kind().apply(torch.nn.Linear(2, 2), tmp_path)
 
 
-def test_texts_share_the_samples(tmp_path):
+def test_texts_share_the_samples_and_a_small_one_gives_all_it_has(tmp_path):
     model = uneven_llama()
-    seen = []
+    seen, said = [], []
     model.model.embed_tokens.register_forward_hook(lambda _, inputs, output: seen.append(inputs[0]))
-    kind(texts=[text_file(), "builtin-instructions"], samples=5).train(job(tmp_path, model=model, dense=dense))
-    ids = torch.cat(seen[1:])[:5]
-    assert len(seen[1]) == 5 and len({tuple(row.tolist()) for row in ids}) == 5
+    options = {"model": model, "dense": dense, "say": said.append}
+    kind(texts=[text_file(), "builtin-instructions"], samples=2000).train(job(tmp_path, **options))
+    ids = torch.cat([batch for batch in seen if batch.shape[1] == 10 and len(batch) > 1])
+    assert said[0].startswith(text_file()) and "1000 were to be fitted to" in said[0]
+    assert len(ids.unique(dim=0)) > 20
 
 
 def test_the_reports_own_rows_are_refused_before_anything_runs(tmp_path):
