@@ -221,25 +221,19 @@ class _Run:
         `label` is that of the row that searched, where the spec has one, else that of a row which takes the
         configuration over.
         """
-        own: dict[str, results.Search] = {}
-        taken: dict[str, results.Search] = {}
-        for row in self.expansion.rows:
-            stage = row.stages.get("search") or row.stages.get("transfer")
-            if not isinstance(stage, Search) or stage.key in own:
-                continue
-            model = row.model if "search" in row.stages else stage.model.label
-            search = self.expansion.known.search(stage)
-            if (artifact := self.artifact(stage)) is not None:
-                search = stage.describe(artifact, model, row.label)
-            if search is not None:
-                into = own if "search" in row.stages else taken
-                into.setdefault(stage.key, search.model_copy(update={"model": model, "label": row.label}))
-        keys = dict.fromkeys(
-            stage.key
-            for row in self.expansion.rows
-            if (stage := row.stages.get("search") or row.stages.get("transfer"))
-        )
-        return {key: search for key in keys if (search := own.get(key) or taken.get(key))}
+        found: dict[str, results.Search | None] = {}
+        for role in ("search", "transfer"):
+            for row in self.expansion.rows:
+                stage = row.stages.get(role)
+                if not isinstance(stage, Search) or found.get(stage.key):
+                    continue
+                model = row.model if role == "search" else stage.model.label
+                search = self.expansion.known.search(stage)
+                if (artifact := self.artifact(stage)) is not None:
+                    search = stage.describe(artifact, model, row.label)
+                found[stage.key] = search and search.model_copy(update={"model": model, "label": row.label})
+        order = [stage.key for row in self.expansion.rows for stage in row.making.values() if stage.key in found]
+        return {key: search for key in dict.fromkeys(order) if (search := found[key])}
 
     def objective(self, row: Row) -> float | None:
         """A row's search objective: its own search's, or what a search of the same cut and seed saw of its method.

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Literal, Self, TypeVar
+from typing import Literal, TypeVar
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue
 
 from reproducer.evaluation.measured import (
     AnyMeasured,
@@ -361,15 +361,6 @@ class Results(Facts):
     parts: list[Part] = Field(default_factory=list)
     paper: PaperComparison | None = None
     earlier: list[Earlier] = Field(default_factory=list)
-
-    @model_validator(mode="after")
-    def _fractions(self) -> Self:
-        for column in self.columns:
-            for index, row in enumerate(self.rows):
-                value = row.metrics.get(column.key)
-                if column.kind == "accuracy" and value is not None and not 0 <= value <= 1:
-                    raise ValueError(f"rows.{index}.metrics.{column.key}: an accuracy is a fraction of 1, not {value}")
-        return self
 
     def of_part(self, part: Part) -> Results:
         """The rows, columns and searches of a part, as a run of its own."""
