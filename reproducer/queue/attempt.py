@@ -65,7 +65,7 @@ def attempt(
             return End("held")
         status = _Attempt(store, stage, lock, device, run, environment, digests).make()
         failure = status if isinstance(status, Failure) else None
-        return End("failed" if isinstance(status, Failure) else status, failure, lock.messages, lock.token)
+        return End("failed" if isinstance(status, Failure) else status, failure, lock.mine.messages, lock.mine.token)
 
 
 @contextmanager
@@ -196,7 +196,7 @@ class _Attempt:
             self.lock.note(progress=(done, total, text))
 
     def say(self, message: str) -> None:
-        self.lock.note(messages=(*self.lock.messages, message))
+        self.lock.note(messages=(*self.lock.mine.messages, message))
         self.log(message)
 
     def log(self, text: str) -> None:

@@ -66,6 +66,9 @@ class StageLock:
     """The lock of the stage `key` in `folder`: `acquire` never waits; leaving the `with` block releases.
 
     The lock is on `<key>.lock`; `<key>.json` only says who holds it, and may outlive a killed process.
+
+    Attributes:
+        mine: what the note says since this process took the lock.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
@@ -84,8 +87,8 @@ class StageLock:
         try:
             since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
             token = uuid.uuid4().hex
-            self._mine = Holder(os.getpid(), socket.gethostname(), device, since, run, tuple(sorted(inputs)), token)
-            write_json(self._note, asdict(self._mine))
+            self.mine = Holder(os.getpid(), socket.gethostname(), device, since, run, tuple(sorted(inputs)), token)
+            write_json(self._note, asdict(self.mine))
         except BaseException:
             self._lock.release()
             raise
@@ -94,25 +97,15 @@ class StageLock:
     def note(self, **changes: Any) -> None:
         """Write down what has changed of the holder, where that can be written and the lock is still ours."""
         with self._writing:
-            self._mine = replace(self._mine, **changes)
+            self.mine = replace(self.mine, **changes)
             if self._lock.is_locked and self.is_ours():
                 with suppress(OSError):  # a full disk is reported by the stage itself
-                    write_json(self._note, asdict(self._mine))
-
-    @property
-    def messages(self) -> tuple[str, ...]:
-        """What the stage has said under this hold."""
-        return self._mine.messages
-
-    @property
-    def token(self) -> str:
-        """What tells this hold from any other."""
-        return self._mine.token
+                    write_json(self._note, asdict(self.mine))
 
     def is_ours(self) -> bool:
         """Whether nobody has taken the lock since this process did: a file server may have given it up."""
         holder = self.holder()
-        return holder is not None and holder.token == self._mine.token
+        return holder is not None and holder.token == self.mine.token
 
     def release(self) -> None:
         """Give the lock back if it is held."""

@@ -138,7 +138,7 @@ class Progress:
         """Time has passed, or a stage has come further."""
         with self._lock:
             if self.running and self.clock() - self._shown >= self.interval:
-                running = max(self.running.values(), key=lambda one: (one.first is not None, one.since))
+                running = max(self.running.values(), key=lambda stage: (stage.first is not None, stage.since))
                 so_far = f"{running.fraction:.0%}" if running.first else f"for {duration(self.clock() - running.since)}"
                 note = f" ({running.text})" if running.text else ""
                 self.show(f"{self._label(running.stage)}: {so_far}{note}, {self._left_text()}")

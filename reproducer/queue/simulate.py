@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 
 from reproducer.queue.stage import Stage
 
@@ -54,7 +55,7 @@ def critical_path(stages: Sequence[Stage], seconds: Mapping[str, float]) -> tupl
     longest: dict[str, tuple[float, list[Stage]]] = {}
     for stage in stages:
         chains = [longest[needed.key] for needed in stage.inputs.values() if needed.key in longest]
-        before, chain = max(chains, key=lambda found: found[0], default=(0.0, []))
+        before, chain = max(chains, key=itemgetter(0), default=(0.0, []))
         longest[stage.key] = before + seconds[stage.key], [*chain, stage]
-    least, chain = max(longest.values(), key=lambda found: found[0], default=(0.0, []))
+    least, chain = max(longest.values(), key=itemgetter(0), default=(0.0, []))
     return chain, least

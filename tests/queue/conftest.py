@@ -36,19 +36,11 @@ class Bench:
         self._log = folder / "log"
         self._processes: list[subprocess.Popen[str]] = []
 
-    def start(
-        self,
-        plan: str,
-        slots: int = 1,
-        held: bool = False,
-        engine: str = "local",
-        root: Path | None = None,
-        **more: str,
-    ) -> "subprocess.Popen[str]":
+    def start(self, plan: str, slots: int = 1, held: bool = False, engine: str = "local") -> "subprocess.Popen[str]":
         path = os.pathsep.join([str(HERE), *sys.path])  # the tree that is tested
-        environment = dict(os.environ, QUEUE_LOG=str(self._log), QUEUE_GO=str(self.go), PYTHONPATH=path, **more)
+        environment = dict(os.environ, QUEUE_LOG=str(self._log), QUEUE_GO=str(self.go), PYTHONPATH=path)
         process = subprocess.Popen(
-            [sys.executable, str(HERE / "queue_stages.py"), str(root or self.root), plan, str(slots), engine],
+            [sys.executable, str(HERE / "queue_stages.py"), str(self.root), plan, str(slots), engine],
             env=environment,
             text=True,
             stdin=subprocess.PIPE if held else subprocess.DEVNULL,

@@ -118,17 +118,6 @@ class Steps(Step):
             context.progress(step + 1, self.steps)
 
 
-class Three(Step):
-    """Three files."""
-
-    kind = "three"
-
-    def run(self, context: Context) -> None:
-        log("three")
-        for name in "abc":
-            (context.directory / name).write_text(name)
-
-
 class Mistake(Step):
     """Fails with what the user can mend."""
 
@@ -176,23 +165,18 @@ def sleep_long(number: int) -> None:
     time.sleep(600)
 
 
-class Squares(Step):
-    """Lets processes of its own compute; with `leave` it fails while they are at it."""
+class Leave(Step):
+    """Fails while processes of its own are at work."""
 
-    kind = "squares"
-    leave: bool = False
+    kind = "leave"
 
     def run(self, context: Context) -> None:
         engine = context.engine(2)
-        if self.leave:
-            for number in range(2):
-                engine.submit(sleep_long, number)
-            while not Path(os.environ["QUEUE_GO"]).exists():
-                time.sleep(0.01)
-            raise UserError("left")
-        found = [future.result() for future in [engine.submit(square, value) for value in range(6)]]
-        (context.directory / "out.txt").write_text(str([value for value, _ in found]))
-        context.record("others", len({pid for _, pid in found} | {os.getpid()}) - 1)
+        for number in range(2):
+            engine.submit(sleep_long, number)
+        while not Path(os.environ["QUEUE_GO"]).exists():
+            time.sleep(0.01)
+        raise UserError("left")
 
 
 def kind(
@@ -229,9 +213,7 @@ PLANS: dict[str, Callable[[], list[Stage]]] = {
     "wait": lambda: [text("after", a=Wait(a=text("first"), label="the long one"))],
     "steps": lambda: [text("end", a=Steps(steps=5, hold=3, label="counter"))],
     "lost": lambda: [text("end", a=Lost(times=2, label="twice")), text("never", b=Lost(times=9, label="always"))],
-    "three": lambda: [Three()],
-    "squares": lambda: [Squares()],
-    "leave": lambda: [Squares(leave=True)],
+    "leave": lambda: [Leave()],
 }
 
 if __name__ == "__main__":  # STORE PLAN SLOTS ENGINE: a run in a process of its own, for others to watch and kill

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from queue_stages import PLANS, Steps, Three, artifact_of, text
+from queue_stages import PLANS, Steps, artifact_of, kind, text
 
 from reproducer.queue import Store, run
 
@@ -36,7 +36,7 @@ def test_what_killed_processes_left_is_swept(store):
 def test_clean(store):
     assert store.clean([]) == {} and not store.root.exists()
     other = PLANS["graph"]()
-    running = Three(a=text("read"))
+    running = kind("running")(a=text("read"))
     run([text("end", a=Steps(steps=2)), *other, text("read")], store)
     end = text("end", a=Steps(steps=2))
     damaged = artifact_of(store, other[0]).directory
