@@ -9,6 +9,7 @@ from statistics import fmean
 import pytest
 
 from reproducer.evaluation.measured import Gguf
+from reproducer.exporting import before_after
 from reproducer.paper.claims import paper
 from reproducer.reporting.verdicts import verdicts
 from reproducer.stages.results import Results
@@ -64,6 +65,8 @@ def test_every_number_beside_the_table_is_a_reports():
     times = sorted(one.perplexity / whole.perplexity for one in same)
     sizes = {f"{100 * one.bytes / whole.bytes:.0f}" for one in same}
     assert len(sizes) == 1 and len({row.seed for row in quickstart.rows}) == 1
+    told = (round(bits.bytes / whole.bytes, 2), round(bits.perplexity / whole.perplexity, 2))
+    assert told == (before_after.BITS_SIZE, before_after.BITS_PERPLEXITY), "what `reproduce prune` says of 8 bits"
     assert numbers(section) == [
         f"{100 * quickstart.spec['prune']['ratio'][0]:.0f}",
         quickstart.environment.python.rpartition(".")[0],

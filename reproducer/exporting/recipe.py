@@ -34,8 +34,9 @@ ENOUGH, ROWS = 50_000, 20  # bytes and rows of a file, of which a tenth is then 
 SPEED = {"prefill": 128, "decode": 16, "repeats": 3, "warmup": 1}
 PROMPTS = ("The capital of France is", "To keep a small garden healthy, you should")
 WRITTEN = 24  # tokens after a prompt
-# 640 examples, so a larger rate and a shorter warm-up than LLM-Pruner's two epochs have
-TUNING = {"batch": 16, "steps": 40, "warmup_steps": 4, "learning_rate": 5e-4}
+# of every kind that has such a setting; 640 examples, so a larger rate and a shorter warm-up than LLM-Pruner's two
+# epochs have; as many samples for a fit without training as the built-in texts hold
+TUNING = {"batch": 16, "steps": 40, "warmup_steps": 4, "learning_rate": 5e-4, "samples": 128}
 WARM_UP = 0.1  # of the steps that are asked for
 FILE = "prune.yaml"
 
@@ -77,7 +78,7 @@ def settings(
     if not texts:
         calibration, texts = _held_out(calibration)
     tasks = [name for name in texts if not _is_text(name)]
-    chain = [recovery(kind, calibration, recover_steps, recover_data) for kind in recover if kind != "none"]
+    chain = recoveries([kind for kind in recover if kind != "none"], calibration, recover_steps, recover_data)
     return {
         "name": "prune",
         "title": "A smaller model",
@@ -100,17 +101,21 @@ def settings(
     }
 
 
-def recovery(kind: str, texts: Sequence[str], steps: int | None, data: str | None) -> dict[str, Any]:
-    """A recovery's section: of the recipe's settings and of those asked for, the ones that the kind has."""
+def recoveries(kinds: Sequence[str], texts: Sequence[str], steps: int | None, data: str | None) -> list[dict[str, Any]]:
+    """Sections of recoveries: of the recipe's settings and of those asked for, the ones that each kind has."""
     from reproducer.recovery.registry import RECOVERIES
 
-    known = RECOVERIES.get(kind).model_fields
-    asked = {"steps": steps, "dataset": data} | ({} if steps is None else {"warmup_steps": int(WARM_UP * steps)})
+    known = {kind: RECOVERIES.get(kind).model_fields for kind in kinds}
+    asked: dict[str, Any] = {"steps": steps, "dataset": data}
     for name, option in (("steps", "--recover-steps"), ("dataset", "--recover-data")):
-        if asked[name] is not None and name not in known:
-            raise UserError(f"{option}: the recovery '{kind}' has no {name}", f"its own: {', '.join(known)}")
+        if asked[name] is not None and not any(name in fields for fields in known.values()):
+            raise UserError(f"{option}: '{', '.join(kinds)}' has no {name}", "add --recover lora, which has")
+    asked |= {"warmup_steps": None if steps is None else int(WARM_UP * steps)}
     tuned = {**TUNING, "text": texts[0], "texts": list(texts), **{k: v for k, v in asked.items() if v is not None}}
-    return {"name": kind, **{name: value for name, value in tuned.items() if name in known}}
+    return [
+        {"name": kind, **{name: value for name, value in tuned.items() if name in fields}}
+        for kind, fields in known.items()
+    ]
 
 
 def measuring(models: Sequence[str], perplexity: Sequence[str], tasks: Sequence[str], limit: int | None) -> Spec:

@@ -286,12 +286,12 @@ def test_uniform_is_plain(here):
 
 
 def test_a_recovery_gets_what_it_has():
-    """Of the recipe's settings and of those that are asked for; what a kind does not have is refused."""
-    lora = recipe.recovery("lora", ["ptb"], 200, "mine.jsonl")
+    """Of the recipe's settings and of those that are asked for; what no kind has is refused."""
+    repair, lora = recipe.recoveries(["least-squares", "lora"], ["ptb"], 200, "mine.jsonl")
     assert (lora["steps"], lora["dataset"], lora["warmup_steps"], lora["batch"]) == (200, "mine.jsonl", 20, 16)
-    assert recipe.recovery("least-squares", ["ptb"], None, None) == {"name": "least-squares", "texts": ["ptb"]}
+    assert repair == {"name": "least-squares", "texts": ["ptb"], "samples": 128}
     with pytest.raises(UserError, match="has no steps"):
-        recipe.recovery("least-squares", ["ptb"], 200, None)
+        recipe.recoveries(["least-squares"], ["ptb"], 200, None)
 
 
 def test_a_collapse_is_told_with_what_would_be_better():
