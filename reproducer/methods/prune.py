@@ -244,7 +244,10 @@ def _restored(model: nn.Module, seed: int) -> Iterator[None]:
 
     from reproducer.models.walk import frozen
 
-    modules = [(module, {name: _shallow(value) for name, value in vars(module).items()}) for module in model.modules()]
+    attributes = [vars(module) for module in model.modules()]
+    before = [dict(of_module) for of_module in attributes]
+    # submodules, parameters and hooks are dictionaries, whose entries are put back too
+    entries = [{name: dict(value) for name, value in of.items() if isinstance(value, dict)} for of in attributes]
     parameters = [(p, p.data, p.grad, None if p.is_inference() else p._version) for p in model.parameters()]
     devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     with torch.random.fork_rng(devices=devices), frozen(model):
@@ -252,21 +255,15 @@ def _restored(model: nn.Module, seed: int) -> Iterator[None]:
         try:
             yield
         finally:
-            for module, attributes in modules:
-                vars(module).clear()
-                for name, (value, entries) in attributes.items():
-                    vars(module)[name] = value
-                    if entries is not None:
-                        value.clear()
-                        value.update(entries)
+            for now, old, inside in zip(attributes, before, entries, strict=True):
+                now.clear()
+                now.update(old)
+                for name, values in inside.items():
+                    now[name].clear()
+                    now[name].update(values)
             for parameter, data, gradient, _ in parameters:
                 if parameter.data_ptr() != data.data_ptr():
                     parameter.data = data
                 parameter.grad = gradient
     if any(version is not None and parameter._version != version for parameter, _, _, version in parameters):
         raise UserError("the method changed the model's weights", "it may add hooks and modules of its own")
-
-
-def _shallow(value: Any) -> tuple[Any, dict[str, Any] | None]:
-    """An attribute of a module, with its entries if it is a dictionary: submodules, parameters, hooks."""
-    return value, dict(value) if isinstance(value, dict) else None
