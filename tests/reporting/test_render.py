@@ -54,13 +54,6 @@ def test_numbers_that_json_has_not_are_refused_by_place(bad):
         Results.model_validate(facts)
 
 
-def test_accuracies_in_percent_are_refused():
-    facts = fake.quickstart().model_dump()
-    facts["rows"][1]["metrics"]["quiz_acc"] = 26.4
-    with pytest.raises(ValidationError, match=r"rows\.1\.metrics\.quiz_acc: an accuracy is a fraction"):
-        Results.model_validate(facts)
-
-
 def test_what_utf8_cannot_hold_is_replaced():
     model = fake.change(fake.quickstart().models[0], label="a\ud800b", notes="\ud83d\ude00")
     assert (model.label, model.notes) == ("a\ufffdb", "😀")
