@@ -288,7 +288,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TEXT",
         help=f"texts to calibrate on, in a mix (default: {' '.join(recipe.TEXTS)})",
     )
-    prune.add_argument("--samples", type=_count, metavar="N", help=f"passages a step (default: {recipe.SAMPLES})")
+    prune.add_argument("--samples", type=_count, metavar="N", help=f"passages (default: {recipe.SAMPLES})")
     prune.add_argument(
         "--recover",
         nargs="*",

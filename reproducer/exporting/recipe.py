@@ -1,7 +1,7 @@
 """The spec behind `reproduce prune`: the best recipe that is known here, and what it needs to run anywhere.
 
-The constants below are the recipe. LLM-Pruner-E2 in four steps, each with other samples, out of a mix of texts:
-reports/controls-small compares it with searches and with single cuts. Imports no torch.
+The constants below are the recipe: LLM-Pruner-E2 on a mix of texts, then a least-squares repair on the same mix.
+reports/benchmarks/repair.md compares it with other cuts and repairs. Imports no torch.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from reproducer.spec import Spec
 
 RATIO = 0.2
 METHOD = "llm-pruner-e2"
-RECOVERY: tuple[str, ...] = ()  # kinds, one after the other, unless others are asked for
+RECOVERY = ("least-squares",)  # kinds, one after the other, unless others are asked for
 TEXTS = ("python-topics", "python-docstrings")  # every Python has them
 MEASURED = ("python-packages", *TEXTS)  # the first that is not calibrated on is measured
-STEPS, SAMPLES, LENGTH = 4, 16, 128
+SAMPLES, LENGTH = 32, 128
 BLOCK = 64  # channels, of a uniform cut
 WINDOWS = 48  # of LENGTH tokens, that perplexity is measured over
 ITEMS = 100  # of a task
@@ -64,16 +64,14 @@ def settings(
     Raises:
         UserError: an unknown method or recovery, or a setting that a recovery does not have.
     """
-    from reproducer.methods.registry import METHODS, Rule
+    from reproducer.methods.registry import METHODS
 
     source = resolve(model).source
     model = source.path if isinstance(source, Folder) else model
     calibration, evaluate = [list(map(absolute, names)) for names in (calibration, evaluate)]
     recover_data = absolute(recover_data) if recover_data else None
-    found = METHODS.get(method)
+    searched = METHODS.get(method).space is not None
     prune: dict[str, Any] = {"ratio": ratio} | ({"scope": "uniform", "round_to": BLOCK} if uniform else {})
-    if found.space is None and isinstance(found.make({}), Rule):
-        prune |= {"steps": STEPS} | ({"resample": True} if found.calibrated else {})
     texts = list(evaluate)
     if not texts:
         calibration, texts = _held_out(calibration)
@@ -86,7 +84,7 @@ def settings(
         "methods": [method],
         "prune": prune,
         "calibration": {"dataset": list(calibration), "samples": samples, "length": LENGTH},
-        **({"search": {"texts": list(calibration)}} if found.space is not None else {}),
+        **({"search": {"texts": list(calibration)}} if searched else {}),
         **({"recovery": [chain]} if chain else {}),
         "evaluate": {
             "perplexity": [name for name in texts if name not in tasks],
