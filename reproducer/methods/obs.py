@@ -1,17 +1,24 @@
-"""Structured second order with the inverse Gram matrix of a projection's inputs: ZipLM's and OSSCAR's criterion."""
+"""Structured second order with the inverse Gram matrix of a projection's inputs: ZipLM's and OSSCAR's criterion.
+
+`obs` counts all outputs of a projection alike; `obs-fisher` weighs each by its Fisher information, so that costs of
+different layers are comparable.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from reproducer.methods.parameters import Count, Positive
 from reproducer.methods.registry import Decision, Request, register
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from reproducer.pruning.plan import Plan
+
+AT_ONCE = 1024  # tokens whose activations in all layers are kept for the backward pass
 
 
 @register("obs", label="OBS", source="https://arxiv.org/abs/2302.04089")
@@ -30,17 +37,81 @@ def obs(ridge: Positive = 0.01, together: Count = 1) -> Decision:
     """
     from reproducer.pruning.statistics import InputSquare
 
-    def decide(request: Request) -> Plan:
-        scores: dict[int, dict[str, Tensor]] = {}
-        for index, grams in _grams(request):
-            scores[index] = {}
-            for kind, units in request.units(index).items():
-                weight = request.output(index, kind)[1].weight.detach().to(grams[kind].dtype)
-                at_once = together if request.architecture.kind(kind).fine else 1
-                scores[index][kind] = removal_costs(weight, grams[kind], units, ridge, at_once).cpu()
-        return request.plan(scores)
+    return Decision(partial(_decide, ridge=ridge, together=together), passes=((InputSquare(),),))
 
-    return Decision(decide, passes=((InputSquare(),),))
+
+@register("obs-fisher", label="OBS-Fisher", source="https://arxiv.org/abs/2302.04089; the weights of outputs are ours")
+def obs_fisher(ridge: Positive = 0.03, together: Count = 16) -> Decision:
+    """`obs` with each output d of a projection weighed by its Fisher information: W_dj counts √F_d times.
+
+    F_d is the mean over tokens of the squared gradient of the loss with respect to output d. A cost is then the loss
+    that second order expects, when the projection's other weights make up for the unit: `scope: global` and a
+    least-squares repair suit it (reports/benchmarks/repair.md).
+
+    Args:
+        ridge: λ.
+        together: channels that go at once, all by their costs before the first of them; a larger number is quicker.
+    """
+    from reproducer.pruning.statistics import First, InputSquare
+
+    return Decision(
+        partial(_decide, ridge=ridge, together=together, fisher=True), passes=((InputSquare(),), (First(),))
+    )
+
+
+def _decide(request: Request, ridge: float, together: int, fisher: bool = False) -> Plan:
+    information = output_information(request) if fisher else {}
+    scores: dict[int, dict[str, Tensor]] = {}
+    for index, grams in _grams(request):
+        scores[index] = {}
+        for kind, units in request.units(index).items():
+            weight = request.output(index, kind)[1].weight.detach().to(grams[kind].dtype)
+            if fisher:
+                weight = information[index, kind].sqrt()[:, None] * weight
+            at_once = together if request.architecture.kind(kind).fine else 1
+            scores[index][kind] = removal_costs(weight, grams[kind], units, ridge, at_once).cpu()
+    return request.plan(scores)
+
+
+def output_information(request: Request) -> dict[tuple[int, str], Tensor]:
+    """F [outputs] of each layer's projections: over all tokens the mean squared gradient of the loss.
+
+    The loss is the mean next-token loss of each sample. Only the cut layers are differentiated.
+    """
+    import torch
+
+    from reproducer.models.walk import LayerWalk
+
+    assert request.ids is not None
+    walk = LayerWalk(request.model, request.ids.shape[1])
+    wide = torch.float64 if request.head.dtype == torch.float64 else torch.float32
+    total: dict[tuple[int, str], Tensor] = {}
+
+    def watch(key: tuple[int, str], module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        def add(gradient: Tensor) -> None:
+            total[key] += gradient.to(wide).flatten(0, -2).square().sum(0)
+
+        total.setdefault(key, torch.zeros(output.shape[-1], dtype=wide, device=output.device))
+        output.register_hook(add)
+
+    keys = {(index, kind): request.output(index, kind)[1] for index in request.layers for kind in request.units(index)}
+    hooks = [module.register_forward_hook(partial(watch, key)) for key, module in keys.items()]
+    try:
+        for batch in request.ids.split(max(1, AT_ONCE // request.ids.shape[1])):
+            with torch.no_grad():
+                hidden = walk.embed(batch)
+                for index in range(request.layers[0]):
+                    hidden = walk.run(index, hidden)
+            with torch.enable_grad():
+                below = hidden.detach().requires_grad_()
+                hidden = below
+                for index in range(request.layers[0], len(walk.layers)):
+                    hidden = walk.run(index, hidden)
+                torch.autograd.grad(walk.losses(hidden, batch).mean(1).sum(), below)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {key: squares / request.ids.numel() for key, squares in total.items()}
 
 
 def removal_costs(weight: Tensor, gram: Tensor, units: int, ridge: float, together: int = 1) -> Tensor:

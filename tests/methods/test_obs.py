@@ -1,12 +1,15 @@
-"""OBS against solving each least-squares problem anew."""
+"""OBS against solving each least-squares problem anew, and its Fisher weights against plain hooks."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from reproducer import prune
 from reproducer.methods.obs import removal_costs
+from reproducer.models.architecture import architecture_of, layer_shape, linear_at
 from tests.families import VOCABULARY, family_model
 
 
@@ -50,3 +53,32 @@ def test_of_twin_channels_one_goes_first_and_the_choice_does_not_depend_on_batch
     assert sorted(channel % 12 for channel in plan.kept_channels[1]) == list(range(12))
     at_once = prune(model, "obs", ids, structure_ratio=0.5, layers=[1], ridge=1e-6, together=2)
     assert len(at_once.kept_channels[1]) == 12
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "phi3", "gemma2", "opt", "gpt_neox"])
+def test_fisher_costs_are_those_of_weights_that_count_by_the_gradient_of_their_output(family):
+    """Gradients and inputs of each projection by hooks on the model itself, in float64, one sample at a time."""
+    model = family_model(family).double()
+    architecture = architecture_of(model)
+    layers = architecture.decoder_layers(model)
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, VOCABULARY, (6, 16)))
+    plan = prune(model, "obs-fisher", ids, structure_ratio=0.5, layers=[1, 2], together=1)
+    for index in (1, 2):
+        for kind in architecture.kinds:
+            linear = linear_at(layers[index], kind.output)
+            inputs, gradients = [], []
+
+            def keep(module, arguments, output, inputs=inputs, gradients=gradients):
+                inputs.append(arguments[0].detach().flatten(0, -2))
+                output.register_hook(lambda gradient: gradients.append(gradient.flatten(0, -2)))
+
+            hook = linear.register_forward_hook(keep)
+            for sample in ids[:, None]:
+                cross_entropy(model(input_ids=sample).logits[0, :-1], sample[0, 1:]).backward()
+            hook.remove()
+            weights = torch.cat(gradients).square().mean(0).sqrt()[:, None] * linear.weight.detach()
+            seen = torch.cat(inputs)
+            expected = removal_costs(
+                weights, seen.T @ seen, layer_shape(layers[index], architecture).counts[kind.name], 0.03
+            )
+            torch.testing.assert_close(plan.scores[index][kind.name].double(), expected, rtol=1e-6, atol=0)
