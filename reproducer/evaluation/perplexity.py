@@ -11,8 +11,7 @@ from torch import Tensor
 from reproducer.errors import UserError
 from reproducer.evaluation.checks import check_context, not_finite
 from reproducer.evaluation.measured import PerplexityResult
-from reproducer.models.architecture import family_of
-from reproducer.models.loss import next_token_losses
+from reproducer.models.loss import text_losses
 from reproducer.models.walk import BATCH_TOKENS, frozen
 
 
@@ -37,14 +36,11 @@ def perplexity(
     if length < 2:
         raise UserError(f"seq_len is {length}, which leaves no token to predict", "use at least 2")
     check_context(model, length, "seq_len")
-    decoder = family_of(model.config).decoder_of(model)
     step = max(1, batch_tokens // length)
     nll: list[float] = []
     with frozen(model), torch.no_grad():
         for start in range(0, count, step):
-            ids = windows[start : start + step].to(model.device)
-            hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
-            nll += next_token_losses(model, hidden, ids).double().mean(dim=1).tolist()
+            nll += text_losses(model, windows[start : start + step]).double().mean(dim=1).tolist()
             for window in range(start, len(nll)):
                 if not math.isfinite(nll[window]):
                     problem = f"the loss of window {window} (of {count}, counted from 0) is {nll[window]}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from reproducer.methods.parameters import Count, Positive
 from reproducer.methods.registry import Decision, Request, register
-from reproducer.methods.training import text_loss, train_steps, trained
+from reproducer.methods.training import by_layer, train_steps, trained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -72,6 +72,8 @@ def learn_gates(request: Request, settings: Mapping[str, Any], remove: int) -> N
     """
     import torch
 
+    from reproducer.models.loss import text_losses
+
     device, wide = request.head.device, torch.promote_types(request.head.dtype, torch.float32)
     gates: dict[str, Tensor] = {}
     costs: dict[str, int] = {}
@@ -91,7 +93,7 @@ def learn_gates(request: Request, settings: Mapping[str, Any], remove: int) -> N
     def step(number: int, ids: Tensor) -> float:
         progress = number / max(1, settings["steps"] - 1)
         epsilon = settings["epsilon_start"] * (settings["epsilon_end"] / settings["epsilon_start"]) ** progress
-        loss = text_loss(request, ids)
+        loss = text_losses(request.model, ids).mean()
         open_ = {name: (1 + epsilon) * gate.square() / (gate.square() + epsilon) for name, gate in gates.items()}
         share = torch.stack([costs[name] * values.sum().to(device) for name, values in open_.items()]).sum() / total
         optimizer.zero_grad()
@@ -132,13 +134,6 @@ def cut_by_gates(request: Request, gates: Mapping[str, Tensor], fold: bool, remo
             columns = weight.cpu().unflatten(1, (len(gate), -1))[:, units].to(gate.dtype)
             tensors[f"{name}.weight"] = (columns * gate[units][:, None]).flatten(1).to(weight.dtype)
     return request.keep(kept, tensors=tensors, scores=scores)
-
-
-def by_layer(request: Request, gates: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """{layer: {kind: gates [units]}}, without their gradients."""
-    return {
-        index: {kind: gates[f"{index}.{kind}"].detach() for kind in request.units(index)} for index in request.layers
-    }
 
 
 def _multiplied(gate: Tensor) -> Callable:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from reproducer.methods.parameters import Count, Positive
 from reproducer.methods.registry import Decision, Request, register
-from reproducer.methods.training import text_loss, train_steps, trained
+from reproducer.methods.training import by_layer, train_steps, trained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -103,7 +103,7 @@ def cut_what_is_zero(request: Request, settings: Mapping[str, Any]) -> Plan:
         weight = variables.effective(index, path).index_select(variables.axes[path], vectors)
         tensors[f"{request.architecture.layers}.{index}.{path}.weight"] = weight.to(linear.weight.dtype).cpu()
     units = {kind: {index: values.tolist() for index, values in of_kind.items()} for kind, of_kind in kept.items()}
-    return request.keep(units, tensors=tensors, scores=_by_layer(request, state, "score"))
+    return request.keep(units, tensors=tensors, scores=by_layer(request, state, "score/"))
 
 
 class Variables:
@@ -221,17 +221,19 @@ class Shearing:
     def run(self) -> None:
         import torch
 
+        from reproducer.models.loss import text_losses
+
         request, settings, state = self.request, self.settings, self.state
         self.variables.attach()
         trainable = [tensor for name, tensor in state.items() if name[:2] in ("A/", "B/")]
         optimizer = torch.optim.Adam(trainable, lr=settings["learning_rate"])
-        request.remove_lowest(_by_layer(request, state, "scale"), self.remove)  # raises, before minutes are spent
+        request.remove_lowest(by_layer(request, state, "scale/"), self.remove)  # raises, before minutes are spent
         warmup, duration = settings["warmup_steps"], settings["period_steps"]
 
         def step(number: int, ids: Tensor) -> float:
             if number == warmup:
                 self.split()
-            loss = text_loss(request, ids)
+            loss = text_losses(request.model, ids).mean()
             optimizer.zero_grad()
             loss.backward()
             before = {name: tensor.detach().clone() for name, tensor in state.items()} if number >= warmup else {}
@@ -333,7 +335,7 @@ class Shearing:
     def shrink(self, period: int, factor: float, before: Mapping[str, Tensor]) -> None:
         """Shrink what is taken in this period, and zero what has left the half-space of its weights `before`."""
         state, variables, taken = self.state, self.variables, {}
-        for index, of_layer in _by_layer(self.request, state, "scale").items():
+        for index, of_layer in by_layer(self.request, state, "scale/").items():
             for kind, scale in of_layer.items():
                 taken[index, kind] = (state[f"period/{index}.{kind}"] == period).to(scale.device)
                 scale[taken[index, kind]] *= factor
@@ -373,7 +375,3 @@ def _initial_state(request: Request, rank: int) -> dict[str, Tensor]:
             state[f"period/{index}.{kind}"] = torch.full((units,), STAYS, dtype=torch.int32)
             state[f"unprunable/{index}.{kind}"] = torch.zeros((), dtype=torch.bool)
     return state
-
-
-def _by_layer(request: Request, state: Mapping[str, Tensor], name: str) -> Scores:
-    return {i: {kind: state[f"{name}/{i}.{kind}"] for kind in request.units(i)} for i in request.layers}

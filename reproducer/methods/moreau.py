@@ -166,7 +166,7 @@ class _Descent:
 def _zeros(weight: Tensor) -> Tensor:
     import torch
 
-    return torch.zeros_like(weight, dtype=torch.float64 if weight.dtype == torch.float64 else torch.float32)
+    return torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
 
 
 def _check_finite(values: Tensor, message: str) -> None:

@@ -84,7 +84,7 @@ def output_information(request: Request) -> dict[tuple[int, str], Tensor]:
 
     assert request.ids is not None
     walk = LayerWalk(request.model, request.ids.shape[1])
-    wide = torch.float64 if request.head.dtype == torch.float64 else torch.float32
+    wide = torch.promote_types(request.head.dtype, torch.float32)
     total: dict[tuple[int, str], Tensor] = {}
 
     def watch(key: tuple[int, str], module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
@@ -160,7 +160,7 @@ def _grams(request: Request) -> Iterator[tuple[int, dict[str, Tensor]]]:
 
     assert request.ids is not None
     walk = LayerWalk(request.model, request.ids.shape[1])
-    wide = torch.float64 if request.head.dtype == torch.float64 else torch.float32
+    wide = torch.promote_types(request.head.dtype, torch.float32)
     with torch.no_grad():
         states = [walk.embed(batch) for batch in request.ids.split(max(1, BATCH_TOKENS // request.ids.shape[1]))]
         for index in range(request.layers[-1] + 1):

@@ -78,14 +78,12 @@ def trained(directory: Path | None) -> dict[str, Tensor]:
     return load_file(directory / RESULT)
 
 
-def text_loss(request: Request, ids: Tensor) -> Tensor:
-    """The mean next-token loss on samples [batch, length]."""
-    from reproducer.models.loss import next_token_losses
-
-    ids = ids.to(request.head.device)
-    decoder = request.architecture.decoder_of(request.model)
-    hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
-    return next_token_losses(request.model, hidden, ids).mean()
+def by_layer(request: Request, state: Mapping[str, Tensor], prefix: str = "") -> dict[int, dict[str, Tensor]]:
+    """{layer: {kind: [units]}} of a state's tensors `layer.kind` behind a prefix, without their gradients."""
+    return {
+        index: {kind: state[f"{prefix}{index}.{kind}"].detach() for kind in request.units(index)}
+        for index in request.layers
+    }
 
 
 def _identity(request: Request, settings: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from reproducer.errors import UserError, nearest
 from reproducer.models.quantised import refuse_quantised_folder
 from reproducer.models.quiet import quiet
+from reproducer.models.random_weights import SEED, draw_model
 from reproducer.models.tokenizer import load_tokenizer, within
 from reproducer.models.weights import (
     ADAPTER,
@@ -50,8 +51,6 @@ def load_model(
     """
     import torch
 
-    from reproducer.models.random_weights import SEED, draw_model
-
     if dtype not in DTYPES:
         raise UserError(f"unknown dtype '{dtype}'", nearest(dtype, DTYPES))
     folder = locate(Path(directory))
@@ -61,8 +60,7 @@ def load_model(
     seed = folder / SEED
     model: Any
     if seed.is_file() and not any(folder.glob("*.safetensors")):  # a user's own file may have this name
-        with quiet():
-            model = draw_model(config, json.loads(seed.read_text(encoding="utf-8"))["seed"], wanted, device)
+        model = draw_model(config, json.loads(seed.read_text(encoding="utf-8"))["seed"], wanted, device)
     else:
         model = _read_model(folder, config, wanted)
     tokenizer = within(load_tokenizer(folder), model.get_input_embeddings().num_embeddings)

@@ -33,6 +33,15 @@ def next_token_losses(model: nn.Module, hidden: Tensor, labels: Tensor) -> Tenso
     return token_losses(hidden, family.head_of(model), labels, divisor, cap)
 
 
+def text_losses(model: nn.Module, ids: Tensor) -> Tensor:
+    """Next-token losses [batch, length - 1] of token ids [batch, length], on any device, by a pass of `model`."""
+    config: Any = model.config
+    family = family_of(config)
+    ids = ids.to(family.head_of(model).weight.device)
+    hidden = family.decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state
+    return next_token_losses(model, hidden, ids)
+
+
 def token_losses(
     hidden: Tensor, head: nn.Linear, labels: Tensor, divisor: float = 1.0, cap: float | None = None
 ) -> Tensor:
@@ -100,7 +109,7 @@ class _Head:
 
     def cross_entropy(self, rows: Tensor, targets: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
         """Losses [rows] in float32 or float64, and their gradients [rows, width] in the dtype of `rows`."""
-        wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
+        wide = torch.promote_types(rows.dtype, torch.float32)
         targets = targets.unsqueeze(1)
         counted, targets = targets >= 0, targets.clamp(min=0)
         none = torch.finfo(wide).min / 4  # the logit of a word that has no part; minus infinity would leave no softmax

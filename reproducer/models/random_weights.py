@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reproducer.models.load import meta_model
+from reproducer.models.quiet import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -30,9 +30,8 @@ def write_random(config: Mapping[str, Any], seed: int, directory: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    full = _write_config(config, directory)
-    shapes = {name: weight.shape for name, weight in meta_model(full).named_parameters()}
-    weights = {name: fill(torch.empty(shape), name, full, seed) for name, shape in shapes.items()}
+    model = draw_model(_write_config(config, directory), seed, torch.float32)
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -57,7 +56,7 @@ def draw_model(
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
-    with no_init_weights(), torch.device(device):
+    with quiet(), no_init_weights(), torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.tie_weights()
     with torch.no_grad():
@@ -66,7 +65,7 @@ def draw_model(
     return model
 
 
-def fill(weight: torch.Tensor, name: str, config: PreTrainedConfig, seed: int) -> torch.Tensor:
+def fill(weight: torch.Tensor, name: str, config: PreTrainedConfig, seed: int) -> None:
     """Fill a weight of a model of a declared family in place with random numbers, by a generator on its device.
 
     The generator is seeded by both the weight's name and the seed, so the order in which a release of transformers
@@ -84,7 +83,8 @@ def fill(weight: torch.Tensor, name: str, config: PreTrainedConfig, seed: int) -
     generator = torch.Generator(weight.device).manual_seed(_seed_of(name, seed))
     weight.normal_(generator=generator)
     if weight.dim() == 1:
-        return weight.mul_(0.1).add_(0 if family.unit_norms or name.endswith(".bias") else 1)
+        weight.mul_(0.1).add_(0 if family.unit_norms or name.endswith(".bias") else 1)
+        return
     weight.div_(math.sqrt(weight.shape[1]))
     for kind in family.kinds:
         scaled = tuple(f".{path}.weight" for path, axis in kind.modules().items() if axis == 0)
@@ -93,7 +93,6 @@ def fill(weight: torch.Tensor, name: str, config: PreTrainedConfig, seed: int) -
             unit = head if kind.attends else 1
             scale = torch.empty(weight.shape[0] // unit, device=weight.device).normal_(generator=generator)
             weight.mul_(torch.exp(SPREAD * scale).to(weight.dtype).repeat_interleave(unit)[:, None])
-    return weight
 
 
 def _write_config(config: Mapping[str, Any], directory: Path) -> PreTrainedConfig:

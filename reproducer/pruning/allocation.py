@@ -20,7 +20,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -136,43 +137,63 @@ def remove_lowest(
         UserError: the units hold too little, or the nearest cut misses `remove` by more than half a point of all
             parameters.
     """
-    layers, total = architecture.decoder_layers(model), parameter_count(model)
-    kept: dict[str, dict[int, set[int]]] = {kind.name: {} for kind in architecture.kinds}
-    blocks = []
-    for index, of_layer in scores.items():
-        for name, values in of_layer.items():
-            kind = architecture.kind(name)
-            kept[name][index] = set(range(len(values)))
-            cost = unit_parameters(layers[index], architecture, kind)
-            for place, (score, units) in enumerate(_blocks(values, round_to if kind.fine else 1)):
-                blocks.append((score, index, name, place, units, cost * len(units)))
-    most = sum(block[-1] for block in blocks)
+    total, blocks = parameter_count(model), sorted(_blocks(model, architecture, scores, round_to))
+    most = sum(block.parameters for block in blocks)
     if most < remove - TOLERANCE * total:
         raise UserError(
             f"{remove / total:.1%} of all parameters cannot be removed: what may be cut of layers {min(scores)} to "
             f"{max(scores)} holds {most / total:.1%} at the most",
             "prune more layers (prune.layers) or choose a smaller ratio",
         )
-    left, stay = remove, []
-    for block in sorted(blocks, key=lambda block: block[:4]):
-        _, index, name, _, units, cost = block
-        if cost <= left:
-            kept[name][index] -= set(units)
-            left -= cost
+    gone, stay, left = [], [], remove
+    for block in blocks:
+        if block.parameters <= left:
+            gone.append(block)
+            left -= block.parameters
         else:
             stay.append(block)
-    nearer = next((block for block in stay if block[-1] < 2 * left), None)  # one more, if that misses by less
+    nearer = next((block for block in stay if block.parameters < 2 * left), None)  # one more, if that misses by less
     if nearer is not None:
-        _, index, name, _, units, cost = nearer
-        kept[name][index] -= set(units)
-        left -= cost
+        gone.append(nearer)
+        left -= nearer.parameters
     if abs(left) > TOLERANCE * total:
         raise UserError(
             f"{remove / total:.2%} of all parameters cannot be removed within {TOLERANCE:.1%}: "
             f"the nearest cut removes {(remove - left) / total:.2%}",
             "the units are too coarse: set a smaller round_to",
         )
-    return {name: {index: sorted(units) for index, units in of_kind.items()} for name, of_kind in kept.items()}
+    kept: Kept = {kind.name: {} for kind in architecture.kinds}
+    removed = {(block.kind, block.layer, unit) for block in gone for unit in block.units}
+    for index, of_layer in scores.items():
+        for name, values in of_layer.items():
+            kept[name][index] = [unit for unit in range(len(values)) if (name, index, unit) not in removed]
+    return kept
+
+
+class _Block(NamedTuple):
+    """Units of one layer and kind that go together, in the order in which blocks go; `parameters` is what they hold."""
+
+    score: float
+    layer: int
+    kind: str
+    place: int
+    units: list[int]
+    parameters: int
+
+
+def _blocks(model: nn.Module, architecture: Architecture, scores: Scores, round_to: int) -> Iterator[_Block]:
+    """All that may go: of a fine kind `round_to` units together, by their mean score. The last of each layer stay."""
+    layers = architecture.decoder_layers(model)
+    for index, of_layer in scores.items():
+        for name, values in of_layer.items():
+            kind = architecture.kind(name)
+            cost, step = unit_parameters(layers[index], architecture, kind), round_to if kind.fine else 1
+            of_units: list[float] = values.double().tolist()
+            order = sorted(range(len(of_units)), key=lambda unit: (of_units[unit], unit))
+            for place, (start, stop) in enumerate(pairwise([0, *range(len(order) % step, len(order), step)])):
+                if units := order[start:stop]:
+                    score = math.fsum(of_units[unit] for unit in units) / len(units)
+                    yield _Block(score, index, name, place, units, cost * len(units))
 
 
 class _Allocator:
@@ -284,9 +305,6 @@ class _Allocator:
             count * self.cost[kind][index] for kind, of_kind in counts.items() for index, count in of_kind.items()
         )
 
-    def _parameters_at(self, ratio: float, fine: float) -> int:
-        return self.parameters(self.counts(ratio, fine))
-
     def decide(self) -> Counts:
         """Units that each layer loses.
 
@@ -333,8 +351,8 @@ class _Allocator:
         cuts = []
         for coarse in _around(lambda r: self.parameters(self.counts(r)), target):
             cuts.append(self.counts(coarse))
-            removed = partial(self._parameters_at, coarse)
-            cuts += [self.counts(coarse, fine) for fine in _around(removed, target)]
+            fines = _around(lambda fine, coarse=coarse: self.parameters(self.counts(coarse, fine)), target)  # type: ignore[misc]
+            cuts += [self.counts(coarse, fine) for fine in fines]
         best = min(cuts, key=lambda counts: abs(self.parameters(counts) - target))
         reached = self.parameters(best) / self.total
         if abs(reached - ratio) > TOLERANCE and not self.uniform:
@@ -364,14 +382,3 @@ def _importance(scores: Tensor) -> float:
 
 def _floor(value: float) -> int:
     return math.floor(value + 1e-9)  # 0.3 · 10 is 3, not 2.9999…
-
-
-def _blocks(values: Tensor, step: int) -> Iterator[tuple[float, list[int]]]:
-    """Units that go together and their mean score, in ascending order; the last ones, which stay, are left out."""
-    scores: list[float] = values.double().tolist()
-    order = sorted(range(len(scores)), key=lambda unit: (scores[unit], unit))
-    start, stop = 0, len(order) % step
-    while stop < len(order):
-        if stop > start:
-            yield math.fsum(scores[unit] for unit in order[start:stop]) / (stop - start), order[start:stop]
-        start, stop = stop, stop + step

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of, linear_at
 from reproducer.models.walk import BATCH_TOKENS, LayerWalk, frozen
-from reproducer.pruning.reduction import accumulator, reduce_gradients
+from reproducer.pruning.reduction import reduce_gradients
 from reproducer.pruning.statistics import (
     GradientStatistic,
     InputStatistic,
@@ -123,7 +123,7 @@ def _of_weights(model: nn.Module, chosen: list[int], wanted: list[WeightStatisti
         collected[index] = {path: {} for path in architecture.modules()}
         for path, axis in architecture.modules().items() if wanted else ():
             weight = linear_at(layers[index], path).weight.detach()
-            wide = weight.to(accumulator(weight.dtype))
+            wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
             found: dict[Statistic, Tensor] = {
                 statistic: statistic.of(wide if axis == 0 else wide.T).cpu() for statistic in wanted
             }
@@ -159,7 +159,7 @@ class _Inputs:
                 hook.remove()
 
     def _add(self, index: int, path: str, inputs: Tensor, samples: int) -> None:
-        wide = inputs.to(accumulator(inputs.dtype))
+        wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         self.dtypes[index, path] = wide.dtype
         parts = wide.reshape(samples if self.per_sample else 1, -1, wide.shape[-1])
         for statistic in self.wanted:

@@ -8,11 +8,6 @@ from torch import Tensor
 from reproducer.pruning.statistics import GradientStatistic, Statistic, Terms
 
 
-def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which sums over a model's numbers are taken."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def reduce_gradients(
     weight: Tensor, left: Tensor, right: Tensor, wanted: set[GradientStatistic], chunk: int, per_sample: bool = False
 ) -> dict[Statistic, Tensor]:
@@ -27,7 +22,7 @@ def reduce_gradients(
         per_sample: one number a vector and sample, [samples, vectors], in place of [vectors].
     """
     vectors, length = weight.shape
-    wide = accumulator(weight.dtype)
+    wide = torch.promote_types(weight.dtype, torch.float32)
     shape = (len(left), vectors) if per_sample else (vectors,)
     results: dict[Statistic, Tensor] = {
         statistic: torch.empty(shape, dtype=wide, device=weight.device) for statistic in sorted(wanted, key=repr)

@@ -11,8 +11,9 @@ import optuna
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from reproducer.errors import UserError
+from reproducer.files import write_json
 from reproducer.methods.registry import Method
-from reproducer.search.record import FILE, Baseline, Best, Costs, Record, Sample, State, Trial, write
+from reproducer.search.record import FILE, Baseline, Best, Costs, Record, Sample, State, Trial
 from reproducer.search.settings import SearchSettings
 from reproducer.search.space import JointSpace, described
 from reproducer.search.trials import best_of, finished, plan_name
@@ -58,7 +59,7 @@ def conclude(
         costs=_costs(studies),
     )
     shutil.copyfile(directory / plan, directory / "plan.safetensors")
-    write(directory / FILE, record.model_dump())
+    write_json(directory / FILE, record.model_dump())
     return record
 
 

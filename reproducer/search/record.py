@@ -9,7 +9,6 @@ from typing import Any, Literal
 from pydantic import Field
 
 from reproducer.facts import Facts
-from reproducer.files import replacing
 from reproducer.methods.space import Scalar
 
 FILE = "search.json"
@@ -117,9 +116,3 @@ class Record(Facts):
     @classmethod
     def read(cls, directory: Path) -> Record:
         return cls.model_validate(json.loads((directory / FILE).read_text()))
-
-
-def write(path: Path, value: Any) -> None:
-    """Write JSON so that readers and kills never see a part of the file."""
-    with replacing(path) as part:
-        part.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False))

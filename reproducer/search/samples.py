@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from reproducer.errors import UserError
-from reproducer.search.record import write
+from reproducer.files import write_json
 from reproducer.search.settings import SearchSettings
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def best_alone(
         if str(index) not in scores:
             measured = score(index)
             scores[str(index)] = measured if math.isfinite(measured) else None
-            write(path, {"pool": pool, "scored": len(passages), "scores": scores})
+            write_json(path, {"pool": pool, "scored": len(passages), "scores": scores})
     finite = {index: value for index in passages if (value := scores[str(index)]) is not None}
     if len(finite) < samples:
         raise UserError(f"only {len(finite)} of {len(passages)} scored passages gave a finite objective")

@@ -14,11 +14,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import optuna
 
+from reproducer.files import write_json
 from reproducer.methods.registry import METHODS, Method
 from reproducer.methods.space import Space
 from reproducer.pruning.statistics import Statistic
@@ -26,7 +27,7 @@ from reproducer.search.journal import open_study
 from reproducer.search.objective import Objective
 from reproducer.search.outcome import Scores, baseline_plan_name, conclude
 from reproducer.search.pace import Pace
-from reproducer.search.record import Baseline, Record, write
+from reproducer.search.record import Baseline, Record
 from reproducer.search.samples import FixedSamples, Progress, SampleSpace, SearchedSamples, sample_space
 from reproducer.search.settings import SearchSettings
 from reproducer.search.space import JointSpace, default_parameters, needs, varies
@@ -34,7 +35,6 @@ from reproducer.search.trials import (
     Build,
     Engine,
     Phase,
-    Task,
     Worker,
     best_losses,
     best_of,
@@ -171,14 +171,15 @@ class _Search:
         """A single study; or one for the samples, with fixed parameters, and one for the parameters."""
         trials = self.settings.trials
         points = {name: point for name in self.baselines if (point := joint.embed(name)) is not None}
+        phase = partial(Phase, joint, self.settings, self.seed, self.directory)
         if not self.sequential:
-            return [Phase(JOINT, max(trials, len(points)), points=tuple(points.items()))]
+            return [phase(JOINT, max(trials, len(points)), points=tuple(points.items()))]
         default = self.space.default()
         inside = tuple((name, point) for name, point in points.items() if default.items() <= point.items())
         half = max(trials // 2, len(inside), 1)
         return [
-            Phase(SAMPLES, half, fixed=default, points=inside),
-            Phase(PARAMETERS, max(trials - half, 0), first=half),
+            phase(SAMPLES, half, fixed=default, points=inside),
+            phase(PARAMETERS, max(trials - half, 0), first=half),
         ]
 
     def _collect(self, samples: SampleSpace, phase: Phase) -> None:
@@ -209,8 +210,7 @@ class _Search:
                 if best is None:
                     break
                 phase = replace(phase, fixed={name: best.params[name] for name in joint.samples.names})
-            task = Task(joint, self.settings, self.seed, self.directory, phase)
-            worker = Worker(self.objective, task, studies, show)
+            worker = Worker(self.objective, phase, studies, show)
             show()
             worker.work(until=len(phase.points))
             if not number:
@@ -234,7 +234,7 @@ class _Search:
             value = measurement.value if math.isfinite(measurement.value) else None
             score = {"partial": value} if measurement.stopped else {"value": value}
             scores[method.name] = Baseline(method=method.name, label=method.label, **score)
-            write(self.directory / BASELINES, [score.model_dump() for score in scores.values()])
+            write_json(self.directory / BASELINES, [score.model_dump() for score in scores.values()])
         self.pace.finish("baselines")
         return scores
 

@@ -43,9 +43,11 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Phase:
-    """A study and its share of the trials.
+    """A study and its share of the trials: all that its workers have to know. It is pickled.
 
     Attributes:
+        space: what is searched.
+        seed: of the search, in `directory`, where its journal and its plans lie.
         study: its name: `joint`, or `samples` and `parameters`.
         trials: finished trials that it is to have.
         first: ordinal of its first trial.
@@ -53,6 +55,10 @@ class Phase:
         points: baselines and their parameters, its first trials.
     """
 
+    space: JointSpace
+    settings: SearchSettings
+    seed: int
+    directory: Path
     study: str
     trials: int
     first: int = 0
@@ -89,22 +95,6 @@ def plan_name(trial: FrozenTrial | optuna.Trial) -> str:
     return f"plan-{trial.user_attrs['phase']}-{trial.number}.safetensors"
 
 
-@dataclass(frozen=True)
-class Task:
-    """What the workers of a phase do; it is pickled.
-
-    Attributes:
-        seed: of the search.
-        directory: of the search, where its journal and its plans lie.
-    """
-
-    space: JointSpace
-    settings: SearchSettings
-    seed: int
-    directory: Path
-    phase: Phase
-
-
 @dataclass
 class Worker:
     """Does trials in this process.
@@ -116,7 +106,7 @@ class Worker:
     """
 
     objective: Objective
-    task: Task
+    phase: Phase
     studies: Sequence[optuna.Study]
     progress: Callable[[], None] = lambda: None
     number: int = 0
@@ -128,26 +118,25 @@ class Worker:
     @property
     def done(self) -> bool:
         """Whether all trials of the phase are finished."""
-        return len(finished(self.study)) >= self.task.phase.trials
+        return len(finished(self.study)) >= self.phase.trials
 
     def work(self, until: int | None = None) -> None:
         """Do trials until the phase, or the first `until` trials of it, are done or taken by other processes."""
-        while (trial := self._ask(self.task.phase.trials if until is None else until)) is not None:
+        while (trial := self._ask(self.phase.trials if until is None else until)) is not None:
             self._run(trial)
             give_back()
             self.progress()
 
     def _ask(self, until: int) -> optuna.Trial | None:
-        phase, settings = self.task.phase, self.task.settings
-        shared = settings.workers > 1
+        phase, shared = self.phase, self.phase.settings.workers > 1
         # The system releases the lock if this process is killed.
-        with FileLock(self.task.directory / LOCK) if shared else nullcontext():
+        with FileLock(phase.directory / LOCK) if shared else nullcontext():
             taken = len(self.study.get_trials(deepcopy=False, states=(*DONE, TrialState.RUNNING)))
             if taken >= until:
                 return None
             # Of several processes' trials it counts which one it is, not how many have finished.
             ordinal = phase.first + (len(self.study.get_trials(deepcopy=False)) if shared else taken)
-            self.study.sampler = make_sampler(settings, self.task.seed, phase.trials, ordinal, phase.fixed)
+            self.study.sampler = make_sampler(phase.settings, phase.seed, phase.trials, ordinal, phase.fixed)
             baseline = None
             if taken < len(phase.points):
                 baseline, point = phase.points[taken]
@@ -171,11 +160,11 @@ class Worker:
 
     def _measure(self, trial: optuna.Trial) -> float | None:
         """The trial's objective; None if it has none or was stopped."""
-        space = self.task.space
+        space = self.phase.space
         samples, parameters = space.suggest(trial)
         if space.own.void(parameters):
             return None
-        plan = self.objective.plan(space.method, parameters, samples, self.task.seed)
+        plan = self.objective.plan(space.method, parameters, samples, self.phase.seed)
         best = best_of(self.studies)
         races = trial.user_attrs["baseline"] is None
         measurement = self.objective.measure(plan, best_losses(best) if races else None)
@@ -187,8 +176,8 @@ class Worker:
             trial.report(measurement.value, step=len(measurement.losses))
             return None
         if best is None or best.value is None or measurement.value < best.value:
-            plan.save(self.task.directory / plan_name(trial))  # before the study knows of the trial
-            if self.task.settings.stop:
+            plan.save(self.phase.directory / plan_name(trial))  # before the study knows of the trial
+            if self.phase.settings.stop:
                 trial.set_user_attr("losses", measurement.losses)
         return measurement.value
 
@@ -203,11 +192,11 @@ def work_together(worker: Worker, engine: Engine, build: Build, needs: set[Stati
         build: makes the objective of another process; it is pickled.
         needs: for `Objective.expect` there.
     """
-    count = worker.task.settings.workers
+    count = worker.phase.settings.workers
     threads = max(1, torch.get_num_threads() // count)
     names = [study.study_name for study in worker.studies]
     futures = [
-        engine.submit(_work_elsewhere, threads, number, build, needs, worker.task, names) for number in range(1, count)
+        engine.submit(_work_elsewhere, threads, number, build, needs, worker.phase, names) for number in range(1, count)
     ]
     with _threads(threads):
         worker.work()
@@ -221,15 +210,15 @@ def work_together(worker: Worker, engine: Engine, build: Build, needs: set[Stati
 
 
 def _work_elsewhere(
-    threads: int, number: int, build: Build, needs: set[Statistic], task: Task, studies: Sequence[str]
+    threads: int, number: int, build: Build, needs: set[Statistic], phase: Phase, studies: Sequence[str]
 ) -> None:
     with _threads(threads):
-        opened = [open_study(task.directory, name) for name in studies]
+        opened = [open_study(phase.directory, name) for name in studies]
         objective = build()
         objective.expect(needs)
         weight = next(objective.model.parameters())
         with wide_products(weight.dtype, weight.device):
-            Worker(objective, task, opened, number=number).work()
+            Worker(objective, phase, opened, number=number).work()
 
 
 @contextmanager

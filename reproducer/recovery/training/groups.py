@@ -69,7 +69,7 @@ def grouped(weight: Tensor, bits: int, group: int) -> Grouped:
 
     No weight moves by more than half a step of its group, rounding in the weight's own precision aside.
     """
-    wide = weight.detach().to(_wide(weight.dtype))
+    wide = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
     rows, columns = wide.shape
     filling = wide[:, -1:].expand(rows, -columns % group)  # of the last group, whose bounds it does not move
     parts = torch.cat([wide, filling], dim=1).unflatten(1, (-1, group))
@@ -211,8 +211,5 @@ def _linear(model: nn.Module, path: str) -> nn.Linear:
 
 def _like(linear: nn.Linear, *shape: int) -> Tensor:
     """An empty tensor for weights that are trained beside those of `linear`."""
-    return torch.empty(shape, dtype=_wide(linear.weight.dtype), device=linear.weight.device)
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
+    wide = torch.promote_types(linear.weight.dtype, torch.float32)
+    return torch.empty(shape, dtype=wide, device=linear.weight.device)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from reproducer.errors import UserError
-from reproducer.files import replacing
+from reproducer.files import read_json, write_json
 from reproducer.models.architecture import family_of
-from reproducer.models.loss import next_token_losses
+from reproducer.models.loss import text_losses
 from reproducer.models.memory import give_back
 from reproducer.models.training import require_finite
 from reproducer.models.walk import BATCH_TOKENS, frozen
@@ -38,8 +37,9 @@ def most_lost(job: Job, ids: Tensor, count: int, numbers: Sequence[int]) -> list
         UserError: the job has no dense model, or a loss is not finite.
     """
     path, digest = job.directory / FILE, hashlib.sha256(ids.numpy().tobytes())
-    identity = hashlib.sha256(f"{digest.hexdigest()} {count} {_layers_digest(job.model)}".encode()).hexdigest()
-    if (chosen := _read(path, identity, len(ids))) is not None:
+    layers = weights_digest(family_of(job.model.config).decoder_layers(job.model))
+    identity = hashlib.sha256(f"{digest.hexdigest()} {count} {layers}".encode()).hexdigest()
+    if (chosen := _read(path, identity)) is not None:
         return chosen
     if job.dense is None:
         raise UserError(
@@ -56,38 +56,23 @@ def most_lost(job: Job, ids: Tensor, count: int, numbers: Sequence[int]) -> list
         job.say("the model loses nothing to the dense one on any passage: the first ones are taken")
     chosen = sorted(torch.argsort(lost, descending=True, stable=True)[:count].tolist())
     rows = [{"passage": numbers[row], "pruned": pruned[row].item(), "dense": dense[row].item()} for row in chosen]
-    with replacing(path) as part:
-        part.write_text(json.dumps({"identity": identity, "rows": chosen, "losses": rows}), encoding="utf-8")
+    write_json(path, {"identity": identity, "rows": chosen, "losses": rows})
     return chosen
 
 
 def passage_losses(model: nn.Module, ids: Tensor, progress: Callable[[int], None]) -> Tensor:
     """Mean next-token loss of each row of `ids`, float64 [passages]; the model is left in the mode it was in."""
-    config: Any = model.config
-    family, size = family_of(config), max(1, BATCH_TOKENS // ids.shape[1])
-    decoder, device = family.decoder_of(model), family.head_of(model).weight.device
     found = []
     with frozen(model), torch.no_grad():
-        for part in ids.split(size):
-            batch = part.to(device)
-            hidden = decoder(input_ids=batch, use_cache=False).last_hidden_state
-            found.append(next_token_losses(model, hidden, batch).double().mean(dim=1).cpu())
+        for part in ids.split(max(1, BATCH_TOKENS // ids.shape[1])):
+            found.append(text_losses(model, part).double().mean(dim=1).cpu())
             progress(sum(map(len, found)))
     losses = torch.cat(found)
     require_finite(losses.sum().item(), "loss", "before the first step, on a passage of recovery.text")
     return losses
 
 
-def _read(path: Any, identity: str, count: int) -> list[int] | None:
+def _read(path: Path, identity: str) -> list[int] | None:
     """The rows that an earlier attempt chose of the same passages for the same model."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        rows = found["rows"] if found["identity"] == identity else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return rows
-
-
-def _layers_digest(model: nn.Module) -> str:
-    config: Any = model.config
-    return weights_digest(family_of(config).decoder_layers(model))
+    found = read_json(path)
+    return found["rows"] if found is not None and found.get("identity") == identity else None
