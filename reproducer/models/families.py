@@ -12,9 +12,9 @@ from dataclasses import replace
 from reproducer.models.declaration import Architecture, Kind, Member, Norm, Width
 
 
-def _heads(*members: Member, norms: tuple[Norm, ...] = ()) -> Kind:
+def _heads(*members: Member) -> Kind:
     """Attention heads, or key-value groups with their query heads where heads share keys."""
-    return Kind("heads", members, norms)
+    return Kind("heads", members)
 
 
 def _channels(*members: Member) -> Kind:

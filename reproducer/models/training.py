@@ -195,7 +195,7 @@ def _newest(folder: Path, identity: str, say: Callable[[str], None]) -> Checkpoi
 
 
 def _finished(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*") if path.suffix != ".tmp")
+    return sorted(folder.glob("step-*"))
 
 
 def _read(path: Path, identity: str) -> Checkpoint:

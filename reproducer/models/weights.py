@@ -122,6 +122,6 @@ def refuse_other_shapes(folder: Path, tensors: Mapping[str, Stored], expected: M
         )
 
 
-def some(names: list[str], limit: int = 4) -> str:
+def some(names: list[str]) -> str:
     """The first few names of a list."""
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -95,8 +95,6 @@ def collect(
     weights = sorted((one for one in wanted if isinstance(one, WeightStatistic)), key=repr)
     inputs = sorted((one for one in wanted if isinstance(one, InputStatistic)), key=repr)
     gradients = {one for one in wanted if isinstance(one, GradientStatistic)}
-    if unknown := wanted - {*weights, *inputs, *gradients}:
-        raise TypeError(f"neither of weights, of inputs nor of gradients: {sorted(unknown, key=repr)}")
     if per_sample and not all(one.additive for one in wanted):
         raise ValueError(f"not additive: {sorted((one for one in wanted if not one.additive), key=repr)}")
     if (inputs or gradients) and ids is None:

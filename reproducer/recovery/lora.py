@@ -25,8 +25,7 @@ class Lora(LowRank):
         from reproducer.models.training import derived_seed
         from reproducer.recovery.training.adapter import add_adapter, save_adapter
 
-        for stale in ("adapter", "adapter.tmp"):
-            shutil.rmtree(job.directory / stale, ignore_errors=True)
+        shutil.rmtree(job.directory / "adapter", ignore_errors=True)
         options: dict[str, Any] = self.model_dump(include={"rank", "alpha", "dropout", "targets"})
         adapted = add_adapter(job.model, derived_seed(job.seed, "adapter"), **options)
         weights = {name: weight for name, weight in adapted.named_parameters() if weight.requires_grad}

@@ -6,7 +6,6 @@ import torch
 from reproducer.errors import UserError
 from reproducer.evaluation import efficiency
 from reproducer.evaluation.efficiency import measure_passes, measure_speed
-from tests.families import SIX, family_model
 from tests.helpers import cut_by_hand, tiny
 
 
@@ -66,15 +65,6 @@ def test_memory_is_the_weights_and_what_a_pass_makes():
     smaller = cut_by_hand(model, {1: {"heads": [0, 2], "channels": range(12)}})
     saved = weight_bytes(model) - weight_bytes(smaller)
     assert measure_passes(smaller, length=32, repeats=1, warmup=0)[1] <= long - saved
-
-
-@pytest.mark.parametrize("family", SIX)
-def test_other_families(family):
-    model = family_model(family, dtype=torch.float32)
-    _, peak = measure_passes(model, length=8, repeats=1, warmup=0)
-    assert peak > weight_bytes(model)
-    (prefill,), (decode,) = measure_speed(model, 8, 2, repeats=1, warmup=0)
-    assert prefill > 0 and decode > 0
 
 
 def test_a_sequence_longer_than_the_context_is_refused():

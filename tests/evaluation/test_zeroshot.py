@@ -2,10 +2,6 @@ import copy
 import json
 import logging
 import math
-import os
-import subprocess
-import sys
-import textwrap
 
 import datasets
 import lm_eval
@@ -322,39 +318,3 @@ def test_refusals(model, make_model, tokenizer, use_rows):
         zeroshot(make_model(max_position_embeddings=22), tokenizer, QUIZ)
     use_rows([row, row])
     assert len(zeroshot(make_model(max_position_embeddings=22), tokenizer, QUIZ).items) == 2
-
-
-SCRIPT = """
-    import os, socket, sys
-    def refuse(*_args, **_kwargs): raise AssertionError("reached for the network")
-    socket.socket.connect = socket.getaddrinfo = refuse
-    import reproducer.evaluation
-    assert not {"torch", "lm_eval", "transformers"} & set(sys.modules), "heavy import"
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-    from reproducer.data.tasks import resolve_task
-    from reproducer.evaluation.zeroshot import zeroshot
-    shape = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=257, **shape))
-    result = zeroshot(model, AutoTokenizer.from_pretrained(sys.argv[1]), resolve_task("quiz"), limit=3)
-    print("items", len(result.items))
-"""
-
-
-@pytest.mark.slow
-def test_alone_it_is_silent_and_writes_and_fetches_nothing(tokenizer, tmp_path):
-    folder, home, here = tmp_path / "tokenizer", tmp_path / "home", tmp_path / "here"
-    tokenizer.save_pretrained(folder)
-    home.mkdir()
-    here.mkdir()
-    hidden = {"HF_HOME", "HF_DATASETS_CACHE", "XDG_CACHE_HOME", "PYTHONPATH"}
-    environment = {key: value for key, value in os.environ.items() if key not in hidden}
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", textwrap.dedent(SCRIPT), str(folder)],
-        env=environment | {"HOME": str(home)},
-        cwd=here,
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "items 3\n", "")
-    assert [*home.rglob("*"), *here.rglob("*")] == []

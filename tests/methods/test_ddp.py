@@ -7,14 +7,13 @@ import torch
 from torch.func import functional_call
 
 from reproducer import prune
-from reproducer.methods.ddp import cut_by_gates, learn_gates
+from reproducer.methods.ddp import learn_gates
 from reproducer.methods.registry import METHODS, Request
 from reproducer.methods.training import trained
 from reproducer.models.architecture import architecture_of, layer_shape, parameter_count, unit_parameters
 from reproducer.pruning.cut import Cut
 from tests.families import ZOO, Double, family_model, layers_of
-from tests.helpers import logits, tiny, tokens
-from tests.methods.learning import own_text
+from tests.helpers import logits, tokens
 
 FAMILIES = ("llama grouped tied", "phi3 grouped tied", "opt")
 SETTINGS = {
@@ -102,57 +101,6 @@ def test_gates_are_those_of_a_plain_loop(name, target, fold, tmp_path):
         torch.testing.assert_close(found[key], gate.detach(), rtol=0, atol=1e-5)
     largest = max(gate.max().item() for gate in found.values())
     assert largest > 1 if fold else largest == 1
-
-
-def test_a_target_of_nothing_cuts_nothing(tmp_path):
-    """The gates follow the loss alone: none is pulled to zero."""
-    model = tiny(groups=2)
-    ids = own_text(model)
-    # Adam moves a gate by (1 - 0.9) / sqrt(1 - 0.999) · rate a step at the very most: by 0.64 here.
-    learn_gates(request(model, ids, tmp_path), {**SETTINGS, "learning_rate": 0.01, "steps": 20}, 0)
-    gates = trained(tmp_path)
-    assert gates["multiplier"] == 0
-    assert all((gate > 0.3).all() for name, gate in gates.items() if name != "multiplier")
-    plan = cut_by_gates(request(model), gates, fold=False, remove=0)
-    assert plan.kept_heads == {index: [0, 1] for index in range(3)}
-    assert plan.kept_channels == {index: list(range(24)) for index in range(3)}
-    assert plan.parameters_removed(model) == 0 and not plan.tensors
-
-
-def test_a_gate_that_cannot_matter_goes_first():
-    name = FAMILIES[0]
-    model = family_model(name, **ZOO[name])
-    kind = name.split()[0]
-    architecture = architecture_of(model)
-    heads, channels = (layers_of(model)[1].get_submodule(path) for path in OUTPUTS[kind])
-    shape = layer_shape(layers_of(model)[1], architecture)
-    width = shape.queries_per_group * shape.head_dim
-    heads.weight.data[:, width : 2 * width] = 0  # key-value group 1
-    channels.weight.data[:, 7] = 0
-    # A model's own text wants every gate at 1. Many samples: the noise of few takes some gate down as fast as the pull.
-    ids = own_text(model, samples=512, length=32)
-    learning = {
-        "steps": 40,
-        "batch": 128,
-        "learning_rate": 0.02,
-        "multiplier_rate": 0.02,
-    }  # slow: what matters stays above 0
-    cost = {
-        unit: unit_parameters(layers_of(model)[1], architecture, architecture.kind(unit))
-        for unit in ("heads", "channels")
-    }
-    plan = prune(model, "ddp", ids, ratio=sum(cost.values()) / parameter_count(model), layers=[0, 1, 2], **learning)
-    assert [index for index, units in plan.kept_heads.items() if len(units) < shape.groups] == [1]
-    assert 1 not in plan.kept_heads[1]
-    scores = plan.scores[1]
-    assert scores["heads"].argmin() == 1 and scores["channels"].argmin() == 7
-    others = [values for index in (0, 2) for values in plan.scores[index].values()]
-    assert all(values.min() > scores["channels"][7] and values.min() > scores["heads"][1] for values in others)
-    # Of a cut that has no room for a head it is the channel.
-    gates = {f"{index}.{kind}": values for index, of_layer in plan.scores.items() for kind, values in of_layer.items()}
-    plan = cut_by_gates(request(model), gates, fold=False, remove=cost["channels"])
-    assert [index for index, units in plan.kept_channels.items() if len(units) < 24] == [1]
-    assert plan.kept_channels[1] == [channel for channel in range(24) if channel != 7]
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -31,8 +31,14 @@ BRIEF = {
 def test_every_method_on_every_shape(name, shape, tmp_path):
     more, dtype, cut = SHAPES[shape]
     model = family_model(shape, layers=6, channels=80, dtype=dtype, **more)
+    model.model.train()
+    for place, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(place % 3 != 0)
     ids, before, options = tokens(8, 8), copy.deepcopy(model.state_dict()), {**cut, **BRIEF.get(name, {})}
+    state = flags_modes_and_gradients(model), torch.get_rng_state()
     plan = prune(model, name, ids, layers=[1, 2, 3, 4], **options)
+    assert flags_modes_and_gradients(model) == state[0] and torch.equal(torch.get_rng_state(), state[1])
+    model.eval()
     assert plan.method == name and {*plan.layers, *plan.removed_layers} <= {1, 2, 3, 4}
     assert all(key.split("layers.")[1].split(".")[0] in "1234" for key in plan.tensors)
     assert all(tensor.dtype == dtype or key.endswith("bias") for key, tensor in plan.tensors.items())
@@ -47,6 +53,11 @@ def test_every_method_on_every_shape(name, shape, tmp_path):
     assert Plan.load(tmp_path / "plan.safetensors") == plan
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+
+
+def flags_modes_and_gradients(model):
+    of_parameters = [(parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    return of_parameters, [module.training for module in model.modules()]
 
 
 def test_every_method_has_what_a_reader_needs():

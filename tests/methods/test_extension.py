@@ -1,42 +1,16 @@
 """Methods in a user's own modules, of every shape: named as `module:attribute`, nothing of the package changed."""
 
-import copy
-
 import pytest
 import torch
 
-from reproducer import Plan, prune
+from reproducer import prune
 from reproducer.errors import UserError
-from reproducer.methods.prune import train
 from reproducer.methods.registry import METHODS, Decision, Request, Rule, register
-from reproducer.models.architecture import architecture_of, parameter_count
-from reproducer.pruning.cut import Cut
 from reproducer.pruning.statistics import InputNorm
-from reproducer.registry import source_digest
-from tests.extension.my_gates import my_gates, read
-from tests.families import layers_of
 from tests.helpers import decoder_layers, logits, masked, tiny, tokens
 
 NAMES = ("my_wanda", "my_bias", "my_layers", "my_gates")
 BY_NAME = {name: f"tests.extension.{name}:{name}" for name in NAMES}
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_named_by_module_and_attribute(name):
-    method = METHODS.get(BY_NAME[name])
-    assert method.label and method.source and method.summary
-    assert source_digest(method) and source_digest(METHODS.get("vector")) is None
-    assert METHODS.get(method.name) is method
-    model, ids = tiny("qwen2", layers=5, groups=2), tokens(4, 8)
-    before = copy.deepcopy(model.state_dict())
-    plan = prune(model, BY_NAME[name], ids, structure_ratio=0.5, layers=[1, 2, 3])
-    assert isinstance(plan, Plan) and plan.method == method.name and plan.settings["structure_ratio"] == 0.5
-    smaller = plan.apply(model)
-    assert parameter_count(smaller) == plan.parameters_left(model) < parameter_count(model)
-    assert logits(smaller, ids).isfinite().all()
-    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
-    assert not any(module._forward_pre_hooks for module in model.modules())
-    assert plan == prune(model, BY_NAME[name], ids, structure_ratio=0.5, layers=[1, 2, 3])
 
 
 def test_a_bias_takes_over_the_mean_of_what_goes():
@@ -57,32 +31,6 @@ def test_a_bias_takes_over_the_mean_of_what_goes():
 
 class Killed(Exception):
     pass
-
-
-def request(directory, **more):
-    cut = Cut(structure_ratio=0.5, layers=(1, 3))
-    return Request(tiny(layers=4), my_gates, cut, {"steps": 6}, ids=tokens(4, 8), directory=directory, **more)
-
-
-def test_training_goes_on_where_it_was_interrupted(tmp_path):
-    """And ends with the same bits."""
-    seen = []
-
-    def kill(done, total, text):
-        seen.append((done, total))
-        if done == 3:
-            raise Killed
-
-    for directory in ("whole", "parts"):
-        (tmp_path / directory).mkdir()
-    train(request(tmp_path / "whole"))
-    with pytest.raises(Killed):
-        train(request(tmp_path / "parts", progress=kill))
-    train(request(tmp_path / "parts", progress=lambda done, total, text: seen.append((done, total))))
-    assert seen == [(step, 6) for step in range(1, 7)]
-    whole, parts = (read(tmp_path / name)[0] for name in ("whole", "parts"))
-    assert whole.keys() == parts.keys() and all(torch.equal(whole[key], parts[key]) for key in whole)
-    assert any((gate != 1).any() for gate in whole.values())
 
 
 # A method that misbehaves.
@@ -200,13 +148,3 @@ def test_a_statistic_of_inputs_is_for_outputs_alone():
 def test_a_parameter_without_a_default_is_refused():
     with pytest.raises(UserError, match="without a default: p"):
         register("for-a-test", label="For a test", source="none")(lambda p: None)
-
-
-def test_decisions_may_be_uneven():
-    rule = Decision(lambda request: request.keep({"heads": {1: [0]}, "channels": {2: range(5)}}, removed_layers=[0]))
-    model = tiny(layers=4)
-    with registered(rule) as name:
-        plan = prune(model, name, tokens(2, 6), structure_ratio=0.25)
-    smaller = plan.apply(model)
-    assert plan.kept_channels == {2: [0, 1, 2, 3, 4]} and len(layers_of(smaller)) == 3
-    assert architecture_of(smaller).decoder_layers(smaller)[1].mlp.up_proj.out_features == 5

@@ -16,7 +16,7 @@ from gguf import GGUFReader, dequantize
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
-from reproducer import Plan, prune
+from reproducer import Plan
 from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of
 from reproducer.models.gguf import types, write_gguf, writer
@@ -386,7 +386,7 @@ def test_a_token_within_a_character_has_its_loss(folder, tmp_path, llama_cpp):
 
 def test_equal_models_give_equal_files_and_nothing_else_is_left(folder, tmp_path):
     for name in ("a.gguf", "b.gguf"):
-        write_gguf(uneven(), folder, tmp_path / name, "q8_0", name="A name")
+        write_gguf(uneven(), folder, tmp_path / name, "q8_0")
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.gguf", "b.gguf"]
 
@@ -436,12 +436,6 @@ def test_what_llama_cpp_cannot_carry_is_told(make, type, message, folder, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unknown_way_of_splitting_is_told(tmp_path):
-    trained([pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(use_regex=False)]).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"splits its text in a way(.|\n)*known: gpt-2, smollm"):
-        write_gguf(tiny(**SHAPE), tmp_path, tmp_path / "model.gguf")
-
-
 def test_types_that_llama_cpp_quantises_name_the_package(folder, tmp_path, monkeypatch):
     types._quantizer.cache_clear()
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
@@ -450,9 +444,3 @@ def test_types_that_llama_cpp_quantises_name_the_package(folder, tmp_path, monke
         write_gguf(model, folder, tmp_path / "model.gguf", "q4_k_m")
     assert not list(tmp_path.iterdir())
     types._quantizer.cache_clear()
-
-
-def test_what_prune_returns_is_written(folder, tmp_path):
-    model = tiny(**SHAPE)
-    smaller = prune(model, "magnitude", ratio=0.3, scope="global").apply(model)
-    assert write_gguf(smaller, folder, tmp_path / "model.gguf").architecture == "deci"

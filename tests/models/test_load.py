@@ -98,9 +98,6 @@ def test_an_unknown_dtype(models):
             r"18 of 57 tensors have another shape than config.json says: model.layers.0.mlp.down_proj.weight is "
             r"\(64, 160\) in model.safetensors, \(64, 80\) by config.json",
         ),
-        ({"model_type": "t5"}, "an encoder with a decoder"),
-        ({"model_type": "qwen2_5_vl", "vision_config": {}}, "wraps a language model together with other inputs"),
-        ({"model_type": "mixtral", "num_local_experts": 8}, "a mixture of experts"),
         ({"model_type": "gpt2"}, "no declaration of coupled structures for models of type 'gpt2'"),
         ({"num_hidden_layers": 7}, r"9 tensors are of the model not in its weight files: model\.layers\.6"),
     ],

@@ -101,15 +101,6 @@ def test_they_are_formed_so_in_hooks_and_recomputation_of_a_backward_pass():
     assert seen == [True] * 6  # forward, hook, recomputation
 
 
-def test_torchs_transforms_pass_through():
-    weight, given = randn(5, 4, dtype=torch.bfloat16), randn(3, 4, dtype=torch.bfloat16, seed=1)
-    with WideProducts():
-        whole = linear(given, weight)
-        assert torch.equal(torch.func.vmap(lambda row: linear(row, weight))(given), whole)
-        gradient = torch.func.grad(lambda of: linear(given, of).sum())(weight)
-    assert torch.equal(gradient, given.float().sum(0).expand(5, 4).to(torch.bfloat16))
-
-
 def test_other_calls_are_left_alone(monkeypatch):
     """Products of wide or of mixed factors, and everything that is no product."""
 

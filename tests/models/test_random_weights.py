@@ -3,11 +3,9 @@
 import pytest
 import torch
 
-from reproducer import prune
 from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of, layer_shape, linear_at
 from reproducer.models.catalogue import CATALOGUE, Drawn, resolve
-from reproducer.models.families import FAMILIES
 from reproducer.models.fetch import fetch, recipe
 from reproducer.models.load import count_parameters, load_model
 from reproducer.models.walk import LayerWalk
@@ -42,13 +40,7 @@ def test_the_same_seed_gives_the_same_weights(folder, dtype):
     assert first(ids[None]).logits.isfinite().all()
 
 
-def test_another_seed_gives_other_weights(folder, tmp_path):
-    fetch({"source": "drawn", "config": CATALOGUE["tiny-gqa"].config, "seed": 4}, tmp_path, print)
-    mine, other = (load_model(path)[0].model.layers[0].mlp.up_proj.weight for path in (folder, tmp_path))
-    assert not torch.equal(mine, other)
-
-
-TYPES = [model_type for family in FAMILIES for model_type in family.model_types]
+TYPES = ("llama", "qwen3", "gemma3_text", "phi3", "gpt_neox", "opt")
 
 
 def settings(model_type):
@@ -102,12 +94,6 @@ def test_pruning_has_something_to_tell_apart(model_type, tmp_path):
                 rows = linear_at(layer, member.module).weight[shape.span(architecture.kind(kind), member)]
                 norms = rows.view(shape.counts[kind], -1).norm(dim=1)
                 assert norms.max() / norms.min() > least
-
-
-def test_it_can_be_pruned(folder):
-    model, _ = load_model(folder)
-    plan = prune(model, "magnitude", ratio=0.02)
-    assert plan.kept_channels != prune(model, "random", ratio=0.02).kept_channels
 
 
 def test_which_models_can_have_random_weights():

@@ -36,14 +36,6 @@ def check(model, ids):
     assert close(losses.flatten(), expected, 1e-5 if expected.dtype == torch.float32 else 1e-12)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("length", [2, 17])
-def test_equals_the_forward_pass(zoo_model, length, attention):
-    model = copy.deepcopy(zoo_model)
-    model.set_attn_implementation(attention)
-    check(model, tokens(3, length))
-
-
 @pytest.mark.parametrize("kind", SIX)
 def test_equals_the_forward_pass_of_every_family(kind):
     check(family_model(kind, **FAMILIES[kind]), tokens(3, 17))

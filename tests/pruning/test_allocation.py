@@ -13,8 +13,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from reproducer import Plan
 from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of, layer_shape, parameter_count
-from reproducer.models.catalogue import CATALOGUE
-from reproducer.models.load import meta_model
 from reproducer.pruning.allocation import allocate, check_reachable
 from reproducer.pruning.cut import Cut, default_layers
 from reproducer.pruning.plan import units_of
@@ -37,11 +35,6 @@ def layered(layers=6, heads=6, groups=6, hidden=48, head_dim=8, channels=100, vo
         num_key_value_heads=groups,
         head_dim=head_dim,
     )
-
-
-@pytest.fixture(scope="module")
-def llama_7b():
-    return on_meta(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32)
 
 
 # SmolLM2-135M's shape (grouped), and a multi-head one of the same size.
@@ -291,19 +284,6 @@ def test_rounding_to_more_than_there_is(step):
 # LLM-Pruner's protocol on LLaMA-7B: numbers that were published.
 
 
-def test_llama_7b_by_llm_pruners_protocol(llama_7b):
-    assert parameter_count(llama_7b) == 6_738_415_616
-    layers = default_layers(32)
-    assert layers == range(4, 30)
-    scores = noise(llama_7b, layers)
-    kept = cut(llama_7b, scores, structure_ratio=0.25)
-    assert set(removed(kept, scores, "heads").values()) == {8}
-    assert set(removed(kept, scores, "channels").values()) == {2752}
-    plan = Plan(units_of(llama_7b, architecture_of(llama_7b)), kept)
-    assert plan.parameters_left(llama_7b) == 5_422_977_024
-    assert parameter_count(plan.apply(llama_7b)) == 5_422_977_024  # the meta device: shapes without weights
-
-
 # Settings that cannot be.
 
 
@@ -370,17 +350,3 @@ def test_what_is_refused_for_any_scores_is_refused_before(
         assert said[0] is None or said[0] == said[1]
     else:
         assert said[0] == said[1]
-
-
-def test_layers_that_there_are_not():
-    with pytest.raises(UserError, match="layers to prune: 2 to 9; the model has layers 0 to 5"):
-        check_reachable(layered(), [2, 9], Cut(ratio=0.2))
-
-
-@pytest.mark.parametrize("name", CATALOGUE)
-def test_a_catalogue_model_needs_nothing_but_its_config(name):
-    model = meta_model(CATALOGUE[name].config)
-    check_reachable(model, None, Cut(ratio=0.2))
-    for ratio, message in ((0.95, "at the most"), (1e-300, "removes nothing")):
-        with pytest.raises(UserError, match=message):
-            check_reachable(model, None, Cut(ratio=ratio))

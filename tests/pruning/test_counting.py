@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from reproducer import Plan, prune
-from reproducer.errors import UserError
+from reproducer import Plan
 from reproducer.models.architecture import architecture_of, layer_shape
 from reproducer.models.catalogue import CATALOGUE
 from reproducer.models.load import meta_model
@@ -17,7 +16,7 @@ from reproducer.pruning.counting import count
 from reproducer.pruning.cut import Cut
 from reproducer.pruning.plan import units_of
 from tests.families import SIX, ZOO, family_model
-from tests.helpers import rand, tiny
+from tests.helpers import rand
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +66,3 @@ def test_counts_are_those_of_the_model_itself(kind, length):
     plan = plan_by_noise(model, [0, 1], structure_ratio=0.4)
     plan.removed_layers = [2]
     check(model, plan, length)
-
-
-def test_a_plan_for_another_model_is_refused(llama):
-    plan = prune(tiny(), "random", structure_ratio=0.3)
-    with pytest.raises(UserError, match="made for another model"):
-        count(llama, plan)

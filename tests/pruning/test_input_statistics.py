@@ -135,45 +135,6 @@ def test_narrow_inputs_are_summed_in_float32(dtype):
 # In how many passes.
 
 
-def calls_of(model):
-    """{"embedding" or layer: whether gradients were enabled, a call}, filled while the model runs."""
-    calls = {place: [] for place in ("embedding", *range(len(decoder_layers(model))))}
-    model.model.embed_tokens.register_forward_hook(lambda *_: calls["embedding"].append(torch.is_grad_enabled()))
-    for place, layer in enumerate(decoder_layers(model)):
-        layer.register_forward_hook(lambda *_, place=place: calls[place].append(torch.is_grad_enabled()))
-    return calls
-
-
-def test_nothing_runs_for_weights():
-    model = tiny(layers=4)
-    calls = calls_of(model)
-    found = collect(model, None, [1, 2], {Power(2), Power(1)})
-    assert not any(calls.values())
-    assert found.keys() == {1, 2}
-
-
-def test_one_forward_pass_up_to_the_last_layer_for_inputs():
-    model = tiny(layers=5)
-    calls = calls_of(model)
-    collect(model, tokens(3, 6), [1, 3], {InputNorm(), Power(2)})
-    assert [calls[layer] for layer in range(5)] == [[False]] * 4 + [[]]
-
-
-def test_one_pass_for_all_together():
-    model = tiny(layers=4)
-    calls = calls_of(model)
-    collect(model, tokens(3, 6), [1, 2], {InputNorm(), InputMean(), Second(), Element(0), Power(1)})
-    assert [calls[layer] for layer in range(4)] == [[False], [True], [True], [True]]
-
-
-def test_no_hook_stays_after_an_error():
-    model = tiny()
-    decoder_layers(model)[2].mlp.down_proj.weight.data[0, 0] = float("nan")
-    with pytest.raises(UserError, match=r"sample 0 .*layer 2\b"):
-        collect(model, tokens(4, 5), [1, 2], INPUTS)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-
-
 def test_the_sample_of_a_later_portion_is_named(monkeypatch):
     monkeypatch.setattr(passes, "BATCH_TOKENS", 10)
     model, ids = tiny(), tokens(7, 5, vocab=60)
@@ -214,11 +175,6 @@ def test_statistics_of_ones_own(monkeypatch):
         torch.testing.assert_close(found[1][path][Sign()], layer.get_submodule(path).weight.sum(1 - axis).detach())
         if axis == 1:
             torch.testing.assert_close(found[1][path][Largest()], inputs[1, path].abs().amax(0))
-
-
-def test_what_is_no_statistic_is_refused():
-    with pytest.raises(TypeError, match="norm"):
-        collect(tiny(), None, [1], {"norm"})
 
 
 # Fused weights.

@@ -108,16 +108,6 @@ def test_where_files_cannot_be_written_the_search_goes_on(another, tmp_path, cap
     assert "could not be kept for other stages" in caplog.text
 
 
-def test_plans_do_not_depend_on_what_was_there(another):
-    make, _ = another
-    method, point = (
-        METHODS.get("adapruner"),
-        {"alpha1": 0.4, "alpha2": 0.7, "coarse_second": 1e5, "fine_second": "only"},
-    )
-    plans = [make().plan(method, point, [3, 0]) for _ in range(2)]
-    assert plans[0] == plans[1] == make(files=False).plan(method, point, [3, 0])
-
-
 def test_shared_folders_are_named_by_inputs_and_settings(tmp_path):
     def folder(digests, **what):
         inputs = {"model": tmp_path / "model" / "0123456789abcdef0123"}

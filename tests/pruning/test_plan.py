@@ -131,11 +131,6 @@ def test_a_changed_embedding_stays_tied():
     assert (smaller.lm_head.weight == 1).all() and not (model.lm_head.weight == 1).all()
 
 
-def test_a_plan_on_the_meta_device_counts():
-    model = tiny(layers=4)
-    assert full_plan(model).parameters_left(copy.deepcopy(model).to("meta")) == full_plan(model).parameters_left(model)
-
-
 # What is refused, before anything is changed.
 
 

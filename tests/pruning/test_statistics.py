@@ -144,13 +144,6 @@ def test_equal_n_backward_passes_for_every_kind(zoo_model):
     assert_exact(collect(zoo_model, ids, [0, 1, 2], ALL), zoo_model, ids, [0, 1, 2], ALL)
 
 
-@pytest.mark.parametrize("activations", [0, 2**29])
-def test_uneven_layers(uneven_model, activations):
-    ids = tokens(3, 6)
-    ours = collect(uneven_model, ids, [0, 1, 2, 3], ALL, Limits(activations, 500))
-    assert_exact(ours, uneven_model, ids, [0, 1, 2, 3], ALL)
-
-
 @DTYPES
 @examples(10)
 @given(shape=shapes(), samples=st.integers(1, 4), limits=LIMITS)
@@ -201,15 +194,6 @@ def test_reduction_is_off_by_rounding_alone(factors, chunk, wanted):
         assert ((found[statistic].double() - values).abs() <= bound).all(), statistic
 
 
-@pytest.mark.parametrize("alone", sorted(ALL, key=repr), ids=repr)
-def test_a_statistic_alone_equals_itself_in_company(alone):
-    model, ids = tiny(groups=2, dtype=torch.float64), tokens(3, 6)
-    together, single = collect(model, ids, [1], ALL), collect(model, ids, [1], {alone})
-    for name, values in single[1].items():
-        assert list(values) == [alone]
-        torch.testing.assert_close(values[alone], together[1][name][alone], rtol=1e-9, atol=1e-15)
-
-
 def test_a_walk_and_hidden_states_of_the_caller():
     model, ids = tiny(layers=4), tokens(3, 6)
     walk = LayerWalk(model, 6)
@@ -237,25 +221,6 @@ def test_works_whatever_the_callers_gradient_mode(context):
 
 
 # Cost: one forward, one backward, nothing weight-sized.
-
-
-def count_calls(model):
-    calls = [[] for _ in decoder_layers(model)]
-    for place, layer in enumerate(decoder_layers(model)):
-        layer.register_forward_hook(lambda *_, place=place: calls[place].append(torch.is_grad_enabled()))
-    return calls
-
-
-@pytest.mark.parametrize("activations", [0, 2**29])
-def test_one_forward_pass_and_no_gradient_below_the_first_layer(activations):
-    model = tiny(layers=5)
-    calls = count_calls(model)
-    collect(model, tokens(3, 6), [2, 3], ALL, Limits(activations))
-    assert calls[:2] == [[False], [False]]
-    if activations:
-        assert calls[2:] == [[True]] * 3
-    else:  # computed again, once, where there was no room
-        assert all(len(of_layer) <= 2 and of_layer[-1] for of_layer in calls[2:])
 
 
 def test_nothing_weight_sized_is_made():
@@ -375,12 +340,6 @@ def test_a_non_finite_weight_is_named_and_never_scored(member, wanted):
     decoder_layers(model)[2].get_submodule(member).weight.data[0, 0] = float("nan")
     with pytest.raises(UserError, match=r"layer 2\b"):
         collect(model, tokens(2, 5), [1, 2], {wanted})
-
-
-@pytest.mark.parametrize("statistic", [Second(), InputNorm()], ids=repr)
-def test_statistics_that_need_samples_are_refused_without(statistic):
-    with pytest.raises(UserError, match="calibration samples"):
-        collect(tiny(), None, [1], {statistic, Power(2)})
 
 
 # Half precision.

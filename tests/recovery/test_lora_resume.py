@@ -162,12 +162,3 @@ def test_checkpoints_of_another_run_are_not_continued(tmp_path, kind, left, chan
     _, said = train(tmp_path, settings=settings)
     assert "other settings, data or weights" in said[0] and "starts from the beginning" in said[-1]
     assert contents(tmp_path) == left
-
-
-def test_what_a_kill_leaves_of_an_unfinished_checkpoint_is_ignored(tmp_path, unbroken):
-    train(tmp_path, stop_behind=4)
-    unfinished = tmp_path / "checkpoints" / "step-00000005.tmp"
-    unfinished.mkdir()
-    (unfinished / "state.safetensors").write_bytes(b"half")
-    _, said = train(tmp_path)
-    assert said == [] and contents(tmp_path) == unbroken

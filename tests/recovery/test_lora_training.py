@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -23,19 +21,11 @@ from reproducer.recovery.registry import Job
 from reproducer.recovery.training import run as training
 from reproducer.recovery.training.examples import Phase, tokenised
 from reproducer.recovery.training.run import response_losses
-from tests.families import ZOO, family_model
+from tests.families import SIX, family_model
 
 
 def train(settings, directory, seed=0, model=None, **more):
     return settings.train(Job(model or uneven_llama(), word_tokenizer(), directory, seed, **more))
-
-
-def test_importing_the_room_imports_nothing_heavy():
-    check = (
-        "import sys; from reproducer.recovery.registry import RECOVERIES; RECOVERIES.all(); "
-        "print([m for m in ('torch', 'peft', 'transformers') if m in sys.modules])"
-    )
-    assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True).stdout.strip() == "[]"
 
 
 @pytest.fixture(scope="module")
@@ -157,18 +147,7 @@ def test_a_step_limit_ends_training_and_the_schedule(tmp_path):
     assert rates == pytest.approx([0, 0.5e-2, 1e-2, 0.5e-2])
 
 
-@pytest.mark.parametrize(("warmup", "steps"), [(0, 1), (0, 7), (3, 10), (9, 10)])
-def test_the_schedule_is_that_of_transformers(warmup, steps):
-    phase = Phase([], steps, warmup, passes=0)
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.25)
-    schedule = get_linear_schedule_with_warmup(optimizer, warmup, steps)
-    for done in range(steps):
-        assert phase.learning_rate(done, peak=0.25) == pytest.approx(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
-
-
-@pytest.mark.parametrize("family", [*ZOO])
+@pytest.mark.parametrize("family", SIX)
 def test_response_losses_are_the_models_own_losses_of_the_response(family):
     """Soft-capped, scaled and biased logits too, and their gradients."""
     model = family_model(family).requires_grad_(False)
@@ -211,7 +190,7 @@ def test_rows_that_the_cut_leaves_without_a_response_are_told(tmp_path):
     assert said == [f"3 of 7 rows are left out: a cut at {prompts[4]} tokens leaves no response"]
 
 
-@pytest.mark.parametrize("family", [name for name in ZOO if " " not in name])
+@pytest.mark.parametrize("family", SIX)
 def test_every_family_is_trained_in_all_its_declared_modules(tmp_path, family):
     tokenizer = word_tokenizer()
     model = family_model(family, dtype=torch.float32, vocab_size=len(tokenizer), max_position_embeddings=128)

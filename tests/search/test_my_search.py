@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import ValidationError
 from search_objective import BASE, DRAW
 
 from reproducer import prune
@@ -41,12 +40,3 @@ def test_it_is_searched_in_its_own_space(tmp_path, method, order):
     samples = pool[[sample.index for sample in best.samples]]
     again = prune(model, best.method, samples, ratio=0.2, layers=[1, 2], heads="pooled", **best.params)
     assert objective.value(again) == best.value
-
-
-def test_the_spaces_are_not_each_others(method):
-    adapruner = METHODS.get("adapruner")
-    assert method.space is not adapruner.space
-    with pytest.raises(ValidationError, match="alpha_max"):
-        method.space(alpha_max=0.5)
-    with pytest.raises(ValidationError, match="exponents"):
-        adapruner.space(exponents=[2.0])

@@ -19,7 +19,6 @@ from reproducer.pruning.statistics import Element, First, InputMean, InputNorm, 
 from reproducer.search import objective as objective_module
 from reproducer.search.objective import Objective
 from reproducer.search.race import CHANCE, hopeless, race_rounds
-from tests.families import SIX, family_model
 from tests.helpers import close, examples
 
 LAYERS = [1, 2, 3]
@@ -77,17 +76,6 @@ def test_value_is_that_of_the_pruned_model(model, data, objective, method):
     assert objective.value(plan) == pytest.approx(sum(expected.values()) / 2, rel=SAME)
 
 
-@pytest.mark.parametrize("family", SIX)
-def test_any_family_is_measured(family):
-    model = family_model(family).double()
-    ids = torch.from_numpy(np.random.default_rng(2).integers(61, size=(9, 12)))
-    objective = Objective(model, ids[:6, :8], {"a": ids}, [1, 2], Cut(structure_ratio=0.5))
-    plan = objective.plan(METHODS.get("llm-pruner-e2"), {}, [0, 4])
-    expected = perplexity(plan.apply(model), ids).value
-    assert objective.value(plan) == pytest.approx(expected, rel=SAME)
-    assert expected != pytest.approx(objective.value(None), rel=SAME)
-
-
 def method_of(decide, **options):
     return Method(lambda: Decision(decide, **options), "decision", "", "")
 
@@ -133,14 +121,6 @@ def test_a_decision_sees_the_samples_and_its_statistics(model, data, objective):
 def test_a_method_that_trains_is_refused(objective):
     with pytest.raises(UserError, match="trains"):
         objective.plan(method_of(lambda request: request.keep(), train=lambda job: None), {}, [1, 2])
-
-
-def test_the_model_stays_as_it_was(model, data):
-    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    objective = Objective(model, *data, LAYERS, Cut(structure_ratio=0.5))
-    objective.value(objective.plan(METHODS.get("llm-pruner-e1"), {}, [0, 1]))
-    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
 
 
 def same(found, expected, tolerance):
@@ -226,24 +206,6 @@ def test_a_hopeless_plan_is_stopped_at_the_first_windows_that_say_so(longer):
     assert objective.text_tokens == 2 * total + (4 + 4) * 20
 
 
-def test_a_plan_may_be_stopped_at_a_later_stage(longer, monkeypatch):
-    objective = longer()
-    plan, asked = plan_of(objective, "llm-pruner-e2"), []
-    whole, total = objective.measure(plan), objective.text_tokens
-
-    def at_the_second(candidate, best, texts, chance):
-        asked.append((candidate.tolist(), best.tolist(), texts.tolist()))
-        return len(asked) == 2
-
-    monkeypatch.setattr(objective_module, "hopeless", at_the_second)
-    best = [float(place) for place in range(29)]
-    found = objective.measure(plan, best)
-    texts = [0] * 4 + [1] * 4 + [0] * 2
-    assert asked == [(whole.losses[:count], best[:count], texts[:count]) for count in (8, 10)]
-    assert found.stopped and found.losses == whole.losses[:10]
-    assert objective.text_tokens == total + 10 * 20
-
-
 def test_the_value_of_a_stopped_plan_is_that_of_its_windows(longer):
     objective = longer()
     plan = plan_of(objective, "magnitude")
@@ -255,11 +217,6 @@ def test_the_value_of_a_stopped_plan_is_that_of_its_windows(longer):
     # The best is lower by 1 everywhere, so on the windows that are left out as well.
     assert part.estimate == pytest.approx(whole.value, rel=1e-6)
     assert part.value == pytest.approx(float((losses[:4].mean().exp() + losses[4:8].mean().exp()) / 2), rel=1e-6)
-
-
-def test_texts_that_are_too_short_are_measured_whole(objective):
-    measured = objective.measure(plan_of(objective, "magnitude"), [0.0] * 10)
-    assert not measured.stopped and len(measured.losses) == 10
 
 
 @examples(30)

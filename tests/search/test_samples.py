@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import math
 
-import optuna
 import pytest
 import torch
 from optuna.trial import FixedTrial
 
-from reproducer.methods.adapruner import TAYLOR, AdaPrunerSpace, adapruner
+from reproducer.methods.adapruner import AdaPrunerSpace, adapruner
 from reproducer.methods.registry import METHODS
 from reproducer.search.samples import FixedSamples, SearchedSamples, best_alone, parts, rarest, sample_space
 from reproducer.search.settings import SearchSettings
@@ -53,17 +52,6 @@ def test_a_space_holds_the_baselines_whose_values_it_offers(metric, expected, en
         # At that point the method needs what the baseline needs: its other term is gone.
         rules = adapruner.make(parameters), METHODS.get(name).make()
         assert set(rules[0].needs) == set(rules[1].needs)
-
-
-@pytest.mark.parametrize("taylor", ["first", "second"])
-def test_a_fixed_order_leaves_only_the_data_to_search(taylor):
-    space = joint(SearchedSamples(parts(range(20), 3, False, 20)), taylor=taylor)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    trial = study.ask()
-    _, parameters = space.suggest(trial)
-    assert set(trial.params) == set(space.samples.names)
-    assert set(adapruner.make(parameters).needs) == set(METHODS.get(TAYLOR[taylor]).make().needs)
-    assert space.suggest(FixedTrial(space.embed(TAYLOR[taylor])))[0] == DRAW
 
 
 def test_what_trials_need_is_known_from_the_choices():

@@ -76,7 +76,7 @@ class _Entry:
         return stored(values, self.kind)
 
 
-def write_gguf(model: Any, tokenizer: str | Path, path: str | Path, type: str = "f16", name: str = "") -> Written:
+def write_gguf(model: Any, tokenizer: str | Path, path: str | Path, type: str = "f16") -> Written:
     """Write a model, dense or pruned, as a GGUF file for llama.cpp.
 
     Layers of one shape make llama.cpp's `llama` architecture, others its `deci`, which has numbers of heads, of
@@ -89,7 +89,6 @@ def write_gguf(model: Any, tokenizer: str | Path, path: str | Path, type: str = 
         tokenizer: a folder with the tokenizer's files.
         path: of the file, which appears when it is complete; one that is there is replaced.
         type: f32, f16, bf16, q8_0, or one of those that llama.cpp quantises itself: q6_k, q5_k_m, q4_k_m.
-        name: of the model, for whoever opens the file.
 
     Raises:
         UserError: an unknown type, a model or tokenizer that llama.cpp cannot carry, weights that are no numbers or
@@ -106,7 +105,7 @@ def write_gguf(model: Any, tokenizer: str | Path, path: str | Path, type: str = 
         replacing(path, shared=True) as part,
         closing(GGUFWriter(part, "llama" if len(set(shapes)) == 1 else "deci")) as writer,
     ):
-        _add_settings(writer, model.config, shapes, widths, chosen, name)
+        _add_settings(writer, model.config, shapes, widths, chosen)
         add_tokenizer(writer, within(load_tokenizer(Path(tokenizer)), rows), rows)
         for entry in entries:
             writer.add_tensor_info(entry.name, entry.shape, np.dtype(np.float32), entry.bytes, raw_dtype=entry.kind)
@@ -143,15 +142,13 @@ def _filled(channels: int, chosen: FileType) -> int:
 
 
 def _add_settings(
-    writer: GGUFWriter, config: Any, shapes: list[LayerShape], widths: list[int], chosen: FileType, name: str
+    writer: GGUFWriter, config: Any, shapes: list[LayerShape], widths: list[int], chosen: FileType
 ) -> None:
     heads = [shape.groups * shape.queries_per_group for shape in shapes]
     groups = [shape.groups for shape in shapes]
     even = writer.arch == "llama"
     window = getattr(config, "sliding_window", None)  # within it the attention is the usual one
     writer.add_type("model")
-    if name:
-        writer.add_name(name)
     writer.add_block_count(len(shapes))
     writer.add_context_length(min(config.max_position_embeddings, window or config.max_position_embeddings))
     writer.add_embedding_length(config.hidden_size)
