@@ -16,7 +16,7 @@ from reproducer.tokenizing import opened
 if TYPE_CHECKING:
     import torch
 
-PACKED = 256  # rows that are looked at together, where short ones are packed
+BLOCK = 256  # rows that are read together: large data sets are memory-mapped, cheap to read so
 BEHIND = 2  # windows whose text stands for one: another tokenizer may need more of it
 
 
@@ -30,7 +30,7 @@ class Pool:
         text: text that begins with what a row of `ids` holds.
         places: which passage of the text, or which window, each row is.
         windows: whether they are windows of the whole text, and not passages.
-        used: how many of `seen` passages samples are made of, where short ones are packed.
+        used: of how many of `seen` passages samples are made; `seen` is 0 where short ones are not packed.
     """
 
     ids: torch.Tensor
@@ -135,56 +135,50 @@ def calibration_pool(text: Text, tokenizer: Tokenizer, length: int, size: int | 
     import torch
 
     text, tokenizer = text.read_by(tokenizer), opened(tokenizer)
-    if text.packed:
-        return _packed_pool(text, tokenizer, length, size)
-    count = len(text.passages)
-    block = min(max(1, count // 512), 256)  # rows of large data sets are memory-mapped: cheap to read in blocks
-    found: dict[int, list[int]] = {}
-    for start in _spread(range(0, count, block)):
-        # No passage has more tokens than bytes, a few special tokens aside: short ones need no tokenizer.
-        rows = enumerate(text.passages[start : start + block], start)
-        batch = {index: passage for index, passage in rows if len(passage.encode()) + 4 >= length}
-        for index, ids in zip(batch, _tokenise(tokenizer, list(batch.values())), strict=True):
-            if len(ids) >= length:
-                found[index] = ids[:length]
-        if size is not None and len(found) >= size:
-            break
-    if len(found) < (size or 1):
-        raise _too_small(size or 1, length, text, len(found))
-    passages = sorted(list(found)[:size])
-    kept = torch.tensor([found[index] for index in passages], dtype=torch.long)
-    return Pool(kept, text, lambda index: text.passages[passages[index]], passages)
-
-
-def _packed_pool(text: Text, tokenizer: Tokenizer, length: int, size: int | None) -> Pool:
-    """As `calibration_pool`, of rows of any length: short ones that follow each other make one sample."""
-    import torch
-
+    count, samples = len(text.passages), _packed if text.packed else _long
+    block = BLOCK if text.packed else min(max(1, count // 512), BLOCK)
     found: dict[int, tuple[list[int], str]] = {}
     used = seen = 0
-    for start in _spread(range(0, len(text.passages), PACKED)):
-        passages = text.passages[start : start + PACKED]
+    for start in _spread(range(0, count, block)):
+        passages = list(text.passages[start : start + block])
         seen += len(passages)
-        run: list[str] = []
-        first = tokens = 0
-        for index, (passage, ids) in enumerate(zip(passages, _tokenise(tokenizer, list(passages)), strict=True), start):
-            if len(ids) >= length:
-                found[index] = ids[:length], passage
-                used += 1
-            elif passage.strip():
-                first, run, tokens = (first if run else index), [*run, passage], tokens + len(ids)
-                whole = text.join.join(run) if tokens >= length else ""
-                if whole and len(ids := _tokenise(tokenizer, [whole])[0]) >= length:
-                    found[first] = ids[:length], whole
-                    used += len(run)
-                    run, tokens = [], 0
+        for place, ids, joined in samples(text, passages, tokenizer, length):
+            found[start + place] = ids[:length], text.join.join(joined)
+            used += len(joined)
         if size is not None and len(found) >= size:
             break
     if len(found) < (size or 1):
         raise _too_small(size or 1, length, text, len(found))
     places = sorted(list(found)[:size])
     kept = torch.tensor([found[place][0] for place in places], dtype=torch.long)
+    seen = seen if text.packed else 0
     return Pool(kept, text, lambda index: found[places[index]][1], places, used=used, seen=seen)
+
+
+Sample = tuple[int, list[int], list[str]]  # place of its first passage, its tokens and more, all its passages
+
+
+def _long(text: Text, passages: list[str], tokenizer: Tokenizer, length: int) -> Iterator[Sample]:
+    """Each passage of at least `length` tokens."""
+    # No passage has more tokens than bytes, a few special tokens aside: short ones need no tokenizer.
+    batch = {place: passage for place, passage in enumerate(passages) if len(passage.encode()) + 4 >= length}
+    for place, ids in zip(batch, _tokenise(tokenizer, list(batch.values())), strict=True):
+        if len(ids) >= length:
+            yield place, ids, [batch[place]]
+
+
+def _packed(text: Text, passages: list[str], tokenizer: Tokenizer, length: int) -> Iterator[Sample]:
+    """Each passage of at least `length` tokens, and short ones that follow each other as one sample."""
+    run: list[str] = []
+    first = tokens = 0
+    for place, (passage, ids) in enumerate(zip(passages, _tokenise(tokenizer, passages), strict=True)):
+        if len(ids) >= length:
+            yield place, ids, [passage]
+        elif passage.strip():
+            first, run, tokens = (first if run else place), [*run, passage], tokens + len(ids)
+            if tokens >= length and len(ids := _tokenise(tokenizer, [text.join.join(run)])[0]) >= length:
+                yield first, ids, run
+                run, tokens = [], 0
 
 
 def window_pool(text: Text, tokenizer: Any, length: int, size: int | None = None) -> Pool:

@@ -37,7 +37,7 @@ def prune(
     seed: int = 0,
     limits: Limits | None = None,
     repair: Tensor | None = None,
-    progress: Progress | None = None,
+    progress: Progress = lambda done, total, text: None,
     **parameters: Any,
 ) -> Plan:
     """Decide what of `model` stays. The model's weights, gradients, flags, mode and hooks stay as found.
@@ -72,14 +72,11 @@ def prune(
     from reproducer.pruning.plan import fingerprint
     from reproducer.pruning.repaired import repaired
 
-    more: dict[str, Any] = {} if progress is None else {"progress": progress}
     cut = Cut(structure_ratio=structure_ratio, ratio=ratio, scope=scope, heads=heads, round_to=round_to, steps=in_steps)
     config: Any = model.config
-    count = len(family_of(config).decoder_layers(model))
-    indices = check_layers(cut.within(count) if layers is None else layers, count)
-    request = Request(
-        model, METHODS.get(method), cut, parameters, ids=calibration, layers=indices, seed=seed, limits=limits, **more
-    )
+    chosen = [] if layers is None else check_layers(layers, len(family_of(config).decoder_layers(model)))
+    asked = METHODS.get(method), cut, parameters, calibration, chosen, seed
+    request = Request(model, *asked, limits=limits, progress=progress)
     weight = next(model.parameters())
     with wide_products(weight.dtype, weight.device):
         plan = plan_for(request)

@@ -10,7 +10,7 @@ import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -99,16 +99,6 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a part of a passage's row belongs."""
-
-    layer: int
-    module: str
-    statistic: Statistic
-    vectors: int
-
-
 class PassageStatistics:
     """Additive statistics of single passages, the ones used last within `limit` bytes.
 
@@ -127,7 +117,7 @@ class PassageStatistics:
         self._together, self._limit = together, limit
         self.watched: set[Statistic] = set()
         self._rows: OrderedDict[int, Tensor] = OrderedDict()  # passage -> all its statistics, side by side
-        self._layout: list[_Place] = []
+        self._layout: list[tuple[int, str, Statistic, int]] = []  # its parts: layer, module, statistic, vectors
 
     @property
     def nbytes(self) -> int:
@@ -160,10 +150,10 @@ class PassageStatistics:
         while self.nbytes > self._limit:
             self._rows.popitem(last=False)
         found: Statistics = {}
-        parts = means.split([place.vectors for place in self._layout])
-        for place, part in zip(self._layout, parts, strict=True):
-            if place.statistic in wanted:
-                found.setdefault(place.layer, {}).setdefault(place.module, {})[place.statistic] = part
+        parts = means.split([vectors for *_, vectors in self._layout])
+        for (layer, module, statistic, _), part in zip(self._layout, parts, strict=True):
+            if statistic in wanted:
+                found.setdefault(layer, {}).setdefault(module, {})[statistic] = part
         return found
 
     def _read(self, index: int) -> bool:
@@ -189,14 +179,14 @@ class PassageStatistics:
                 self._files.write(self._pool[index], of_passage, spent)
 
     def _keep(self, index: int, statistics: Statistics) -> None:
-        places = [
-            (_Place(layer, module, statistic, len(values)), values)
+        parts = [
+            (layer, module, statistic, values)
             for layer, modules in sorted(statistics.items())
             for module, of_module in sorted(modules.items())
             for statistic, values in sorted(of_module.items(), key=lambda item: repr(item[0]))
         ]
-        self._layout = [place for place, _ in places]
-        self._rows[index] = torch.cat([values for _, values in places])
+        self._layout = [(layer, module, statistic, len(values)) for layer, module, statistic, values in parts]
+        self._rows[index] = torch.cat([values for *_, values in parts])
 
 
 def collect_by_passage(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -19,14 +19,6 @@ if TYPE_CHECKING:
     from reproducer.recovery.training.examples import Phase
 
 DATASET = "alpaca"
-
-
-class TextPasses(NamedTuple):
-    """What a kind passes of a text: passages of `length` tokens, and how many it compares and then learns from."""
-
-    compared: int
-    learned: int
-    length: int
 
 
 class InstructionTuning(Recovery):
@@ -80,10 +72,6 @@ class InstructionTuning(Recovery):
     def before(self, job: Job) -> Sequence[Phase]:
         """What the weights are trained on before the instructions: nothing, unless a kind says otherwise."""
         return ()
-
-    def text_passes(self) -> TextPasses | None:
-        """What `before` takes, for estimates; None where it is nothing."""
-        return None
 
     def fit(
         self, job: Job, model: nn.Module, weights: Mapping[str, nn.Parameter], save: Callable[[], None]

@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 
 from reproducer.data.text import load_text, text_fingerprints, text_source
 from reproducer.errors import UserError
-from reproducer.recovery.instructions import TextPasses
 from reproducer.recovery.lora import Lora
 from reproducer.recovery.registry import Job, register
 from reproducer.spec import Count, Name, Tokens, mistake
@@ -76,9 +75,6 @@ class TwoSource(Lora):
 
     def fingerprints(self) -> dict[str, str]:
         return {**super().fingerprints(), **text_fingerprints(self.text or TEXT, "calibration")}
-
-    def text_passes(self) -> TextPasses:
-        return TextPasses(self.text_pool, self.text_steps * self.batch, self.text_length)
 
     def before(self, job: Job) -> Sequence[Phase]:
         from reproducer.data.files import DataError

@@ -99,7 +99,7 @@ class MeasureGguf(Measure):
 
         from reproducer.data.text import windows
         from reproducer.evaluation import llama_cpp
-        from reproducer.models.gguf import write_gguf
+        from reproducer.models.gguf.writer import write_gguf
         from reproducer.models.load import locate
 
         engine = llama_cpp.version()  # not installed: said before anything is computed

@@ -14,6 +14,7 @@ from reproducer.queue import Context
 from reproducer.recovery.instructions import InstructionTuning
 from reproducer.recovery.least_squares import LeastSquares
 from reproducer.recovery.registry import RECOVERIES, Job, Recovery
+from reproducer.recovery.two_source import TwoSource
 from reproducer.registry import source_digest
 from reproducer.stages.base import RESULT, Edit, ModelState, forget, named_edits, seed_text, write_result
 from reproducer.stages.cost import Cost, ModelShape
@@ -104,8 +105,9 @@ class Recover(Edit):
         length = min(how.cutoff, math.ceil(model.tokens(characters)))
         longest = model.learning(0, 0, min(how.cutoff, 4 * length), how.micro_batch)
         cost = model.learning(0, examples, length, how.micro_batch) + longest
-        if (text := how.text_passes()) is not None:  # losses of all passages, also the dense model's
-            cost += model.learning(2 * text.compared, text.learned, text.length, how.micro_batch)
+        if isinstance(how, TwoSource):  # losses of all passages, also the dense model's
+            learned = how.text_steps * how.batch
+            cost += model.learning(2 * how.text_pool, learned, how.text_length, how.micro_batch)
         return replace(cost, memory=ADAPTED * cost.memory)
 
     def read(self, directory: Path) -> Trained:

@@ -19,8 +19,9 @@ from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 from reproducer import Plan
 from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of
-from reproducer.models.gguf import types, write_gguf, writer
+from reproducer.models.gguf import types, writer
 from reproducer.models.gguf.tokenizer import PRE_TOKENIZERS
+from reproducer.models.gguf.writer import write_gguf
 from reproducer.models.tokenizer import byte_tokenizer
 from reproducer.pruning.plan import units_of
 from tests.helpers import decoder_layers, randn, subset, tiny, tokens, widths

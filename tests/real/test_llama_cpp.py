@@ -14,7 +14,7 @@ from reproducer import prune
 from reproducer.data.text import load_text, windows
 from reproducer.evaluation.perplexity import perplexity
 from reproducer.models.catalogue import resolve
-from reproducer.models.gguf import write_gguf
+from reproducer.models.gguf.writer import write_gguf
 from reproducer.models.load import load_model
 from reproducer.models.package import download, extract
 from tests.models.test_gguf import served

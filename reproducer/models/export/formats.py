@@ -28,7 +28,7 @@ def _transformers(model: Any, tokenizer: Any, directory: Path, type: str | None)
 
 
 def _llama_cpp(model: Any, tokenizer: Any, directory: Path, type: str | None) -> None:
-    from reproducer.models.gguf import write_gguf
+    from reproducer.models.gguf.writer import write_gguf
 
     if tokenizer is None:
         raise UserError("a GGUF file holds the model's tokenizer, and there is none", "pass `tokenizer`")
