@@ -93,14 +93,9 @@ class Source:
 
     def identity(self) -> dict[str, Any]:
         """JSON values that name the source in a stage's key, with nothing read."""
-        chosen: dict[str, Any] = {
-            "join": self.join,
-            "begin": self.begin or None,
-            "packed": self.packed or None,
-            "first": self.first,
-        }
-        chosen["rows"] = list(self.part) if self.part else None
-        options = {name: value for name, value in chosen.items() if value is not None}
+        rows = list(self.part) if self.part else None
+        how = {"join": self.join, "begin": self.begin or None, "packed": self.packed or None, "first": self.first}
+        options: dict[str, Any] = {name: value for name, value in (how | {"rows": rows}).items() if value is not None}
         if is_path(self.id):
             as_is = {"as_is": True} if self.id.endswith(".txt") else {}
             return {"path": str(_expanded(self.id).absolute()), "field": self.field, **as_is, **options}

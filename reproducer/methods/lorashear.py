@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -290,30 +291,23 @@ class Shearing:
 
         A group of one unit is left out: it cannot be cut.
         """
-        import torch
-
-        from reproducer.models.walk import BATCH_TOKENS, LayerWalk
+        from reproducer.models.walk import LayerWalk
         from reproducer.pruning.surgery import sliced_layer
 
         walk = LayerWalk(self.request.model, self.samples.shape[1])
-        costs: dict[str, float] = {}
-        with torch.no_grad():
-            for ids in self.samples.split(max(1, BATCH_TOKENS // self.samples.shape[1])):
-                below = walk.embed(ids)
-                for index in range(self.request.layers[-1] + 1):
-                    for kind, values in scores.get(index, {}).items():
-                        if len(values) == 1:
-                            continue
-                        count = max(1, math.floor(self.settings["probe"] * len(values) + 1e-9))
-                        stays = sorted(values.argsort(stable=True)[count:].tolist())
-                        layer = sliced_layer(walk.layers[index], walk.architecture, {kind: stays})
-                        hidden = walk.run(index, below, layer)
-                        for above in range(index + 1, len(walk.layers)):
-                            hidden = walk.run(above, hidden)
-                        loss = float(walk.losses(hidden, ids).double().sum())
-                        costs[f"{index}.{kind}"] = costs.get(f"{index}.{kind}", 0.0) + loss
-                    below = walk.run(index, below)
-        return costs
+
+        def cut(index: int, kind: str, stays: list[int], hidden: Tensor) -> Tensor:
+            return walk.run(index, hidden, sliced_layer(walk.layers[index], walk.architecture, {kind: stays}))
+
+        changes: dict[int, dict[str, Callable[[Tensor], Tensor]]] = {}
+        for index, of_layer in scores.items():
+            changes[index] = {}
+            for kind, values in of_layer.items():
+                count = max(1, math.floor(self.settings["probe"] * len(values) + 1e-9))
+                stays = sorted(values.argsort(stable=True)[count:].tolist())
+                if stays:
+                    changes[index][f"{index}.{kind}"] = partial(cut, index, kind, stays)
+        return walk.changed_losses(self.samples, changes)
 
     def split(self) -> None:
         """Split structures into important and redundant ones, and the redundant ones into periods."""

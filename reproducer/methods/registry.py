@@ -88,10 +88,6 @@ class Decision:
     training: Callable[[int, int], tuple[float, float, int]] | None = None
 
 
-def _silent(done: float, total: float, text: str) -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class Request:
     """What is asked of a method: built once, and handed to its training and its decision.
@@ -123,7 +119,7 @@ class Request:
     layers: list[int] = field(default_factory=list)
     seed: int = 0
     directory: Path | None = None
-    progress: Callable[[float, float, str], None] = _silent
+    progress: Callable[[float, float, str], None] = lambda done, total, text: None
     tokens: Tokens = field(default_factory=Tokens)
     limits: Limits | None = None
     passages: PassageFiles | None = None

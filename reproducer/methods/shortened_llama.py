@@ -57,34 +57,20 @@ def shortened_llama(
 
 
 def _losses_without(request: Request, candidates: list[int]) -> dict[int, float]:
-    """Mean next-token loss on the samples without each layer, the logarithm of the perplexity.
-
-    What lies below a layer runs once for all candidates.
-    """
-    import torch
-
-    from reproducer.models.walk import BATCH_TOKENS, LayerWalk
+    """Mean next-token loss on the samples without each layer, the logarithm of the perplexity."""
+    from reproducer.models.walk import LayerWalk
 
     assert request.ids is not None
-    walk, length = LayerWalk(request.model, request.ids.shape[1]), request.ids.shape[1]
-    losses = dict.fromkeys(candidates, 0.0)
-    with torch.no_grad():
-        for ids in request.ids.split(max(1, BATCH_TOKENS // length)):
-            below = walk.embed(ids)
-            for index in range(candidates[-1] + 1):
-                if index in losses:
-                    hidden = below
-                    for above in range(index + 1, len(walk.layers)):
-                        hidden = walk.run(above, hidden)
-                    losses[index] += float(walk.losses(hidden, ids).double().sum())
-                below = walk.run(index, below)
+    samples, length = request.ids.shape
+    walk = LayerWalk(request.model, length)
+    losses = walk.changed_losses(request.ids, {index: {str(index): lambda hidden: hidden} for index in candidates})
     for index, loss in losses.items():
         if not math.isfinite(loss):
             raise UserError(
                 f"the loss without layer {index} is {loss}",
                 "load the model in bfloat16 or float32, or use other samples; or the model itself is damaged",
             )
-    return {index: loss / (len(request.ids) * (length - 1)) for index, loss in losses.items()}
+    return {int(index): loss / (samples * (length - 1)) for index, loss in losses.items()}
 
 
 def _taylor(request: Request, candidates: list[int]) -> dict[int, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of
 from reproducer.models.loss import next_token_losses
 
+Change = Callable[[Tensor], Tensor]
 BATCH_TOKENS = 2048  # tokens that run through a layer at once where only losses are wanted
 
 
@@ -112,6 +113,27 @@ class LayerWalk:
     def losses(self, hidden: Tensor, ids: Tensor) -> Tensor:
         """Next-token losses [batch, length - 1] from the hidden states behind the last layer."""
         return next_token_losses(self.model, self.finish(hidden), ids)
+
+    def changed_losses(self, ids: Tensor, changes: Mapping[int, Mapping[str, Change]]) -> dict[str, float]:
+        """The sum of the next-token losses of `ids` [samples, length] with each change alone, by its name.
+
+        What lies below a change runs once for all of them.
+
+        Args:
+            changes: {layer: {name: what runs in its place, on hidden states [batch, length, width]}}.
+        """
+        losses = {name: 0.0 for of_layer in changes.values() for name in of_layer}
+        with torch.no_grad():
+            for batch in ids.split(max(1, BATCH_TOKENS // ids.shape[1])):
+                below = self.embed(batch)
+                for index in range(max(changes) + 1):
+                    for name, change in changes.get(index, {}).items():
+                        hidden = change(below)
+                        for above in range(index + 1, len(self.layers)):
+                            hidden = self.run(above, hidden)
+                        losses[name] += float(self.losses(hidden, batch).double().sum())
+                    below = self.run(index, below)
+        return losses
 
     def _decoder(self, layers: list[_Recorder]) -> nn.Module:
         """The model's decoder on a shallow copy that has these layers."""

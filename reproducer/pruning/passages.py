@@ -54,10 +54,10 @@ class PassageFiles:
         found: Statistics = {}
         try:
             with safe_open(self._path(ids), framework="pt") as file:
-                told, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):
             return None
-        if told.get("digest") != _digest(tensors):
+        if metadata.get("digest") != _digest(tensors):
             return None
         for name, tensor in tensors.items():
             layer, module, statistic = name.split("/", 2)
@@ -65,8 +65,8 @@ class PassageFiles:
                 found.setdefault(int(layer), {}).setdefault(module, {})[names[statistic]] = tensor
         if not found or any(set(names.values()) != set(known) for of in found.values() for known in of.values()):
             return None
-        self.tokens.forward += int(told["forward"])
-        self.tokens.backward += int(told["backward"])
+        self.tokens.forward += int(metadata["forward"])
+        self.tokens.backward += int(metadata["backward"])
         self.found += 1
         return found
 
@@ -78,12 +78,12 @@ class PassageFiles:
             for module, of_module in modules.items()
             for statistic, values in of_module.items()
         }
-        told = {"digest": _digest(tensors), "forward": str(tokens.forward), "backward": str(tokens.backward)}
+        metadata = {"digest": _digest(tensors), "forward": str(tokens.forward), "backward": str(tokens.backward)}
         path = self._path(ids)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(path, shared=True) as part:
-                save_file(tensors, part, metadata=told)
+                save_file(tensors, part, metadata=metadata)
         except (OSError, SafetensorError) as error:
             log.warning("statistics of a passage could not be kept for other stages: %s", error)
 

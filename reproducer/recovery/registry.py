@@ -12,10 +12,6 @@ from reproducer.registry import Registry
 from reproducer.spec import Section
 
 
-def _no_progress(done: float, total: float, text: str) -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class Job:
     """What a recovery gets to work with.
@@ -36,7 +32,7 @@ class Job:
     tokenizer: Any
     directory: Path
     seed: int
-    progress: Callable[[float, float, str], None] = _no_progress
+    progress: Callable[[float, float, str], None] = lambda done, total, text: None
     say: Callable[[str], None] = logging.getLogger(__name__).warning
     dense: Callable[..., Any] | None = None
     layers: Sequence[int] | None = None

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -30,29 +30,16 @@ Parts = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
-class FixedSamples:
-    """The same samples in every trial."""
-
-    samples: tuple[int, ...]
-
-    names: ClassVar[list[str]] = []
-
-    def suggest(self, trial: BaseTrial) -> tuple[int, ...]:
-        return self.samples
-
-    def embed(self, samples: Sequence[int]) -> dict[str, Any] | None:
-        return {} if sorted(samples) == sorted(self.samples) else None
-
-
-@dataclass(frozen=True)
-class SearchedSamples:
-    """Each sample an index into its part of the pool.
+class SampleSpace:
+    """The samples of a trial, as pool indices: each chosen from a part of the pool, or the same in every trial.
 
     Attributes:
-        parts: for each sample, the pool indices that it is chosen from.
+        parts: for each sample, the pool indices that it is chosen from; none where they are fixed.
+        fixed: the samples of every trial, where there are no parts.
     """
 
-    parts: Parts
+    parts: Parts = ()
+    fixed: tuple[int, ...] = ()
 
     @property
     def passages(self) -> list[int]:
@@ -61,24 +48,23 @@ class SearchedSamples:
 
     @property
     def names(self) -> list[str]:
+        """The parameters of a trial that are samples: each an index into its part."""
         return [f"{SAMPLE}{number}" for number in range(len(self.parts))]
 
     def suggest(self, trial: BaseTrial) -> tuple[int, ...]:
         """Let the trial's sampler choose samples, as pool indices."""
-        return tuple(
-            part[trial.suggest_int(name, 0, len(part) - 1)] for name, part in zip(self.names, self.parts, strict=True)
-        )
+        chosen = zip(self.names, self.parts, strict=True)
+        return self.fixed or tuple(part[trial.suggest_int(name, 0, len(part) - 1)] for name, part in chosen)
 
     def embed(self, samples: Sequence[int]) -> dict[str, Any] | None:
         """The parameters that stand for these samples; None if none do."""
+        if not self.parts:
+            return {} if sorted(samples) == sorted(self.fixed) else None
         if len(set(self.parts)) > 1:  # the parts follow each other in the pool
             samples = sorted(samples)
         if any(sample not in part for sample, part in zip(samples, self.parts, strict=True)):
             return None
         return {name: part.index(sample) for name, sample, part in zip(self.names, samples, self.parts, strict=True)}
-
-
-SampleSpace = FixedSamples | SearchedSamples
 
 
 def sample_space(
@@ -103,14 +89,15 @@ def sample_space(
     if samples > passages:
         raise UserError(f"{samples} calibration samples are asked for; the pool has {passages} passages")
     if settings.data == "random":
-        return FixedSamples(tuple(draw))
+        return SampleSpace(fixed=tuple(draw))
     if settings.data == "score":
-        return FixedSamples(best_alone(passages, samples, settings.scored, score, directory / "scores.json", progress))
+        path = directory / "scores.json"
+        return SampleSpace(fixed=best_alone(passages, samples, settings.scored, score, path, progress))
     contiguous = settings.data == "ten-spaces"
     offered: Sequence[int] = range(passages)
     if settings.offered:
         offered = sorted({*rarest(pool, settings.offered, samples if contiguous else 1), *draw})
-    return SearchedSamples(parts(offered, samples, contiguous, passages))
+    return SampleSpace(parts(offered, samples, contiguous, passages))
 
 
 def parts(offered: Sequence[int], samples: int, contiguous: bool, pool: int) -> Parts:

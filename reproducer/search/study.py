@@ -28,7 +28,7 @@ from reproducer.search.objective import Objective
 from reproducer.search.outcome import Scores, baseline_plan_name, conclude
 from reproducer.search.pace import Pace
 from reproducer.search.record import Baseline, Record
-from reproducer.search.samples import FixedSamples, Progress, SampleSpace, SearchedSamples, sample_space
+from reproducer.search.samples import Progress, SampleSpace, sample_space
 from reproducer.search.settings import SearchSettings
 from reproducer.search.space import JointSpace, default_parameters, needs, varies
 from reproducer.search.trials import (
@@ -143,13 +143,13 @@ class _Search:
             fail_unfinished(study)
         self.objective.expect(self.baseline_needs | self.trial_needs)
         study, zero = self.studies[0], dict.fromkeys(self.objective.spent(), 0.0)
-        samples: SampleSpace = FixedSamples(())
+        samples = SampleSpace()
         with _counted(study, self.objective, zero):  # with what it took to build the objective
             if self.method.calibrated:
                 samples = sample_space(
                     self.settings, self.draw, self.objective.pool, self._score_alone, self.directory, self.progress
                 )
-        if isinstance(samples, SearchedSamples) and self.settings.offered:
+        if samples.parts and self.settings.offered:
             again = bool(study.user_attrs.get("prepared"))
             with nullcontext() if again else _counted(study, self.objective):
                 self.objective.prepare(
@@ -187,11 +187,10 @@ class _Search:
         known, inside = self._scores(), [name for name, _ in phase.points]
         missing = any(name not in known for name in self.baselines if name not in inside)
         outstanding = missing or len(finished(self.studies[0])) < len(inside)
-        fixed = isinstance(samples, FixedSamples)
-        if self.baseline_needs and (outstanding or fixed):
+        if self.baseline_needs and (outstanding or not samples.parts):
             self.objective.statistics(self.draw, self.baseline_needs)
-        if self.trial_needs and isinstance(samples, FixedSamples):
-            self.objective.statistics(samples.samples, self.trial_needs)
+        if self.trial_needs and not samples.parts:
+            self.objective.statistics(samples.fixed, self.trial_needs)
 
     def work(self, joint: JointSpace, phases: Sequence[Phase], engine: Engine | None, build: Build | None) -> Scores:
         """Do the trials that are left; returns the scores of the baselines outside of the space."""

@@ -61,17 +61,6 @@ def test_batches_do_not_change_the_value_and_report_progress(wide):
     assert result.value == pytest.approx(perplexity(wide, windows, batch_tokens=10**6).value, rel=1e-9)
 
 
-def test_dropout_plays_no_part_and_modes_are_kept(model):
-    noisy = copy.deepcopy(model).train()
-    noisy.model.norm.eval()
-    for layer in noisy.model.layers:
-        layer.self_attn.attention_dropout = 0.5
-    before = [module.training for module in noisy.modules()]
-    windows = random_windows(2, 24)
-    assert perplexity(noisy, windows).value == perplexity(model, windows).value
-    assert [module.training for module in noisy.modules()] == before
-
-
 def test_refusals(model, make_model):
     short = make_model(max_position_embeddings=16)
     assert perplexity(short, random_windows(1, 16)).tokens == 15

@@ -51,15 +51,6 @@ def test_one_pass_for_all_methods():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "right"),
-    [("magnitud", "magnitude"), ("AdaPruner", "adapruner")],
-)
-def test_an_unknown_method_gets_the_nearest(wrong, right):
-    with pytest.raises(UserError, match=rf"unknown method '{wrong}'\n.*'{right}"):
-        prune(tiny(), wrong, structure_ratio=0.25)
-
-
-@pytest.mark.parametrize(
     ("method", "parameter", "hint"),
     [("adapruner", "alpha3", "alpha"), ("magnitude", "power", "choose one of: p"), ("vector", "alpha1", "none")],
 )

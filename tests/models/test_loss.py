@@ -75,24 +75,6 @@ def test_values_and_gradients_equal_cross_entropy(
     torch.testing.assert_close(our_gradient, expected_gradient, rtol=1e-10, atol=1e-10)
 
 
-def test_the_head_gets_no_gradient():
-    hidden, head, labels = problem(1, 4, 3, 7, bias=True)
-    token_losses(hidden.requires_grad_(), head, labels).sum().backward()
-    assert head.weight.grad is None and head.bias.grad is None and hidden.grad is not None
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_losses_are_accumulated_in_float32(dtype):
-    hidden, head, labels = problem(3, 30, 16, 50, bias=False, dtype=dtype)
-    leaf = hidden.requires_grad_()
-    losses = token_losses(leaf, head, labels)
-    assert losses.dtype == torch.float32
-    wide = plain(hidden.detach().float(), head.float(), labels)
-    torch.testing.assert_close(losses.detach(), wide.detach(), rtol=0.05, atol=0.05)
-    losses.sum().backward()
-    assert leaf.grad.dtype == dtype
-
-
 @pytest.mark.parametrize(("divisor", "cap"), [(1.0, None), (2.5, 2.0)])
 def test_no_tensor_holds_all_logits(divisor, cap):
     """Blocks of 7 tokens and 97 words: nothing but the inputs, the head and what has the width of a state is larger."""

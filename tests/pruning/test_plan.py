@@ -8,7 +8,6 @@ import torch
 from reproducer import Plan
 from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of, parameter_count
-from reproducer.models.walk import LayerWalk
 from reproducer.pruning.plan import units_of
 from tests.families import SIX, family_model, layers_of
 from tests.helpers import close, decoder_layers, logits, randn, tiny, tokens
@@ -70,29 +69,6 @@ def test_cut_changed_added_and_removed():
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     generated = smaller.generate(ids[:1], max_new_tokens=4, do_sample=False, use_cache=True)
     assert torch.equal(generated, smaller.generate(ids[:1], max_new_tokens=4, do_sample=False, use_cache=False))
-
-
-def test_layer_by_layer_equals_the_pruned_model():
-    model, ids = tiny(layers=4), tokens(3, 9)
-    plan = full_plan(model)
-    before = copy.deepcopy(model.state_dict())
-    walk, smaller = LayerWalk(model, 9), plan.apply(model)
-    with torch.no_grad():
-        hidden = walk.embed(ids)
-        for index, whole in enumerate(walk.layers):
-            layer = plan.layer(index, whole, walk.architecture)
-            assert (layer is None) == (index == 0) and layer is not whole
-            if layer is not None:
-                hidden = walk.run(index, hidden, layer)
-        of_walk, of_model = hidden, LayerWalk(smaller, 9)
-        hidden = of_model.embed(ids)
-        for index in range(3):
-            hidden = of_model.run(index, hidden)
-    assert close(of_walk, hidden, 1e-6)
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert model.state_dict().keys() == before.keys()
-    untouched = plan_of(model, channels={1: [0]})
-    assert untouched.layer(2, walk.layers[2], walk.architecture) is walk.layers[2]
 
 
 @pytest.mark.parametrize("kind", SIX)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from lora_cases import contents, groupwise, job, uneven_llama, word_tokenizer
+from lora_cases import groupwise, job, uneven_llama, word_tokenizer
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -53,13 +53,6 @@ def targets(model: nn.Module) -> dict[str, nn.Linear]:
         for index, layer in enumerate(architecture.decoder_layers(model))
         for path in architecture.modules()
     }
-
-
-def test_one_file_with_a_pair_for_each_linear_layer(case):
-    directory, family = case
-    assert contents(directory).keys() == {FILE}
-    names = {f"{path}.{part}" for path in targets(pruned(family)) for part in ("lora_A", "lora_B")}
-    assert load_file(directory / FILE).keys() == names
 
 
 def test_what_is_loaded_runs_on_quantised_weights_and_everything_else_is_the_models(case):

@@ -11,7 +11,7 @@ from optuna.trial import FixedTrial
 
 from reproducer.methods.adapruner import AdaPrunerSpace, adapruner
 from reproducer.methods.registry import METHODS
-from reproducer.search.samples import FixedSamples, SearchedSamples, best_alone, parts, rarest, sample_space
+from reproducer.search.samples import SampleSpace, best_alone, parts, rarest, sample_space
 from reproducer.search.settings import SearchSettings
 from reproducer.search.space import JointSpace, needs
 
@@ -41,7 +41,7 @@ def held(space):
         ({"coarse_second": [1e6], "fine_second": [1e6]}, set()),
     ],
 )
-@pytest.mark.parametrize("encoding", [SearchedSamples(parts(range(20), 3, False, 20)), FixedSamples(DRAW)])
+@pytest.mark.parametrize("encoding", [SampleSpace(parts(range(20), 3, False, 20)), SampleSpace(fixed=DRAW)])
 def test_a_space_holds_the_baselines_whose_values_it_offers(metric, expected, encoding):
     space = joint(encoding, **metric)
     assert held(space) == expected
@@ -68,11 +68,11 @@ def test_ten_spaces_are_contiguous_parts_of_which_each_gives_a_sample(pool, samp
     found = parts(range(pool), samples, True, pool)
     assert [passage for part in found for passage in part] == list(range(pool)) and len(found) == samples
     assert max(map(len, found)) - min(map(len, found)) <= 1
-    assert SearchedSamples(found).embed([part[-1] for part in reversed(found)]) == {
+    assert SampleSpace(found).embed([part[-1] for part in reversed(found)]) == {
         f"sample_{place}": len(part) - 1 for place, part in enumerate(found)
     }
     if pool > samples:
-        assert SearchedSamples(found).embed(range(samples)) is None  # the draw has two samples of one part
+        assert SampleSpace(found).embed(range(samples)) is None  # the draw has two samples of one part
 
 
 # What is found out before the search.
@@ -126,4 +126,4 @@ def test_the_samples_that_are_best_alone(tmp_path):
     found = json.loads(path.read_text())
     assert (found["pool"], found["scored"], found["scores"]["7"], found["scores"]["0"]) == (20, 20, None, 57)
     assert shown[-1][:2] == (19, 20)
-    assert chosen(tmp_path, alone=alone, data="score") == FixedSamples((5, 6, 8)) and len(asked) == 21
+    assert chosen(tmp_path, alone=alone, data="score") == SampleSpace(fixed=(5, 6, 8)) and len(asked) == 21

@@ -47,9 +47,9 @@ def add_tokenizer(writer: GGUFWriter, tokenizer: Any, rows: int) -> None:
     """
     if not getattr(tokenizer, "is_fast", False):
         raise UserError("the tokenizer has no tokenizer.json, which is what is written for llama.cpp")
-    told = json.loads(tokenizer.backend_tokenizer.to_str())
-    _refuse_unwritten(told)
-    model, added = told["model"], {token["id"]: token["special"] for token in told["added_tokens"]}
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    _refuse_unwritten(state)
+    model, added = state["model"], {token["id"]: token["special"] for token in state["added_tokens"]}
     names = {index: token for token, index in tokenizer.get_vocab().items()}
     if max(names) >= rows:
         raise UserError(f"the tokenizer has a token {max(names)}, but the model only {rows} embeddings")
@@ -57,7 +57,7 @@ def add_tokenizer(writer: GGUFWriter, tokenizer: Any, rows: int) -> None:
     add = _add_sentencepiece if model["byte_fallback"] else _add_byte_level
     tokens = [names.get(index, f"[PAD{index}]") for index in range(rows)]
     writer.add_token_list(tokens)
-    add(writer, tokenizer, tokens, pairs, told)
+    add(writer, tokenizer, tokens, pairs, state)
     kinds = {index: _kind(token, model["byte_fallback"]) for index, token in names.items()}
     kinds |= {index: TokenType.CONTROL if special else TokenType.USER_DEFINED for index, special in added.items()}
     if model["byte_fallback"] and tokenizer.unk_token_id is not None:
@@ -67,17 +67,17 @@ def add_tokenizer(writer: GGUFWriter, tokenizer: Any, rows: int) -> None:
 
 
 def _add_byte_level(
-    writer: GGUFWriter, tokenizer: Any, tokens: list[str], pairs: Pairs, told: Mapping[str, Any]
+    writer: GGUFWriter, tokenizer: Any, tokens: list[str], pairs: Pairs, state: Mapping[str, Any]
 ) -> None:
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_pre_tokenizer(told, bool(pairs)))
+    writer.add_tokenizer_pre(_pre_tokenizer(state, bool(pairs)))
     writer.add_add_space_prefix(False)
     # llama.cpp asks for a merge: in a vocabulary of bytes alone one that no text brings about
     writer.add_token_merges([" ".join(pair) for pair in pairs or [(tokens[0], tokens[1])]])
 
 
 def _add_sentencepiece(
-    writer: GGUFWriter, tokenizer: Any, tokens: list[str], pairs: Pairs, told: Mapping[str, Any]
+    writer: GGUFWriter, tokenizer: Any, tokens: list[str], pairs: Pairs, state: Mapping[str, Any]
 ) -> None:
     """LLaMA's own: of two neighbours llama.cpp joins those first whose token has the highest score."""
     ranks: dict[str, int] = {}
@@ -86,7 +86,7 @@ def _add_sentencepiece(
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
     writer.add_token_scores([-float(ranks.get(name, 0)) for name in tokens])
-    normalizer, pre = told["normalizer"], told["pre_tokenizer"] or {}
+    normalizer, pre = state["normalizer"], state["pre_tokenizer"] or {}
     steps = (normalizer or {}).get("normalizers", [normalizer] if normalizer else [])
     spaces = pre.get("type") == "Metaspace" or any(
         step["type"] == "Replace" and step["content"] == "▁" for step in steps
@@ -106,25 +106,25 @@ def _add_sentencepiece(
     writer.add_add_space_prefix(tokenizer.tokenize("a")[0].startswith("▁"))
 
 
-def _refuse_unwritten(told: Mapping[str, Any]) -> None:
+def _refuse_unwritten(state: Mapping[str, Any]) -> None:
     """UserError for what a file of llama.cpp has no word for, and what it does otherwise."""
-    model = told["model"]
+    model = state["model"]
     if model["type"] != "BPE":
         raise UserError(f"llama.cpp's tokenizers that are written here are of the type BPE, not {model['type']}")
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise UserError(f"this tokenizer has a {name} of {model[name]!r}, which llama.cpp has no word for")
-    for token in told["added_tokens"]:
+    for token in state["added_tokens"]:
         for name in ("lstrip", "rstrip", "single_word"):
             if token[name]:
                 raise UserError(f"the token {token['content']!r} is set to {name}, which llama.cpp has no word for")
 
 
-def _needs_ignored_merges(told: Mapping[str, Any]) -> bool:
+def _needs_ignored_merges(state: Mapping[str, Any]) -> bool:
     """Whether a token of the vocabulary is found only because merges are ignored for it."""
     from tokenizers import models
 
-    model, added = told["model"], {token["content"] for token in told["added_tokens"]}
+    model, added = state["model"], {token["content"] for token in state["added_tokens"]}
     pairs = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
     merged = models.BPE(model["vocab"], pairs)  # type: ignore[arg-type]
     return any(len(merged.tokenize(token)) > 1 for token in model["vocab"] if token not in added)
@@ -137,19 +137,19 @@ def _other_splitting() -> UserError:
     )
 
 
-def _pre_tokenizer(told: Mapping[str, Any], merges: bool) -> str:
+def _pre_tokenizer(state: Mapping[str, Any], merges: bool) -> str:
     """llama.cpp's name for how a text is split before the merges; without merges any will do."""
-    normalizer, given = told["normalizer"], told["pre_tokenizer"]
+    normalizer, given = state["normalizer"], state["pre_tokenizer"]
     steps = given["pretokenizers"] if given and given["type"] == "Sequence" else [given]
     if normalizer is not None and normalizer["type"] != "NFC":
         raise _other_splitting()
     if normalizer is not None:
         warnings.warn("llama.cpp does not compose letters and their accents (NFC) as this tokenizer does", stacklevel=5)
-    ignoring = bool(told["model"].get("ignore_merges")) and _needs_ignored_merges(told)
+    ignoring = bool(state["model"].get("ignore_merges")) and _needs_ignored_merges(state)
     for name, known in PRE_TOKENIZERS.items():
         if len(steps) == len(known) and all(_like(*pair) for pair in zip(steps, known, strict=True)):
             if name == "llama-bpe":  # which ignores merges, and the other name of its splitting does not
-                return name if ignoring or told["model"].get("ignore_merges") else "dbrx"
+                return name if ignoring or state["model"].get("ignore_merges") else "dbrx"
             if ignoring:
                 raise UserError(
                     f"llama.cpp does not ignore merges for tokenizers of the kind '{name}', as this one does"
