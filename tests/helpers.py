@@ -57,12 +57,11 @@ def tiny(
         num_attention_heads=heads,
         num_key_value_heads=groups or heads,
         head_dim=head_dim,
-        max_position_embeddings=64,
         tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=None,
-        **more,
+        **{"max_position_embeddings": 64, **more},
     )
     return randomise(AutoModelForCausalLM.from_config(config, dtype=dtype).eval(), seed)
 

@@ -3,9 +3,10 @@
 import socket
 
 import pytest
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
+
+from tests.helpers import tiny
 
 
 @pytest.fixture(autouse=True)
@@ -29,25 +30,9 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def make_model():
-    def make(seed=0, **settings):
-        torch.manual_seed(seed)
-        config = LlamaConfig(
-            **{
-                "vocab_size": 257,
-                "hidden_size": 32,
-                "intermediate_size": 48,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 4,
-                "max_position_embeddings": 2048,
-                "initializer_range": 0.2,  # logits that differ, unlike those of the default 0.02
-                "tie_word_embeddings": True,
-                "bos_token_id": 0,
-                "eos_token_id": 0,
-                **settings,
-            }
-        )
-        return LlamaForCausalLM(config).eval()
+    def make(**settings):
+        more = {"max_position_embeddings": 2048, **settings}
+        return tiny(layers=2, channels=48, vocab=257, tied=True, **more)
 
     return make
 

@@ -354,19 +354,6 @@ def test_what_a_file_has_no_word_for_is_refused(name, tmp_path):
     assert not (tmp_path / "model.gguf").exists()
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (sentencepiece, "puts a space before a text that begins with one"),
-        (lambda: with_state(smollm(), lambda state: state.update(normalizer={"type": "NFC"})), r"\(NFC\)"),
-    ],
-)
-def test_what_llama_cpp_does_otherwise_for_everybody_is_told(make, message, tmp_path):
-    make().save_pretrained(tmp_path)
-    with pytest.warns(UserWarning, match=message):
-        write_gguf(tiny(**{**SHAPE, "vocab": 400}), tmp_path, tmp_path / "model.gguf")
-
-
 def test_a_server_that_was_asked_nothing_can_be_closed(folder, tmp_path, llama_cpp):
     """In a process of its own: one that hangs does so in compiled code, which no signal handler interrupts."""
     write_gguf(tiny(**SHAPE), folder, tmp_path / "model.gguf")

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from reproducer.data.chat import format_prompt
 from reproducer.models.training import derived_seed
@@ -21,6 +21,7 @@ from reproducer.recovery.lora import Lora
 from reproducer.recovery.registry import Job
 from reproducer.recovery.training.adapter import add_adapter
 from reproducer.recovery.two_source import TwoSource
+from tests.helpers import cut_by_hand, tiny
 
 ROWS = [
     {"instruction": "Name a colour.", "input": "", "output": "Blue."},
@@ -109,38 +110,11 @@ def word_tokenizer(rows: list[dict[str, Any]] = ROWS) -> PreTrainedTokenizerFast
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
 
 
-def uneven_llama(dtype: torch.dtype = torch.float32, seed: int = 0) -> LlamaForCausalLM:
+def uneven_llama(dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
     """Three layers with grouped-query attention; the second has half the heads and the last two fewer channels."""
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=160,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        initializer_range=0.2,
-    )
-    model = LlamaForCausalLM(config)
-    _, middle, last = model.model.layers
-    half = torch.arange(16)  # one key-value group of two query heads of 8
-    for name, rows in (("q_proj", half), ("k_proj", half[:8]), ("v_proj", half[:8])):
-        setattr(middle.self_attn, name, _slice(getattr(middle.self_attn, name), rows, 0))
-    middle.self_attn.o_proj = _slice(middle.self_attn.o_proj, half, 1)
-    for layer, channels in ((middle, 20), (last, 33)):
-        kept = torch.arange(channels)
-        layer.mlp.gate_proj = _slice(layer.mlp.gate_proj, kept, 0)
-        layer.mlp.up_proj = _slice(layer.mlp.up_proj, kept, 0)
-        layer.mlp.down_proj = _slice(layer.mlp.down_proj, kept, 1)
-    return model.to(dtype).eval()
-
-
-def _slice(linear: nn.Linear, kept: torch.Tensor, axis: int) -> nn.Linear:
-    weight = linear.weight.detach().index_select(axis, kept)
-    smaller = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    smaller.weight = nn.Parameter(weight)
-    return smaller
+    model = tiny(seed=seed, groups=2, channels=48, vocab=160, max_position_embeddings=128)
+    kept = {1: {"heads": range(1), "channels": range(20)}, 2: {"channels": range(33)}}
+    return cut_by_hand(model, kept).to(dtype)
 
 
 def contents(directory: Path) -> dict[str, bytes]:

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from reproducer import prune
 from reproducer.errors import UserError
@@ -19,7 +18,7 @@ from reproducer.pruning.statistics import Element, First, InputMean, InputNorm, 
 from reproducer.search import objective as objective_module
 from reproducer.search.objective import Objective
 from reproducer.search.race import CHANCE, hopeless, race_rounds
-from tests.helpers import close, examples
+from tests.helpers import close, examples, tiny, tokens
 
 LAYERS = [1, 2, 3]
 # The model is in float64: two ways to the same number then differ by a few thousand roundings of 1e-16, each of them
@@ -29,20 +28,12 @@ SAME = 1e-9
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=5, num_attention_heads=4,
-        num_key_value_heads=2, initializer_range=0.2,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).double().eval()
+    return tiny(layers=5, groups=2, channels=48, vocab=97, dtype=torch.float64)
 
 
 @pytest.fixture(scope="module")
 def data():
-    generator = torch.Generator().manual_seed(1)
-    pool = torch.randint(97, (12, 16), generator=generator)
-    texts = {name: torch.randint(97, (windows, 20), generator=generator) for name, windows in (("a", 7), ("b", 3))}
-    return pool, texts
+    return tokens(12, 16, 97), {"a": tokens(7, 20, 97, seed=1), "b": tokens(3, 20, 97, seed=2)}
 
 
 @pytest.fixture
@@ -182,12 +173,8 @@ def test_what_is_prepared_is_collected_once_and_what_mixes_orders_takes_one_pass
 
 @pytest.fixture(scope="module")
 def longer(model):
-    generator = torch.Generator().manual_seed(4)
-    texts = {name: torch.randint(97, (windows, 20), generator=generator) for name, windows in (("a", 21), ("b", 8))}
-    return lambda: Objective(
-        model, torch.randint(97, (12, 16), generator=torch.Generator().manual_seed(1)), texts, LAYERS,
-        Cut(ratio=0.2, heads="pooled"),
-    )  # fmt: skip
+    texts = {"a": tokens(21, 20, 97, seed=3), "b": tokens(8, 20, 97, seed=4)}
+    return lambda: Objective(model, tokens(12, 16, 97), texts, LAYERS, Cut(ratio=0.2, heads="pooled"))
 
 
 def plan_of(objective, method, samples=(2, 3, 7)):

@@ -170,16 +170,6 @@ def test_the_result_is_the_least_of_all_trials_and_baselines(tmp_path, trials):
     assert best.value == min([*values, *outside(tmp_path).values()])
 
 
-def test_the_samples_that_are_best_alone_are_found_with_the_metric_at_its_default(tmp_path):
-    objective = Objective()
-    record = run(objective, tmp_path, data="score", baselines=[])
-    assert [sample.index for sample in record.best.samples] == [6, 7, 8]
-    assert objective.evaluated == 20 + 14
-    alone = json.loads((tmp_path / "scores.json").read_text())["scores"]
-    default = {"alpha1": 0.0, "alpha2": 1.0, "coarse_second": 0.0, "fine_second": "only", "coarse_scale": 1e-2}
-    assert alone["4"] == objective.bowl("adapruner", [4], {**default, "fine_scale": 1e-4})
-
-
 def test_more_samples_than_passages_are_refused(tmp_path):
     with pytest.raises(UserError, match="pool has 2"):
         run(Objective(pool=torch.arange(2)[:, None]), tmp_path)
