@@ -98,7 +98,7 @@ def format_prompt(row: Mapping[str, str]) -> Pair:
 def _messages(rows: Rows, index: int, field: str, value: Any) -> list[Any]:
     """A chat; DataError for what is none."""
     if not isinstance(value, list) or not all(
-        isinstance(one, Mapping) and {"role", "content"} <= {*one} for one in value
+        isinstance(message, Mapping) and {"role", "content"} <= {*message} for message in value
     ):
         rows.fail(index, field, f"is no list of messages with 'role' and 'content': {value!r}")
     return list(value)
@@ -109,11 +109,11 @@ def _answers(tokenizer: Any, messages: Sequence[Any], first: int, rows: Rows, in
     pairs = []
     for place in range(first, len(messages)):
         if messages[place]["role"] == "assistant":
-            whole = _rendered(tokenizer, messages[: place + 1], rows, index)
+            full = _rendered(tokenizer, messages[: place + 1], rows, index)
             asked = _rendered(tokenizer, messages[:place], rows, index, add_generation_prompt=True)
-            while not whole.startswith(asked):  # a template may render earlier messages otherwise than the last
+            while not full.startswith(asked):  # a template may render earlier messages otherwise than the last
                 asked = asked[:-1]
-            pairs.append((asked, whole[len(asked) :]))
+            pairs.append((asked, full[len(asked) :]))
     return pairs
 
 

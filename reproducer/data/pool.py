@@ -42,7 +42,7 @@ class Pool:
     seen: int = 0
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """What became of the passages, for a person; empty where it is the same for everybody."""
         if not self.seen:
             return ""
@@ -80,9 +80,9 @@ class Mix:
         return torch.cat([pool.ids for pool in self.pools])
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """What became of each pool's passages."""
-        return "\n".join(pool.told for pool in self.pools if pool.told)
+        return "\n".join(pool.summary for pool in self.pools if pool.summary)
 
     def __len__(self) -> int:
         return sum(map(len, self.pools))

@@ -131,20 +131,20 @@ def text_source(name: str, role: str) -> Source:
 
 def _options(how: str) -> dict[str, Any]:
     """What a name says of how its text is read."""
-    found: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
     for part in how.split("&"):
         key, _, value = part.partition("=")
         if key == "join":
-            found["join"] = value.replace("\\n", "\n").replace("\\t", "\t")
+            chosen["join"] = value.replace("\\n", "\n").replace("\\t", "\t")
         elif (key, value) == ("begin", "each"):
-            found["begin"] = True
-        elif key == "rows" and (given := re.fullmatch(r"(\d{1,2})-(\d{1,3})%", value)):
-            low, high = found["part"] = int(given[1]), int(given[2])
+            chosen["begin"] = True
+        elif key == "rows" and (percent := re.fullmatch(r"(\d{1,2})-(\d{1,3})%", value)):
+            low, high = chosen["part"] = int(percent[1]), int(percent[2])
             if not low < high <= 100:
                 raise UserError(f"'{part}' names no rows", "for example rows=90-100%")
         else:
             raise UserError(f"a text has no option '{part}'", nearest(part, ["join=TEXT", "begin=each", "rows=0-90%"]))
-    return found
+    return chosen
 
 
 def text_label(name: str) -> str:

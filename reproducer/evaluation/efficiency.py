@@ -125,15 +125,15 @@ class Allocations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        made = func(*args, **kwargs)
-        self._note(_tensors(args, kwargs.values()), _tensors([made]))
-        return made
+        results = func(*args, **kwargs)
+        self._note(_tensors(args, kwargs.values()), _tensors([results]))
+        return results
 
     def _note(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
-        given = [tensor.untyped_storage() for tensor in inputs]
+        storages_in = [tensor.untyped_storage() for tensor in inputs]
         for tensor in outputs:
             storage = tensor.untyped_storage()
-            if storage not in self._known and all(storage is not other for other in given):  # no view of an input
+            if storage not in self._known and all(storage is not other for other in storages_in):  # no view of an input
                 self._known.add(storage)
                 self.now += storage.nbytes()
                 weakref.finalize(storage, self._freed, storage.nbytes())
@@ -145,10 +145,10 @@ class Allocations(TorchDispatchMode):
 
 def _tensors(*groups: Iterable[Any]) -> list[Tensor]:
     """The tensors among an operator's arguments or results: each is a tensor, a list of them or something else."""
-    found = []
+    tensors = []
     for value in chain(*groups):
         if isinstance(value, Tensor):
-            found.append(value)
+            tensors.append(value)
         elif isinstance(value, list | tuple):
-            found += _tensors(value)
-    return found
+            tensors += _tensors(value)
+    return tensors

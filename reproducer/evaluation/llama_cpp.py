@@ -51,12 +51,12 @@ class LlamaCpp:
         Raises:
             UserError: this version of the server does not do so.
         """
-        told = [self._written(window[:place], window[place]) for place in range(1, len(window))]
+        reply = [self._written(window[:place], window[place]) for place in range(1, len(window))]
         # Of a token that ends within a character it tells nothing; then the probability is found beside another's.
-        whole = [token for token, loss in zip(window[1:], told, strict=True) if loss is not None]
+        complete = [token for token, loss in zip(window[1:], reply, strict=True) if loss is not None]
         return [
-            self._beside(window[: place + 1], whole, window[place + 1]) if loss is None else loss
-            for place, loss in enumerate(told)
+            self._by_alternatives(window[: place + 1], complete, window[place + 1]) if loss is None else loss
+            for place, loss in enumerate(reply)
         ]
 
     def _written(self, before: Sequence[int], token: int, alternatives: int = 1) -> Any:
@@ -68,18 +68,18 @@ class LlamaCpp:
         written = self._complete(before, 1, cache_prompt=True, **asked)["choices"][0]["logprobs"]
         if written is None:
             return None
-        (found,) = written["content"]
-        if found["id"] != token:
+        (entry,) = written["content"]
+        if entry["id"] != token:
             raise UserError(
                 "llama.cpp's server does not write the token that a bias asks for", f"try another version: {INSTALL}"
             )
         if alternatives > 1:
-            return {one["id"]: -float(one["logprob"]) for one in found["top_logprobs"]}
-        return -float(found["logprob"])
+            return {other["id"]: -float(other["logprob"]) for other in entry["top_logprobs"]}
+        return -float(entry["logprob"])
 
-    def _beside(self, before: Sequence[int], whole: Sequence[int], token: int) -> float:
-        for alternatives in ALTERNATIVES if whole else ():
-            losses = self._written(before, whole[0], alternatives)
+    def _by_alternatives(self, before: Sequence[int], complete: Sequence[int], token: int) -> float:
+        for alternatives in ALTERNATIVES if complete else ():
+            losses = self._written(before, complete[0], alternatives)
             if token in losses:
                 return float(losses[token])
         raise UserError(
@@ -95,8 +95,8 @@ class LlamaCpp:
     def chat(self, messages: list[dict[str, str]], tokens: int) -> str:
         """The greedy answer to messages, each with a `role` and its `content`, in the chat template of the file."""
         asked = {"messages": messages, "max_tokens": tokens, "temperature": 0.0}
-        told = self._checked(self._server.handle_chat_completions(asked))
-        answer: str = told["choices"][0]["message"]["content"]
+        reply = self._checked(self._server.handle_chat_completions(asked))
+        answer: str = reply["choices"][0]["message"]["content"]
         return answer
 
     def _complete(self, prompt: Sequence[int], tokens: int, **more: Any) -> dict[str, Any]:
@@ -104,10 +104,10 @@ class LlamaCpp:
         return self._checked(self._server.handle_completions(asked))
 
     @staticmethod
-    def _checked(told: dict[str, Any]) -> dict[str, Any]:
-        if "choices" not in told:
-            raise UserError(f"llama.cpp's server does not answer: {told['error']['message']}")
-        return told
+    def _checked(reply: dict[str, Any]) -> dict[str, Any]:
+        if "choices" not in reply:
+            raise UserError(f"llama.cpp's server does not answer: {reply['error']['message']}")
+        return reply
 
 
 @lru_cache(maxsize=1)

@@ -45,16 +45,16 @@ def evaluate(
     for name in perplexity:
         text_source(name, "report")  # all names before minutes are spent on the first
     known = {name: resolve_task(name) for name in tasks}
-    found: dict[str, float] = {}
+    results: dict[str, float] = {}
     for name in perplexity:
         ids = windows_of(load_text(name, "report"), tokenizer, seq_len, windows)
-        found[name] = measure(model, ids, progress=partial(_named, progress, name)).value
+        results[name] = measure(model, ids, progress=partial(_named, progress, name)).value
     if known:
         from reproducer.evaluation.zeroshot import zeroshot
     for name, task in known.items():
         result = zeroshot(model, tokenizer, task, limit, progress=partial(_named, progress, name))
-        found[name] = result.scores[result.shown]
-    return found
+        results[name] = result.scores[result.shown]
+    return results
 
 
 def _named(progress: Progress, name: str, done: float, total: float) -> None:

@@ -304,8 +304,8 @@ def resolve(name: str) -> Entry:
         return Entry(name, folder.name, Folder(str(folder)))
     if name.startswith((".", "/", "~")):
         raise UserError(f"there is no model folder '{name}' (looked in {Path.cwd()})")
-    if (found := HUB_ID.fullmatch(name)) and len(found["id"]) <= HUB_ID_LENGTH:
-        return Entry(name, found["id"].split("/")[1], Hub(found["id"], found["revision"]))
+    if (matched := HUB_ID.fullmatch(name)) and len(matched["id"]) <= HUB_ID_LENGTH:
+        return Entry(name, matched["id"].split("/")[1], Hub(matched["id"], matched["revision"]))
     hint = nearest(name, CATALOGUE)
     raise UserError(
         f"unknown model '{name}'", f"{hint} A hub id (organisation/name) or a local folder will do as well."

@@ -85,7 +85,7 @@ def _read_model(folder: Path, config: Any, dtype: torch.dtype) -> PreTrainedMode
     from_pretrained: Any = AutoModelForCausalLM.from_pretrained
     try:
         with quiet(), _alone(folder) as weights:
-            model, found = from_pretrained(
+            model, report = from_pretrained(
                 weights,
                 config=config,
                 dtype=dtype,
@@ -98,9 +98,9 @@ def _read_model(folder: Path, config: Any, dtype: torch.dtype) -> PreTrainedMode
     except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise UserError(f"{folder}: the weights cannot be loaded: {_reason(error)}") from error
     model.name_or_path = model.config._name_or_path = str(folder)
-    if missing := sorted(found["missing_keys"]):
+    if missing := sorted(report["missing_keys"]):
         raise UserError(f"{folder}: {_count(missing)} of the model not in its weight files: {some(missing)}")
-    if unexpected := sorted(found["unexpected_keys"]):
+    if unexpected := sorted(report["unexpected_keys"]):
         message = f"{folder}: {_count(unexpected)} in its weight files not part of the model: {some(unexpected)}"
         warnings.warn(message, stacklevel=3)
     return model

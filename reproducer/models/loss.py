@@ -79,8 +79,8 @@ class _HeadCrossEntropy(torch.autograd.Function):
         at_once, columns = CPU_BLOCK if rows.device.type == "cpu" else GPU_BLOCK
         head = _Head(weight, bias, divisor, cap, columns)
         parts = zip(rows.split(at_once), targets.split(at_once), strict=True)
-        found = [head.cross_entropy(*part, ctx.needs_input_grad[0]) for part in parts]
-        losses, gradients = zip(*found, strict=True)
+        results = [head.cross_entropy(*part, ctx.needs_input_grad[0]) for part in parts]
+        losses, gradients = zip(*results, strict=True)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(torch.cat(gradients))
         return torch.cat(losses)

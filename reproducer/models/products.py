@@ -60,10 +60,10 @@ class WideProducts(TorchDispatchMode):
         narrow = _narrow_dtype(args) if func in PRODUCTS else None
         if narrow is None:
             return func(*args, **kwargs)
-        made = func(*tree_map(_wide, args), **tree_map(_wide, kwargs))
+        product = func(*tree_map(_wide, args), **tree_map(_wide, kwargs))
         if func is ATTENTION:
-            return made[0].to(narrow), made[1]  # the logarithms of its sums are float32 in any case
-        return tree_map(lambda one: one.to(narrow) if isinstance(one, Tensor) else one, made)
+            return product[0].to(narrow), product[1]  # the logarithms of its sums are float32 in any case
+        return tree_map(lambda each: each.to(narrow) if isinstance(each, Tensor) else each, product)
 
 
 def _narrow_dtype(args: Any) -> torch.dtype | None:
@@ -71,7 +71,7 @@ def _narrow_dtype(args: Any) -> torch.dtype | None:
 
     A sixth argument is what attention's backward pass has kept in float32.
     """
-    dtypes = {one.dtype for one in args[:5] if isinstance(one, Tensor)}
+    dtypes = {each.dtype for each in args[:5] if isinstance(each, Tensor)}
     dtype = dtypes.pop()
     return dtype if dtype in NARROW and not dtypes else None
 

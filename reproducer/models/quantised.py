@@ -24,14 +24,14 @@ def refuse_quantised_folder(folder: Path, tensors: Mapping[str, Stored] | None =
     try:
         tensors = stored_tensors(folder) if tensors is None else tensors
     except UserError:
-        found = "" if settings is None else f"quantised{_by(settings)}"
+        description = "" if settings is None else f"quantised{_by(settings)}"
     else:
         narrow = [name for name, of in tensors.items() if of.dtype not in WIDE and _is_weight(name, len(of.shape))]
-        found = f"quantised{_by(settings or {})}: {narrow[0]} is {tensors[narrow[0]].dtype}" if narrow else ""
-    if found:
+        description = f"quantised{_by(settings or {})}: {narrow[0]} is {tensors[narrow[0]].dtype}" if narrow else ""
+    if description:
         raise UserError(
-            f"{config}: the weights are {found}; what is pruned and trained here are floating-point weights, and most "
-            "methods take gradients of them",
+            f"{config}: the weights are {description}; what is pruned and trained here are floating-point weights, and "
+            "most methods take gradients of them",
             "name the unquantised model; or have transformers write one out: "
             "AutoModelForCausalLM.from_pretrained(…).dequantize().save_pretrained(FOLDER)",
         )

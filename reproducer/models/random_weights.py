@@ -103,7 +103,7 @@ def _write_config(config: Mapping[str, Any], directory: Path) -> PreTrainedConfi
     from reproducer.models.tokenizer import byte_tokenizer
 
     tokenizer = byte_tokenizer()
-    given = {
+    settings = {
         **config,
         "architectures": [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config["model_type"]]],
         "bos_token_id": tokenizer.bos_token_id,
@@ -111,7 +111,7 @@ def _write_config(config: Mapping[str, Any], directory: Path) -> PreTrainedConfi
         "pad_token_id": tokenizer.pad_token_id,
         "dtype": "float32",
     }
-    full = AutoConfig.for_model(**given)
+    full = AutoConfig.for_model(**settings)
     full.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return full

@@ -50,16 +50,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         if path.suffix in (".json", ".model", ".txt", ".jinja"):
             refuse_pointer(path)
     settings = _settings(folder)
-    given: dict[str, Any] = {name: token for name, token in LLAMA_SPECIALS.items() if settings.get(name) == ""}
+    specials: dict[str, Any] = {name: token for name, token in LLAMA_SPECIALS.items() if settings.get(name) == ""}
     # The first conversions of LLaMA misspell the class and leave its special tokens empty. transformers then takes a
     # generic tokenizer that drops the leading space and the beginning of text.
     misspelt = settings.get("tokenizer_class") == "LLaMATokenizer"
     try:
         with quiet():
             if misspelt:
-                tokenizer = LlamaTokenizer.from_pretrained(folder, add_bos_token=True, **given)
+                tokenizer = LlamaTokenizer.from_pretrained(folder, add_bos_token=True, **specials)
             else:
-                tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **given)
+                tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **specials)
     except MemoryError:
         raise
     except Exception as error:  # transformers raises whatever its parsers raise

@@ -43,7 +43,7 @@ class _Recorder(nn.Module):
         super().__init__()
         self._layer = [layer]  # in a list: the layer must not become a submodule
         self.arguments: dict[str, Any] = {}
-        self.given: Tensor | None = None
+        self.received: Tensor | None = None
         self.answer: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -53,7 +53,7 @@ class _Recorder(nn.Module):
             return getattr(self._layer[0], name)
 
     def forward(self, hidden: Tensor, **arguments: Any) -> Tensor:
-        self.arguments, self.given = arguments, hidden
+        self.arguments, self.received = arguments, hidden
         return hidden if self.answer is None else self.answer
 
 
@@ -90,7 +90,7 @@ class LayerWalk:
     def embed(self, ids: Tensor) -> Tensor:
         """Hidden states [batch, length, width] in front of the first layer, of token ids [batch, length]."""
         self._around(input_ids=ids.to(self.device), use_cache=False)
-        hidden, self._between.given = self._between.given, None
+        hidden, self._between.received = self._between.received, None
         assert hidden is not None
         return hidden
 
@@ -108,7 +108,7 @@ class LayerWalk:
         try:
             return self._around(input_ids=self._blank(*hidden.shape[:2]), use_cache=False).last_hidden_state
         finally:
-            self._between.given = self._between.answer = None
+            self._between.received = self._between.answer = None
 
     def losses(self, hidden: Tensor, ids: Tensor) -> Tensor:
         """Next-token losses [batch, length - 1] from the hidden states behind the last layer."""

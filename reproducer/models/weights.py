@@ -88,14 +88,14 @@ def _header(path: Path) -> dict[str, Stored]:
     try:
         entries = json.loads(text)
         entries.pop("__metadata__", None)
-        found = {name: Stored(path.name, of["dtype"], tuple(of["shape"])) for name, of in entries.items()}
+        stored = {name: Stored(path.name, of["dtype"], tuple(of["shape"])) for name, of in entries.items()}
         end = 8 + length + max((of["data_offsets"][1] for of in entries.values()), default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise UserError(f"{path}: the weights cannot be loaded: it is no safetensors file, or cut off") from None
     if end != size:
         message = f"{path}: the weights cannot be loaded: the file has {size:,} bytes, its header tells of {end:,}"
         raise UserError(message, "fetch or copy it again")
-    return found
+    return stored
 
 
 def refuse_pickles(where: str, names: list[str], hint: str = "") -> None:

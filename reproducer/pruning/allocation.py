@@ -42,8 +42,8 @@ def check_layers(layers: Iterable[int], count: int) -> list[int]:
     """Sorted layer indices. UserError if one is out of range."""
     indices = sorted(set(layers))
     if not indices or indices[0] < 0 or indices[-1] >= count:
-        given = f"{indices[0]} to {indices[-1]}" if indices else "none"
-        raise UserError(f"layers to prune: {given}; the model has layers 0 to {count - 1}")
+        named = f"{indices[0]} to {indices[-1]}" if indices else "none"
+        raise UserError(f"layers to prune: {named}; the model has layers 0 to {count - 1}")
     return indices
 
 

@@ -42,11 +42,11 @@ class PassageFiles:
             added.
 
     Attributes:
-        found: passages that were read.
+        reused: passages that were read.
     """
 
     def __init__(self, folder: Path, tokens: Tokens) -> None:
-        self.folder, self.tokens, self.found = folder, tokens, 0
+        self.folder, self.tokens, self.reused = folder, tokens, 0
 
     def read(self, ids: Tensor, wanted: Iterable[Statistic]) -> Statistics | None:
         """What is known of the passage `ids` [length], each statistic [vectors]; None if anything wanted is missing."""
@@ -67,7 +67,7 @@ class PassageFiles:
             return None
         self.tokens.forward += int(metadata["forward"])
         self.tokens.backward += int(metadata["backward"])
-        self.found += 1
+        self.reused += 1
         return found
 
     def write(self, ids: Tensor, statistics: Statistics, tokens: Tokens) -> None:

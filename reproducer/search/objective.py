@@ -102,7 +102,7 @@ class Objective:
 
     def spent(self) -> dict[str, float]:
         """What has gone through the model so far, by the names of `Costs`."""
-        layers, read = len(self.text_walk.layers), self._files.found if self._files else 0
+        layers, read = len(self.text_walk.layers), self._files.reused if self._files else 0
         return {
             "sample_tokens": self.sample_tokens + read * self.pool.shape[1],
             "text_tokens": self.text_tokens,

@@ -56,8 +56,8 @@ class _ByMethod(OnModel):
             return None
         pool, count, steps = self.calibration.load(tokenizer), self.calibration.samples, self.cut.steps
         context.record("pool", len(pool))
-        if pool.told:
-            context.say(pool.told)
+        if pool.summary:
+            context.say(pool.summary)
         if not self.cut.resample or steps == 1:
             return pool.ids[pool.draw(count, self.seed or 0)]
         # rows come in order; so each step gets some of every part of the text

@@ -97,8 +97,8 @@ class Search(OnModel):
 
         passages = self.passages(context, self.cut)
         objective, pool = self._objective(*self.load(context), passages)
-        if pool.told:
-            context.say(pool.told)
+        if pool.summary:
+            context.say(pool.summary)
         method = METHODS.get(self.method)
         assert method.space is not None
         workers = self.settings.workers

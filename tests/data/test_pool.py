@@ -127,4 +127,4 @@ def test_short_rows_of_ones_own_are_packed(lengths, length):
     used = [part for row in range(len(pool)) for part in pool.text(row).split("\n\n")]
     assert len(set(used)) == len(used) == pool.used and pool.seen == len(lengths)
     rest = [size for size, passage in zip(lengths, text.passages, strict=True) if passage not in used]
-    assert sum(rest) < length and f"{len(rest)} are left out" in pool.told
+    assert sum(rest) < length and f"{len(rest)} are left out" in pool.summary

@@ -35,9 +35,9 @@ def config_class(model_type: str) -> Any:
 
     base: Any = CONFIG_MAPPING[model_type]
     name = f"Pruned{base.__name__}"
-    made: Any = type(name, (_Known, base), {"model_type": PRUNED + model_type, "__module__": __name__})
-    AutoConfig.register(made.model_type, made, exist_ok=True)
-    return globals().setdefault(name, made)  # so that pickle finds it
+    created: Any = type(name, (_Known, base), {"model_type": PRUNED + model_type, "__module__": __name__})
+    AutoConfig.register(created.model_type, created, exist_ok=True)
+    return globals().setdefault(name, created)  # so that pickle finds it
 
 
 @cache
@@ -48,8 +48,8 @@ def classes(model_type: str) -> Classes:
     config = config_class(model_type)
     base: Any = MODEL_FOR_CAUSAL_LM_MAPPING[config.__mro__[2]]
     attributes = {"config_class": config, "__module__": __name__, **layout(family_of(config))}
-    made = type(f"Pruned{base.__name__}", (PrunedLayers, base), attributes)
-    return Classes(config, globals().setdefault(made.__name__, made))
+    created = type(f"Pruned{base.__name__}", (PrunedLayers, base), attributes)
+    return Classes(config, globals().setdefault(created.__name__, created))
 
 
 class _Known:
@@ -61,16 +61,16 @@ class _Known:
         from transformers import AutoModelForCausalLM
 
         super().__post_init__(**more)  # type: ignore[misc]
-        made = classes(self.model_type.removeprefix(PRUNED))
-        AutoModelForCausalLM.register(made.config, made.model, exist_ok=True)
+        created = classes(self.model_type.removeprefix(PRUNED))
+        AutoModelForCausalLM.register(created.config, created.model, exist_ok=True)
 
 
 def __getattr__(name: str) -> Any:
     """For pickle, in a process that has not made the class yet."""
     for model_type in (model_type for family in FAMILIES for model_type in family.model_types):
-        for made in classes(model_type) if name.startswith("Pruned") else ():
-            if made.__name__ == name:
-                return made
+        for created in classes(model_type) if name.startswith("Pruned") else ():
+            if created.__name__ == name:
+                return created
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
@@ -101,17 +101,17 @@ def layout(architecture: Architecture) -> dict[str, Any]:
 
 def source(model_type: str) -> str:
     """The text of an exported folder's module with both classes."""
-    made, folder = classes(model_type), Path(__file__).parent
+    created, folder = classes(model_type), Path(__file__).parent
     # the words of a template are the package's own, and so is what goes into it
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     template = environment.from_string((folder / "modelling.py.j2").read_text(encoding="utf-8"))
     return template.render(
         version=importlib.metadata.version("reproducer"),
         source=(folder / "pruned.py").read_text(encoding="utf-8").strip(),
-        base_config=made.config.__mro__[2].__name__,
-        base_model=made.model.__mro__[2].__name__,
-        config=made.config.__name__,
-        model=made.model.__name__,
-        model_type=made.config.model_type,
-        layout=layout(family_of(made.config)),
+        base_config=created.config.__mro__[2].__name__,
+        base_model=created.model.__mro__[2].__name__,
+        config=created.config.__name__,
+        model=created.model.__name__,
+        model_type=created.config.model_type,
+        layout=layout(family_of(created.config)),
     )

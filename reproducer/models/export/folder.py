@@ -42,15 +42,15 @@ class SavesWidths:
             _write_config(config, Path(save_directory))
 
     def __reduce_ex__(self, protocol: Any) -> Any:  # pickle cannot find a class that is made while it runs
-        made: Any = super().__reduce_ex__(protocol)
-        return (_made_again, (type(self).__mro__[2],), *made[2:])
+        created: Any = super().__reduce_ex__(protocol)
+        return (_made_again, (type(self).__mro__[2],), *created[2:])
 
 
 def saves_widths(model: nn.Module) -> nn.Module:
     """Give a cut model of transformers, in place, a `save_pretrained` that says how wide its layers are."""
     if hasattr(model, "save_pretrained") and not isinstance(model, SavesWidths):
-        made: Any = type(model)
-        model.__class__ = _saving(made)
+        created: Any = type(model)
+        model.__class__ = _saving(created)
     return model
 
 
@@ -60,8 +60,8 @@ def _saving(base: Any) -> Any:
 
 
 def _made_again(base: Any) -> Any:
-    made = _saving(base)
-    return made.__new__(made)
+    created = _saving(base)
+    return created.__new__(created)
 
 
 def _write_config(config: Any, directory: Path) -> None:
@@ -154,16 +154,16 @@ def _added_biases(model: Any, family: Any, config: Any) -> list[str]:
 def _difference(model: Any, config: Any, made_as: Any, architecture: Architecture) -> str | None:
     """What sets `model` apart from one that is built from `config`, weights aside; None: nothing."""
     twin = _built(made_as, config)
-    ours, theirs = ({name: tuple(t.shape) for name, t in one.state_dict().items()} for one in (model, twin))
+    ours, theirs = ({name: tuple(t.shape) for name, t in each.state_dict().items()} for each in (model, twin))
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             return f"{name} is {ours.get(name, 'not there')}, from its configuration {theirs.get(name, 'not there')}"
-    layers = zip(*(architecture.decoder_layers(one).named_modules() for one in (model, twin)), strict=True)
+    layers = zip(*(architecture.decoder_layers(each).named_modules() for each in (model, twin)), strict=True)
     for (name, module), (_, other) in layers:
         for attribute, value in _settings(other).items():
-            found = _settings(module).get(attribute)
-            if found != value:
-                return f"layer {name} has {attribute} {found}, from its configuration {value}"
+            own_value = _settings(module).get(attribute)
+            if own_value != value:
+                return f"layer {name} has {attribute} {own_value}, from its configuration {value}"
     return None
 
 

@@ -139,8 +139,8 @@ def _other_splitting() -> UserError:
 
 def _pre_tokenizer(state: Mapping[str, Any], merges: bool) -> str:
     """llama.cpp's name for how a text is split before the merges; without merges any will do."""
-    normalizer, given = state["normalizer"], state["pre_tokenizer"]
-    steps = given["pretokenizers"] if given and given["type"] == "Sequence" else [given]
+    normalizer, splitter = state["normalizer"], state["pre_tokenizer"]
+    steps = splitter["pretokenizers"] if splitter and splitter["type"] == "Sequence" else [splitter]
     if normalizer is not None and normalizer["type"] != "NFC":
         raise _other_splitting()
     if normalizer is not None:

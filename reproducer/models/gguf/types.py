@@ -75,9 +75,9 @@ def fitting(kind: str, columns: int) -> GGMLQuantizationType:
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     for name in (kind, INSTEAD.get(kind, kind), "F16"):
-        found = GGMLQuantizationType[name]
-        if columns % GGML_QUANT_SIZES[found][0] == 0:
-            return found
+        candidate = GGMLQuantizationType[name]
+        if columns % GGML_QUANT_SIZES[candidate][0] == 0:
+            return candidate
     raise AssertionError("F16 fits any row")
 
 
@@ -105,8 +105,8 @@ def _by_llama_cpp(matrix: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
     source = np.ascontiguousarray(matrix, dtype=np.float32)
     target = np.empty(quant_shape_to_byte_shape(source.shape, kind), dtype=np.uint8)
     rows, columns = source.shape
-    made = _quantizer()(kind.value, source.ctypes.data, target.ctypes.data, 0, rows, columns, None)
-    assert made == target.nbytes
+    size = _quantizer()(kind.value, source.ctypes.data, target.ctypes.data, 0, rows, columns, None)
+    assert size == target.nbytes
     return target
 
 

@@ -193,8 +193,8 @@ def _entry(name: str, tensor: Tensor, kind: str, change: Callable[[Tensor], Tens
     """A tensor as it is, or changed; vectors are float32 in every file."""
     changed = change or (lambda tensor: tensor)
     shape = tuple(changed(tensor.detach().to("meta")).shape)
-    found = fitting(kind, shape[-1]) if len(shape) > 1 else GGMLQuantizationType.F32
-    return _Entry(name, shape, found, lambda: changed(tensor.detach().to("cpu", torch.float32)).contiguous().numpy())
+    fitted = fitting(kind, shape[-1]) if len(shape) > 1 else GGMLQuantizationType.F32
+    return _Entry(name, shape, fitted, lambda: changed(tensor.detach().to("cpu", torch.float32)).contiguous().numpy())
 
 
 def _changes(shape: LayerShape, width: int) -> dict[str, Callable[[Tensor], Tensor]]:

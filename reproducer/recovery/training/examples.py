@@ -82,11 +82,11 @@ def tokenised(pairs: Sequence[tuple[str, str]], tokenizer: Any, cutoff: int) -> 
         return [], 0
     tokenizer = opened(tokenizer)
     prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
-    wholes = tokenizer([prompt + response for prompt, response in pairs])["input_ids"]
+    sequences = tokenizer([prompt + response for prompt, response in pairs])["input_ids"]
     end = tokenizer.eos_token_id
     examples = []
-    for prompt, whole in zip(prompts, wholes, strict=True):
-        ids = list(whole[:cutoff])
+    for prompt, sequence in zip(prompts, sequences, strict=True):
+        ids = list(sequence[:cutoff])
         if end is not None and len(ids) < cutoff and ids[-1:] != [end]:
             ids.append(end)
         example = Example(ids, min(len(prompt), len(ids)))
