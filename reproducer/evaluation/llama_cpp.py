@@ -51,12 +51,12 @@ class LlamaCpp:
         Raises:
             UserError: this version of the server does not do so.
         """
-        reply = [self._written(window[:place], window[place]) for place in range(1, len(window))]
+        losses = [self._written(window[:place], window[place]) for place in range(1, len(window))]
         # Of a token that ends within a character it tells nothing; then the probability is found beside another's.
-        complete = [token for token, loss in zip(window[1:], reply, strict=True) if loss is not None]
+        complete = [token for token, loss in zip(window[1:], losses, strict=True) if loss is not None]
         return [
             self._by_alternatives(window[: place + 1], complete, window[place + 1]) if loss is None else loss
-            for place, loss in enumerate(reply)
+            for place, loss in enumerate(losses)
         ]
 
     def _written(self, before: Sequence[int], token: int, alternatives: int = 1) -> Any:
