@@ -12,12 +12,11 @@ from reproducer.errors import UserError
 from reproducer.methods.parameters import NotNegative
 from reproducer.methods.registry import Rule, register
 from reproducer.methods.space import Choice, Dimension, Float, Scalar, Space
+from reproducer.pruning.statistics import Element, First, Second, Statistic, Vectors
 from reproducer.spec import NonEmpty, Positive, Section, mistake, said
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
-
-    from reproducer.pruning.statistics import Vectors
 
 
 def _second_order(value: Any) -> Any:
@@ -124,8 +123,6 @@ def adapruner(
         coarse_second, fine_second: the second-order factors a and b; 0 leaves the first order alone, "only" the second.
         coarse_scale, fine_scale: the scales c and f.
     """
-    from reproducer.pruning.statistics import Element, First, Second, Statistic
-
     coarse, fine = alpha1 * coarse_scale, alpha2 * fine_scale
     if not coarse + fine > 0:
         raise UserError(

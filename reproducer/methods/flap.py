@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from reproducer.methods.registry import Decision, Request, register
+from reproducer.pruning.statistics import InputMean, InputNorm, InputVariance, MeanMagnitude, Power, Statistic
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from reproducer.pruning.plan import Plan
-    from reproducer.pruning.statistics import Statistic
 
     Features = Mapping[Statistic, Tensor]  # of one projection, each [inputs]
 
@@ -36,8 +36,6 @@ def flap(metric: Literal["wifv", "ifv", "wifn"] = "wifv", compensate: bool = Tru
             added to the one that they have. It keeps the mean of their outputs over the calibration tokens, as long as
             their inputs are those of the whole model.
     """
-    from reproducer.pruning.statistics import InputMean, InputNorm, InputVariance, MeanMagnitude, Power
-
     factors: tuple[Statistic, ...] = {
         "wifv": (InputVariance(), Power(2)),
         "ifv": (InputVariance(),),
@@ -84,8 +82,6 @@ def _biases_to_add(request: Request) -> int:
 def _compensation(request: Request, plan: Plan) -> dict[str, Tensor]:
     """{name: bias [outputs]} of the output and down projections, with the mean effect of the inputs that go."""
     import torch
-
-    from reproducer.pruning.statistics import InputMean
 
     tensors: dict[str, Tensor] = {}
     for index in request.layers:

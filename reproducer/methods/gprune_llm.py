@@ -8,6 +8,7 @@ from pydantic import Field
 
 from reproducer.methods.parameters import Count, NotNegative
 from reproducer.methods.registry import Decision, Request, register
+from reproducer.pruning.statistics import InputSquare, MeanMagnitude
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +46,6 @@ def gprune_llm(
         sensitive: see 2; a large value: no group is sensitive, and activations rank all.
         weak: see 2, from 0 (no unit is unreliable) to 1.
     """
-    from reproducer.pruning.statistics import InputSquare, MeanMagnitude
 
     def decide(request: Request) -> Plan:
         from reproducer.pruning.collect import collect

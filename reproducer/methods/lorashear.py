@@ -16,12 +16,13 @@ from pydantic import Field
 from reproducer.methods.parameters import Count, Positive
 from reproducer.methods.registry import Decision, Request, register
 from reproducer.methods.training import by_layer, train_steps, trained
+from reproducer.models.architecture import layer_shape, linear_at
+from reproducer.pruning.statistics import Element, GradientStatistic, Second
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from reproducer.pruning.plan import Plan
-    from reproducer.pruning.statistics import GradientStatistic
 
     Scores = dict[int, dict[str, Tensor]]  # layer -> kind -> [units]
 
@@ -121,8 +122,6 @@ class Variables:
     """
 
     def __init__(self, request: Request, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-        from reproducer.models.architecture import layer_shape, linear_at
-
         self.architecture, self.state = request.architecture, state
         self.gamma = settings["alpha"] / settings["rank"]
         blocks = self.architecture.decoder_layers(request.model)
@@ -210,8 +209,6 @@ class Shearing:
     """Both parts of the training; leaves the variables, factors and periods in the request's directory."""
 
     def __init__(self, request: Request, settings: Mapping[str, Any]) -> None:
-        from reproducer.pruning.statistics import Element, Second
-
         assert request.ids is not None
         self.request, self.settings, self.remove = request, settings, request.parameters_to_remove()
         self.statistic: GradientStatistic = Element(0) if settings["criterion"] == "first" else Second()
@@ -350,7 +347,6 @@ def _initial_state(request: Request, rank: int) -> dict[str, Tensor]:
     """The state in front of the first step: A random as in LoRA, B zero, nothing taken."""
     import torch
 
-    from reproducer.models.architecture import linear_at
     from reproducer.models.training import derived_seed
 
     generator = torch.Generator().manual_seed(derived_seed(request.seed, "lorashear"))

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from reproducer.errors import UserError
 from reproducer.methods.parameters import Count, NotNegative, Positive
 from reproducer.methods.registry import Decision, Request, register
+from reproducer.models.architecture import linear_at
+from reproducer.pruning.statistics import Element, Statistic, Statistics
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from reproducer.pruning.plan import Plan
-    from reproducer.pruning.statistics import Statistic, Statistics
 
 
 @register("moreau", label="MoreauPruner", source="https://arxiv.org/abs/2406.07017", random=True)
@@ -50,7 +51,6 @@ def moreau(
         threshold: of the rows' root mean square, at a step size of 1; 0: rows are not shrunk.
         averaged: how many steps' displacements are averaged; all of them where there are fewer.
     """
-    from reproducer.pruning.statistics import Element
 
     def decide(request: Request) -> Plan:
         import torch
@@ -68,7 +68,6 @@ class _Descent:
     """Finds the displacement of the weights of the layers to prune, a layer at a time; the model keeps its own."""
 
     def __init__(self, request: Request, noise: float, smoothing: float, step_size: float, threshold: float) -> None:
-        from reproducer.models.architecture import linear_at
         from reproducer.models.walk import LayerWalk
 
         assert request.ids is not None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from reproducer.methods.parameters import Count, Positive
 from reproducer.methods.registry import Decision, Request, register
+from reproducer.pruning.statistics import First, InputSquare
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,8 +36,6 @@ def obs(ridge: Positive = 0.01, together: Count = 1) -> Decision:
         ridge: λ.
         together: channels that go at once, all by their costs before the first of them; a larger number is quicker.
     """
-    from reproducer.pruning.statistics import InputSquare
-
     return Decision(partial(_decide, ridge=ridge, together=together), passes=((InputSquare(),),))
 
 
@@ -52,8 +51,6 @@ def obs_fisher(ridge: Positive = 0.03, together: Count = 16) -> Decision:
         ridge: λ.
         together: channels that go at once, all by their costs before the first of them; a larger number is quicker.
     """
-    from reproducer.pruning.statistics import First, InputSquare
-
     return Decision(
         partial(_decide, ridge=ridge, together=together, fisher=True), passes=((InputSquare(),), (First(),))
     )

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from reproducer.errors import UserError
 from reproducer.methods.registry import METHODS, Decision, Method, Request, Rule
+from reproducer.models.architecture import architecture_of, family_of
+from reproducer.models.quantised import refuse_quantised
 from reproducer.models.tokens import Tokens, counting
+from reproducer.pruning.allocation import allocate, check_layers, check_reachable
+from reproducer.pruning.cut import Cut
+from reproducer.pruning.scoring import check_samples
+from reproducer.pruning.statistics import GradientStatistic
 
 Progress = Callable[[float, float, str], None]
 
@@ -65,10 +71,7 @@ def prune(
         UserError: an unknown method or parameter, a bad ratio, layers out of range, missing or unfit samples, or a
             quantised model.
     """
-    from reproducer.models.architecture import family_of
     from reproducer.models.products import wide_products
-    from reproducer.pruning.allocation import check_layers
-    from reproducer.pruning.cut import Cut
     from reproducer.pruning.plan import fingerprint
     from reproducer.pruning.repaired import repaired
 
@@ -89,7 +92,6 @@ def plan_for(request: Request) -> Plan:
 
     A method that trains does so in a temporary directory, unless the request names one, whose training is done.
     """
-    from reproducer.pruning.allocation import check_reachable
     from reproducer.pruning.passages import collect_by_passage
 
     request = request if request.method.calibrated else replace(request, ids=None)
@@ -117,11 +119,6 @@ def plan_for(request: Request) -> Plan:
 def _check(request: Request) -> None:
     """UserError for a model, samples or steps that the method cannot take."""
     from torch import Tensor
-
-    from reproducer.models.architecture import architecture_of
-    from reproducer.models.quantised import refuse_quantised
-    from reproducer.pruning.scoring import check_samples
-    from reproducer.pruning.statistics import GradientStatistic
 
     method, rule, ids, steps = request.method, request.rule, request.ids, request.cut.steps
     statistics = [*rule.needs, *(each for needs in getattr(rule, "passes", ()) for each in needs)]
@@ -162,8 +159,6 @@ def _collected(request: Request, model: nn.Module, ids: Tensor | None, rule: Rul
 
 def _in_steps(request: Request, rule: Rule) -> Plan:
     """Equal cuts one after the other, each by the scores of the model that the one before it left."""
-    from reproducer.pruning.allocation import allocate
-
     model, ids = request.model, request.ids
     plan: Plan | None = None
     for step, cut in enumerate(request.cut.divided(request.cut.steps)):

@@ -24,21 +24,22 @@ from typing import TYPE_CHECKING, Any, Literal
 from reproducer.errors import UserError
 from reproducer.methods.parameters import check_parameters
 from reproducer.methods.space import Space
+from reproducer.models.architecture import family_of, layer_shape, linear_at, unit_parameters
+from reproducer.models.declaration import Architecture
 from reproducer.models.tokens import Tokens
+from reproducer.pruning.allocation import Kept, Scores, allocate, check_layers, parameters_to_remove, remove_lowest
+from reproducer.pruning.cut import Cut
+from reproducer.pruning.scoring import Score, structure_scores
+from reproducer.pruning.statistics import Statistic, Statistics
 from reproducer.registry import Registry
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from reproducer.models.declaration import Architecture
-    from reproducer.pruning.allocation import Kept, Scores
     from reproducer.pruning.collect import Limits
-    from reproducer.pruning.cut import Cut
     from reproducer.pruning.passages import PassageFiles
     from reproducer.pruning.plan import Plan
-    from reproducer.pruning.scoring import Score
-    from reproducer.pruning.statistics import Statistic, Statistics
 
 Members = Literal["all", "outputs"]
 
@@ -126,16 +127,12 @@ class Request:
     statistics: Statistics = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        from reproducer.pruning.allocation import check_layers
-
         count = len(self.architecture.decoder_layers(self.model))
         object.__setattr__(self, "layers", check_layers(self.layers or self.cut.within(count), count))
 
     @property
     def architecture(self) -> Architecture:
         """Which structures the model couples."""
-        from reproducer.models.architecture import family_of
-
         config: Any = self.model.config
         return family_of(config)
 
@@ -169,35 +166,25 @@ class Request:
 
     def units(self, layer: int) -> dict[str, int]:
         """How many prunable units of each kind a layer has."""
-        from reproducer.models.architecture import layer_shape
-
         return dict(layer_shape(self.architecture.decoder_layers(self.model)[layer], self.architecture).counts)
 
     def unit_parameters(self, layer: int) -> dict[str, int]:
         """How many parameters leave the model with one unit of each kind."""
-        from reproducer.models.architecture import unit_parameters
-
         block = self.architecture.decoder_layers(self.model)[layer]
         return {kind.name: unit_parameters(block, self.architecture, kind) for kind in self.architecture.kinds}
 
     def output(self, layer: int, kind: str) -> tuple[str, nn.Linear]:
         """The projection that the units of a kind feed: its parameters' prefix in the model, and the module."""
-        from reproducer.models.architecture import linear_at
-
         path = self.architecture.output(kind)
         module = linear_at(self.architecture.decoder_layers(self.model)[layer], path)
         return f"{self.architecture.layers}.{layer}.{path}", module
 
     def parameters_to_remove(self) -> int:
         """How many parameters the cut takes away; see `pruning.allocation.parameters_to_remove`."""
-        from reproducer.pruning.allocation import parameters_to_remove
-
         return parameters_to_remove(self.model, self.layers, self.cut)
 
     def scores(self, score: Score, members: Members = "all") -> dict[int, dict[str, Tensor]]:
         """Scores of structures {layer: {kind: [units]}}: the sums over their vectors of what `score` gives each."""
-        from reproducer.pruning.scoring import structure_scores
-
         return structure_scores(self.model, self.architecture, self.statistics, score, self.generator(), members)
 
     def remove_lowest(self, scores: Scores, remove: int | None = None) -> Kept:
@@ -206,15 +193,11 @@ class Request:
         Args:
             remove: parameters to take away; None: those of the cut.
         """
-        from reproducer.pruning.allocation import remove_lowest
-
         remove = self.parameters_to_remove() if remove is None else remove
         return remove_lowest(self.model, self.architecture, scores, remove, self.cut.round_to)
 
     def plan(self, scores: Scores, tensors: Mapping[str, Tensor] | None = None) -> Plan:
         """The plan that keeps the best-scored units, as many as the requested cut leaves."""
-        from reproducer.pruning.allocation import allocate
-
         kept = allocate(self.model, self.architecture, scores, self.cut)
         return self.keep(kept, tensors=tensors, scores=scores)
 

@@ -10,6 +10,8 @@ from pydantic import Field
 from reproducer.errors import UserError
 from reproducer.methods.parameters import Positive
 from reproducer.methods.registry import Decision, Request, register
+from reproducer.models.architecture import layer_shape
+from reproducer.pruning.statistics import Element, First
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,15 +50,11 @@ def saap(
         fluctuation: how strongly the indicator works, as above; 0: not at all, and the cut is made as for any scores;
             below 0: layers whose importance varies most lose most.
     """
-    from reproducer.pruning.statistics import Element, First
-
     sigmas = [math.inf if sigma == "inf" else sigma for sigma in (sigma_vector, sigma_element)]
     if sigmas == [math.inf, math.inf]:
         raise UserError("saap's sigma_vector and sigma_element are both infinite, which leaves no metric")
 
     def decide(request: Request) -> Plan:
-        from reproducer.models.architecture import layer_shape
-
         vector = request.scores(lambda vectors, _: vectors[First()].abs())
         element = request.scores(lambda vectors, _: vectors[Element(0)])
         scores = fused(vector, element, sigmas)

@@ -9,6 +9,8 @@ from pydantic import Field
 
 from reproducer.errors import UserError
 from reproducer.methods.registry import Decision, Request, register
+from reproducer.models.architecture import parameter_count
+from reproducer.pruning.statistics import Element
 
 if TYPE_CHECKING:
     from reproducer.pruning.plan import Plan
@@ -37,7 +39,6 @@ def shortened_llama(
         keep_first, keep_last: layers at either end that never go. By default 4 and 2, as in the source for models of 30
             layers and more; in those of fewer than 16 a quarter and an eighth of the layers, rounded down.
     """
-    from reproducer.pruning.statistics import Element
 
     def decide(request: Request) -> Plan:
         count = len(request.architecture.decoder_layers(request.model))
@@ -91,8 +92,6 @@ def _lowest(request: Request, values: dict[int, float]) -> list[int]:
     Raises:
         UserError: fewer may go.
     """
-    from reproducer.models.architecture import parameter_count
-
     layers, total = request.architecture.decoder_layers(request.model), parameter_count(request.model)
     order = sorted(values, key=lambda index: (values[index], index))
     if request.cut.ratio is None:

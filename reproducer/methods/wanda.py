@@ -3,11 +3,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from reproducer.methods.registry import Rule, register
+from reproducer.pruning.statistics import InputNorm, MeanMagnitude, Vectors
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
-
-    from reproducer.pruning.statistics import Vectors
 
 
 @register("wanda", label="Wanda", source="https://arxiv.org/abs/2306.11695")
@@ -18,8 +17,6 @@ def wanda() -> Rule:
     is the input over all calibration tokens. A head's score is the sum over its inputs, a key-value group's the sum
     over those of all its query heads.
     """
-    from reproducer.pruning.statistics import InputNorm, MeanMagnitude
-
     weights, inputs = MeanMagnitude(), InputNorm()
 
     def score(vectors: Vectors, _: Generator) -> Tensor:

@@ -1,16 +1,17 @@
-"""The declaration that a model belongs to, and the widths and parameters of its layers by that declaration."""
+"""The declaration of a model, and the widths and parameters of its layers by it. Imports torch in functions only."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, cast
 
 from reproducer.errors import UserError
 from reproducer.models.declaration import Architecture, Kind, Member, Norm, Vectors
 from reproducer.models.families import FAMILIES, PRUNED, SUPPORTED, UNSUPPORTED
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def layer_shape(layer: nn.Module, architecture: Architecture) -> LayerShape:
 
 def linear_at(layer: nn.Module, path: str) -> nn.Linear:
     """The linear module at a dotted path of `layer`."""
-    return cast(nn.Linear, layer.get_submodule(path))
+    return cast("nn.Linear", layer.get_submodule(path))
 
 
 def unit_parameters(layer: nn.Module, architecture: Architecture, kind: Kind) -> int:
@@ -145,6 +146,8 @@ def architecture_of(model: nn.Module) -> Architecture:
 
 
 def _check(model: Any, family: Architecture) -> None:
+    from torch import nn
+
     for index, layer in enumerate(family.decoder_layers(model)):
         for path in family.modules():
             try:

@@ -1,7 +1,7 @@
 """What a declaration of an architecture consists of: which weight rows and columns it couples, as data.
 
 Statistics, scoring, counting, allocation, surgery and random weights all read the same declaration, and go through the
-kinds of units that it lists. The declarations themselves are in `reproducer.models.families`.
+kinds of units that it lists. The declarations themselves are in `reproducer.models.families`. Imports no torch.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 Vectors = Literal["query", "key_value", "fused", "single"]
 

@@ -21,17 +21,17 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
-from typing import NamedTuple
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, NamedTuple
 
 from reproducer.errors import UserError
 from reproducer.models.architecture import architecture_of, layer_shape, parameter_count, unit_parameters
 from reproducer.models.declaration import Architecture, Kind
 from reproducer.pruning.cut import Cut
 
-Scores = Mapping[int, Mapping[str, Tensor]]  # layer -> kind -> [units]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Scores = Mapping[int, Mapping[str, "Tensor"]]  # layer -> kind -> [units]
 Kept = dict[str, dict[int, list[int]]]
 Counts = dict[str, dict[int, int]]
 
@@ -107,6 +107,8 @@ def parameters_to_remove(model: nn.Module, layers: Iterable[int], settings: Cut)
 
 def _ones(model: nn.Module, architecture: Architecture, layers: Iterable[int]) -> Scores:
     """The same score for all units."""
+    import torch
+
     blocks = architecture.decoder_layers(model)
     counts = {index: layer_shape(blocks[index], architecture).counts for index in layers}
     return {index: {kind: torch.ones(count) for kind, count in of_layer.items()} for index, of_layer in counts.items()}
@@ -221,7 +223,7 @@ class _Allocator:
         self.total = parameter_count(model)
         # Ascending order of each layer's units; a stable sort, so that ties fall the same way everywhere.
         self.order = {
-            kind: {index: torch.argsort(values, stable=True).tolist() for index, values in of_kind.items()}
+            kind: {index: values.argsort(stable=True).tolist() for index, values in of_kind.items()}
             for kind, of_kind in self.scores.items()
         }
         shares = settings.scope == "local"

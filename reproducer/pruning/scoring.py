@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Literal
 
 from reproducer.errors import UserError
 from reproducer.models.architecture import layer_shape
 from reproducer.models.declaration import Architecture
 from reproducer.pruning.statistics import Statistics, Vectors
 
-Score = Callable[[Vectors, torch.Generator], Tensor]  # one member's statistics [vectors] -> scores [vectors]
+if TYPE_CHECKING:
+    from torch import Generator, Tensor, nn
+
+Score = Callable[[Vectors, "Generator"], "Tensor"]  # one member's statistics [vectors] -> scores [vectors]
 
 
 def structure_scores(
@@ -21,7 +21,7 @@ def structure_scores(
     architecture: Architecture,
     statistics: Statistics,
     score: Score,
-    generator: torch.Generator,
+    generator: Generator,
     members: Literal["all", "outputs"] = "all",
 ) -> dict[int, dict[str, Tensor]]:
     """Scores [units] of every layer's structures: the sum over their member vectors of what `score` gives each.
@@ -29,6 +29,8 @@ def structure_scores(
     Args:
         members: all of a structure's, or those of the output and the down projection alone (columns).
     """
+    import torch
+
     layers = architecture.decoder_layers(model)
     scores: dict[int, dict[str, Tensor]] = {}
     for index, of_layer in statistics.items():
@@ -51,9 +53,11 @@ def check_samples(ids: Tensor | None, model: nn.Module, least: int = 1) -> None:
     Args:
         least: samples that the method needs.
     """
+    import torch
+
     if ids is None:
         raise UserError("this method needs calibration samples", "pass calibration=LongTensor [samples, length]")
-    if not isinstance(ids, Tensor):
+    if not isinstance(ids, torch.Tensor):
         message = f"calibration is a {type(ids).__name__}"
         hint = "it is a LongTensor [samples, length]: tokenizer(texts, …, return_tensors='pt').input_ids, say"
         raise UserError(message, hint)

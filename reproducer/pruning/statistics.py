@@ -9,19 +9,19 @@ A statistic is one number a *vector*: a row or column of a linear module's weigh
   gradient on calibration sample j (mean next-token loss of that sample), `ḡ` the mean of the g_j and `F` the mean of
   their squares: `s1 = w·ḡ`, `s2 = w²·F`, element by element.
 
-`reproducer.pruning.collect` takes them.
+`reproducer.pruning.collect` takes them. Imports no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-State = tuple[Tensor, ...]
+State = tuple["Tensor", ...]
 
 
 class Statistic:
@@ -208,6 +208,8 @@ class Element(GradientStatistic):
         return {"s1", "s2"} if self.factor else {"s1"}
 
     def of(self, terms: Terms) -> Tensor:
+        import torch
+
         assert terms.s1 is not None
         if not self.factor:
             return torch.linalg.vector_norm(terms.s1, ord=1, dim=1)
@@ -215,5 +217,5 @@ class Element(GradientStatistic):
         return torch.linalg.vector_norm(torch.sub(terms.s1, terms.s2, alpha=self.factor / 2), ord=1, dim=1)
 
 
-Vectors = Mapping[Statistic, Tensor]  # one member's statistics, each [vectors]
-Statistics = dict[int, dict[str, dict[Statistic, Tensor]]]  # layer -> module -> statistic -> [vectors]
+Vectors = Mapping[Statistic, "Tensor"]  # one member's statistics, each [vectors]
+Statistics = dict[int, dict[str, dict[Statistic, "Tensor"]]]  # layer -> module -> statistic -> [vectors]
