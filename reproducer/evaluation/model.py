@@ -6,6 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from reproducer.data.tasks import resolve_task
+from reproducer.data.text import load_text, text_source
+from reproducer.data.text import windows as windows_of
+
 Progress = Callable[[float, float, str], None]
 
 
@@ -37,9 +41,6 @@ def evaluate(
     Raises:
         UserError: an unknown name, data that cannot be read, or a likelihood that is not finite.
     """
-    from reproducer.data.tasks import resolve_task
-    from reproducer.data.text import load_text, text_source
-    from reproducer.data.text import windows as windows_of
     from reproducer.evaluation.perplexity import perplexity as measure
 
     for name in perplexity:

@@ -11,6 +11,8 @@ from typing import Any
 
 from reproducer.errors import UserError
 from reproducer.models.catalogue import Drawn, Entry, Folder, Hub, Package, Random, Source
+from reproducer.models.quantised import refuse_quantised_folder
+from reproducer.models.weights import refuse_pickles, stored_tensors
 
 Say = Callable[[str], None]
 KINDS: dict[str, type[Source]] = {"package": Package, "hub": Hub, "folder": Folder, "random": Random, "drawn": Drawn}
@@ -77,8 +79,6 @@ def source(recipe: Mapping[str, Any]) -> Source:
 def _point(directory: Path, folder: Path, **facts: str) -> None:
     """Write where the model lies. What tells its contents stands there too, so that it joins the artifact's digest."""
     from reproducer.models.load import LOCATION, read_config
-    from reproducer.models.quantised import refuse_quantised_folder
-    from reproducer.models.weights import stored_tensors
 
     read_config(folder)
     refuse_quantised_folder(folder, stored_tensors(folder))
@@ -91,7 +91,6 @@ def _snapshot(hub: Hub, say: Say) -> Path:
     from huggingface_hub import list_repo_files, snapshot_download
 
     from reproducer.models.load import read_config
-    from reproducer.models.weights import refuse_pickles
 
     say(f"fetching {hub} (what the cache of huggingface_hub lacks)")
     try:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reproducer.errors import UserError, nearest
+from reproducer.models.architecture import family_of, parameter_count
+from reproducer.models.families import PRUNED, SUPPORTED
 from reproducer.models.quantised import refuse_quantised_folder
 from reproducer.models.quiet import quiet
 from reproducer.models.random_weights import SEED, draw_model
@@ -128,8 +130,6 @@ def meta_model(config: PreTrainedConfig | Mapping[str, Any]) -> PreTrainedModel:
 
 def count_parameters(directory: str | Path) -> int:
     """How many parameters the model has, tied ones counted once, from its config alone: nothing is loaded."""
-    from reproducer.models.architecture import parameter_count
-
     return parameter_count(meta_model(read_config(locate(Path(directory)))))
 
 
@@ -154,9 +154,6 @@ def read_config(folder: Path) -> PreTrainedConfig:
     """
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-    from reproducer.models.architecture import family_of
-    from reproducer.models.families import PRUNED, SUPPORTED
 
     path = folder / "config.json"
     if not path.is_file():

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reproducer.models.architecture import family_of
 from reproducer.models.quiet import quiet
 
 if TYPE_CHECKING:
@@ -76,8 +77,6 @@ def fill(weight: torch.Tensor, name: str, config: PreTrainedConfig, seed: int) -
     input, and each head and channel has its own scale, log-normal as in trained models.
     """
     import torch
-
-    from reproducer.models.architecture import family_of
 
     family = family_of(config)
     generator = torch.Generator(weight.device).manual_seed(_seed_of(name, seed))

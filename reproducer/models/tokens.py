@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from reproducer.models.architecture import architecture_of
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -29,8 +31,6 @@ def counting(model: nn.Module, tokens: Tokens) -> Iterator[Tokens]:
     What a backward pass computes again counts again; padding counts. Passes of other threads count, too.
     """
     from torch.nn.modules.module import register_module_forward_hook
-
-    from reproducer.models.architecture import architecture_of
 
     kinds = {type(layer) for layer in architecture_of(model).decoder_layers(model)}
 

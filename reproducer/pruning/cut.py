@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from reproducer.errors import UserError
-
-if TYPE_CHECKING:
-    from reproducer.models.architecture import LayerShape
+from reproducer.models.architecture import LayerShape
 
 CHOICES = {"scope": ("local", "global", "uniform"), "heads": ("auto", "local", "pooled")}
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from reproducer.data.files import DataError
+from reproducer.data.pool import calibration_pool
 from reproducer.data.text import load_text, text_fingerprints, text_source
 from reproducer.errors import UserError
 from reproducer.recovery.lora import Lora
@@ -77,8 +79,6 @@ class TwoSource(Lora):
         return {**super().fingerprints(), **text_fingerprints(self.text or TEXT, "calibration")}
 
     def before(self, job: Job) -> Sequence[Phase]:
-        from reproducer.data.files import DataError
-        from reproducer.data.pool import calibration_pool
         from reproducer.recovery.training.examples import Example, Phase
         from reproducer.recovery.training.passages import most_lost
 

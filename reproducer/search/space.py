@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from reproducer.methods.registry import Method
 from reproducer.methods.space import Choice, Dimension, Float, Scalar, Space, middle
+from reproducer.pruning.statistics import Statistic
 from reproducer.search.samples import SampleSpace
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
-
-    from reproducer.pruning.statistics import Statistic
 
 COMBINATIONS = 1000  # of values that are looked through for the statistics that trials will need
 

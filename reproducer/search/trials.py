@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import optuna
 import torch
@@ -19,14 +19,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from reproducer.models.memory import give_back
 from reproducer.models.products import wide_products
+from reproducer.pruning.statistics import Statistic
 from reproducer.search.journal import open_study
 from reproducer.search.objective import Objective
 from reproducer.search.samplers import make_sampler
 from reproducer.search.settings import SearchSettings
 from reproducer.search.space import JointSpace
-
-if TYPE_CHECKING:
-    from reproducer.pruning.statistics import Statistic
 
 log = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reproducer.errors import UserError, nearest
+from reproducer.models.quiet import quiet
 
 Writer = Callable[[Any, Any, Path, str | None], None]
 """Writes a cut model and its tokenizer (None: there is none) into a folder that exists and is empty.
@@ -19,7 +20,6 @@ GGUF_TYPE = "f16"
 
 def _transformers(model: Any, tokenizer: Any, directory: Path, type: str | None) -> None:
     from reproducer.models.export.folder import saves_widths
-    from reproducer.models.quiet import quiet
 
     with quiet():
         saves_widths(model).save_pretrained(directory, max_shard_size="5GB")  # type: ignore[operator]
