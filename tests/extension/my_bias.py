@@ -5,13 +5,12 @@ nearly constant can be replaced by its mean, whose effect is the bias `W[:, remo
 """
 
 from reproducer.methods.registry import Decision, Request, register
+from reproducer.pruning.statistics import InputMean, InputVariance, Power
 
 
 @register("my-bias", label="Fluctuation with bias", source="https://arxiv.org/abs/2312.11983")
 def my_bias() -> Decision:
     """`Var(x_j) · Σ_i W_ij²` of each input j; a bias compensates for what goes."""
-    from reproducer.pruning.statistics import InputMean, InputVariance, Power
-
     means, variances, squares = InputMean(), InputVariance(), Power(2)
 
     def decide(request: Request):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from reproducer.methods.registry import Rule, register
 from reproducer.methods.space import Choice, Dimension, Float, Scalar, Space
+from reproducer.pruning.statistics import Element, Power
 from reproducer.spec import NonEmpty, Positive, Section
 
 
@@ -23,8 +24,6 @@ class MixtureSpace(Section, Space):
 @register("my-mixture", label="Mixture", source="tests", space=MixtureSpace)
 def my_mixture(p: float = 2.0, mixing: float = 0.5) -> Rule:
     """`mixing·Σ |w|^p + (1 − mixing)·Σ |w·ḡ|`, both over a mean of their own."""
-    from reproducer.pruning.statistics import Element, Power
-
     weights, gradients = Power(p), Element(0)
     needs = ((weights, mixing), (gradients, 1 - mixing))
     return Rule(

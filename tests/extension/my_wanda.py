@@ -6,14 +6,12 @@ A spec names it as `my_wanda:my_wanda` when this file lies in the spec's folder;
 """
 
 from reproducer.methods.registry import Rule, register
+from reproducer.pruning.statistics import InputNorm, Power
 
 
 @register("my-wanda", label="My Wanda", source="https://arxiv.org/abs/2306.11695")
 def my_wanda(p: float = 1) -> Rule:
     """`‖x_j‖₂ · Σ_i |W_ij|^p` of each input j of the output and the down projection."""
-    # Imported here, so that listing methods does not wait for torch.
-    from reproducer.pruning.statistics import InputNorm, Power
-
     weights, inputs = Power(p), InputNorm()
 
     def score(vectors, generator):
