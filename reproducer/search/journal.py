@@ -1,9 +1,10 @@
-"""The journal in which Optuna keeps the studies of a search."""
+"""The journal in which Optuna keeps the studies of a search, and what is asked of these."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import optuna
 from filelock import FileLock
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
 
 from reproducer.errors import UserError
 
 FILE = "study.journal"
 LINE_START = b'{"op_code":'  # of every line of a journal
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class Journal(JournalFileBackend):
@@ -70,3 +73,22 @@ def open_study(directory: Path, name: str) -> optuna.Study:
             f"move {path} away to search again from the start; it is left as it is",
         ) from error
     return study
+
+
+def fail_unfinished(study: optuna.Study) -> None:
+    """Mark the trials of processes that have died as failed. To be called while no other process works on the study."""
+    for _ in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        study.ask()  # it was put in the queue and not taken up; Optuna ends no trial that has not begun
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that count, stopped ones among them."""
+    return study.get_trials(deepcopy=False, states=DONE)
+
+
+def best_of(studies: Sequence[optuna.Study]) -> FrozenTrial | None:
+    """The complete trial with the lowest value, the earliest of equals."""
+    complete = [t for study in studies for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+    return min(complete, key=lambda trial: trial.value or 0.0, default=None)

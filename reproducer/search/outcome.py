@@ -13,10 +13,11 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from reproducer.errors import UserError
 from reproducer.files import write_json
 from reproducer.methods.registry import Method
+from reproducer.search.journal import best_of, finished
 from reproducer.search.record import FILE, Baseline, Best, Costs, Record, Sample, State, Trial
 from reproducer.search.settings import SearchSettings
 from reproducer.search.space import JointSpace, described
-from reproducer.search.trials import best_of, finished, plan_name
+from reproducer.search.trials import plan_name
 
 TOKENS = ("sample_tokens", "text_tokens", "forward_tokens", "backward_tokens")
 

@@ -23,6 +23,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from reproducer.search.journal import best_of, finished
 from reproducer.search.samples import SAMPLE
 from reproducer.search.settings import SearchSettings
 from reproducer.search.surrogate import features, predict
@@ -73,13 +74,13 @@ class LocalSampler(BaseSampler):
         self._first = RandomSampler(seed=seed)  # before anything is known
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        best = _best(study)
+        best = best_of([study])
         return {} if best is None else dict(best.distributions)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        best = _best(study)
+        best = best_of([study])
         if best is None or not search_space:
             return {}
         changed = [self._change(best.params, search_space) for _ in range(CHANGES)]
@@ -141,12 +142,7 @@ def estimates(study: optuna.Study, space: Mapping[str, BaseDistribution]) -> lis
     """Points of the study's trials and their objectives, of stopped ones as estimated (`Measurement.estimate`)."""
     measured = [
         (trial.params, trial.value if trial.state == TrialState.COMPLETE else trial.user_attrs.get("estimate"))
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        for trial in finished(study)
     ]
     positive = [(point, value) for point, value in measured if value is not None and value > 0]
     return [(point, value) for point, value in positive if space.keys() <= point.keys()]
-
-
-def _best(study: optuna.Study) -> FrozenTrial | None:
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return min(complete, key=lambda trial: (trial.value, trial.number), default=None)

@@ -23,7 +23,7 @@ from reproducer.files import write_json
 from reproducer.methods.registry import METHODS, Method
 from reproducer.methods.space import Space
 from reproducer.pruning.statistics import Statistic
-from reproducer.search.journal import open_study
+from reproducer.search.journal import best_of, fail_unfinished, finished, open_study
 from reproducer.search.objective import Objective
 from reproducer.search.outcome import Scores, baseline_plan_name, conclude
 from reproducer.search.pace import Pace
@@ -37,9 +37,6 @@ from reproducer.search.trials import (
     Phase,
     Worker,
     best_losses,
-    best_of,
-    fail_unfinished,
-    finished,
     work_together,
 )
 

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from reproducer.models.memory import give_back
 from reproducer.models.products import wide_products
 from reproducer.pruning.statistics import Statistic
-from reproducer.search.journal import open_study
+from reproducer.search.journal import DONE, best_of, fail_unfinished, finished, open_study
 from reproducer.search.objective import Objective
 from reproducer.search.samplers import make_sampler
 from reproducer.search.settings import SearchSettings
@@ -29,7 +29,6 @@ from reproducer.search.space import JointSpace
 log = logging.getLogger(__name__)
 
 Build = Callable[[], Objective]
-DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 LOCK = "study.lock"  # held by the process that takes up a trial
 
 
@@ -62,25 +61,6 @@ class Phase:
     first: int = 0
     fixed: Mapping[str, Any] = field(default_factory=dict)
     points: Sequence[tuple[str, dict[str, Any]]] = ()
-
-
-def fail_unfinished(study: optuna.Study) -> None:
-    """Mark the trials of processes that have died as failed. To be called while no other process works on the study."""
-    for _ in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        study.ask()  # it was put in the queue and not taken up; Optuna ends no trial that has not begun
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
-
-
-def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that count, stopped ones among them."""
-    return study.get_trials(deepcopy=False, states=DONE)
-
-
-def best_of(studies: Sequence[optuna.Study]) -> FrozenTrial | None:
-    """The complete trial with the lowest value, the earliest of equals."""
-    complete = [t for study in studies for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
-    return min(complete, key=lambda trial: (trial.value, trial.user_attrs["ordinal"]), default=None)
 
 
 def best_losses(best: FrozenTrial | None) -> Sequence[float] | None:

@@ -1,7 +1,6 @@
 """Statistics of inputs and of weights: what they are, in how many passes they come, and new ones of a user's own."""
 
 import itertools
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -18,14 +17,12 @@ from reproducer.pruning.statistics import (
     First,
     InputMean,
     InputNorm,
-    InputStatistic,
     InputVariance,
     Power,
     Second,
-    WeightStatistic,
 )
 from tests.families import SIX, Double, family_model, layers_of, zeroed
-from tests.helpers import decoder_layers, examples, randn, tiny, tokens
+from tests.helpers import examples, randn, tiny, tokens
 
 INPUTS = {InputMean(), InputNorm(), InputVariance()}
 
@@ -145,36 +142,6 @@ def test_the_sample_of_a_later_portion_is_named(monkeypatch):
 
 
 # Statistics of a user's own.
-
-
-@dataclass(frozen=True)
-class Largest(InputStatistic):
-    """The largest absolute value of each feature."""
-
-    def reduce(self, inputs):
-        return (inputs.abs().amax(0),)
-
-    def merge(self, one, other):
-        return (torch.maximum(one[0], other[0]),)
-
-
-@dataclass(frozen=True)
-class Sign(WeightStatistic):
-    """The sum of the weights."""
-
-    def of(self, weight):
-        return weight.sum(1)
-
-
-def test_statistics_of_ones_own(monkeypatch):
-    monkeypatch.setattr(passes, "BATCH_TOKENS", 12)
-    model, ids = tiny(), tokens(5, 6)
-    found, inputs = collect(model, ids, [1], {Largest(), Sign()}), recorded(model, ids)
-    layer = decoder_layers(model)[1]
-    for path, axis in architecture_of(model).modules().items():
-        torch.testing.assert_close(found[1][path][Sign()], layer.get_submodule(path).weight.sum(1 - axis).detach())
-        if axis == 1:
-            torch.testing.assert_close(found[1][path][Largest()], inputs[1, path].abs().amax(0))
 
 
 # Fused weights.

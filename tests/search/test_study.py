@@ -18,10 +18,9 @@ from reproducer.methods.adapruner import AdaPrunerSpace
 from reproducer.pruning.cut import Cut
 from reproducer.pruning.plan import Plan
 from reproducer.search import objective as real
-from reproducer.search.journal import open_study
+from reproducer.search.journal import fail_unfinished, open_study
 from reproducer.search.record import Record
 from reproducer.search.settings import SearchSettings
-from reproducer.search.trials import fail_unfinished
 from tests.helpers import tiny, tokens
 
 
