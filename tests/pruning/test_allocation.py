@@ -265,32 +265,24 @@ def test_rounding_to_more_than_there_is(step):
 # Settings that cannot be.
 
 
-@pytest.mark.parametrize("name", ["ratio", "structure_ratio"])
-@pytest.mark.parametrize("value", [0, 1, 0.0, 1.0, -0.1, 1.5, float("nan"), float("inf")])
-def test_ratios_out_of_range(name, value):
-    with pytest.raises(UserError, match="between 0 and 1"):
-        Cut(**{name: value})
+WRONG = [
+    *(
+        ({name: value}, "between 0 and 1")
+        for name in ("ratio", "structure_ratio")
+        for value in (0, 1.0, -0.1, math.nan)
+    ),
+    ({}, "exactly one"),
+    ({"ratio": 0.2, "structure_ratio": 0.25}, "exactly one"),
+    ({"ratio": 0.2, "scope": "everywhere"}, "scope 'everywhere'.*\n.*local, global"),
+    ({"ratio": 0.2, "heads": "none"}, "heads 'none'.*\n.*auto, local, pooled"),
+    ({"ratio": 0.2, "round_to": 0}, "round_to is 0"),
+]
 
 
-@pytest.mark.parametrize("settings", [{}, {"ratio": 0.2, "structure_ratio": 0.25}], ids=str)
-def test_exactly_one_ratio(settings):
-    with pytest.raises(UserError, match="exactly one"):
-        Cut(**settings)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"scope": "everywhere"}, "scope 'everywhere'.*\n.*local, global"),
-        ({"heads": "none"}, "heads 'none'.*\n.*auto, local, pooled"),
-        ({"round_to": 0}, "round_to is 0"),
-        ({"round_to": -4}, "round_to is -4"),
-    ],
-    ids=str,
-)
-def test_unknown_settings(settings, message):
+@pytest.mark.parametrize(("settings", "message"), WRONG, ids=str)
+def test_settings_that_cannot_be(settings, message):
     with pytest.raises(UserError, match=message):
-        Cut(ratio=0.2, **settings)
+        Cut(**settings)
 
 
 # What can be told before scores are known.
