@@ -76,8 +76,7 @@ def prune(
     from reproducer.pruning.repaired import repaired
 
     cut = Cut(structure_ratio=structure_ratio, ratio=ratio, scope=scope, heads=heads, round_to=round_to, steps=in_steps)
-    config: Any = model.config
-    chosen = [] if layers is None else check_layers(layers, len(family_of(config).decoder_layers(model)))
+    chosen = [] if layers is None else check_layers(layers, len(family_of(model.config).decoder_layers(model)))
     asked = METHODS.get(method), cut, parameters, calibration, chosen, seed
     request = Request(model, *asked, limits=limits, progress=progress)
     weight = next(model.parameters())

@@ -133,8 +133,7 @@ class Request:
     @property
     def architecture(self) -> Architecture:
         """Which structures the model couples."""
-        config: Any = self.model.config
-        return family_of(config)
+        return family_of(self.model.config)
 
     @property
     def head(self) -> Tensor:

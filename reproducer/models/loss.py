@@ -35,8 +35,7 @@ def next_token_losses(model: nn.Module, hidden: Tensor, labels: Tensor) -> Tenso
 
 def text_losses(model: nn.Module, ids: Tensor) -> Tensor:
     """Next-token losses [batch, length - 1] of token ids [batch, length], on any device, by a pass of `model`."""
-    config: Any = model.config
-    family = family_of(config)
+    family = family_of(model.config)
     ids = ids.to(family.head_of(model).weight.device)
     hidden = family.decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state
     return next_token_losses(model, hidden, ids)
