@@ -38,18 +38,6 @@ def test_robust_units_compete_among_each_other_and_so_do_sensitive_ones():
     torch.testing.assert_close(found[weak], without[weak] / without[weak].mean())
 
 
-def test_activations_of_unreliable_units_play_no_part():
-    texts, whole, without = units()
-    expected = grouped(texts, whole, without, groups=2, sensitive=1.0, weak=0.5)
-    weak = SENSITIVE[:8]
-    whole[weak] = rand(8, dtype=torch.double)
-    assert torch.equal(grouped(texts, whole, without, groups=2, sensitive=1.0, weak=0.5), expected)
-    without[weak] = without[weak].flip(0)
-    found = grouped(texts, whole, without, groups=2, sensitive=1.0, weak=0.5)
-    torch.testing.assert_close(found[weak], expected[weak].flip(0))  # their mean is summed in another order
-    assert torch.equal(found[ROBUST], expected[ROBUST])
-
-
 @pytest.mark.parametrize("count", [1, 3, 15])
 def test_few_units_are_one_group(count):
     texts, whole, without = (one[..., :count] for one in units())
