@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -255,8 +256,6 @@ class Shearing:
 
     def scores(self) -> Scores:
         """Scores a parameter, of the effective weights."""
-        from dataclasses import replace
-
         from reproducer.pruning.collect import collect
 
         with self.variables.in_the_weights():
