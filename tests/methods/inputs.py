@@ -6,6 +6,7 @@ from tests.families import layers_of
 
 ENDS = {
     "opt": {"heads": "self_attn.out_proj", "channels": "fc2"},
+    "gpt_neox": {"heads": "attention.dense", "channels": "mlp.dense_4h_to_h"},
     None: {"heads": "self_attn.o_proj", "channels": "mlp.down_proj"},
 }
 

@@ -14,6 +14,7 @@ from reproducer.models.architecture import architecture_of, layer_shape, paramet
 from reproducer.pruning.cut import Cut
 from tests.families import ZOO, Double, family_model, layers_of
 from tests.helpers import logits, tokens
+from tests.methods.inputs import ends
 
 FAMILIES = ("llama grouped tied", "phi3 grouped tied", "opt")
 SETTINGS = {
@@ -25,21 +26,19 @@ SETTINGS = {
     "multiplier_rate": 1.0,
     "fold": True,
 }
-OUTPUTS = {"llama": ("self_attn.o_proj", "mlp.down_proj"), "phi3": ("self_attn.o_proj", "mlp.down_proj")}
-OUTPUTS["opt"] = ("self_attn.out_proj", "fc2")
 
 
 def request(model, ids=None, directory=None):
     return Request(model, METHODS.get("ddp"), Cut(ratio=0.2), ids=ids, layers=[0, 1, 2], directory=directory)
 
 
-def by_hand(model, kind, ids, order, settings, remove):
+def by_hand(model, ids, order, settings, remove):
     """The same gates with them folded into the weights at every step, and a plain loop."""
     names, costs = {}, {}
     architecture = architecture_of(model)
     for index, layer in enumerate(layers_of(model)):
         shape = layer_shape(layer, architecture)
-        for unit, path in zip(("heads", "channels"), OUTPUTS[kind], strict=True):
+        for unit, path in ends(model).items():
             parameter = next(n for n, m in model.named_modules() if m is layer.get_submodule(path)) + ".weight"
             names[f"{index}.{unit}"] = parameter
             costs[f"{index}.{unit}"] = unit_parameters(layer, architecture, architecture.kind(unit)), shape.counts[unit]
@@ -92,7 +91,7 @@ def test_gates_are_those_of_a_plain_loop(name, target, fold, tmp_path):
         for module in model.modules():
             module._forward_pre_hooks.clear()
         order = [[next(i for i in range(8) if torch.equal(ids[i], row)) for row in batch] for batch in seen]
-        gates, multiplier = by_hand(model, name.split()[0], ids, order, settings, remove)
+        gates, multiplier = by_hand(model, ids, order, settings, remove)
     found = trained(tmp_path)
     assert sorted(order[0] + order[1]) == list(range(8))  # two steps of four see each of the eight once
     assert found.pop("multiplier").item() == pytest.approx(multiplier, rel=1e-6)
@@ -112,7 +111,7 @@ def test_folding_equals_running_with_the_gates(name):
         gates = gates_of(model, ids)
         twin = copy.deepcopy(model)
         for index, layer in enumerate(layers_of(twin)):
-            for kind, path in zip(("heads", "channels"), OUTPUTS[name.split()[0]], strict=True):
+            for kind, path in ends(model).items():
                 gate = torch.zeros_like(gates[index][kind])
                 gate[plan.kept[kind][index]] = gates[index][kind][plan.kept[kind][index]]
                 layer.get_submodule(path).register_forward_pre_hook(
