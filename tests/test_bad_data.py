@@ -84,6 +84,23 @@ BAD_ROWS = {
 }
 
 
+def test_a_task_of_ones_own_is_checked_before_anything_runs(here, capsys):
+    row = {"question": "Is snow warm?", "choices": ["yes", "no"], "answer": 1}
+    command = ["spec.yaml", "--dry-run", "--set", "evaluate.tasks=[./mine.jsonl]"]
+    for bad, message in (
+        ({"answer": 2}, "field 'answer' is 2; a label is one of 0, 1"),
+        ({"answer": "no"}, "field 'answer' is 'no'"),
+        ({"choices": ["yes"]}, "field 'choices' has 1 choices"),
+        ({"choices": "yes"}, "field 'choices' is not"),
+        ({"question": None}, "field 'question' is not text"),
+    ):
+        put_lines(Path("mine.jsonl"), [row, row | bad])
+        assert main(command) == 2
+        refused(capsys, f"mine.jsonl:2: {message}")
+    put_lines(Path("mine.jsonl"), [row, row])
+    assert main(command) == 0
+
+
 @pytest.mark.parametrize("case", BAD_ROWS)
 def test_one_bad_item_at_the_end_of_a_task(here, capsys, case):
     """No accuracy over the items before it, either."""

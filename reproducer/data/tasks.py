@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from reproducer.data.sources import Rows, Source, find_source
 from reproducer.errors import UserError, nearest
 from reproducer.spec import Label, Name, Named
 
-QUIZ_CHOICES = 4
+QUIZ = "quiz"  # its rows are the form of a user's own task
+ENDINGS = (".jsonl", ".jsonl.gz")
 MARGIN = "margin"
 """A score of tasks with choices, beside lm-eval's own: the right choice's log-likelihood minus the best wrong one's."""
 ACCURACIES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_all", "exact_match")
@@ -22,6 +24,9 @@ ACCURACIES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_all", "exa
 
 class TaskSpec(Named):
     """An entry of `evaluate.tasks`: its bare name, or with what it differs in.
+
+    The path of a .jsonl file is the name of a task of one's own. Its rows have a `question`, two or more `choices`, and
+    the `answer`, which is the index of the right choice.
 
     Attributes:
         metric: the score that the column shows; None: the catalogue's choice, else the task's first.
@@ -39,12 +44,13 @@ class Task:
     """A task as it is measured.
 
     Attributes:
-        name: lm-eval's name.
+        name: lm-eval's name, or that of a file.
         label: the heading of its column.
         metric: the score that the column shows.
         metrics: the names of all scores that it has, and whether higher is better.
         source: the rows.
         choices: it is scored by comparing the likelihoods of choices, so that its items have margins.
+        form: lm-eval's name of the task whose prompts and scores it has; None: its own name.
     """
 
     name: str
@@ -53,6 +59,7 @@ class Task:
     metrics: Mapping[str, bool]
     source: Source
     choices: bool = True
+    form: str | None = None
 
     @property
     def higher_is_better(self) -> bool:
@@ -88,9 +95,9 @@ class Task:
             DataError: not found or damaged; a missing field or a label out of range, with file, line and field.
         """
         rows = self.source.read()
-        if self.name in _FIELDS:
+        if fields := _FIELDS.get(self.form or self.name):
             for index, row in enumerate(rows.rows):
-                _check(rows, index, row, _FIELDS[self.name])
+                _check(rows, index, row, fields)
         return rows
 
 
@@ -123,9 +130,14 @@ def resolve_task(entry: TaskSpec | str) -> Task:
             of no known kind, or a file that does not exist.
     """
     entry = TaskSpec(name=entry) if isinstance(entry, str) else entry
-    task = TASKS.get(entry.name) or _lm_eval_task(entry.name, entry.data is not None)
-    if entry.data is not None:
-        source = find_source("data of a task", entry.data, {}, task.source.split, "", endings=(".jsonl", ".jsonl.gz"))
+    data = entry.data
+    if entry.name.endswith(ENDINGS) and data is None:
+        data, stem = entry.name, Path(entry.name).name.partition(".")[0]
+        task = replace(TASKS[QUIZ], name=stem, label=stem, form=QUIZ)
+    else:
+        task = TASKS.get(entry.name) or _lm_eval_task(entry.name, data is not None)
+    if data is not None:
+        source = find_source("data of a task", data, {}, task.source.split, "", endings=ENDINGS)
         task = replace(task, source=source)
     if entry.metric is not None:
         # of a task with several filters, the bare name means the first
@@ -152,13 +164,15 @@ def _lm_eval_task(name: str, own_data: bool) -> Task:
 class _Fields:
     """What the rows of a task hold: fields that are texts, one with choices, and the label with its possible values.
 
-    Without such values the choices have `text` and `label`, and a row's label is one of its letters.
+    Without such values choices have `text` and `label`, and a row's label is one of the latter; or they are a list, and
+    it is an index of that.
     """
 
     texts: str
     label: str
     labels: Sequence[Any] = ()
     choices: str | None = None
+    indexed: bool = False
 
 
 _FIELDS: Mapping[str, _Fields] = {
@@ -169,7 +183,7 @@ _FIELDS: Mapping[str, _Fields] = {
     "arc_easy": _Fields("question", "answerKey", choices="choices"),
     "arc_challenge": _Fields("question", "answerKey", choices="choices"),
     "openbookqa": _Fields("question_stem", "answerKey", choices="choices"),
-    "quiz": _Fields("id question", "answer", range(QUIZ_CHOICES), "choices"),
+    QUIZ: _Fields("question", "answer", choices="choices", indexed=True),
 }
 
 
@@ -186,6 +200,9 @@ def _check(rows: Rows, index: int, row: Mapping[str, Any], fields: _Fields) -> N
         rows.fail(index, "sentence", "has no gap ('_')")
     if choices and labels:
         _check_texts(rows, index, choices, row[choices], len(labels))
+    elif choices and fields.indexed:
+        _check_texts(rows, index, choices, row[choices])
+        labels = range(len(row[choices]))
     elif choices:
         if not isinstance(row[choices], Mapping) or not {"text", "label"} <= row[choices].keys():
             rows.fail(index, choices, "is not an object of 'text' and 'label'")

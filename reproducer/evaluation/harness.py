@@ -24,7 +24,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from reproducer.data.files import DataError
 from reproducer.data.lm_eval_tasks import task_config
 from reproducer.data.sources import Rows
-from reproducer.data.tasks import TASKS
+from reproducer.data.tasks import TASKS, Task
 from reproducer.errors import UserError
 from reproducer.evaluation.checks import not_finite
 from reproducer.models.quiet import quiet
@@ -47,16 +47,17 @@ class TaskOnRows(ConfigurableTask):
         DataError: the rows are no table: a field that holds texts in one row and numbers in another, say.
     """
 
-    def __init__(self, name: str, rows: Rows, limit: int | None) -> None:
-        self._name, self._rows = name, rows
-        config = task_config(name, functions=True)
-        data = _table(rows, limit if name in TASKS else None)
+    def __init__(self, task: Task, rows: Rows, limit: int | None) -> None:
+        self._name, self._rows = task.name, rows
+        form = task.form or task.name
+        config = task_config(form, functions=True) | {"task": task.name}
+        data = _table(rows, limit if form in TASKS else None)
         with self._suited():
             if prepare := config.pop("process_docs", None):
                 data = prepare(data)
                 data = data if isinstance(data, datasets.Dataset) else datasets.Dataset.from_list(list(data))
             if len(data) == 0:
-                raise UserError(f"lm-eval's task {name} leaves none of the {len(rows)} rows of {rows.location}")
+                raise UserError(f"lm-eval's task {form} leaves none of the {len(rows)} rows of {rows.location}")
             data = _first(data, limit)
             for key in ("tag", "task_list", "dataset_path", "dataset_name", "dataset_kwargs", *OTHER_SPLITS):
                 config.pop(key, None)

@@ -48,7 +48,7 @@ def zeroshot(
         raise UserError(f"limit is {limit}; a task needs at least one item", "leave it out for all items")
     rows = task.rows()
     with frozen(model), alone(model.device):
-        lm_task = TaskOnRows(task.name, rows, limit)
+        lm_task = TaskOnRows(task, rows, limit)
         lm = BudgetedLM(model, tokenizer, batch_tokens, progress)
         try:
             report = evaluate(lm, {"tasks": {task.name: lm_task}}, bootstrap_iters=0)

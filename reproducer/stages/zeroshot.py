@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter
 
 from reproducer.data.sizes import task_size
+from reproducer.data.sources import is_path
 from reproducer.data.tasks import MARGIN, TASKS, Task, TaskSpec, resolve_task
 from reproducer.errors import nearest
 from reproducer.evaluation.measured import TaskResult
@@ -78,11 +79,14 @@ class ZeroShot(Measure):
         stages, wrong = [], Gathered()
         for index, entry in enumerate(evaluate.tasks):
             with wrong.part(), spec.at(("evaluate", "tasks", index)):
+                task = resolve_task(entry)
+                if is_path(task.source.id):
+                    task.rows()  # a mistake in a file that is here is told before anything runs
                 stages.append(
                     cls(
                         **state.fields,
                         task=entry,
-                        identity=resolve_task(entry).identity(),
+                        identity=task.identity(),
                         limit=limits.get(entry.name, limits[DEFAULT]),
                         label=f"{state.label}: {entry.name}",
                     )

@@ -130,9 +130,29 @@ def test_every_family_has_the_likelihoods_of_its_own_passes(family, tokenizer):
         assert item.scores["margin"] == pytest.approx(expected, abs=1e-9)  # float64, a hundred nats at most
 
 
+def test_a_task_of_ones_own_is_a_file_of_questions(tokenizer, model, tmp_path):
+    """Any number of choices; its scores are those of the likeliest choice, and its name is the file's."""
+    rows = [
+        {"question": "Two and two?", "choices": ["four", "five", "six"], "answer": 0},
+        {"question": "Is snow warm?", "choices": ["yes", "no"], "answer": 1},
+        {"question": "Which is a fruit?", "choices": ["stone", "plum", "iron", "rope", "sand"], "answer": 1},
+    ]
+    path = tmp_path / "my-questions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    task = resolve_task(str(path))
+    result = zeroshot(model, tokenizer, task)
+    assert (task.name, task.label, result.task, result.shown) == (*["my-questions"] * 3, "acc")
+    for item, row in zip(result.items, rows, strict=True):
+        prompt = f"Question: {row['question']}\nAnswer:"
+        nats = [likelihood(model, tokenizer, prompt, f" {choice}") for choice in row["choices"]]
+        right = nats.pop(row["answer"])
+        assert item.scores["margin"] == pytest.approx(right - max(nats), rel=1e-5, abs=1e-4)
+        assert item.scores["acc"] == (right > max(nats))
+
+
 def test_items_with_several_right_choices_or_none(monkeypatch):
     row = {"question": "?", "choices": ["a", "bbé", "c", "dddd"], "answer": 0}
-    task = TaskOnRows("quiz", Rows([row], "path", "own.jsonl", ""), None)
+    task = TaskOnRows(resolve_task("quiz"), Rows([row], "path", "own.jsonl", ""), None)
     likelihoods = [-4.0, -6.0, -1.0, -8.0]
 
     def margins(target, metric="acc"):

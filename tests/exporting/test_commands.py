@@ -120,7 +120,7 @@ def test_lm_eval_scores_the_folder_as_the_row_was(here):
     from reproducer.evaluation.harness import TaskOnRows
 
     assert main(["export", "spec.yaml", "--row", "FLAP*", "--recovery", "none", "small"]) == 0
-    quiz = TaskOnRows("quiz", resolve_task("quiz").rows(), 8)
+    quiz = TaskOnRows(resolve_task("quiz"), resolve_task("quiz").rows(), 8)
     read = HFLM(pretrained="small", device="cpu", batch_size=1, dtype="float32")
     samples = evaluate(read, {"tasks": {"quiz": quiz}}, bootstrap_iters=0)["samples"]["quiz"]
     rows = json.loads(Path("out/exported/results.json").read_text())["rows"]
