@@ -1,7 +1,8 @@
 """The spec behind `reproduce prune`: the best recipe that is known here, and what it needs to run anywhere.
 
-The constants below are the recipe: LLM-Pruner-E2 on a mix of texts, then a least-squares repair on the same mix.
-reports/benchmarks/repair.md compares it with other cuts and repairs. Imports no torch.
+The constants below are the recipe: LLM-Pruner-E2 on a mix of texts, ranked over all layers by score per parameter, then
+a least-squares repair on the same mix. reports/benchmarks/repair.md compares it with other cuts and repairs. Imports no
+torch.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from reproducer.models.catalogue import Folder, resolve
 from reproducer.spec import Spec
 
 RATIO = 0.2
-METHOD = "llm-pruner-e2"
+METHOD, SCOPE = "llm-pruner-e2", "parameters"
 RECOVERY = ("least-squares",)  # kinds, one after the other, unless others are asked for
 TEXTS = ("python-topics", "python-docstrings")  # every Python has them
 MEASURED = ("python-packages", *TEXTS)  # the first that is not calibrated on is measured
@@ -71,7 +72,9 @@ def settings(
     calibration, evaluate = [list(map(absolute, names)) for names in (calibration, evaluate)]
     recover_data = absolute(recover_data) if recover_data else None
     searched = METHODS.get(method).space is not None
-    prune: dict[str, Any] = {"ratio": ratio} | ({"scope": "uniform", "round_to": BLOCK} if uniform else {})
+    prune: dict[str, Any] = {"ratio": ratio} | (
+        {"scope": "uniform", "round_to": BLOCK} if uniform else {"scope": SCOPE}
+    )
     texts = list(evaluate)
     if not texts:
         calibration, texts = _held_out(calibration)

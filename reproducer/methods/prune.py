@@ -36,7 +36,7 @@ def prune(
     structure_ratio: float | None = None,
     ratio: float | None = None,
     layers: Sequence[int] | None = None,
-    scope: Literal["local", "global", "uniform"] = "local",
+    scope: Literal["local", "global", "parameters", "uniform"] = "local",
     heads: Literal["auto", "local", "pooled"] = "auto",
     round_to: int = 1,
     in_steps: int = 1,
@@ -56,8 +56,9 @@ def prune(
         structure_ratio: fraction of the heads and channels of each pruned layer to remove (LLM-Pruner's ratio), or
         ratio: fraction of all parameters to remove, reached within half a point. Exactly one of the two.
         layers: indices of the layers to prune; by default LLM-Pruner's 4 to 29 of 32, in proportion.
-        scope: `local`, the same number from every layer; `global`, ranked over all layers; or `uniform`, all layers of
-            one shape, which transformers loads with the family's own class.
+        scope: `local`, the same number from every layer; `global`, each kind ranked over all layers; `parameters`,
+            heads and channels of all layers ranked together by score per parameter; or `uniform`, all layers of one
+            shape, which transformers loads with the family's own class.
         heads: `local`, `pooled` over the layers, or `auto` (pooled for grouped-query attention); see `allocation`.
         round_to: kept channels a layer are multiples of this, for example 64.
         in_steps: equal cuts that reach the ratio, each decided on what the ones before it left; for methods that score.

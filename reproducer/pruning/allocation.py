@@ -3,9 +3,10 @@
 `structure_ratio` is LLM-Pruner's: every pruned layer loses floor(ratio · units) heads and channels. `ratio` is the
 fraction of *all* parameters: the structure ratio whose cut comes nearest to it is searched for.
 
-Scope `local` removes the same number from every layer; `global` ranks the units of all layers together by score;
-`uniform` leaves every layer of one shape, which a family's own configuration can say: where rounded channels are too
-coarse for the ratio, the nearest cut is taken.
+Scope `local` removes the same number from every layer; `global` ranks the units of all layers together by score, each
+kind by itself; `parameters` ranks all of them by score per parameter (see `remove_lowest`); `uniform` leaves every
+layer of one shape, which a family's own configuration can say: where rounded channels are too coarse for the ratio, the
+nearest cut is taken.
 
 With grouped-query attention a layer has few groups (SmolLM2: 3), and a local cut would round to none or to a third of
 the attention. So groups are *pooled* there by default: the layers together lose floor(ratio · all groups), the ones
@@ -53,6 +54,17 @@ def allocate(model: nn.Module, architecture: Architecture, scores: Scores, setti
     Raises:
         UserError: the ratio cannot be reached with these layers (says how much can), or nothing would be removed.
     """
+    if settings.scope == "parameters":
+        layers = architecture.decoder_layers(model)
+        per_parameter = {
+            index: {
+                kind.name: of_layer[kind.name].double() / unit_parameters(layers[index], architecture, kind)
+                for kind in architecture.kinds
+            }
+            for index, of_layer in scores.items()
+        }
+        remove = parameters_to_remove(model, scores, settings)
+        return remove_lowest(model, architecture, per_parameter, remove, settings.round_to)
     cut = _Allocator(model, architecture, scores, settings)
     return cut.kept(cut.decide())
 
@@ -61,7 +73,8 @@ def check_reachable(model: nn.Module, layers: Iterable[int] | None, settings: Cu
     """Refuse what `allocate` would refuse whatever the scores, before any is known; a meta device will do.
 
     That no cut of these layers removes enough, or that any cut removes nothing, never depends on scores. That the
-    nearest cut misses the ratio does not either where layers are of one shape, unless a global cut is rounded.
+    nearest cut misses the ratio does not either where layers are of one shape, unless a global cut is rounded or ranked
+    by parameter.
 
     Args:
         layers: those to prune; by default the cut's.
@@ -75,7 +88,8 @@ def check_reachable(model: nn.Module, layers: Iterable[int] | None, settings: Cu
     chosen = check_layers(settings.within(len(blocks)) if layers is None else layers, len(blocks))
     ones = _ones(model, architecture, chosen)
     shapes = [layer_shape(blocks[index], architecture) for index in ones]
-    known = all(shape == shapes[0] for shape in shapes) and (settings.scope != "global" or settings.round_to == 1)
+    by_scores = settings.scope == "parameters" or (settings.scope == "global" and settings.round_to > 1)
+    known = all(shape == shapes[0] for shape in shapes) and not by_scores
     before: Counts = {}
     for step, part in enumerate(settings.divided(steps), 1):
         cut = _Allocator(model, architecture, ones, part)

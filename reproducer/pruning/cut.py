@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from reproducer.errors import UserError
 from reproducer.models.architecture import LayerShape
 
-CHOICES = {"scope": ("local", "global", "uniform"), "heads": ("auto", "local", "pooled")}
+CHOICES = {"scope": ("local", "global", "parameters", "uniform"), "heads": ("auto", "local", "pooled")}
 
 
 def default_layers(count: int) -> range:
@@ -24,10 +24,12 @@ class Cut(BaseModel):
     Attributes:
         ratio: fraction of all parameters of the model to remove.
         structure_ratio: fraction of the pruned layers' units to remove.
-        layers: first layer to prune, and the one after the last; None: the protocol's share, all of a uniform cut.
-        scope: `local` removes the same number from every layer; `global` ranks the units of all layers together;
-            `uniform` leaves all layers of one shape, with the channels that come nearest to the ratio.
-        heads: `auto`, `local` or `pooled` (see `allocation`); plays no part in a global or a uniform scope.
+        layers: first layer to prune, and the one after the last; None: the protocol's share, or all where the scope is
+            `parameters` or `uniform`.
+        scope: `local` removes the same number from every layer; `global` ranks the units of a kind over all layers;
+            `parameters` ranks the units of all kinds and layers together, by score per parameter; `uniform` leaves all
+            layers of one shape, with the channels that come nearest to the ratio.
+        heads: `auto`, `local` or `pooled` (see `allocation`), of a local scope.
         round_to: kept channels a layer are multiples of this.
         steps: equal cuts that reach the ratio, each decided on the smaller model.
         resample: each step has samples of its own.
@@ -41,7 +43,7 @@ class Cut(BaseModel):
     ratio: float | None = None
     structure_ratio: float | None = None
     layers: tuple[int, int] | None = None
-    scope: Literal["local", "global", "uniform"] = "local"
+    scope: Literal["local", "global", "parameters", "uniform"] = "local"
     heads: Literal["auto", "local", "pooled"] = "auto"
     round_to: int = 1
     steps: int = 1
@@ -66,11 +68,16 @@ class Cut(BaseModel):
         """The same with another ratio of either kind."""
         return self.model_copy(update={"ratio": None, "structure_ratio": None, **ratio})
 
+    @property
+    def all_layers(self) -> bool:
+        """Whether all layers are pruned, however many there are."""
+        return self.layers is None and self.scope in ("parameters", "uniform")
+
     def within(self, count: int) -> range:
         """Indices of the layers to prune, of a model with so many."""
         if self.layers is not None:
             return range(*self.layers)
-        return range(count) if self.scope == "uniform" else default_layers(count)
+        return range(count) if self.all_layers else default_layers(count)
 
     def pools(self, shapes: Iterable[LayerShape]) -> bool:
         """Whether the heads of layers of these shapes are taken together."""

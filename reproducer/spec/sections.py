@@ -85,7 +85,7 @@ class PruneSpec(Section):
     ratio: NonEmpty[Ratio] | None = None
     structure_ratio: NonEmpty[Ratio] | None = None
     layers: Layers | None = None
-    scope: Literal["local", "global", "uniform"] = "local"
+    scope: Literal["local", "global", "parameters", "uniform"] = "local"
     heads: Literal["auto", "local", "pooled"] = "auto"
     round_to: Count = 1
     steps: Annotated[int, Field(gt=0, le=1000)] = 1

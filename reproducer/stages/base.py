@@ -191,7 +191,7 @@ class OnModel(Stage):
 
         arithmetic = [torch.__version__, torch.device(context.device).type, torch.backends.cpu.get_cpu_capability()]
         arithmetic += [str(dtype) for dtype in NARROW if has_fast_products(dtype)]
-        layers = "all" if cut.layers is None and cut.scope == "uniform" else cut.layers
+        layers = "all" if cut.all_layers else cut.layers
         return context.shared("model", passages=1, dtype=self.dtype, layers=layers, arithmetic=arithmetic)
 
     def _read(self, context: Context, merge: bool) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """What a least-squares repair gives back: `python -m tests.benchmarks.repair MODEL_FOLDER CASE…` (needs the mirror).
 
-Each case cuts a model by LLM-Pruner-E2, repairs it, and measures perplexity on 64 windows of 128 tokens of the report's
-texts and of two texts that neither the cut nor the repair has seen. A line of JSON is printed for each.
+Each case cuts a model by LLM-Pruner-E2 or OBS-Fisher, repairs it, and measures perplexity on 64 windows of 128 tokens
+of the report's texts and of two texts that neither the cut nor the repair has seen. A line of JSON is printed for each.
 """
 
 from __future__ import annotations
@@ -24,15 +24,19 @@ from reproducer.pruning.repaired import repaired
 LENGTH, WINDOWS, SAMPLES = 128, 64, 32
 MEASURED = ("wikitext2", "ptb", "python-topics", "python-docstrings")
 DOMAIN, BOOKS = ("wikitext2", "ptb"), ("gutenberg",)
-# ratio, steps, scope, texts, samples of the repair (0: none)
-CASES: dict[str, tuple[float, int, str, tuple[str, ...], int]] = {
-    "20": (0.2, 1, "local", DOMAIN, 0),
-    "20-repaired": (0.2, 1, "local", DOMAIN, 256),
-    "20-global": (0.2, 1, "global", DOMAIN, 1024),
-    "20-steps": (0.2, 4, "local", DOMAIN, 512),
-    "20-books": (0.2, 1, "local", BOOKS, 512),
-    "50": (0.5, 4, "local", DOMAIN, 0),
-    "50-repaired": (0.5, 4, "local", DOMAIN, 512),
+E2, FISHER = "llm-pruner-e2", "obs-fisher"
+# method, ratio, steps, scope, texts, samples of the repair (0: none)
+CASES: dict[str, tuple[str, float, int, str, tuple[str, ...], int]] = {
+    "20": (E2, 0.2, 1, "local", DOMAIN, 0),
+    "20-repaired": (E2, 0.2, 1, "local", DOMAIN, 256),
+    "20-global": (E2, 0.2, 1, "global", DOMAIN, 1024),
+    "20-steps": (E2, 0.2, 4, "local", DOMAIN, 512),
+    "20-parameters": (E2, 0.2, 1, "parameters", DOMAIN, 256),
+    "20-fisher": (FISHER, 0.2, 1, "global", DOMAIN, 256),
+    "20-books-fisher": (FISHER, 0.2, 1, "global", BOOKS, 512),
+    "20-books": (E2, 0.2, 1, "local", BOOKS, 512),
+    "50": (E2, 0.5, 4, "local", DOMAIN, 0),
+    "50-repaired": (E2, 0.5, 4, "local", DOMAIN, 512),
 }
 
 
@@ -69,13 +73,13 @@ def main() -> None:
     options = parser.parse_args()
     model, tokenizer = load_model(options.model, options.dtype)
     for case in options.cases or CASES:
-        ratio, steps, scope, texts, count = CASES[case]
+        method, ratio, steps, scope, texts, count = CASES[case]
         ids = samples(tokenizer, texts, steps * SAMPLES, options.seed)
         ids = ids.unflatten(0, (SAMPLES, steps)).transpose(0, 1) if steps > 1 else ids
         started = time.perf_counter()
         plan = prune(
             model,
-            "llm-pruner-e2",
+            method,
             ids,
             ratio=ratio,
             in_steps=steps,
