@@ -16,7 +16,7 @@ from reproducer.errors import UserError, nearest
 from reproducer.spec import Label, Name, Named
 
 QUIZ = "quiz"  # its rows are the form of a user's own task
-ENDINGS = (".jsonl", ".jsonl.gz")
+TASK_FILES = (".jsonl", ".jsonl.gz")
 MARGIN = "margin"
 """A score of tasks with choices, beside lm-eval's own: the right choice's log-likelihood minus the best wrong one's."""
 ACCURACIES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_all", "exact_match")
@@ -131,13 +131,13 @@ def resolve_task(entry: TaskSpec | str) -> Task:
     """
     entry = TaskSpec(name=entry) if isinstance(entry, str) else entry
     data = entry.data
-    if entry.name.endswith(ENDINGS) and data is None:
+    if entry.name.endswith(TASK_FILES) and data is None:
         data, stem = entry.name, Path(entry.name).name.partition(".")[0]
         task = replace(TASKS[QUIZ], name=stem, label=stem, form=QUIZ)
     else:
         task = TASKS.get(entry.name) or _lm_eval_task(entry.name, data is not None)
     if data is not None:
-        source = find_source("data of a task", data, {}, task.source.split, "", endings=ENDINGS)
+        source = find_source("data of a task", data, {}, task.source.split, "", endings=TASK_FILES)
         task = replace(task, source=source)
     if entry.metric is not None:
         # of a task with several filters, the bare name means the first

@@ -73,7 +73,7 @@ def _decide(request: Request, ridge: float, together: int, fisher: bool = False)
 def output_information(request: Request) -> dict[tuple[int, str], Tensor]:
     """F [outputs] of each layer's projections: over all tokens the mean squared gradient of the loss.
 
-    The loss is the mean next-token loss of each sample. Only the cut layers are differentiated.
+    The loss is the mean next-token loss of each sample. Layers below the first that is cut are not differentiated.
     """
     import torch
 
@@ -91,8 +91,8 @@ def output_information(request: Request) -> dict[tuple[int, str], Tensor]:
         total.setdefault(key, torch.zeros(output.shape[-1], dtype=wide, device=output.device))
         output.register_hook(add)
 
-    keys = {(index, kind): request.output(index, kind)[1] for index in request.layers for kind in request.units(index)}
-    hooks = [module.register_forward_hook(partial(watch, key)) for key, module in keys.items()]
+    keys = [(index, kind) for index in request.layers for kind in request.units(index)]
+    hooks = [request.output(*key)[1].register_forward_hook(partial(watch, key)) for key in keys]
     try:
         for batch in request.ids.split(max(1, AT_ONCE // request.ids.shape[1])):
             with torch.no_grad():
@@ -100,8 +100,7 @@ def output_information(request: Request) -> dict[tuple[int, str], Tensor]:
                 for index in range(request.layers[0]):
                     hidden = walk.run(index, hidden)
             with torch.enable_grad():
-                below = hidden.detach().requires_grad_()
-                hidden = below
+                hidden = below = hidden.detach().requires_grad_()
                 for index in range(request.layers[0], len(walk.layers)):
                     hidden = walk.run(index, hidden)
                 torch.autograd.grad(walk.losses(hidden, batch).mean(1).sum(), below)

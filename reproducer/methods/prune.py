@@ -78,8 +78,17 @@ def prune(
 
     cut = Cut(structure_ratio=structure_ratio, ratio=ratio, scope=scope, heads=heads, round_to=round_to, steps=in_steps)
     chosen = [] if layers is None else check_layers(layers, len(family_of(model.config).decoder_layers(model)))
-    asked = METHODS.get(method), cut, parameters, calibration, chosen, seed
-    request = Request(model, *asked, limits=limits, progress=progress)
+    request = Request(
+        model,
+        METHODS.get(method),
+        cut,
+        parameters,
+        ids=calibration,
+        layers=chosen,
+        seed=seed,
+        limits=limits,
+        progress=progress,
+    )
     weight = next(model.parameters())
     with wide_products(weight.dtype, weight.device):
         plan = plan_for(request)

@@ -64,7 +64,10 @@ def allocate(model: nn.Module, architecture: Architecture, scores: Scores, setti
             for index, of_layer in scores.items()
         }
         remove = parameters_to_remove(model, scores, settings)
-        return remove_lowest(model, architecture, per_parameter, remove, settings.round_to)
+        kept = remove_lowest(model, architecture, per_parameter, remove, settings.round_to)
+        if all(len(kept[kind][index]) == len(units) for index, of in scores.items() for kind, units in of.items()):
+            raise _nothing(settings, scores)
+        return kept
     cut = _Allocator(model, architecture, scores, settings)
     return cut.kept(cut.decide())
 
@@ -334,10 +337,7 @@ class _Allocator:
             assert ratio is not None
             counts = self.counts_for_parameters(ratio)
         if not any(count for of_kind in counts.values() for count in of_kind.values()):
-            raise UserError(
-                f"a ratio of {structure_ratio or ratio} removes nothing from layers {self.range()}",
-                "choose a larger one: a layer loses whole heads and channels",
-            )
+            raise _nothing(self.settings, self.units[self.kinds[0].name])
         return counts
 
     def check_most(self, ratio: float) -> None:
@@ -377,6 +377,14 @@ class _Allocator:
                 "the units are too coarse: set heads: pooled, scope: global, or a smaller round_to",
             )
         return best
+
+
+def _nothing(settings: Cut, layers: Iterable[int]) -> UserError:
+    ratio, cut = settings.structure_ratio or settings.ratio, sorted(layers)
+    return UserError(
+        f"a ratio of {ratio} removes nothing from layers {cut[0]} to {cut[-1]}",
+        "choose a larger one: a layer loses whole heads and channels",
+    )
 
 
 def _around(removed: Callable[[float], int], target: float) -> tuple[float, float]:

@@ -194,6 +194,13 @@ def test_cuts_by_parameter_take_what_is_worth_least_for_its_size(ratio, seed):
     assert sorted(out)[-2] <= min(spared)
 
 
+def test_a_cut_by_parameter_that_removes_nothing_is_refused():
+    model = layered()
+    for settings in ({"ratio": 1e-6}, {"structure_ratio": 1e-3}):
+        with pytest.raises(UserError, match="removes nothing from layers 0 to 5"):
+            cut(model, noise(model, range(6)), **settings, scope="parameters")
+
+
 def test_auto_pools_grouped_models_only():
     for groups, expected in ((6, "local"), (3, "pooled")):
         model = layered(groups=groups)
